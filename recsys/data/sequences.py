@@ -1,0 +1,73 @@
+"""Ragged integer sequences in one flat array: users' item histories and evaluation cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sequences:
+    """`len(self)` sequences of item indices; sequence i is `items[offsets[i]:offsets[i + 1]]`, oldest first."""
+
+    users: IntArray
+    """int64 [n]: the user index of each sequence."""
+    offsets: IntArray
+    """int64 [n + 1], starting with 0, never decreasing."""
+    items: IntArray
+    """int64 [offsets[-1]]: dense item indices."""
+
+    @classmethod
+    def from_lists(cls, lists: Iterable[Sequence[int] | IntArray], users: Sequence[int] | None = None) -> Sequences:
+        """Build from Python lists or arrays; users are 0..n-1 when not given."""
+        arrays = [np.asarray(values, dtype=np.int64) for values in lists]
+        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+        np.cumsum([len(values) for values in arrays], out=offsets[1:])
+        return cls(
+            users=np.arange(len(arrays)) if users is None else np.asarray(users, dtype=np.int64),
+            offsets=offsets,
+            items=np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> IntArray:
+        return self.items[self.offsets[index] : self.offsets[index + 1]]
+
+    def __iter__(self) -> Iterator[IntArray]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def lengths(self) -> IntArray:
+        """int64 [n]."""
+        return np.diff(self.offsets)
+
+    def select(self, rows: IntArray) -> Sequences:
+        """The sequences at `rows` (int64), in that order."""
+        lengths = self.lengths[rows]
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Sequences(users=self.users[rows], offsets=offsets, items=self.items[flat])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
+    """Evaluation cases: given `histories[i]`, the user's next item was `targets[i]`."""
+
+    histories: Sequences
+    targets: IntArray
+    """int64 [n]."""
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def select(self, rows: IntArray) -> Examples:
+        """The cases at `rows` (int64), in that order."""
+        return Examples(histories=self.histories.select(rows), targets=self.targets[rows])

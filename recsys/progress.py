@@ -1,0 +1,45 @@
+"""Progress on stderr: a live bar on a terminal, a plain line now and then elsewhere. stdout stays clean."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+_PLAIN_INTERVAL_S = 15.0
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Yield `advance(steps, note)`; `note` is shown beside the bar (a loss, a metric)."""
+    if console.is_terminal:
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console, transient=False) as progress:
+            task = progress.add_task(description, total=total, note="")
+            yield lambda steps, note="": progress.update(task, advance=steps, note=note)
+        return
+
+    done = 0
+    started = last = time.monotonic()
+
+    def advance(steps: int, note: str = "") -> None:
+        nonlocal done, last
+        done += steps
+        now = time.monotonic()
+        if now - last >= _PLAIN_INTERVAL_S or done >= total:
+            last = now
+            console.print(f"{description}: {done}/{total} in {now - started:.0f} s {note}".rstrip(), highlight=False)
+
+    yield advance
