@@ -1,0 +1,92 @@
+"""From ragged histories to padded batches: windows of long sequences, and batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from recsys.data.sequences import IntArray, Sequences
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Windows:
+    """Training windows: stretches `start .. end - 1` of a flat item array, supervised from `first_target` on."""
+
+    start: IntArray
+    end: IntArray
+    first_target: IntArray
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def make_windows(sequences: Sequences, max_items: int) -> Windows:
+    """Cut every sequence into windows of at most `max_items`, so that each item is a target exactly once.
+
+    Windows after the first start half a window early: their first half is context only, so that no target but a
+    sequence's own beginning has less than half a window of history.
+    """
+    step = max(1, max_items // 2)
+    starts, ends, first_targets = [], [], []
+    for begin, finish in zip(sequences.offsets[:-1].tolist(), sequences.offsets[1:].tolist(), strict=True):
+        if begin == finish:
+            continue
+        position = begin
+        target = begin
+        while True:
+            end = min(position + max_items, finish)
+            starts.append(position)
+            ends.append(end)
+            first_targets.append(target)
+            if end == finish:
+                break
+            target = end
+            position = end - (max_items - step)
+    return Windows(start=np.array(starts), end=np.array(ends), first_target=np.array(first_targets))
+
+
+def epoch_batches(
+    windows: Windows, batch_size: int, generator: np.random.Generator
+) -> list[IntArray]:
+    """Window numbers in batches of similar length, shuffled within and among batches by `generator`."""
+    lengths = windows.end - windows.start
+    order = generator.permutation(len(windows))
+    # Sorting whole epochs by length would make batches of one kind of user; sorting within big pools keeps them mixed.
+    pool = batch_size * 64
+    batches = []
+    for begin in range(0, len(order), pool):
+        members = order[begin : begin + pool]
+        members = members[np.argsort(lengths[members], kind="stable")]
+        batches.extend(members[index : index + batch_size] for index in range(0, len(members), batch_size))
+    return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def pad(rows: list[IntArray], width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Right-padded int64 [B, T] (padding 0) and lengths int64 [B]."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    padded = np.zeros((len(rows), width if width is not None else int(lengths.max(initial=0))), dtype=np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows) if rows else 0
+    return torch.from_numpy(padded), torch.from_numpy(lengths)
+
+
+def padded_windows(sequences: Sequences, windows: Windows, rows: IntArray) -> tuple[Tensor, Tensor, Tensor]:
+    """Items int64 [B, T], lengths int64 [B] and the number of leading items that are context only, int64 [B]."""
+    items, lengths = pad([sequences.items[windows.start[row] : windows.end[row]] for row in rows])
+    return items, lengths, torch.from_numpy(windows.first_target[rows] - windows.start[rows])
+
+
+def history_batches(
+    histories: Sequences, max_items: int, batch_size: int
+) -> Iterator[tuple[npt.NDArray[np.int64], Tensor, Tensor]]:
+    """Yield (row numbers, items, lengths) of the most recent `max_items` of each history, similar lengths together."""
+    lengths = np.minimum(histories.lengths, max_items)
+    order = np.argsort(lengths, kind="stable")
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size]
+        items, row_lengths = pad([histories[row][-max_items:] for row in rows])
+        yield rows, items, row_lengths

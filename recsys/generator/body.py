@@ -1,0 +1,83 @@
+"""The causal transformer bodies that are trained from scratch: transformers models fed with vectors, not token ids."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
+
+from recsys.generator.config import ModelConfig
+
+
+class Body(nn.Module):
+    """Maps inputs [B, S, D] to hidden states [B, S, D], each position seeing itself and the ones before it."""
+
+    def __init__(self, config: ModelConfig, max_positions: int) -> None:
+        super().__init__()
+        self.transformer: nn.Module
+        if config.body == "gpt2":
+            self.transformer = GPT2Model(
+                GPT2Config(
+                    vocab_size=1,
+                    bos_token_id=None,
+                    eos_token_id=None,
+                    n_positions=max_positions,
+                    n_embd=config.hidden_size,
+                    n_layer=config.num_layers,
+                    n_head=config.num_heads,
+                    resid_pdrop=config.dropout,
+                    embd_pdrop=config.dropout,
+                    attn_pdrop=config.dropout,
+                    use_cache=False,
+                )
+            )
+            self.input_dropout: nn.Module = nn.Identity()
+        else:
+            self.transformer = LlamaModel(
+                LlamaConfig(
+                    vocab_size=1,
+                    bos_token_id=None,
+                    eos_token_id=None,
+                    max_position_embeddings=max_positions,
+                    hidden_size=config.hidden_size,
+                    intermediate_size=4 * config.hidden_size,
+                    num_hidden_layers=config.num_layers,
+                    num_attention_heads=config.num_heads,
+                    attention_dropout=config.dropout,
+                    use_cache=False,
+                )
+            )
+            # Llama has no dropout on its inputs, and small catalogues overfit without one.
+            self.input_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """float32 [B, S, D] to float32 [B, S, D]."""
+        output = self.transformer(inputs_embeds=self.input_dropout(inputs))
+        return cast(Tensor, output.last_hidden_state)
+
+    def prefill(self, inputs: Tensor) -> tuple[Tensor, DynamicCache]:
+        """Like `forward`, and the keys and values [B, H, S, D/H] of every layer as a cache that `extend` takes."""
+        cache = DynamicCache(config=self.transformer.config)
+        output = self.transformer(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+        return cast(Tensor, output.last_hidden_state), cache
+
+    def extend(self, inputs: Tensor, cache: DynamicCache, positions: Tensor, visible: Tensor) -> Tensor:
+        """Hidden states [B, Q, D] of further rows, whose keys and values are appended to `cache`.
+
+        Args:
+            inputs: float32 [B, Q, D].
+            cache: keys and values of S rows; S + Q after the call.
+            positions: int64 [B, Q], each row's position in its own sequence.
+            visible: bool [B, Q, S + Q], the rows that each new row attends to.
+        """
+        mask = torch.zeros(visible.shape, device=inputs.device).masked_fill(~visible, torch.finfo(torch.float32).min)
+        output = self.transformer(
+            inputs_embeds=inputs,
+            past_key_values=cache,
+            position_ids=positions,
+            attention_mask=mask.unsqueeze(1),
+            use_cache=True,
+        )
+        return cast(Tensor, output.last_hidden_state)

@@ -1,0 +1,50 @@
+"""Settings of the generator: the model's shape and size, and the width of its search."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recsys.config import StrictConfig
+
+
+class ModelConfig(StrictConfig):
+    """Size of a model trained from scratch (`nano`: a few million parameters)."""
+
+    shape: Literal["nested", "flat"] = "nested"
+    """`nested`: one position an item and a depth decoder. `flat`: semantic IDs are tokens of the LM's vocabulary."""
+    body: Literal["gpt2", "llama"] = "gpt2"
+    """Architecture of the causal transformer body (a transformers `model_type`)."""
+    hidden_size: int = Field(default=128, ge=8)
+    """Width of the body."""
+    num_layers: int = Field(default=2, ge=1)
+    """Transformer blocks of the body."""
+    num_heads: int = Field(default=2, ge=1)
+    """Attention heads of the body."""
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Dropout on inputs, attention and residual branches while training."""
+    max_history: int = Field(default=50, ge=1)
+    """Items of a history that the model sees: the most recent ones."""
+    item_residuals: bool = True
+    """Nested shape: add to the code embeddings a learned vector an item, zero for items added later. Codes carry what
+    similar items share; the residual carries what sets an item apart once it has been seen often enough."""
+    text_input: bool = True
+    """Nested shape: add a projection of the item's embedding to its input, when embeddings are given."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}; change one of them"
+            )
+        return self
+
+
+class GeneratorConfig(StrictConfig):
+    """A generator; how it is fitted is the business of `training`."""
+
+    model: ModelConfig = ModelConfig()
+    """Shape and size."""
+    beams: int = Field(default=50, ge=1)
+    """Beams of the search when recommending; raised to k when k is larger."""

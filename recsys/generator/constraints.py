@@ -1,0 +1,80 @@
+"""What one request may be shown, as range counts over the trie. Masks candidates, never their probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from recsys.generator.trie import ItemTrie
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Constraints:
+    """Restrictions of a batch of B requests; both kinds hold together."""
+
+    allow: npt.NDArray[np.bool_] | None = None
+    """bool [N] for all requests or [B, N] for each; None allows the whole catalogue."""
+    deny: Sequence[npt.NDArray[np.int64]] | None = None
+    """B arrays of item indices (seen or excluded items); duplicates are harmless."""
+
+    def select(self, rows: npt.NDArray[np.int64]) -> Constraints:
+        """The restrictions of the requests at `rows`, in that order."""
+        return Constraints(
+            allow=self.allow[rows] if self.allow is not None and self.allow.ndim == 2 else self.allow,
+            deny=[self.deny[row] for row in rows] if self.deny is not None else None,
+        )
+
+
+class RangeCounter:
+    """Counts a request's permitted items below any node: a node is alive when that count is positive.
+
+    An allow bitmap becomes a prefix sum over sorted positions. A deny list stays sparse (sorted positions and a binary
+    search), because a dense row a request would cost B * N for a few seen items.
+    """
+
+    def __init__(self, trie: ItemTrie, constraints: Constraints, batch_size: int) -> None:
+        self.trie = trie
+        device = trie.items.device
+        self.allowed_before: Tensor | None = None
+        allow_at_position: Tensor | None = None
+        if constraints.allow is not None:
+            allow = torch.from_numpy(np.atleast_2d(constraints.allow)).to(device)
+            if allow.shape not in ((1, trie.num_items), (batch_size, trie.num_items)):
+                raise ValueError(
+                    f"allow must be [{trie.num_items}] or [{batch_size}, {trie.num_items}], got {list(allow.shape)}"
+                )
+            allow_at_position = allow[:, trie.items].expand(batch_size, -1)
+            self.allowed_before = torch.nn.functional.pad(allow_at_position.long().cumsum(-1), (1, 0))
+        self.denied: Tensor | None = None
+        if constraints.deny is not None:
+            if len(constraints.deny) != batch_size:
+                raise ValueError(f"deny must hold one array a request: {batch_size}, got {len(constraints.deny)}")
+            rows = [torch.from_numpy(np.unique(items)).to(device) for items in constraints.deny]
+            self.denied = torch.full(
+                (batch_size, max(1, max(len(row) for row in rows))), trie.num_items, device=device
+            )
+            for index, row in enumerate(rows):
+                positions = trie.positions[row]
+                if allow_at_position is not None:
+                    positions = positions[allow_at_position[index, positions]]
+                self.denied[index, : len(positions)] = positions
+            self.denied = self.denied.sort(-1).values
+
+    def alive(self, level: int, nodes: Tensor) -> Tensor | None:
+        """bool like `nodes` (int64 [B, W, C], nodes of `level`): some permitted item lies below. None: all do."""
+        if self.allowed_before is None and self.denied is None:
+            return None
+        flat = nodes.flatten(1)
+        start, end = self.trie.starts[level][flat], self.trie.starts[level][flat + 1]
+        if self.allowed_before is None:
+            count = end - start
+        else:
+            count = self.allowed_before.gather(1, end) - self.allowed_before.gather(1, start)
+        if self.denied is not None:
+            count = count - torch.searchsorted(self.denied, end) + torch.searchsorted(self.denied, start)
+        return (count > 0).view(nodes.shape)

@@ -1,0 +1,28 @@
+"""Which positions are training targets, and their target on one trie level; shared by both shapes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def smoothed_gather(log_probs: Tensor, slots: Tensor, legal: Tensor, smoothing: float) -> Tensor:
+    """Log-probability [P] of the child in `slots` (int64 [P]), smoothed over the legal children.
+
+    With `smoothing` s the result is `(1 - s) * log p(target) + s * mean over legal children of log p`
+    (label smoothing, arXiv 1512.00567 section 7, restricted to the set that decoding can choose from).
+    """
+    target = log_probs.gather(-1, slots.unsqueeze(-1)).squeeze(-1)
+    if smoothing == 0.0:
+        return target
+    mean = torch.where(legal, log_probs, 0.0).sum(-1) / legal.sum(-1)
+    return (1 - smoothing) * target + smoothing * mean
+
+
+def target_mask(items: Tensor, lengths: Tensor, first_target: Tensor | None) -> Tensor:
+    """bool [B, T]: real items at or after `first_target` (int64 [B]; None for all)."""
+    position = torch.arange(items.shape[1], device=items.device)
+    mask = position < lengths.unsqueeze(1)
+    if first_target is not None:
+        mask &= position >= first_target.unsqueeze(1)
+    return mask

@@ -1,0 +1,154 @@
+"""The nested shape: one position an item in a causal transformer body, and a depth decoder that emits codes.
+
+A history of n items costs n positions, a search runs the depth decoder only, and training supervises every position in
+one pass. The two-axis idea is that of RQ-Transformer (arXiv 2203.01941, section 3.2) applied to semantic IDs.
+
+Shapes: B sequences, T items (right-padded), P supervised positions, W beams, D width, L levels, K codes of a level.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from recsys.generator.body import Body
+from recsys.generator.config import ModelConfig
+from recsys.generator.decoder import legal_log_softmax
+from recsys.generator.likelihood import smoothed_gather, target_mask
+from recsys.generator.trie import Children, ItemTrie
+
+
+class DepthDecoder(nn.Module):
+    """Emits one code after another from a hidden state: a gated residual MLP a level, weights not shared."""
+
+    def __init__(self, hidden_size: int, codebook_sizes: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        self.code_embeddings = nn.ModuleList(nn.Embedding(size, hidden_size) for size in codebook_sizes[:-1])
+        self.steps = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(2 * hidden_size),
+                nn.Linear(2 * hidden_size, 2 * hidden_size),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(2 * hidden_size, hidden_size),
+            )
+            for _ in codebook_sizes[:-1]
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in codebook_sizes)
+        self.heads = nn.ModuleList(nn.Linear(hidden_size, size) for size in codebook_sizes)
+
+    def read(self, state: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """The query [..., D] of `level` and the logits [..., K] from a state [..., D]."""
+        query = self.norms[level](state)
+        return query, self.heads[level](query)
+
+    def step(self, state: Tensor, level: int, codes: Tensor) -> Tensor:
+        """The state [..., D] after `codes` (int64 [...]) were emitted on `level`."""
+        taken = self.code_embeddings[level](codes)
+        return state + self.steps[level](torch.cat([state, taken], dim=-1))
+
+
+class NestedModel(nn.Module):
+    """A causal LM whose positions are items.
+
+    Args:
+        config: size of the model.
+        trie: the catalogue.
+        codes: int64 [N, L], the items' semantic IDs.
+        item_vectors: float32 [N, V] that describe the items' content, or None.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        trie: ItemTrie,
+        codes: npt.NDArray[np.int64],
+        item_vectors: npt.NDArray[np.float32] | None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.trie = trie
+        width = config.hidden_size
+        self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
+        self.codes: Tensor
+        self.begin = nn.Parameter(torch.zeros(width))
+        self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in trie.codebook_sizes)
+        self.item_residuals = nn.Embedding(len(codes), width) if config.item_residuals else None
+        self.vector_projection: nn.Linear | None = None
+        if config.text_input and item_vectors is not None:
+            self.register_buffer("item_vectors", torch.from_numpy(item_vectors), persistent=False)
+            self.item_vectors: Tensor
+            self.vector_projection = nn.Linear(item_vectors.shape[1], width)
+        self.body = Body(config, max_positions=config.max_history + 1)
+        self.depth = DepthDecoder(width, trie.codebook_sizes, config.dropout)
+        self.leaf_residuals = nn.Embedding(len(codes), width) if config.item_residuals else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Embedding) and not name.startswith("body."):
+                nn.init.normal_(module.weight, std=0.02)
+        for residuals in (self.item_residuals, self.leaf_residuals):
+            if residuals is not None:
+                # From zero, so that an item never seen in training stays at its codes' meaning.
+                nn.init.zeros_(residuals.weight)
+
+    def embed_items(self, items: Tensor) -> Tensor:
+        """float32 [..., D]: the input of each item."""
+        codes = self.codes[items]
+        embedded: Tensor = sum(table(codes[..., level]) for level, table in enumerate(self.code_embeddings))
+        if self.item_residuals is not None:
+            embedded = embedded + self.item_residuals(items)
+        if self.vector_projection is not None:
+            embedded = embedded + self.vector_projection(self.item_vectors[items])
+        return embedded
+
+    def hidden_states(self, items: Tensor) -> Tensor:
+        """float32 [B, T + 1, D]: entry t summarises the first t items; entry 0 is the empty history."""
+        begin = self.begin.expand(len(items), 1, -1)
+        return self.body(torch.cat([begin, self.embed_items(items)], dim=1))
+
+    def child_logits(self, state: Tensor, level: int, children: Children) -> Tensor:
+        """Logits [..., C] from a state [..., D]: see `SidModel`."""
+        query, logits = self.depth.read(state, level)
+        child_logits = logits.gather(-1, children.codes)
+        if level == self.trie.num_levels - 1 and self.leaf_residuals is not None:
+            own = self.leaf_residuals(self.trie.items[children.nodes])
+            child_logits = child_logits + torch.einsum("...d,...cd->...c", query, own)
+        return child_logits
+
+    def target_log_probs(
+        self, items: Tensor, lengths: Tensor, first_target: Tensor | None = None, smoothing: float = 0.0
+    ) -> Tensor:
+        """float32 [P]: log-probability of every target item given the items before it, row by row.
+
+        Args:
+            items: int64 [B, T], right-padded.
+            lengths: int64 [B].
+            first_target: int64 [B], items before it are context only; None makes every item a target.
+            smoothing: share of the target's mass spread over its siblings on each level; 0 for true log-probabilities.
+        """
+        is_target = target_mask(items, lengths, first_target)
+        state = self.hidden_states(items[:, :-1])[is_target]
+        targets = items[is_target]
+        total = torch.zeros(len(targets), device=items.device)
+        for level in range(self.trie.num_levels):
+            parents, slots = self.trie.child_slots(level, targets)
+            children = self.trie.children(level, parents)
+            log_probs = legal_log_softmax(self.child_logits(state, level, children), children)
+            total = total + smoothed_gather(log_probs, slots, children.legal, smoothing)
+            if level < self.trie.num_levels - 1:
+                state = self.depth.step(state, level, self.codes[targets, level])
+        return total
+
+    def start(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """State [B, 1, D] of the decoder: see `SidModel`."""
+        hidden = self.hidden_states(items)
+        return hidden[torch.arange(len(items), device=items.device), lengths].unsqueeze(1)
+
+    def advance(self, state: Tensor, level: int, beams: Tensor, codes: Tensor) -> Tensor:
+        """State [B, W, D] after a step: see `SidModel`."""
+        parents = state.gather(1, beams.unsqueeze(-1).expand(-1, -1, state.shape[-1]))
+        return self.depth.step(parents, level, codes)

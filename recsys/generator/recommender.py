@@ -1,0 +1,148 @@
+"""`GenerativeRecommender`: a trained model, its trie and its search behind one call. Knows no users, no HTTP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+
+from recsys.data.sequences import IntArray, Sequences
+from recsys.errors import ArtifactError
+from recsys.files import write_json
+from recsys.generator.batches import history_batches
+from recsys.generator.config import GeneratorConfig
+from recsys.generator.constraints import Constraints
+from recsys.generator.decoder import Recommendations, beam_search
+from recsys.generator.flat import FlatModel
+from recsys.generator.nested import NestedModel
+from recsys.generator.trie import ItemTrie
+
+_FORMAT = 1
+
+
+def build_model(
+    config: GeneratorConfig,
+    codes: IntArray,
+    codebook_sizes: tuple[int, ...],
+    item_vectors: npt.NDArray[np.float32] | None,
+) -> NestedModel | FlatModel:
+    """A model with random weights over the catalogue of `codes` (int64 [N, L], rows unique)."""
+    trie = ItemTrie(codes, codebook_sizes)
+    if config.model.shape == "flat":
+        return FlatModel(config.model, trie, codes)
+    return NestedModel(config.model, trie, codes, item_vectors)
+
+
+class GenerativeRecommender:
+    """Generates ranked items for histories.
+
+    Args:
+        config: the generator's settings.
+        codes: int64 [N, L], the items' semantic IDs; rows unique.
+        codebook_sizes: number of codes on each level.
+        item_vectors: float32 [N, V] content vectors, when the model takes them as input.
+        model: trained weights over the same catalogue.
+    """
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        codes: IntArray,
+        codebook_sizes: tuple[int, ...],
+        item_vectors: npt.NDArray[np.float32] | None,
+        model: NestedModel | FlatModel,
+    ) -> None:
+        self.config = config
+        self.codes = codes
+        self.codebook_sizes = codebook_sizes
+        self.item_vectors = item_vectors
+        self.model = model.eval()
+
+    @property
+    def trie(self) -> ItemTrie:
+        """The catalogue that the search is confined to."""
+        return self.model.trie
+
+    def recommend(
+        self,
+        histories: Sequences,
+        k: int,
+        *,
+        constraints: Constraints | None = None,
+        beams: int | None = None,
+        batch_size: int = 256,
+    ) -> Recommendations:
+        """The `k` best items for each history (item indices, oldest first; may be empty).
+
+        Args:
+            histories: B histories; the most recent `max_history` items are read.
+            k: length of each list.
+            constraints: restrictions of the B requests.
+            beams: width of the search; the configured one when None.
+            batch_size: histories decoded at a time; changes memory, not results.
+
+        Raises:
+            ValueError: k or beams below 1, or an item index outside the catalogue.
+        """
+        beams = self.config.beams if beams is None else beams
+        if k < 1 or beams < 1:
+            raise ValueError(f"k and beams must be at least 1, got k={k}, beams={beams}")
+        if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < len(self.codes):
+            raise ValueError(f"histories: item indices must lie in 0..{len(self.codes) - 1}")
+        constraints = constraints if constraints is not None else Constraints()
+        items = np.full((len(histories), k), -1, dtype=np.int64)
+        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        for rows, batch, lengths in history_batches(histories, self.config.model.max_history, batch_size):
+            result = beam_search(
+                self.model, self.trie, batch, lengths, k=k, beams=beams, constraints=constraints.select(rows)
+            )
+            items[rows], scores[rows] = result.items, result.scores
+        return Recommendations(items=items, scores=scores)
+
+    def save(self, directory: Path) -> None:
+        """Write weights and settings into an existing directory; codes and vectors are artifacts of their own."""
+        save_file(dict(self.model.state_dict()), directory / "model.safetensors")
+        write_json(
+            directory / "generator.json",
+            {
+                "format": _FORMAT,
+                "config": self.config.model_dump(mode="json"),
+                "num_items": len(self.codes),
+                "codebook_sizes": list(self.codebook_sizes),
+                "vector_dim": None if self.item_vectors is None else self.item_vectors.shape[1],
+            },
+        )
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        codes: IntArray,
+        codebook_sizes: tuple[int, ...],
+        item_vectors: npt.NDArray[np.float32] | None,
+    ) -> GenerativeRecommender:
+        """Read what `save` wrote, over the catalogue that it was trained on.
+
+        Raises:
+            ArtifactError: a file is missing, or the catalogue is not the one of the weights.
+        """
+        try:
+            facts = json.loads((directory / "generator.json").read_text())
+            weights = load_file(directory / "model.safetensors")
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"generator: cannot read {directory}: {error}") from error
+        expected = (facts["num_items"], tuple(facts["codebook_sizes"]))
+        if expected != (len(codes), tuple(codebook_sizes)):
+            raise ArtifactError(
+                f"generator: trained on {expected[0]} items with codebooks {expected[1]}, "
+                f"but the semantic IDs have {len(codes)} items with codebooks {tuple(codebook_sizes)}"
+            )
+        config = GeneratorConfig.model_validate(facts["config"])
+        vectors = item_vectors if facts["vector_dim"] is not None else None
+        model = build_model(config, codes, codebook_sizes, vectors)
+        model.load_state_dict(weights)
+        return cls(config, codes, codebook_sizes, vectors, model)

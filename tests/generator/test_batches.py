@@ -1,0 +1,66 @@
+"""Windows and padding: every item is a target once, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.data.sequences import Sequences
+from recsys.generator.batches import epoch_batches, history_batches, make_windows, pad, padded_windows
+
+LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=12)
+
+
+@given(LENGTHS, st.integers(2, 15))
+def test_every_item_is_a_target_exactly_once(lengths: list[int], max_items: int) -> None:
+    total = sum(lengths)
+    flat = np.split(np.arange(total), np.cumsum(lengths)[:-1])
+    windows = make_windows(Sequences.from_lists(flat), max_items)
+    targets = [
+        np.arange(first, end) for first, end in zip(windows.first_target, windows.end, strict=True)
+    ]
+    assert (windows.end - windows.start <= max_items).all()
+    assert sorted(np.concatenate(targets).tolist() if targets else []) == list(range(total))
+
+
+def test_a_later_window_gives_its_targets_half_a_window_of_context() -> None:
+    windows = make_windows(Sequences.from_lists([np.arange(25)]), 10)
+    context = windows.first_target - windows.start
+    assert context.tolist() == [0, 5, 5, 5]
+
+
+def test_an_epoch_holds_every_window_once_in_an_order_that_its_seed_fixes() -> None:
+    windows = make_windows(Sequences.from_lists([np.arange(size) for size in range(1, 60)]), 100)
+    batches = epoch_batches(windows, 8, np.random.default_rng(3))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(59))
+    again = epoch_batches(windows, 8, np.random.default_rng(3))
+    assert all((left == right).all() for left, right in zip(batches, again, strict=True))
+    spreads = [int(np.ptp((windows.end - windows.start)[batch])) for batch in batches]
+    assert max(spreads) <= 8
+
+
+def test_padding_is_on_the_right() -> None:
+    items, lengths = pad([np.array([4, 5]), np.array([], dtype=np.int64), np.array([6])])
+    assert items.tolist() == [[4, 5], [0, 0], [6, 0]]
+    assert lengths.tolist() == [2, 0, 1]
+
+
+def test_windows_are_padded_with_their_context_counted() -> None:
+    sequences = Sequences.from_lists([np.arange(10, 16)])
+    windows = make_windows(sequences, 4)
+    items, lengths, first = padded_windows(sequences, windows, np.array([1]))
+    assert items.tolist() == [[12, 13, 14, 15]]
+    assert lengths.tolist() == [4]
+    assert first.tolist() == [2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_history_batches_cover_all_rows_and_keep_the_most_recent_items(batch_size: int) -> None:
+    histories = Sequences.from_lists([np.arange(size) for size in (7, 0, 3, 12, 1)])
+    seen = {}
+    for rows, items, lengths in history_batches(histories, 5, batch_size):
+        for row, values, length in zip(rows, items, lengths, strict=True):
+            seen[int(row)] = values[: int(length)].tolist()
+    assert seen == {0: [2, 3, 4, 5, 6], 1: [], 2: [0, 1, 2], 3: [7, 8, 9, 10, 11], 4: [0]}
