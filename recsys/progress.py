@@ -28,7 +28,11 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int, str], 
         )
         with Progress(*columns, console=console, transient=False) as progress:
             task = progress.add_task(description, total=total, note="")
-            yield lambda steps, note="": progress.update(task, advance=steps, note=note)
+
+            def advance_bar(steps: int, note: str = "") -> None:
+                progress.update(task, advance=steps, note=note)
+
+            yield advance_bar
         return
 
     done = 0

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +19,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from recsys.config import StrictConfig
-from recsys.data.sequences import Sequences
+from recsys.data.sequences import IntArray, Sequences
 from recsys.files import atomic_directory, write_json
 from recsys.generator.batches import epoch_batches, make_windows, padded_windows
 from recsys.generator.flat import FlatModel
 from recsys.generator.nested import NestedModel
 from recsys.progress import progress_bar
 
+
 class FitConfig(StrictConfig):
     """How the model is fitted: AdamW, cosine decay after a linear warm-up, early stopping on NDCG@10."""
 
     epochs: int = Field(default=30, ge=1)
     """Passes over the training sequences; the cosine schedule ends here."""
-    batch_size: int = Field(default=256, ge=1)
-    """Sequences a step."""
+    batch_positions: int = Field(default=2048, ge=1)
+    """Item positions a step, padding included."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate."""
     weight_decay: float = Field(default=0.05, ge=0)
@@ -54,13 +54,12 @@ class FitConfig(StrictConfig):
     """Stop after so many validations without a better NDCG@10; the best weights are kept."""
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
     """What a fit leaves beside the model's weights, which are those of the best validation."""
 
     curve: list[dict[str, float]]
-    """One entry an epoch: `epoch`, `loss` (nats an item), and `ndcg@10` where it was validated."""
+    """One entry an epoch: `epoch` and `steps` so far, `loss` (nats an item), and `ndcg@10` where it was validated."""
     best_epoch: int
     """The epoch whose weights were kept, from 1."""
 
@@ -70,16 +69,18 @@ def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
     decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings]
     chosen = {id(p) for p in decayed}
     others = [p for p in model.parameters() if id(p) not in chosen]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def learning_rate_factor(step: int, total_steps: int, warmup_share: float) -> float:
-    """Linear warm-up, then cosine decay to 0; a factor of the peak rate for `step` in 0..total_steps - 1."""
-    warmup = max(1, round(total_steps * warmup_share))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+def learning_rate_factor(progress: float, warmup_share: float) -> float:
+    """Linear warm-up, then cosine decay to 0; a factor of the peak rate at `progress` in [0, 1) of the fit."""
+    if progress < warmup_share:
+        return progress / warmup_share
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
 
 
 class _Checkpoint:
@@ -89,7 +90,11 @@ class _Checkpoint:
         self.directory = directory / "checkpoint"
 
     def save(
-        self, model: nn.Module, best: dict[str, Tensor], optimizer: torch.optim.AdamW, progress: dict[str, Any]
+        self,
+        model: nn.Module,
+        best: dict[str, Tensor],
+        optimizer: torch.optim.AdamW,
+        curve: list[dict[str, float]],
     ) -> None:
         moments = {
             f"{index}.{name}": value
@@ -100,11 +105,11 @@ class _Checkpoint:
             save_file(dict(model.state_dict()), target / "model.safetensors")
             save_file(best, target / "best.safetensors")
             save_file(moments, target / "optimizer.safetensors")
-            write_json(target / "progress.json", progress)
+            write_json(target / "curve.json", curve)
 
     def load(
         self, model: nn.Module, optimizer: torch.optim.AdamW
-    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    ) -> tuple[dict[str, Tensor], list[dict[str, float]]] | None:
         if not self.directory.exists():
             return None
         model.load_state_dict(load_file(self.directory / "model.safetensors"))
@@ -113,8 +118,8 @@ class _Checkpoint:
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        progress: dict[str, Any] = json.loads((self.directory / "progress.json").read_text())
-        return load_file(self.directory / "best.safetensors"), progress
+        curve: list[dict[str, float]] = json.loads((self.directory / "curve.json").read_text())
+        return load_file(self.directory / "best.safetensors"), curve
 
 
 def fit_generator(
@@ -141,36 +146,28 @@ def fit_generator(
     Returns:
         The curve; the model holds the weights of the best validation.
     """
-    windows = make_windows(train, model.config.max_history + 1)
-    steps_per_epoch = math.ceil(len(windows) / config.batch_size)
-    optimizer = _optimizer(model, config)
+    fit = _Fit(model=model, train=train, config=config, seed=seed, log=log)
     checkpoint = _Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
-    restored = checkpoint.load(model, optimizer) if checkpoint is not None else None
+    restored = checkpoint.load(model, fit.optimizer) if checkpoint is not None else None
     if restored is not None:
-        best, progress = restored
-        curve = progress["curve"]
-
-    with progress_bar("train", total=config.epochs * steps_per_epoch) as advance:
-        advance(len(curve) * steps_per_epoch, "")
+        best, curve = restored
+    with progress_bar("train", total=config.epochs * len(fit.windows)) as advance:
+        advance(len(curve) * len(fit.windows), "")
         for epoch in range(len(curve), config.epochs):
             if _exhausted(curve, config.patience):
                 break
-            entry = {"epoch": float(epoch + 1)}
-            entry["loss"] = _train_epoch(
-                model, optimizer, train, windows, config, epoch, steps_per_epoch, seed, advance, log
-            )
-            is_last = epoch + 1 == config.epochs
-            if (epoch + 1) % config.validate_every == 0 or is_last:
+            entry = fit.run_epoch(epoch, first_step=int(curve[-1]["steps"]) if curve else 0, advance=advance)
+            if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                 model.eval()
                 entry["ndcg@10"] = validate()
-                log("validation/ndcg@10", entry["ndcg@10"], (epoch + 1) * steps_per_epoch)
+                log("validation/ndcg@10", entry["ndcg@10"], int(entry["steps"]))
                 if entry["ndcg@10"] > max((past.get("ndcg@10", -1.0) for past in curve), default=-1.0):
                     best = {name: value.detach().clone() for name, value in model.state_dict().items()}
             curve.append(entry)
             if checkpoint is not None:
-                checkpoint.save(model, best, optimizer, {"curve": curve})
+                checkpoint.save(model, best, fit.optimizer, curve)
     model.load_state_dict(best)
     model.eval()
     best_entry = max((entry for entry in curve if "ndcg@10" in entry), key=lambda entry: entry["ndcg@10"])
@@ -182,38 +179,57 @@ def _exhausted(curve: list[dict[str, float]], patience: int) -> bool:
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 
-def _train_epoch(
-    model: NestedModel | FlatModel,
-    optimizer: torch.optim.AdamW,
-    train: Sequences,
-    windows: Any,
-    config: FitConfig,
-    epoch: int,
-    steps_per_epoch: int,
-    seed: int,
-    advance: Callable[[int, str], None],
-    log: Callable[[str, float, int], None],
-) -> float:
-    model.train()
-    order = np.random.default_rng([seed, epoch])
-    torch.manual_seed(int(order.integers(2**62)))
-    total_loss = 0.0
-    total_targets = 0
-    batches = epoch_batches(windows, config.batch_size, order)
-    for index, rows in enumerate(batches):
-        step = epoch * steps_per_epoch + index
-        factor = learning_rate_factor(step, config.epochs * steps_per_epoch, config.warmup_share)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        items, lengths, first_target = padded_windows(train, windows, rows)
-        log_probs = model.target_log_probs(items, lengths, first_target, config.label_smoothing)
+class _Fit:
+    """What stays the same from epoch to epoch."""
+
+    def __init__(
+        self,
+        *,
+        model: NestedModel | FlatModel,
+        train: Sequences,
+        config: FitConfig,
+        seed: int,
+        log: Callable[[str, float, int], None],
+    ) -> None:
+        self.model = model
+        self.train = train
+        self.config = config
+        self.seed = seed
+        self.log = log
+        # One more than the model reads: the last item of a window is a target, never an input.
+        self.windows = make_windows(train, model.config.max_history + 1)
+        self.optimizer = _optimizer(model, config)
+
+    def run_epoch(self, epoch: int, first_step: int, advance: Callable[[int, str], None]) -> dict[str, float]:
+        """Train for one epoch (numbered from 0); the curve's entry, with the steps taken since the fit began."""
+        self.model.train()
+        random = np.random.default_rng([self.seed, epoch])
+        torch.manual_seed(int(random.integers(2**62)))
+        batches = epoch_batches(self.windows, self.config.batch_positions, random)
+        total_loss = 0.0
+        total_targets = 0
+        for index, rows in enumerate(batches):
+            # The end of the step, so that the first one is taken at more than nothing.
+            progress = (epoch + (index + 1) / (len(batches) + 1)) / self.config.epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * learning_rate_factor(progress, self.config.warmup_share)
+            loss, num_targets = self._step(rows)
+            total_loss += loss * num_targets
+            total_targets += num_targets
+            self.log("train/loss", loss, first_step + index)
+            advance(len(rows), f"epoch {epoch + 1} loss {total_loss / total_targets:.3f}")
+        return {
+            "epoch": float(epoch + 1),
+            "steps": float(first_step + len(batches)),
+            "loss": total_loss / total_targets,
+        }
+
+    def _step(self, rows: IntArray) -> tuple[float, int]:
+        items, lengths, first_target = padded_windows(self.train, self.windows, rows)
+        log_probs = self.model.target_log_probs(items, lengths, first_target, self.config.label_smoothing)
         loss = -log_probs.mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-        total_loss += loss.item() * len(log_probs)
-        total_targets += len(log_probs)
-        log("train/loss", loss.item(), step)
-        advance(1, f"epoch {epoch + 1} loss {total_loss / total_targets:.3f}")
-    return total_loss / total_targets
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        return loss.item(), len(log_probs)

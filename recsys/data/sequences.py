@@ -13,7 +13,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sequences:
-    """`len(self)` sequences of item indices; sequence i is `items[offsets[i]:offsets[i + 1]]`, oldest first."""
+    """`len(self)` sequences of items; sequence i is `items[offsets[i]:offsets[i + 1]]`, oldest first."""
 
     users: IntArray
     """int64 [n]: the user index of each sequence."""

@@ -50,19 +50,26 @@ def make_windows(sequences: Sequences, max_items: int) -> Windows:
     return Windows(start=np.array(starts), end=np.array(ends), first_target=np.array(first_targets))
 
 
-def epoch_batches(
-    windows: Windows, batch_size: int, generator: np.random.Generator
-) -> list[IntArray]:
-    """Window numbers in batches of similar length, shuffled within and among batches by `generator`."""
+def epoch_batches(windows: Windows, positions: int, generator: np.random.Generator) -> list[IntArray]:
+    """Window numbers in batches of similar length, shuffled within and among batches by `generator`.
+
+    A batch holds at most `positions` positions, padding included (one window if that is longer), so that a step costs
+    about the same time and memory whether it holds many short histories or a few long ones.
+    """
     lengths = windows.end - windows.start
     order = generator.permutation(len(windows))
     # Sorting whole epochs by length would make batches of one kind of user; sorting within big pools keeps them mixed.
-    pool = batch_size * 64
-    batches = []
+    pool = max(1, 64 * positions // max(1, int(lengths.mean())))
+    batches: list[IntArray] = []
     for begin in range(0, len(order), pool):
         members = order[begin : begin + pool]
         members = members[np.argsort(lengths[members], kind="stable")]
-        batches.extend(members[index : index + batch_size] for index in range(0, len(members), batch_size))
+        first = 0
+        while first < len(members):
+            widest = min(first + positions // lengths[members[first]], len(members)) - 1
+            count = max(1, positions // lengths[members[max(widest, first)]])
+            batches.append(members[first : first + count])
+            first += count
     return [batches[index] for index in generator.permutation(len(batches))]
 
 

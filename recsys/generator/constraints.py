@@ -55,9 +55,7 @@ class RangeCounter:
             if len(constraints.deny) != batch_size:
                 raise ValueError(f"deny must hold one array a request: {batch_size}, got {len(constraints.deny)}")
             rows = [torch.from_numpy(np.unique(items)).to(device) for items in constraints.deny]
-            self.denied = torch.full(
-                (batch_size, max(1, max(len(row) for row in rows))), trie.num_items, device=device
-            )
+            self.denied = torch.full((batch_size, max(1, max(len(row) for row in rows))), trie.num_items, device=device)
             for index, row in enumerate(rows):
                 positions = trie.positions[row]
                 if allow_at_position is not None:

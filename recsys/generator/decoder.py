@@ -1,9 +1,9 @@
 """Constrained beam search over an item trie: the one decoder of evaluation, rollouts and the API.
 
 Knows a model only through `SidModel`: encode a batch of histories once, then read the logits of legal children and
-advance the beams level by level. Vectorised over requests and beams. Log-probabilities are normalised over a node's legal children, so those of
-all items sum to 1; a request's constraints mask candidates without renormalising, so the order among permitted items
-is their unconstrained order.
+advance the beams level by level. Vectorised over requests and beams. Log-probabilities are normalised over a node's
+legal children, so those of all items sum to 1; a request's constraints mask candidates without renormalising, so the
+order among permitted items is their unconstrained order.
 
 Shapes: B requests, W beams, C children of a node.
 """
@@ -65,7 +65,14 @@ def select_best(scores: Tensor, count: int) -> Tensor:
 
 @torch.inference_mode()
 def beam_search(
-    model: SidModel, trie: ItemTrie, items: Tensor, lengths: Tensor, *, k: int, beams: int, constraints: Constraints
+    model: SidModel,
+    trie: ItemTrie,
+    items: Tensor,
+    lengths: Tensor,
+    *,
+    k: int,
+    beams: int,
+    constraints: Constraints,
 ) -> Recommendations:
     """The k best items of each request that the beam finds; all permitted ones when k exceeds their number.
 
@@ -86,9 +93,7 @@ def beam_search(
     scores = torch.zeros((batch_size, 1), device=lengths.device)
     for level in range(trie.num_levels):
         children = trie.children(level, nodes)
-        candidates = scores.unsqueeze(-1) + legal_log_softmax(
-            model.child_logits(state, level, children), children
-        )
+        candidates = scores.unsqueeze(-1) + legal_log_softmax(model.child_logits(state, level, children), children)
         # A beam without permitted items enters with -inf, and -inf + x stays there, so it cannot revive.
         dead = ~children.legal
         alive = counter.alive(level, children.nodes)

@@ -80,7 +80,7 @@ class FlatModel(nn.Module):
         is_target = target_mask(items, lengths, first_target)
         targets = items[is_target]
         hidden: Tensor = self.body(self._embed(items)[:, :-1])
-        hidden = hidden.unflatten(1, (items.shape[1], self.trie.num_levels))[is_target]
+        hidden = hidden.view(*items.shape, self.trie.num_levels, -1)[is_target]
         total = torch.zeros(len(targets), device=items.device)
         for level in range(self.trie.num_levels):
             parents, slots = self.trie.child_slots(level, targets)
@@ -99,9 +99,7 @@ class FlatModel(nn.Module):
         rows = 1 + lengths * self.trie.num_levels
         visible = torch.arange(hidden.shape[1], device=items.device) < rows.unsqueeze(1)
         last = hidden[torch.arange(len(items), device=items.device), rows - 1]
-        return _Search(
-            hidden=last.unsqueeze(1), cache=cache, visible=visible.unsqueeze(1), next_position=rows
-        )
+        return _Search(hidden=last.unsqueeze(1), cache=cache, visible=visible.unsqueeze(1), next_position=rows)
 
     def child_logits(self, state: _Search, level: int, children: Children) -> Tensor:
         """Logits [B, W, C] of the beams' children: see `SidModel`."""
@@ -119,6 +117,4 @@ class FlatModel(nn.Module):
             positions=state.next_position.unsqueeze(1).expand(-1, width),
             visible=visible,
         )
-        return _Search(
-            hidden=hidden, cache=state.cache, visible=visible, next_position=state.next_position + 1
-        )
+        return _Search(hidden=hidden, cache=state.cache, visible=visible, next_position=state.next_position + 1)

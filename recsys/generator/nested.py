@@ -8,6 +8,8 @@ Shapes: B sequences, T items (right-padded), P supervised positions, W beams, D 
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -47,7 +49,7 @@ class DepthDecoder(nn.Module):
     def step(self, state: Tensor, level: int, codes: Tensor) -> Tensor:
         """The state [..., D] after `codes` (int64 [...]) were emitted on `level`."""
         taken = self.code_embeddings[level](codes)
-        return state + self.steps[level](torch.cat([state, taken], dim=-1))
+        return state + cast(Tensor, self.steps[level](torch.cat([state, taken], dim=-1)))
 
 
 class NestedModel(nn.Module):
@@ -108,7 +110,7 @@ class NestedModel(nn.Module):
     def hidden_states(self, items: Tensor) -> Tensor:
         """float32 [B, T + 1, D]: entry t summarises the first t items; entry 0 is the empty history."""
         begin = self.begin.expand(len(items), 1, -1)
-        return self.body(torch.cat([begin, self.embed_items(items)], dim=1))
+        return cast(Tensor, self.body(torch.cat([begin, self.embed_items(items)], dim=1)))
 
     def child_logits(self, state: Tensor, level: int, children: Children) -> Tensor:
         """Logits [..., C] from a state [..., D]: see `SidModel`."""

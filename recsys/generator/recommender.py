@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors.torch import load_file, save_file
 
 from recsys.data.sequences import IntArray, Sequences

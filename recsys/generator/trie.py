@@ -80,7 +80,7 @@ class ItemTrie:
         self.codes: list[Tensor] = []
         """For each level int64 [M_l]: the last code of each prefix."""
         self.first_child: list[Tensor] = []
-        """For each level int64 [M_(l-1) + 1]: the children of parent p are nodes first_child[p] .. first_child[p + 1] - 1."""
+        """For each level int64 [M_(l-1) + 1]: parent p has the children first_child[p] .. first_child[p + 1] - 1."""
         self.max_children: list[int] = []
         """For each level C_l."""
         node_of_position = np.cumsum(is_new_prefix, axis=0) - 1

@@ -87,7 +87,9 @@ def test_lists_are_full_unique_and_permitted_even_with_one_beam(make_recommender
 
 def test_a_list_ends_when_no_permitted_item_is_left(make_recommender) -> None:
     recommender = make_recommender(num_items=5, sizes=(2, 4))
-    found = recommender.recommend(Sequences.from_lists([[0], [1]]), k=7, constraints=Constraints(deny=[[0, 1], range(5)]))
+    found = recommender.recommend(
+        Sequences.from_lists([[0], [1]]), k=7, constraints=Constraints(deny=[[0, 1], range(5)])
+    )
     assert set(found.items[0][:3]) == {2, 3, 4}
     assert found.items[0][3:].tolist() == [-1] * 4
     assert found.items[1].tolist() == [-1] * 7

@@ -16,15 +16,15 @@ from recsys.generator.trie import ItemTrie
 @st.composite
 def unique_codes(draw: st.DrawFn) -> tuple[np.ndarray, tuple[int, ...]]:
     sizes = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
-    rows = draw(
-        st.sets(st.tuples(*(st.integers(0, size - 1) for size in sizes)), min_size=1, max_size=40).map(list)
-    )
+    rows = draw(st.sets(st.tuples(*(st.integers(0, size - 1) for size in sizes)), min_size=1, max_size=40).map(list))
     return np.array(rows, dtype=np.int64).reshape(len(rows), len(sizes)), sizes
 
 
 @settings(deadline=None, max_examples=60)
 @given(unique_codes())
-def test_children_are_the_distinct_continuations_of_a_prefix(case: tuple[np.ndarray, tuple[int, ...]]) -> None:
+def test_children_are_the_distinct_continuations_of_a_prefix(
+    case: tuple[np.ndarray, tuple[int, ...]],
+) -> None:
     codes, sizes = case
     trie = ItemTrie(codes, sizes)
     for level in range(len(sizes)):

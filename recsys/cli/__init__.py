@@ -1,0 +1,1 @@
+"""The program `recsys` and the commands of the library."""

@@ -1,0 +1,28 @@
+"""Catalogue, interactions, sources and splits. Imports no other room of the library."""
+
+from recsys.data.catalog import Catalog
+from recsys.data.config import DataConfig, SplitConfig
+from recsys.data.dataset import Dataset, load_dataset, local_files, resolve, write_import_folder
+from recsys.data.describe import describe
+from recsys.data.interactions import Interactions
+from recsys.data.sequences import Examples, IntArray, Sequences
+from recsys.data.split import Split, SplitProtocol, make_split
+
+__all__ = [
+    "Catalog",
+    "DataConfig",
+    "Dataset",
+    "Examples",
+    "IntArray",
+    "Interactions",
+    "Sequences",
+    "Split",
+    "SplitConfig",
+    "SplitProtocol",
+    "describe",
+    "load_dataset",
+    "local_files",
+    "make_split",
+    "resolve",
+    "write_import_folder",
+]

@@ -1,0 +1,254 @@
+"""Training, validation and test out of one interaction log, and the facts a report must print about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from recsys.config import StrictConfig
+from recsys.data.config import DataConfig, SplitConfig
+from recsys.data.interactions import Interactions
+from recsys.data.sequences import Examples, IntArray, Sequences
+from recsys.errors import ArtifactError, DataError
+from recsys.files import atomic_directory
+
+
+class SplitProtocol(StrictConfig):
+    """How the split was made; every report repeats it, because numbers of different protocols do not
+    compare."""
+
+    kind: Literal["leave_last_out", "global_time"]
+    """See `SplitConfig.kind`."""
+    tie_order: str
+    """How interactions of one timestamp were ordered: `source`, `item_id`, `shuffle (seed N)`, or `given
+    positions` when the source has an order but no timestamps."""
+    has_repeats: bool
+    """Whether any user has an item twice; if none has, masking seen items is free gain."""
+    tie_share: float
+    """Share of interactions whose timestamp equals that of another interaction of the same user; 0 without
+    timestamps."""
+    num_train_interactions: int
+    """Length of all training sequences together."""
+    num_left_out_users: int = 0
+    """Users with too few interactions to give a case (under 3 for leave-last-out)."""
+    valid_from: int | None = None
+    """`global_time`: first second (UTC) of the validation window."""
+    test_from: int | None = None
+    """`global_time`: first second (UTC) of the test window."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Training sequences and evaluation cases over one catalogue."""
+
+    train: Sequences
+    """Oldest first; everything a model may be fitted on."""
+    valid: Examples
+    """At most one case a user."""
+    test: Examples
+    """At most one case a user; histories hold everything before the target, validation items included."""
+    num_items: int
+    """Size of the catalogue: ranking is over all of it."""
+    protocol: SplitProtocol
+
+    def save(self, directory: Path) -> None:
+        """Write `train.parquet`, `valid.parquet`, `test.parquet` and `split.json`, whole or not at all."""
+        with atomic_directory(directory) as temporary:
+            _to_frame(self.train).write_parquet(temporary / "train.parquet")
+            for name, examples in (("valid", self.valid), ("test", self.test)):
+                frame = _to_frame(examples.histories).with_columns(pl.Series("target", examples.targets))
+                frame.write_parquet(temporary / f"{name}.parquet")
+            facts = {"num_items": self.num_items, "protocol": self.protocol.model_dump(mode="json")}
+            (temporary / "split.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> Split:
+        """Read what `save` wrote. Raises ArtifactError when a file is missing or damaged."""
+        try:
+            facts = json.loads((directory / "split.json").read_text())
+            frames = {name: pl.read_parquet(directory / f"{name}.parquet") for name in ("train", "valid", "test")}
+            return cls(
+                train=_from_frame(frames["train"]),
+                valid=Examples(histories=_from_frame(frames["valid"]), targets=frames["valid"]["target"].to_numpy()),
+                test=Examples(histories=_from_frame(frames["test"]), targets=frames["test"]["target"].to_numpy()),
+                num_items=int(facts["num_items"]),
+                protocol=SplitProtocol.model_validate(facts["protocol"]),
+            )
+        except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+            raise ArtifactError(f"cannot read the split in {directory}: {error}") from error
+
+
+def make_split(interactions: Interactions, config: DataConfig) -> Split:
+    """Divide the log as `config.split` says.
+
+    Raises:
+        DataError: a part would be empty, or a global-time split has no timestamps to go by.
+    """
+    if config.split.kind == "leave_last_out":
+        return _leave_last_out(interactions, config)
+    return _global_time(interactions, config)
+
+
+def _leave_last_out(interactions: Interactions, config: DataConfig) -> Split:
+    sequences = interactions.sequences()
+    eligible = np.flatnonzero(sequences.lengths >= 3)
+    if len(eligible) == 0:
+        longest = int(sequences.lengths.max(initial=0))
+        raise DataError(
+            "empty split: leave_last_out needs users with at least 3 interactions; none of "
+            f"{len(sequences)} users has them (the longest history has {longest})"
+        )
+    kept = sequences.select(eligible)
+    last = kept.offsets[1:] - 1
+    train = _prefixes(kept, kept.lengths - 2)
+    return Split(
+        train=train,
+        valid=Examples(histories=train, targets=kept.items[last - 1]),
+        test=Examples(histories=_prefixes(kept, kept.lengths - 1), targets=kept.items[last]),
+        num_items=interactions.num_items,
+        protocol=_protocol(interactions, config, train, num_left_out_users=len(sequences) - len(eligible)),
+    )
+
+
+def _global_time(interactions: Interactions, config: DataConfig) -> Split:
+    """Fit before `valid_from`; one case a user and window: its last interaction there, after all that precede
+    it."""
+    if not interactions.has_timestamps:
+        raise DataError(
+            f"split.kind: global_time needs timestamps, and none of the {len(interactions)} interactions "
+            "has one; use leave_last_out"
+        )
+    times = interactions.frame["timestamp"].to_numpy()
+    valid_from, test_from = _boundaries(times, config.split)
+    sequences = interactions.sequences()
+    # Times never decrease within a user, so "before a moment" is a prefix of each sequence.
+    num_train = _counts_before(sequences, times, valid_from)
+    num_known = _counts_before(sequences, times, test_from)
+    train_rows = np.flatnonzero(num_train > 0)
+    train = _prefixes(sequences.select(train_rows), num_train[train_rows])
+    # A case needs an interaction inside the window and at least one before it.
+    valid = _last_cases(sequences, np.flatnonzero((num_known > num_train) & (num_known > 1)), num_known)
+    test = _last_cases(
+        sequences,
+        np.flatnonzero((sequences.lengths > num_known) & (sequences.lengths > 1)),
+        sequences.lengths,
+    )
+    for part, size in (("training", len(train)), ("validation", len(valid)), ("test", len(test))):
+        if size == 0:
+            raise DataError(
+                f"empty split: no {part} cases with valid_from={valid_from} and test_from={test_from} "
+                "(seconds, UTC); "
+                f"the log runs from {times.min()} to {times.max()} with {len(times)} interactions of "
+                f"{interactions.num_users} users"
+            )
+    used = np.union1d(np.union1d(train.users, valid.histories.users), test.histories.users)
+    return Split(
+        train=train,
+        valid=valid,
+        test=test,
+        num_items=interactions.num_items,
+        protocol=_protocol(
+            interactions,
+            config,
+            train,
+            num_left_out_users=len(sequences) - len(used),
+            valid_from=valid_from,
+            test_from=test_from,
+        ),
+    )
+
+
+def _boundaries(times: IntArray, split: SplitConfig) -> tuple[int, int]:
+    if split.valid_from is not None and split.test_from is not None:
+        return int(split.valid_from.timestamp()), int(split.test_from.timestamp())
+    ordered = np.sort(times)
+    first_test = int(len(ordered) * (1 - split.test_fraction))
+    first_valid = int(len(ordered) * (1 - split.test_fraction - split.valid_fraction))
+    return int(ordered[first_valid]), int(ordered[first_test])
+
+
+def _counts_before(sequences: Sequences, times: IntArray, moment: int) -> IntArray:
+    """int64 [n]: how many interactions of each sequence happened before `moment`."""
+    total = np.concatenate([[0], np.cumsum(times < moment)])
+    return np.asarray(total[sequences.offsets[1:]] - total[sequences.offsets[:-1]], dtype=np.int64)
+
+
+def _last_cases(sequences: Sequences, rows: IntArray, ends: IntArray) -> Examples:
+    """Cases whose target is item `ends - 1` of each sequence in `rows`."""
+    targets = sequences.items[sequences.offsets[rows] + ends[rows] - 1]
+    return Examples(histories=_prefixes(sequences.select(rows), ends[rows] - 1), targets=targets)
+
+
+def _prefixes(sequences: Sequences, lengths: IntArray) -> Sequences:
+    """The first `lengths[i]` items of each sequence."""
+    offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    flat = np.arange(offsets[-1]) + np.repeat(sequences.offsets[:-1] - offsets[:-1], lengths)
+    return Sequences(users=sequences.users, offsets=offsets, items=sequences.items[flat])
+
+
+def _protocol(
+    interactions: Interactions,
+    config: DataConfig,
+    train: Sequences,
+    *,
+    num_left_out_users: int,
+    valid_from: int | None = None,
+    test_from: int | None = None,
+) -> SplitProtocol:
+    tie_order: str = config.tie_order
+    if not interactions.has_timestamps:
+        tie_order = "given positions"
+    elif tie_order == "shuffle":
+        tie_order = f"shuffle (seed {config.tie_seed})"
+    return SplitProtocol(
+        kind=config.split.kind,
+        tie_order=tie_order,
+        has_repeats=repeat_share(interactions) > 0,
+        tie_share=tie_share(interactions),
+        num_train_interactions=len(train.items),
+        num_left_out_users=num_left_out_users,
+        valid_from=valid_from,
+        test_from=test_from,
+    )
+
+
+def repeat_share(interactions: Interactions) -> float:
+    """Share of interactions with an item that the same user had before."""
+    if len(interactions) == 0:
+        return 0.0
+    distinct = interactions.frame.select(pl.struct("user", "item").n_unique()).item()
+    return 1 - int(distinct) / len(interactions)
+
+
+def tie_share(interactions: Interactions) -> float:
+    """Share of interactions whose timestamp another interaction of the same user has too; 0 without
+    timestamps."""
+    if not interactions.has_timestamps:
+        return 0.0
+    user = interactions.frame["user"].to_numpy()
+    time = interactions.frame["timestamp"].to_numpy()
+    as_previous = np.zeros(len(user), dtype=bool)
+    as_previous[1:] = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    as_next = np.append(as_previous[1:], False)
+    return float((as_previous | as_next).mean())
+
+
+def _to_frame(sequences: Sequences) -> pl.DataFrame:
+    lists = np.split(sequences.items, sequences.offsets[1:-1]) if len(sequences) else []
+    return pl.DataFrame(
+        {"user": sequences.users, "items": pl.Series(lists, dtype=pl.List(pl.Int64))},
+        schema_overrides={"user": pl.Int64},
+    )
+
+
+def _from_frame(frame: pl.DataFrame) -> Sequences:
+    offsets = np.zeros(frame.height + 1, dtype=np.int64)
+    np.cumsum(frame["items"].list.len().to_numpy(), out=offsets[1:])
+    items = frame["items"].explode().drop_nulls().to_numpy().astype(np.int64)
+    return Sequences(users=frame["user"].to_numpy(), offsets=offsets, items=items)

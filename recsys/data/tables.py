@@ -1,0 +1,196 @@
+"""Reads Parquet, CSV and JSON-lines tables and casts their columns, with errors that point at rows.
+
+Row numbers in messages count data rows from 1. Knows nothing about which columns a data set must have.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from recsys.errors import DataError
+
+NUM_EXAMPLES = 3
+_NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_DATETIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
+# Year 5138 in seconds, March 1973 in milliseconds: what is larger was not counted in seconds.
+_LARGEST_SECONDS = 100_000_000_000
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Read .parquet, .csv(.gz) or .jsonl/.ndjson/.json(.gz, one object a line). CSV columns all come as text.
+
+    Raises:
+        DataError: the file is missing, empty, of an unknown kind, or malformed; names up to three bad lines.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    kind = [suffix for suffix in path.suffixes if suffix != ".gz"][-1:]
+    try:
+        if kind == [".parquet"]:
+            frame = pl.read_parquet(path)
+        elif kind == [".csv"]:
+            frame = pl.read_csv(io.BytesIO(_content(path)), infer_schema=False)
+        elif kind in ([".jsonl"], [".ndjson"], [".json"]):
+            frame = _read_json_lines(path)
+        else:
+            raise DataError(f"{path}: unknown kind of table; use .parquet, .csv, .jsonl (the last two also .gz)")
+    except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(f"{path}: cannot be read as {path.suffix.lstrip('.')}: {reason}") from error
+    if frame.is_empty():
+        raise DataError(f"{path}: the table has no rows")
+    return frame
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    content = gzip.decompress(content) if path.suffix == ".gz" else content
+    if not content.strip():
+        raise DataError(f"{path}: the file is empty")
+    return content
+
+
+def _read_json_lines(path: Path) -> pl.DataFrame:
+    content = _content(path)
+    try:
+        return pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        raise_bad_lines(path.name, content, _json_object)
+        raise
+
+
+def raise_bad_lines(name: str, content: bytes, parse: Callable[[bytes], object], first_line: int = 1) -> None:
+    """Raise a DataError that names the lines for which `parse` raises ValueError; return if there are
+    none."""
+    bad = []
+    lines = content.splitlines()
+    for number, line in enumerate(lines, start=first_line):
+        if line.strip():
+            try:
+                parse(line)
+            except ValueError as error:
+                bad.append(f"line {number}: {error}")
+    if bad:
+        raise DataError(f"{name}: {len(bad)} of {len(lines)} lines are malformed, e.g. {'; '.join(bad[:NUM_EXAMPLES])}")
+
+
+def _json_object(line: bytes) -> object:
+    def refuse(constant: str) -> object:
+        raise ValueError(f"{constant} is not JSON")
+
+    value = json.loads(line, parse_constant=refuse)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {type(value).__name__}")
+    return value
+
+
+def raise_bad_rows(table: str, column: pl.Series, bad: pl.Series, problem: str) -> None:
+    """Raise a DataError with counts and examples if any row of the boolean `bad` is true."""
+    if not bad.any():
+        return
+    rows = bad.arg_true()
+    examples = ", ".join(f"row {row + 1}: {column[row]!r}" for row in rows.head(NUM_EXAMPLES).to_list())
+    raise DataError(f"{table}: column {column.name!r} {problem} in {len(rows)} of {len(column)} rows, e.g. {examples}")
+
+
+def as_ids(column: pl.Series, table: str) -> pl.Series:
+    """String ids. Whole numbers lose a decimal point that a missing value elsewhere may have given them."""
+    raise_bad_rows(table, column, column.is_null(), "has no value")
+    if column.dtype.is_float():
+        raise_bad_rows(table, column, ~column.is_finite() | (column != column.round()), "is not a whole number")
+        column = column.cast(pl.Int64)
+    if not (column.dtype == pl.String or column.dtype.is_integer() or column.dtype in (pl.Categorical, pl.Enum)):
+        raise DataError(f"{table}: column {column.name!r} must hold text or whole numbers, found {column.dtype}")
+    ids = column.cast(pl.String)
+    raise_bad_rows(table, column, ids.str.strip_chars() == "", "is blank")
+    return ids
+
+
+def as_text(column: pl.Series, table: str) -> pl.Series:
+    """String, stripped; null where blank. Numbers, dates and booleans are written out."""
+    if column.dtype.is_nested() or column.dtype == pl.Binary:
+        raise DataError(f"{table}: column {column.name!r} must hold text, found {column.dtype}")
+    text = column.cast(pl.String).str.strip_chars()
+    return text.to_frame().select(pl.when(pl.col(text.name) != "").then(pl.col(text.name))).to_series()
+
+
+def as_text_list(column: pl.Series, table: str, separator: str) -> pl.Series:
+    """List[String] without blanks and nulls; empty where unknown. Text is divided at `separator`."""
+    if column.dtype == pl.List(pl.Null) or column.dtype == pl.Null:
+        return pl.Series(column.name, [[]] * len(column), dtype=pl.List(pl.String))
+    if isinstance(column.dtype, pl.List) and not column.dtype.inner.is_nested():
+        lists = column.cast(pl.List(pl.String))
+    elif not column.dtype.is_nested():
+        lists = as_text(column, table).str.split(separator)
+    else:
+        raise DataError(f"{table}: column {column.name!r} must hold text or lists of text, found {column.dtype}")
+    stripped = lists.fill_null([]).list.eval(pl.element().str.strip_chars())
+    return stripped.list.eval(pl.element().filter(pl.element().is_not_null() & (pl.element() != "")))
+
+
+def as_number(column: pl.Series, table: str) -> pl.Series:
+    """Float64; null where blank or NaN (a missing value in many tools)."""
+    if column.dtype == pl.String:
+        column = as_text(column, table)
+    elif not column.dtype.is_numeric() and column.dtype != pl.Null:
+        raise DataError(f"{table}: column {column.name!r} must hold numbers, found {column.dtype}")
+    numbers = column.cast(pl.Float64, strict=False)
+    raise_bad_rows(table, column, numbers.is_null() & column.is_not_null(), "is not a number")
+    return numbers.fill_nan(None)
+
+
+def as_whole_number(column: pl.Series, table: str) -> pl.Series:
+    """Int64 without nulls."""
+    if column.dtype.is_integer():
+        numbers = column.cast(pl.Int64, strict=False)
+    else:
+        exact = as_number(column, table)
+        raise_bad_rows(table, column, exact.fill_null(0) != exact.fill_null(0).round(), "is not a whole number")
+        numbers = exact.cast(pl.Int64, strict=False)
+    raise_bad_rows(table, column, numbers.is_null(), "has no value")
+    return numbers
+
+
+def as_timestamp(column: pl.Series, table: str, unit: str) -> pl.Series:
+    """Int64 seconds UTC without nulls, from numbers in `unit`, dates, datetimes or ISO 8601 text."""
+    if column.dtype == pl.String:
+        text = as_text(column, table)
+        raise_bad_rows(table, column, text.is_null(), "has no value")
+        if text.cast(pl.Float64, strict=False).null_count() < len(text):
+            return as_timestamp(as_number(column, table), table, unit)
+        parsed = _parse_datetimes(text)
+        raise_bad_rows(table, column, parsed.is_null(), "is neither a number nor an ISO 8601 time")
+        return parsed
+    if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
+        raise_bad_rows(table, column, column.is_null(), "has no value")
+        return column.cast(pl.Datetime("us")).dt.epoch("s").cast(pl.Int64)
+    if not column.dtype.is_numeric():
+        raise DataError(f"{table}: column {column.name!r} must hold times or numbers, found {column.dtype}")
+    raise_bad_rows(table, column, column.is_null(), "has no value")
+    if column.dtype.is_float():
+        raise_bad_rows(table, column, ~column.is_finite(), "is NaN or infinite")
+        seconds = (column / (10**9 // _NANOSECONDS[unit])).floor().cast(pl.Int64, strict=False)
+    else:
+        seconds = column.cast(pl.Int64) // (10**9 // _NANOSECONDS[unit])
+    raise_bad_rows(
+        table,
+        column,
+        seconds.is_null() | (seconds.abs() > _LARGEST_SECONDS),
+        f"lies beyond the year 5000 when read in {unit!r} (set timestamp_unit: ms, us or ns?)",
+    )
+    return seconds
+
+
+def _parse_datetimes(text: pl.Series) -> pl.Series:
+    name = pl.col(text.name)
+    zoned = name.str.to_datetime("%+", strict=False, time_zone="UTC").dt.replace_time_zone(None)
+    plain = [name.str.to_datetime(format_, strict=False) for format_ in _DATETIME_FORMATS]
+    date = name.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+    return text.to_frame().select(pl.coalesce(zoned, *plain, date).dt.epoch("s")).to_series()

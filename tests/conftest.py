@@ -1,0 +1,18 @@
+"""Fixtures that tests of several rooms use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of benchmark data sets: $RECSYS_SHARED_DATA, or shared/data beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("RECSYS_SHARED_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip(f"no benchmark data in {folder}; set RECSYS_SHARED_DATA")
+    return folder

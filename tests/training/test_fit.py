@@ -1,0 +1,111 @@
+"""The fit: it learns, it stops, and a fit that was killed ends like one that was not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.sequences import Sequences
+from recsys.generator.config import GeneratorConfig, ModelConfig
+from recsys.generator.nested import NestedModel
+from recsys.generator.recommender import GenerativeRecommender, build_model
+from training.fit import FitConfig, fit_generator, learning_rate_factor
+
+NUM_ITEMS = 30
+SIZES = (4, 8)
+
+
+def cycles(num_users: int = 30) -> Sequences:
+    """Users who walk through the catalogue one item at a time: the next item is certain."""
+    rng = np.random.default_rng(0)
+    return Sequences.from_lists(
+        [(start + np.arange(length)) % NUM_ITEMS for start, length in rng.integers(3, 12, size=(num_users, 2))]
+    )
+
+
+def fresh(shape: str) -> GenerativeRecommender:
+    codes = np.stack(np.unravel_index(np.arange(NUM_ITEMS), SIZES), axis=1).astype(np.int64)
+    config = GeneratorConfig(
+        model=ModelConfig.model_validate({"shape": shape, "hidden_size": 32, "max_history": 8, "dropout": 0.1})
+    )
+    torch.manual_seed(0)
+    return GenerativeRecommender(config, codes, SIZES, None, build_model(config, codes, SIZES, None))
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("shape", ["nested", "flat"])
+def test_a_certain_successor_is_learned(shape: str) -> None:
+    recommender = fresh(shape)
+    result = fit_generator(
+        recommender.model,
+        cycles(),
+        FitConfig(epochs=15, batch_positions=128, learning_rate=1e-2, patience=15),
+        seed=0,
+        validate=lambda: 0.0,
+    )
+    assert result.curve[-1]["loss"] < 0.5 * result.curve[0]["loss"]
+
+
+@pytest.mark.parametrize("shape", ["nested", "flat"])
+def test_a_killed_fit_resumes_to_the_very_same_weights(shape: str, tmp_path: Path) -> None:
+    config = FitConfig(epochs=5, batch_positions=128)
+    scores = [0.1, 0.3, 0.2, 0.4, 0.35]
+
+    def run(directory: Path, kill_after: int | None) -> tuple[NestedModel, list[dict[str, float]]]:
+        recommender = fresh(shape)
+        calls = 0
+
+        def validate() -> float:
+            nonlocal calls
+            if kill_after is not None and calls == kill_after:
+                raise KilledError
+            calls += 1
+            return scores[_epochs_done(directory)]
+
+        result = fit_generator(recommender.model, cycles(), config, seed=7, validate=validate, checkpoint_dir=directory)
+        return recommender.model, result.curve
+
+    whole, curve = run(tmp_path / "whole", None)
+    for kill_after in (2, 1):
+        with pytest.raises(KilledError):
+            run(tmp_path / "killed", kill_after)
+    resumed, resumed_curve = run(tmp_path / "killed", None)
+    assert curve == resumed_curve
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def _epochs_done(directory: Path) -> int:
+    path = directory / "checkpoint" / "curve.json"
+    return len(json.loads(path.read_text())) if path.exists() else 0
+
+
+def test_the_weights_of_the_best_validation_are_kept_and_patience_ends_the_fit() -> None:
+    recommender = fresh("nested")
+    scores = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+    seen = []
+
+    def validate() -> float:
+        seen.append({name: value.clone() for name, value in recommender.model.state_dict().items()})
+        return next(scores)
+
+    result = fit_generator(recommender.model, cycles(), FitConfig(epochs=7, patience=3), seed=0, validate=validate)
+    assert result.best_epoch == 2
+    assert len(result.curve) == 5
+    for name, value in recommender.model.state_dict().items():
+        assert torch.equal(value, seen[1][name])
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
+    factors = [learning_rate_factor(step / 100, 0.1) for step in range(1, 100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == pytest.approx(1.0)
+    assert factors == sorted(factors[:10]) + sorted(factors[10:], reverse=True)
+    assert factors[-1] < 0.001

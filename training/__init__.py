@@ -1,0 +1,1 @@
+"""Stages that turn artifacts into artifacts, and the pipeline that orders and resumes them."""
