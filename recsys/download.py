@@ -16,13 +16,10 @@ TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 _ATTEMPTS = 5
 _RETRY_PAUSE_S = 1.0
-_CHUNK_BYTES = 1 << 20
 _MEGABYTE = 1_000_000
 
 
-def download(
-    url: str, destination: Path, sha256: str | None = None, *, transport: httpx.BaseTransport | None = None
-) -> Path:
+def download(url: str, destination: Path, sha256: str | None = None) -> Path:
     """Fetch `url` into `destination` and return it; a finished `destination` with the right checksum is kept.
 
     The bytes go to `destination` + ".part", which survives an interruption: the next call asks the server for the
@@ -35,12 +32,14 @@ def download(
     if destination.exists():
         if sha256 is None or sha256_file(destination) == sha256:
             return destination
-        console.print(f"{destination} does not match its checksum and is downloaded again", highlight=False)
+        console.print(
+            f"{destination} does not match its checksum and is downloaded again", highlight=False, soft_wrap=True
+        )
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(destination.name + ".part")
     tag = destination.with_name(destination.name + ".part.etag")
 
-    with httpx.Client(timeout=TIMEOUT, follow_redirects=True, transport=transport) as client:
+    with httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 _stream(client, url, part, tag)
@@ -54,7 +53,7 @@ def download(
                     raise AssetError(
                         f"{url}: the connection broke {_ATTEMPTS} times ({error}); call again to resume"
                     ) from error
-                console.print(f"{url}: {error}; resuming ({attempt}/{_ATTEMPTS - 1})", highlight=False)
+                console.print(f"{url}: {error}; resuming ({attempt}/{_ATTEMPTS - 1})", highlight=False, soft_wrap=True)
                 time.sleep(_RETRY_PAUSE_S * attempt)
 
     tag.unlink(missing_ok=True)
@@ -77,9 +76,9 @@ def _stream(client: httpx.Client, url: str, part: Path, tag: Path) -> None:
         response.raise_for_status()
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
         done = part.stat().st_size if resumed else 0
-        # Weak tags ("W/...") do not promise equal bytes, so they cannot guard a resumption.
+        # Neither a weak tag ("W/...") nor a compressed transfer promises the same bytes next time.
         etag = response.headers.get("ETag", "")
-        if etag and not etag.startswith("W/"):
+        if etag and not etag.startswith("W/") and "Content-Encoding" not in response.headers:
             tag.write_text(etag)
         else:
             tag.unlink(missing_ok=True)
@@ -90,7 +89,7 @@ def _stream(client: httpx.Client, url: str, part: Path, tag: Path) -> None:
             progress_bar(f"download {name} (MB)", max(1, -(-total // _MEGABYTE))) as advance,
         ):
             shown = 0
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
+            for chunk in response.iter_bytes():
                 file.write(chunk)
                 done += len(chunk)
                 advance(done // _MEGABYTE - shown, "")

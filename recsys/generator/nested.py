@@ -8,7 +8,7 @@ Shapes: B sequences, T items (right-padded), P supervised positions, W beams, D 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,7 @@ class NestedModel(nn.Module):
         item_vectors: npt.NDArray[np.float32] | None,
     ) -> None:
         super().__init__()
+        self._frozen_nodes: dict[int, Tensor] = {}
         self.config = config
         self.trie = trie
         width = config.hidden_size
@@ -85,17 +86,15 @@ class NestedModel(nn.Module):
             self.vector_projection = nn.Linear(item_vectors.shape[1], width)
         self.body = Body(config, max_positions=config.max_history + 1)
         self.depth = DepthDecoder(width, trie.codebook_sizes, config.dropout)
-        self.leaf_residuals = nn.Embedding(len(codes), width) if config.item_residuals else None
         self._initialise()
 
     def _initialise(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Embedding) and not name.startswith("body."):
                 nn.init.normal_(module.weight, std=0.02)
-        for residuals in (self.item_residuals, self.leaf_residuals):
-            if residuals is not None:
-                # From zero, so that an item never seen in training stays at its codes' meaning.
-                nn.init.zeros_(residuals.weight)
+        if self.item_residuals is not None:
+            # From zero, so that an item never seen in training stays at its codes' meaning.
+            nn.init.zeros_(self.item_residuals.weight)
 
     def embed_items(self, items: Tensor) -> Tensor:
         """float32 [..., D]: the input of each item."""
@@ -114,12 +113,38 @@ class NestedModel(nn.Module):
 
     def child_logits(self, state: Tensor, level: int, children: Children) -> Tensor:
         """Logits [..., C] from a state [..., D]: see `SidModel`."""
-        query, logits = self.depth.read(state, level)
-        child_logits = logits.gather(-1, children.codes)
-        if level == self.trie.num_levels - 1 and self.leaf_residuals is not None:
-            own = self.leaf_residuals(self.trie.items[children.nodes])
-            child_logits = child_logits + torch.einsum("...d,...cd->...c", query, own)
-        return child_logits
+        query, code_logits = self.depth.read(state, level)
+        logits = code_logits.gather(-1, children.codes)
+        nodes = self._node_residuals(level)
+        if nodes is None:
+            return logits
+        if level == 0:
+            return logits + (query @ nodes.T).gather(-1, children.nodes)
+        return logits + (nodes[children.nodes] @ query.unsqueeze(-1)).squeeze(-1)
+
+    def _node_residuals(self, level: int) -> Tensor | None:
+        """float32 [M_l, D]: the mean residual of the items below each node of `level`."""
+        if self.item_residuals is None:
+            return None
+        if level in self._frozen_nodes:
+            return self._frozen_nodes[level]
+        table = self.item_residuals.weight
+        counts = torch.diff(self.trie.starts[level]).unsqueeze(1)
+        sums = torch.zeros(len(counts), table.shape[1], device=table.device)
+        means = sums.index_add(0, self.trie.paths[:, level], table) / counts
+        if not self.training and not torch.is_grad_enabled():
+            self._frozen_nodes[level] = means
+        return means
+
+    def train(self, mode: bool = True) -> NestedModel:
+        """Switch between training and evaluation; weights may change in between, so what hangs on them is dropped."""
+        self._frozen_nodes = {}
+        return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """See `torch.nn.Module.load_state_dict`."""
+        self._frozen_nodes = {}
+        return super().load_state_dict(*args, **kwargs)
 
     def target_log_probs(
         self, items: Tensor, lengths: Tensor, first_target: Tensor | None = None, smoothing: float = 0.0

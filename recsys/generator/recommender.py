@@ -73,7 +73,7 @@ class GenerativeRecommender:
         *,
         constraints: Constraints | None = None,
         beams: int | None = None,
-        batch_size: int = 256,
+        batch_size: int = 64,
     ) -> Recommendations:
         """The `k` best items for each history (item indices, oldest first; may be empty).
 
@@ -143,5 +143,9 @@ class GenerativeRecommender:
         config = GeneratorConfig.model_validate(facts["config"])
         vectors = item_vectors if facts["vector_dim"] is not None else None
         model = build_model(config, codes, codebook_sizes, vectors)
-        model.load_state_dict(weights)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ArtifactError(f"generator: the weights in {directory} do not fit its config: {reason}") from error
         return cls(config, codes, codebook_sizes, vectors, model)

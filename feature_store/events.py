@@ -1,0 +1,76 @@
+"""What a user did to an item, and what the store answers. Knows no storage."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from feature_store.errors import InvalidEventError
+
+MAX_ID_LENGTH = 256
+"""Characters of a user, item or event id."""
+EVENT_TYPE_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
+MAX_TIMESTAMP = 253_402_300_799.0
+"""The last second of the year 9999."""
+
+AppendOutcome = Literal["accepted", "duplicate", "conflict"]
+"""`duplicate`: the event is stored already. `conflict`: the user has another event under this id."""
+
+_EVENT_TYPE = re.compile(EVENT_TYPE_PATTERN)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One interaction. Appending it again, with the same `event_id`, changes nothing.
+
+    Raises:
+        InvalidEventError: a field is empty, too long or of the wrong form.
+    """
+
+    event_id: str
+    """Idempotency key, chosen by the sender; unique among the user's events."""
+    user_id: str
+    item_id: str
+    event_type: str
+    """What happened, such as `view` or `purchase`: letters, digits, `_`, `.` and `-`."""
+    timestamp: float
+    """Seconds since 1970 UTC: when it happened, which is not when it arrives."""
+
+    def __post_init__(self) -> None:
+        for field, value in (
+            ("event_id", self.event_id),
+            ("user_id", self.user_id),
+            ("item_id", self.item_id),
+        ):
+            if not 0 < len(value) <= MAX_ID_LENGTH:
+                raise InvalidEventError(f"{field} must have 1 to {MAX_ID_LENGTH} characters, got {len(value)}")
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidEventError(f"{field} must be valid Unicode text: {error.reason}") from error
+        if not _EVENT_TYPE.fullmatch(self.event_type):
+            raise InvalidEventError(
+                f"event_type must be 1 to 64 letters, digits, '_', '.' or '-', got {self.event_type[:80]!r}"
+            )
+        if not (math.isfinite(self.timestamp) and 0 <= self.timestamp <= MAX_TIMESTAMP):
+            raise InvalidEventError(f"timestamp must be seconds since 1970 UTC, got {self.timestamp}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells a retry from another event under the same id; leaves out the time, often that of arrival."""
+        content = "\0".join((self.item_id, self.event_type))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryEntry:
+    """One item of a user's history."""
+
+    item_id: str
+    event_type: str | None
+    """None for an entry that came with the data set."""
+    timestamp: float | None
+    """Seconds since 1970 UTC; None for an entry that came with the data set, which precedes every event."""

@@ -1,0 +1,266 @@
+"""The directory that serving loads: one model with everything it needs, verified file by file.
+
+    manifest.json       versions, config, metrics, and the SHA-256 of every other file
+    catalog.parquet     items; row number = dense index
+    histories.parquet   user_id (String), item_ids (List[String], oldest first)
+    popularity.safetensors   int64 [num_items] interaction counts
+    semantic_ids/  tokenizer/  embeddings/  generator/     each in the format of its room
+    report.json         the evaluation
+
+Loading executes no code from a file. Knows no HTTP and no training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+import recsys
+from recsys.config import StrictConfig
+from recsys.data import Catalog, Interactions
+from recsys.data.sequences import IntArray
+from recsys.encoder import ItemEmbeddings
+from recsys.errors import ArtifactError
+from recsys.files import atomic_directory, sha256_file, sha256_json, write_json
+from recsys.generator import GenerativeRecommender
+from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, load_tokenizer
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+_LIBRARIES = ("torch", "transformers", "numpy", "polars", "safetensors")
+
+
+class Manifest(StrictConfig):
+    """What a bundle is and what its files must be."""
+
+    format: int = FORMAT
+    """Version of the directory's layout."""
+    name: str = Field(min_length=1)
+    """Name of the run; user and item ids of different names have nothing to do with each other."""
+    model_version: str
+    """First 12 hex digits of the hash over the content of all files: equal content, equal version."""
+    created_at: datetime
+    """When it was written, UTC."""
+    libraries: dict[str, str]
+    """Versions it was made with, by library."""
+    config: dict[str, Any]
+    """The resolved config of the run."""
+    metrics: dict[str, Any]
+    """Test metrics of the generator, `{"value", "low", "high"}` by name."""
+    files: dict[str, str]
+    """SHA-256 by path relative to the bundle, with `/`."""
+
+
+def write_bundle(
+    path: Path,
+    *,
+    name: str,
+    config: Mapping[str, Any],
+    catalog: Catalog,
+    interactions: Interactions,
+    item_counts: IntArray,
+    embeddings: ItemEmbeddings,
+    semantic_ids: SemanticIds,
+    tokenizer: SemanticIdTokenizer,
+    recommender: GenerativeRecommender,
+    report: Mapping[str, Any],
+) -> Manifest:
+    """Write the bundle at `path`, whole or not at all; an earlier one there is replaced.
+
+    Args:
+        path: the directory to make.
+        name: of the run.
+        config: resolved, JSON-able.
+        catalog: all items.
+        interactions: the log whose users are served from the start, with all their items.
+        item_counts: int64 [num_items], interactions an item, for the popularity fallback.
+        embeddings: of all items.
+        semantic_ids: of all items.
+        tokenizer: that made them; encodes new items.
+        recommender: trained on them.
+        report: the content of report.json; `models.generator` becomes the manifest's metrics.
+
+    Raises:
+        ArtifactError: the parts disagree on the number of items.
+    """
+    _check_sizes(catalog, item_counts, embeddings, semantic_ids)
+    with atomic_directory(path) as directory:
+        catalog.save(directory / "catalog.parquet")
+        _histories(catalog, interactions).write_parquet(directory / "histories.parquet")
+        save_file({"item_counts": np.ascontiguousarray(item_counts)}, directory / "popularity.safetensors")
+        semantic_ids.save(directory / "semantic_ids")
+        tokenizer.save(directory / "tokenizer")
+        embeddings.save(directory / "embeddings")
+        (directory / "generator").mkdir()
+        recommender.save(directory / "generator")
+        write_json(directory / "report.json", report)
+        files = {file: sha256_file(directory / file) for file in _file_names(directory)}
+        for file in files:
+            (directory / file).chmod(0o644)  # safetensors writes for the owner only; another user may serve
+        manifest = Manifest(
+            name=name,
+            model_version=sha256_json({file: _content_hash(directory / file) for file in files})[:12],
+            created_at=datetime.now(UTC).replace(microsecond=0),
+            libraries={
+                "recsys": recsys.__version__,
+                **{library: importlib.metadata.version(library) for library in _LIBRARIES},
+            },
+            config=dict(config),
+            metrics=report.get("models", {}).get("generator", {}),
+            files=files,
+        )
+        write_json(directory / _MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bundle:
+    """A verified bundle in memory; the tokenizer and the histories are read when first asked for."""
+
+    path: Path
+    manifest: Manifest
+    catalog: Catalog
+    embeddings: ItemEmbeddings
+    semantic_ids: SemanticIds
+    recommender: GenerativeRecommender
+    item_counts: IntArray
+    """int64 [num_items]."""
+    report: dict[str, Any]
+
+    @cached_property
+    def tokenizer(self) -> SemanticIdTokenizer:
+        """Gives new items their semantic IDs."""
+        return load_tokenizer(self.path / "tokenizer")
+
+    @property
+    def histories_version(self) -> str:
+        """Names the content of `histories`."""
+        return self.manifest.files["histories.parquet"]
+
+    def histories(self) -> Iterator[tuple[str, list[str]]]:
+        """User ids with their item ids, oldest first."""
+        return pl.read_parquet(self.path / "histories.parquet").iter_rows()
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """Read and verify what `write_bundle` wrote.
+
+        Raises:
+            ArtifactError: a file is missing, damaged or foreign, or the layout is of another version.
+        """
+        manifest = read_manifest(path)
+        _verify_files(path, manifest.files)
+        try:
+            report = json.loads((path / "report.json").read_text())
+            item_counts = load_file(path / "popularity.safetensors")["item_counts"]
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ArtifactError(f"bundle: cannot read {path}: {error}; build it again") from error
+        catalog = Catalog.load(path / "catalog.parquet")
+        embeddings = ItemEmbeddings.load(path / "embeddings")
+        semantic_ids = SemanticIds.load(path / "semantic_ids")
+        _check_sizes(catalog, item_counts, embeddings, semantic_ids)
+        return cls(
+            path=path,
+            manifest=manifest,
+            catalog=catalog,
+            embeddings=embeddings,
+            semantic_ids=semantic_ids,
+            recommender=_load_recommender(path / "generator", semantic_ids, embeddings),
+            item_counts=item_counts,
+            report=report,
+        )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at `path`; does not look at the other files.
+
+    Raises:
+        ArtifactError: there is none, or it is damaged or of another version.
+    """
+    file = path / _MANIFEST
+    if not file.is_file():
+        raise ArtifactError(f"bundle: {file} is missing; name a bundle, or a run whose bundle stage is done")
+    try:
+        facts = json.loads(file.read_text())
+        version = facts.get("format")
+        if version != FORMAT:
+            raise ArtifactError(f"bundle: {path} has format {version}, this version reads {FORMAT}; build it again")
+        return Manifest.model_validate(facts)
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"bundle: cannot read {file}: {reason}; build the bundle again") from error
+
+
+def _load_recommender(path: Path, semantic_ids: SemanticIds, embeddings: ItemEmbeddings) -> GenerativeRecommender:
+    try:
+        return GenerativeRecommender.load(path, semantic_ids.codes, semantic_ids.codebook_sizes, embeddings.vectors)
+    except (RuntimeError, ValueError, KeyError) as error:
+        # The hashes are right, so this is not damage: weights or settings of another version of the program.
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"bundle: {path} does not fit this version: {reason}; build the bundle again") from error
+
+
+def _verify_files(path: Path, expected: Mapping[str, str]) -> None:
+    present = set(_file_names(path)) - {_MANIFEST}
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - present)]
+    problems += [f"{name} is not in the manifest" for name in sorted(present - expected.keys())]
+    problems = problems or [
+        f"{name} was changed" for name, digest in expected.items() if sha256_file(path / name) != digest
+    ]
+    if problems:
+        raise ArtifactError(
+            f"bundle: {path}: {', '.join(problems[:3])} ({len(problems)} of {len(expected)} files); "
+            "copy or build it again"
+        )
+
+
+def _file_names(directory: Path) -> list[str]:
+    """Files below `directory`, hidden ones (a file manager's) left out."""
+    names = (file.relative_to(directory) for file in directory.rglob("*") if not file.is_dir())
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+
+
+def _content_hash(path: Path) -> str:
+    """Hex SHA-256 that equal content always has: safetensors writes its metadata in an order that varies."""
+    if path.suffix != ".safetensors":
+        return sha256_file(path)
+    content = path.read_bytes()
+    end_of_header = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end_of_header])
+    return sha256_json([header, hashlib.sha256(content[end_of_header:]).hexdigest()])
+
+
+def _check_sizes(
+    catalog: Catalog, item_counts: IntArray, embeddings: ItemEmbeddings, semantic_ids: SemanticIds
+) -> None:
+    sizes = {
+        "catalog": catalog.num_items,
+        "item_counts": len(item_counts),
+        "embeddings": len(embeddings.vectors),
+        "semantic_ids": len(semantic_ids.codes),
+    }
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{part} has {size}" for part, size in sizes.items())
+        raise ArtifactError(f"bundle: the parts differ in their number of items: {listed}; build them from one run")
+
+
+def _histories(catalog: Catalog, interactions: Interactions) -> pl.DataFrame:
+    users = pl.Series("user_id", interactions.user_ids, dtype=pl.String)
+    named = interactions.frame.select(
+        users.gather(interactions.frame["user"]).alias("user_id"),
+        catalog.frame["item_id"].gather(interactions.frame["item"]).alias("item_ids"),
+    )
+    return named.group_by("user_id", maintain_order=True).agg("item_ids")

@@ -1,0 +1,101 @@
+"""From texts to vectors by a sentence encoder. Knows no catalogue and no cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.assets import ASSETS, fetch
+from recsys.data import IntArray
+from recsys.encoder.config import EncoderConfig
+from recsys.errors import AssetError
+from recsys.progress import progress_bar
+
+FloatArray = npt.NDArray[np.float32]
+
+_CHUNK_TEXTS = 512
+
+
+class TextEncoder:
+    """A sentence-transformers model by asset name, directory or Hub name; loaded when it is first needed.
+
+    Every method that needs the model raises AssetError when it can neither be fetched nor found.
+    """
+
+    def __init__(self, config: EncoderConfig, cache_dir: Path | None = None) -> None:
+        self.config = config
+        self._cache_dir = cache_dir
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """float32 [n, dim], in the order of `texts`; equal texts get equal vectors."""
+        distinct = list(dict.fromkeys(texts))
+        row_of = {text: row for row, text in enumerate(distinct)}
+        vectors = np.empty((len(distinct), self.dim), dtype=np.float32)
+        for rows, part in self.stream(distinct):
+            vectors[rows] = part
+        return vectors[[row_of[text] for text in texts]]
+
+    def stream(self, texts: Sequence[str]) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Encode piece by piece: (int64 [b] positions in `texts`, float32 [b, dim]), longest texts first.
+
+        Texts of similar length share a batch, and if memory does not suffice the first batch shows it.
+        """
+        order = np.argsort([-len(text) for text in texts], kind="stable").astype(np.int64)
+        with progress_bar("encode texts", len(texts)) as advance:
+            for start in range(0, len(order), _CHUNK_TEXTS):
+                rows = order[start : start + _CHUNK_TEXTS]
+                vectors = self._model.encode(
+                    [texts[row] for row in rows],
+                    batch_size=self.config.batch_size,
+                    show_progress_bar=False,
+                    convert_to_numpy=True,
+                )
+                yield rows, np.asarray(vectors, dtype=np.float32)
+                advance(len(rows), "")
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return int(self._model.get_embedding_dimension())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of everything a text's vector depends on: the weights and the token limit."""
+        asset = ASSETS.get(self.config.model)
+        digest = hashlib.sha256(f"max_tokens={self.config.max_tokens};".encode())
+        if asset is not None:
+            # The pinned checksums spare loading the model when all texts are cached.
+            digest.update(repr(sorted(asset.sha256.items())).encode())
+        else:
+            for name, tensor in self._model.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.cpu().float().numpy().tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _model(self) -> Any:
+        # Imported here: it takes seconds, and a run whose texts are all cached does without.
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        name = self.config.model
+        asset = ASSETS.get(name)
+        if asset is not None and asset.kind != "model":
+            raise AssetError(f"encoder.model {name!r} is an asset, but holds {asset.kind}, not a model")
+        logging.disable_progress_bar()
+        try:
+            model = SentenceTransformer(str(fetch(name, self._cache_dir)) if asset is not None else name)
+        except (OSError, ValueError) as error:
+            raise AssetError(
+                f"encoder.model {name!r} is no asset, no model directory, and cannot be loaded from the Hub: "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from error
+        limit = model.get_max_seq_length()
+        model.max_seq_length = min(self.config.max_tokens, limit) if limit else self.config.max_tokens
+        return model

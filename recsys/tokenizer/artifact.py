@@ -1,0 +1,62 @@
+"""How a fitted tokenizer lies on disk: `tokenizer.json` (config) and `tokenizer.safetensors` (arrays)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from recsys.errors import ArtifactError
+from recsys.files import atomic_directory, write_json
+from recsys.tokenizer.config import RKMeansConfig, RQVAEConfig, TokenizerConfig
+from recsys.tokenizer.residual import FloatArray
+
+_CONFIG_FILE = "tokenizer.json"
+_TENSOR_FILE = "tokenizer.safetensors"
+_FORMAT = 1
+
+
+def save_tokenizer(
+    directory: Path,
+    config: RKMeansConfig | RQVAEConfig,
+    codebooks: list[FloatArray],
+    tensors: Mapping[str, np.ndarray[Any, Any]],
+) -> None:
+    """Write the directory, whole or not at all."""
+    arrays = {f"codebook.{level}": codebook for level, codebook in enumerate(codebooks)} | dict(tensors)
+    with atomic_directory(directory) as temporary:
+        write_json(temporary / _CONFIG_FILE, {"format": _FORMAT, "config": config.model_dump(mode="json")})
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary / _TENSOR_FILE)
+
+
+def load_config(directory: Path) -> RKMeansConfig | RQVAEConfig:
+    """The config of a saved tokenizer. Raises ArtifactError when it is missing, damaged or of another format."""
+    path = directory / _CONFIG_FILE
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != _FORMAT:
+            raise ArtifactError(f"{path} has format {content['format']}, this version reads {_FORMAT}; fit it again")
+        adapter: TypeAdapter[RKMeansConfig | RQVAEConfig] = TypeAdapter(TokenizerConfig)
+        return adapter.validate_python(content["config"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"cannot read the tokenizer's config {path}: {error}") from error
+
+
+def load_tensors(directory: Path, required: set[str]) -> tuple[list[FloatArray], dict[str, np.ndarray[Any, Any]]]:
+    """The codebooks and the other arrays; raises ArtifactError when a required one is missing."""
+    path = directory / _TENSOR_FILE
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"cannot read the tokenizer's arrays {path}: {error}") from error
+    levels = sum(name.startswith("codebook.") for name in arrays)
+    codebooks = [arrays.pop(f"codebook.{level}") for level in range(levels)]
+    if missing := required - arrays.keys():
+        raise ArtifactError(f"{path} lacks {', '.join(sorted(missing))}; fit the tokenizer again")
+    return codebooks, arrays

@@ -1,0 +1,79 @@
+"""What every semantic-ID tokenizer can do, and the two doors to one: by config or from disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from recsys.tokenizer.artifact import load_config
+from recsys.tokenizer.config import RKMeansConfig, RQVAEConfig
+from recsys.tokenizer.residual import DoubleArray, FloatArray, IntArray
+from recsys.tokenizer.rkmeans import RKMeansTokenizer
+from recsys.tokenizer.semantic_ids import SemanticIds
+
+
+class SemanticIdTokenizer(Protocol):
+    """Turns item embeddings into short tuples of codes, one unique tuple per item.
+
+    Shapes: n items, dim the embeddings' width, L levels, K_l codes on level l.
+    """
+
+    @property
+    def codebooks(self) -> list[FloatArray]:
+        """One float32 [K_l, code_dim] a level; empty before `fit`."""
+        ...
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K_l of each level; empty before `fit`."""
+        ...
+
+    def fit(self, embeddings: FloatArray) -> SemanticIds:
+        """Learn from float32 [n, dim] and name these items: row i of the result belongs to row i.
+
+        Raises DataError for NaN, fewer than 2 items, or more items than codes.
+        """
+        ...
+
+    def latents(self, embeddings: FloatArray) -> DoubleArray:
+        """float64 [n, code_dim]: the points that are quantized, in the space of the codebooks."""
+        ...
+
+    def encode_raw(self, embeddings: FloatArray) -> IntArray:
+        """int64 [k, L]: the nearest codes. Repeats `SemanticIds.raw_codes` exactly for the items of `fit`."""
+        ...
+
+    def encode(self, embeddings: FloatArray, taken: IntArray) -> IntArray:
+        """int64 [k, L]: codes for items never seen, with everything learned left as it is.
+
+        `taken` (int64 [m, L]) holds the codes of all existing items; the result shares none with it and none
+        twice. Raises DataError for another width, NaN, codes of another tokenizer, or no code left.
+        """
+        ...
+
+    def reconstruct(self, codes: IntArray) -> FloatArray:
+        """float32 [n, dim]: the embeddings that int64 [n, depth <= L] codes stand for."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write a directory that `load_tokenizer` reads."""
+        ...
+
+
+def build_tokenizer(config: RKMeansConfig | RQVAEConfig) -> SemanticIdTokenizer:
+    """An unfitted tokenizer."""
+    if isinstance(config, RQVAEConfig):
+        from recsys.tokenizer.rqvae import RQVAETokenizer  # here, because importing torch takes seconds
+
+        return RQVAETokenizer(config)
+    return RKMeansTokenizer(config)
+
+
+def load_tokenizer(directory: Path) -> SemanticIdTokenizer:
+    """A fitted tokenizer from what `save` wrote. Raises ArtifactError when it is missing or damaged."""
+    config = load_config(directory)
+    if isinstance(config, RQVAEConfig):
+        from recsys.tokenizer.rqvae import RQVAETokenizer
+
+        return RQVAETokenizer.load(directory, config)
+    return RKMeansTokenizer.load(directory, config)

@@ -1,0 +1,86 @@
+"""Residual quantization with given codebooks, and k-means to make them. Knows vectors, not items or text.
+
+Shapes: n vectors, d dimensions, L levels, K_l codes on level l. Level l sees the residual
+r_l = z - C_1[c_1] - ... - C_(l-1)[c_(l-1)] and takes c_l = argmin_k ||r_l - C_l[k]||^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+_BLOCK_CELLS = 1 << 24
+
+
+def squared_distances(vectors: DoubleArray, codebook: FloatArray) -> DoubleArray:
+    """float64 [n, K]."""
+    centroids = codebook.astype(np.float64)
+    distances = vectors @ (-2.0 * centroids.T)
+    distances += (centroids**2).sum(axis=1)
+    distances += (vectors**2).sum(axis=1, keepdims=True)
+    return np.maximum(distances, 0.0, out=distances)
+
+
+def nearest_code(vectors: DoubleArray, codebook: FloatArray) -> IntArray:
+    """int64 [n]: the nearest row of `codebook`.
+
+    In float64: single precision rounds differently with the batch size, and an item near a border would get
+    another code when it is encoded alone.
+    """
+    nearest = np.empty(len(vectors), dtype=np.int64)
+    block = max(1, _BLOCK_CELLS // len(codebook))
+    for start in range(0, len(vectors), block):
+        part = slice(start, start + block)
+        nearest[part] = squared_distances(vectors[part], codebook).argmin(axis=1)
+    return nearest
+
+
+def nearest_codes(latents: DoubleArray, codebooks: Sequence[FloatArray]) -> IntArray:
+    """int64 [n, L]: greedy residual codes of float64 [n, d] vectors."""
+    codes = np.empty((len(latents), len(codebooks)), dtype=np.int64)
+    residual = latents.astype(np.float64)
+    for level, codebook in enumerate(codebooks):
+        codes[:, level] = nearest_code(residual, codebook)
+        residual -= codebook[codes[:, level]]
+    return codes
+
+
+def summed_codes(codes: IntArray, codebooks: Sequence[FloatArray]) -> DoubleArray:
+    """float64 [n, d]: the vectors that the first `codes.shape[1]` levels stand for."""
+    total = np.zeros((len(codes), codebooks[0].shape[1]))
+    for level in range(codes.shape[1]):
+        total += codebooks[level][codes[:, level]]
+    return total
+
+
+def fit_codebooks(
+    latents: FloatArray, *, levels: int, codebook_size: int, iterations: int, seed: int
+) -> list[FloatArray]:
+    """Residual k-means on all vectors: `levels` codebooks, float32 [codebook_size, d] each.
+
+    `codebook_size` must not exceed the number of vectors.
+    """
+    residual = latents.astype(np.float64)
+    codebooks: list[FloatArray] = []
+    for level in range(levels):
+        kmeans = faiss.Kmeans(
+            residual.shape[1],
+            codebook_size,
+            niter=iterations,
+            seed=seed + level + 1,
+            # By default Faiss trains on a sample of 256 points per centroid and warns below 39.
+            max_points_per_centroid=-(-len(residual) // codebook_size),
+            min_points_per_centroid=1,
+        )
+        kmeans.train(np.ascontiguousarray(residual, dtype=np.float32))
+        codebook = np.array(kmeans.centroids, dtype=np.float32)
+        codebooks.append(codebook)
+        residual -= codebook[nearest_code(residual, codebook)]
+    return codebooks

@@ -1,0 +1,107 @@
+"""Residual k-means on PCA-reduced embeddings: the cheap baseline that a trained tokenizer has to beat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from recsys.tokenizer.artifact import load_tensors, save_tokenizer
+from recsys.tokenizer.collisions import resolve_collisions
+from recsys.tokenizer.config import RKMeansConfig
+from recsys.tokenizer.residual import (
+    DoubleArray,
+    FloatArray,
+    IntArray,
+    fit_codebooks,
+    nearest_codes,
+    summed_codes,
+)
+from recsys.tokenizer.semantic_ids import SemanticIds, check_codes
+from recsys.tokenizer.validation import check_embeddings, check_taken, effective_codebook_size
+
+
+class RKMeansTokenizer:
+    """Centre, project on the leading principal axes, quantize the residuals level by level with k-means.
+
+    Implements `SemanticIdTokenizer`.
+    """
+
+    def __init__(self, config: RKMeansConfig) -> None:
+        self.config = config
+        self._mean: DoubleArray = np.zeros(0)
+        self._axes: DoubleArray = np.zeros((0, 0))
+        self._codebooks: list[FloatArray] = []
+
+    @property
+    def codebooks(self) -> list[FloatArray]:
+        """One float32 [K_l, code_dim] a level; empty before `fit`."""
+        return self._codebooks
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """K_l of each level; empty before `fit`."""
+        return tuple(len(codebook) for codebook in self._codebooks)
+
+    def fit(self, embeddings: FloatArray) -> SemanticIds:
+        """Learn the codebooks from float32 [n, dim] and name these items."""
+        check_embeddings(embeddings)
+        config = self.config
+        self._mean = embeddings.mean(axis=0, dtype=np.float64)
+        self._axes = _principal_axes(embeddings - self._mean, config.code_dim)
+        latents = self.latents(embeddings)
+        self._codebooks = fit_codebooks(
+            latents.astype(np.float32),
+            levels=config.levels,
+            codebook_size=effective_codebook_size(config.codebook_size, len(embeddings)),
+            iterations=config.kmeans_iterations,
+            seed=config.seed,
+        )
+        raw_codes = nearest_codes(latents, self._codebooks)
+        return SemanticIds(
+            codes=resolve_collisions(raw_codes, latents, self._codebooks),
+            raw_codes=raw_codes,
+            codebook_sizes=self.codebook_sizes,
+        )
+
+    def latents(self, embeddings: FloatArray) -> DoubleArray:
+        """float64 [n, code_dim]: the coordinates on the principal axes."""
+        return (embeddings - self._mean) @ self._axes
+
+    def encode_raw(self, embeddings: FloatArray) -> IntArray:
+        """int64 [k, L]: nearest codes, which may collide."""
+        check_embeddings(embeddings, dim=len(self._mean))
+        return nearest_codes(self.latents(embeddings), self._codebooks)
+
+    def encode(self, embeddings: FloatArray, taken: IntArray) -> IntArray:
+        """int64 [k, L]: codes for new items, unlike each other and unlike all of `taken`."""
+        check_embeddings(embeddings, dim=len(self._mean))
+        check_taken(taken, self.codebook_sizes)
+        latents = self.latents(embeddings)
+        return resolve_collisions(nearest_codes(latents, self._codebooks), latents, self._codebooks, taken)
+
+    def reconstruct(self, codes: IntArray) -> FloatArray:
+        """float32 [n, dim]: the embeddings that int64 [n, depth <= L] codes stand for."""
+        check_codes(codes, self.codebook_sizes[: codes.shape[1]], "reconstruct")
+        return (summed_codes(codes, self._codebooks) @ self._axes.T + self._mean).astype(np.float32)
+
+    def save(self, directory: Path) -> None:
+        """Write the directory, whole or not at all."""
+        save_tokenizer(directory, self.config, self._codebooks, {"mean": self._mean, "axes": self._axes})
+
+    @classmethod
+    def load(cls, directory: Path, config: RKMeansConfig) -> RKMeansTokenizer:
+        """Read what `save` wrote; `load_tokenizer` finds the config."""
+        tokenizer = cls(config)
+        tokenizer._codebooks, tensors = load_tensors(directory, {"mean", "axes"})
+        tokenizer._mean, tokenizer._axes = tensors["mean"], tensors["axes"]
+        return tokenizer
+
+
+def _principal_axes(centred: DoubleArray, num_axes: int) -> DoubleArray:
+    """float64 [dim, min(num_axes, dim)]: orthonormal columns, most variance first."""
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    axes = vectors[:, ::-1][:, :num_axes]
+    # An eigenvector's sign is arbitrary and differs between libraries; this pins it.
+    largest = np.abs(axes).argmax(axis=0)
+    return np.ascontiguousarray(axes * np.sign(axes[largest, np.arange(axes.shape[1])]))

@@ -1,0 +1,99 @@
+"""The artifact: one unique tuple of codes per item. Does not know how the codes came about."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from recsys.errors import ArtifactError, DataError
+from recsys.files import atomic_directory
+
+IntArray = npt.NDArray[np.int64]
+
+_FILE = "semantic_ids.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SemanticIds:
+    """Codes of all items; row i belongs to the item with dense index i.
+
+    Raises:
+        DataError: the arrays differ in shape, a code lies outside of its codebook, or two items share all codes.
+    """
+
+    codes: IntArray
+    """int64 [num_items, levels]: the item's name for the generator; no two rows are equal."""
+    raw_codes: IntArray
+    """int64 [num_items, levels]: the nearest codes, before collisions were resolved. Rows may repeat."""
+    codebook_sizes: tuple[int, ...]
+    """How many codes each level has."""
+
+    def __post_init__(self) -> None:
+        if self.codes.shape != self.raw_codes.shape or self.codes.ndim != 2:
+            raise DataError(f"semantic ids: shapes {self.codes.shape} and {self.raw_codes.shape} must be equal, 2-D")
+        if self.codes.shape[1] != len(self.codebook_sizes):
+            raise DataError(
+                f"semantic ids: {self.codes.shape[1]} levels, but {len(self.codebook_sizes)} codebook sizes"
+            )
+        check_codes(self.codes, self.codebook_sizes, "semantic ids")
+        check_codes(self.raw_codes, self.codebook_sizes, "semantic ids (raw)")
+        distinct = len(np.unique(self.codes, axis=0))
+        if distinct != self.num_items:
+            raise DataError(f"semantic ids: {self.num_items} items share {distinct} distinct codes; must be unique")
+
+    @property
+    def num_items(self) -> int:
+        """How many items there are."""
+        return len(self.codes)
+
+    @property
+    def levels(self) -> int:
+        """Codes per item."""
+        return len(self.codebook_sizes)
+
+    def save(self, directory: Path) -> None:
+        """Write the directory, whole or not at all."""
+        with atomic_directory(directory) as temporary:
+            save_file(
+                {
+                    "codes": np.ascontiguousarray(self.codes),
+                    "raw_codes": np.ascontiguousarray(self.raw_codes),
+                },
+                temporary / _FILE,
+                metadata={"codebook_sizes": json.dumps(list(self.codebook_sizes))},
+            )
+
+    @classmethod
+    def load(cls, directory: Path) -> SemanticIds:
+        """Read what `save` wrote. Raises ArtifactError when it is missing, damaged or inconsistent."""
+        try:
+            with safe_open(directory / _FILE, framework="numpy") as file:
+                return cls(
+                    codes=file.get_tensor("codes"),
+                    raw_codes=file.get_tensor("raw_codes"),
+                    codebook_sizes=tuple(json.loads(file.metadata()["codebook_sizes"])),
+                )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, DataError) as error:
+            raise ArtifactError(f"cannot read semantic ids from {directory}: {error}") from error
+
+
+def check_codes(codes: IntArray, codebook_sizes: tuple[int, ...], what: str) -> None:
+    """Raise DataError unless `codes` is int64 [n, levels] with every code inside its codebook."""
+    if codes.ndim != 2 or codes.shape[1] != len(codebook_sizes) or codes.dtype != np.int64:
+        raise DataError(
+            f"{what}: codes must be int64 [n, {len(codebook_sizes)}], found {codes.dtype} {list(codes.shape)}"
+        )
+    outside = (codes < 0) | (codes >= np.asarray(codebook_sizes))
+    if outside.any():
+        row, level = np.argwhere(outside)[0]
+        raise DataError(
+            f"{what}: {int(outside.any(axis=1).sum())} of {len(codes)} rows have a code outside of its codebook, "
+            f"e.g. row {row} has {codes[row, level]} at level {level}, whose codebook has {codebook_sizes[level]}; "
+            "were these codes made by another tokenizer?"
+        )

@@ -1,0 +1,70 @@
+"""What the service counts and times, in Prometheus' terms. One registry an app: no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from serving.runtime import ModelInfo
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The service's metrics. Labels take few values: routes are templates, never paths or ids."""
+
+    def __init__(self, info: ModelInfo) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "recsys_requests", "Requests by route and status.", ("method", "route", "status"), registry=self.registry
+        )
+        self._request_seconds = Histogram(
+            "recsys_request_seconds",
+            "Time to answer a request.",
+            ("method", "route"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._stage_seconds = Histogram(
+            "recsys_stage_seconds",
+            "Time of a step of a recommendation.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._recommendations = Counter(
+            "recsys_recommendations",
+            "Lists by their source, and why it was not the generator.",
+            ("source", "fallback_reason"),
+            registry=self.registry,
+        )
+        self._events = Counter("recsys_events", "Events by outcome.", ("outcome",), registry=self.registry)
+        model = Gauge(
+            "recsys_model_info", "Always 1; says what is served.", ("name", "model_version"), registry=self.registry
+        )
+        model.labels(info.name, info.model_version).set(1)
+
+    def observe_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request, whatever its status."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(method, route).observe(seconds)
+
+    def observe_recommendation(
+        self, *, source: str, fallback_reason: str | None, timings_ms: Mapping[str, float]
+    ) -> None:
+        """Count a list and the time of its steps."""
+        self._recommendations.labels(source, fallback_reason or "").inc()
+        for stage, milliseconds in timings_ms.items():
+            self._stage_seconds.labels(stage).observe(milliseconds / 1000)
+
+    def count_events(self, outcome: str, count: int) -> None:
+        """Count events with one outcome."""
+        self._events.labels(outcome).inc(count)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)

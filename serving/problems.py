@@ -1,0 +1,158 @@
+"""Errors of the API as `application/problem+json` (RFC 9457), each with the field and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from feature_store import StoreUnavailableError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """An error and how to fix it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong and what to do, in one line.")
+    fields: list[FieldProblem] = Field(default=[], description="The offending fields, when the request is invalid.")
+
+
+class ProblemError(Exception):
+    """Raised by a route to answer with a problem.
+
+    Args:
+        status: HTTP status.
+        detail: what is wrong and what to do, in one line.
+        field: the offending field, if it is one.
+        headers: of the answer.
+        extra: further members of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.fields = [] if field is None else [FieldProblem(field=field, message=detail)]
+        self.headers = headers
+        self.extra = extra or {}
+
+
+def problem_response(
+    status: int,
+    detail: str,
+    *,
+    fields: Sequence[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> JSONResponse:
+    """The answer for a problem."""
+    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, fields=list(fields))
+    return JSONResponse(
+        problem.model_dump() | dict(extra or {}), status_code=status, headers=headers, media_type=MEDIA_TYPE
+    )
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of a route's problems."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def install_handlers(app: FastAPI, *, retry_after_s: int) -> None:
+    """Answer every error of `app` as a problem."""
+
+    async def on_problem(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ProblemError)
+        return problem_response(
+            error.status, error.detail, fields=error.fields, headers=error.headers, extra=error.extra
+        )
+
+    async def on_invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        fields = [FieldProblem(field=_field(entry["loc"]), message=_message(entry)) for entry in error.errors()[:20]]
+        first = fields[0]
+        return problem_response(422, f"{first.field}: {first.message}", fields=fields)
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        detail = str(error.detail)
+        if error.status_code == 404:
+            detail = f"nothing is at {request.url.path}; see /docs"
+        elif error.status_code == 405:
+            detail = f"{request.method} is not possible at {request.url.path}; see /docs"
+        return problem_response(error.status_code, detail, headers=error.headers)
+
+    async def on_store_down(_: Request, error: Exception) -> JSONResponse:
+        return problem_response(
+            503,
+            f"the feature store does not answer ({error}); nothing was acknowledged, retry is safe",
+            headers={"Retry-After": str(retry_after_s)},
+        )
+
+    app.add_exception_handler(ProblemError, on_problem)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(StoreUnavailableError, on_store_down)
+
+
+def install_schema(app: FastAPI) -> None:
+    """Describe problems in the OpenAPI document: `responses` refers to them."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = plain()
+        schemas = schema["components"]["schemas"]
+        if "Problem" not in schemas:
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(problem.pop("$defs"))
+            schemas["Problem"] = problem
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _field(location: Sequence[int | str]) -> str:
+    """`("body", "events", 0, "item_id")` as `events[0].item_id`."""
+    text = ""
+    for part in location[1:] if len(location) > 1 else location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _message(entry: Mapping[str, Any]) -> str:
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    value = entry.get("input")
+    if isinstance(value, str | int | float) and entry["type"] not in ("json_invalid", "value_error"):
+        shown = repr(value)
+        message += f", got {shown if len(shown) <= 60 else shown[:60] + '...'}"
+    return message

@@ -1,0 +1,46 @@
+"""Items and categories: what there is to recommend."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from fastapi import Query as QueryParameter
+
+from serving import presentation
+from serving.context import Context
+from serving.problems import ProblemError, responses
+from serving.schemas import CategoryCount, ItemDetail, ItemPage, Limit, Offset, Query
+
+router = APIRouter(prefix="/v1", tags=["catalogue"])
+
+
+@router.get("/items", operation_id="search_items", responses=responses(422))
+async def search_items(
+    context: Context,
+    query: Annotated[
+        Query, QueryParameter(description="Words of the title, the categories or the id.", examples=["star wars"])
+    ] = "",
+    limit: Limit = 20,
+    offset: Offset = 0,
+) -> ItemPage:
+    """Items that contain every word of the query, best match first; all items when it is empty."""
+    items, total = await context.on_search(lambda: context.search.find(query, limit=limit, offset=offset))
+    return ItemPage(items=[presentation.summary(context.runtime, item) for item in items], total=total)
+
+
+@router.get("/items/{item_id:path}", operation_id="get_item", responses=responses(404))
+async def get_item(item_id: Annotated[str, Path(examples=["50"])], context: Context) -> ItemDetail:
+    """Everything known about one item."""
+    (item,) = context.runtime.catalog.index_of([item_id])
+    if item < 0:
+        raise ProblemError(
+            404, f"the catalogue has no item {item_id!r}; search it with /v1/items?query=", field="item_id"
+        )
+    return presentation.detail(context.runtime, int(item))
+
+
+@router.get("/categories", operation_id="list_categories")
+async def list_categories(context: Context) -> list[CategoryCount]:
+    """The categories that a recommendation can be filtered by, largest first."""
+    return [CategoryCount(category=category, items=items) for category, items in context.runtime.categories]

@@ -1,0 +1,74 @@
+"""`POST /v1/recommend`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from fastapi import APIRouter
+
+from serving import presentation
+from serving.context import Context, ServingContext
+from serving.problems import ProblemError, responses
+from serving.runtime import UnknownCategoryError
+from serving.schemas import MAX_HISTORY, RecommendRequest, RecommendResponse
+
+router = APIRouter(prefix="/v1", tags=["recommend"])
+
+
+@router.post("/recommend", operation_id="recommend", responses=responses(400, 404, 413, 422, 503))
+async def recommend(request: RecommendRequest, context: Context) -> RecommendResponse:
+    """The items that the user, or somebody with this history, most likely wants next.
+
+    Without a usable history the most popular items are the answer, and `source` says so.
+    """
+    started = time.perf_counter()
+    timings: dict[str, float] = {}
+    if request.user_id is None:
+        history = request.history or []
+    else:
+        history = await stored_history(context, request.user_id)
+        timings["history"] = _milliseconds_since(started)
+    try:
+        answer = await context.on_model(
+            lambda: context.runtime.recommend(
+                history,
+                k=request.k,
+                exclude=request.exclude,
+                categories=request.categories,
+                exclude_seen=request.exclude_seen,
+            )
+        )
+    except UnknownCategoryError as error:
+        raise ProblemError(422, f"{error}; see /v1/categories", field="categories") from error
+    timings |= answer.timings_ms
+    items = presentation.recommended(context.runtime, answer)
+    timings["total"] = _milliseconds_since(started)
+    context.metrics.observe_recommendation(
+        source=answer.source, fallback_reason=answer.fallback_reason, timings_ms=timings
+    )
+    return RecommendResponse(
+        recommendation_id=uuid.uuid4().hex,
+        items=items,
+        source=answer.source,
+        fallback_reason=answer.fallback_reason,
+        unknown_items=answer.unknown_items,
+        model_version=context.runtime.info.model_version,
+        timings_ms=timings,
+    )
+
+
+async def stored_history(context: ServingContext, user_id: str) -> list[str]:
+    """A user's item ids, oldest first."""
+    history = await context.on_store(lambda: context.store.user_history(user_id, MAX_HISTORY))
+    if not history:
+        raise ProblemError(
+            404,
+            f"user {user_id!r} is unknown; post an event for the user first, or send a history instead of user_id",
+            field="user_id",
+        )
+    return history
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)

@@ -1,0 +1,301 @@
+"""Turns a history of item ids into an explained list of items. Knows no users, no store and no HTTP."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+
+from recsys.bundle import Bundle
+from recsys.data import Catalog
+from recsys.data.sequences import IntArray, Sequences
+from recsys.generator import Constraints, Recommendations
+
+Source = Literal["generator", "popularity"]
+FallbackReason = Literal["empty_history", "unknown_items", "generator_failed"]
+
+_EXPLAINED_HISTORY = 50
+"""The most recent items that a reason may name: what the model reads, or about that."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Recommender(Protocol):
+    """The part of `GenerativeRecommender` that serving uses."""
+
+    def recommend(self, histories: Sequences, k: int, *, constraints: Constraints | None = None) -> Recommendations:
+        """The k best items of each history."""
+
+
+class UnknownCategoryError(ValueError):
+    """A category filter names no category of the catalogue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why an item is in the list."""
+
+    text: str
+    because: int | None
+    """The item of the history that is most like it; None without a history."""
+    similarity: float | None
+    """Cosine of the two items' embeddings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """One recommended item."""
+
+    item: int
+    score: float
+    """Log-probability: of the model, or the item's share of all interactions."""
+    reason: Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A ranked list and how it came about."""
+
+    picks: list[Pick]
+    source: Source
+    fallback_reason: FallbackReason | None
+    """Why the generator was not used; None when it was."""
+    unknown_items: list[str]
+    """Ids of the request that the catalogue does not have; they were ignored."""
+    timings_ms: dict[str, float]
+    """Time of each step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What is being served."""
+
+    name: str
+    model_version: str
+    created_at: datetime
+    libraries: Mapping[str, str]
+
+
+class RecommenderRuntime:
+    """A model ready to answer; immutable, so that many threads may ask at a time.
+
+    Args:
+        info: names the model.
+        catalog: all items.
+        recommender: generates lists.
+        embeddings: float32 [num_items, dim], for the reasons.
+        codes: int64 [num_items, levels], the semantic IDs.
+        item_counts: int64 [num_items], interactions an item, for the fallback.
+        report: the evaluation, shown as it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        info: ModelInfo,
+        catalog: Catalog,
+        recommender: Recommender,
+        embeddings: npt.NDArray[np.float32],
+        codes: IntArray,
+        item_counts: IntArray,
+        report: Mapping[str, Any],
+    ) -> None:
+        self.info = info
+        self.catalog = catalog
+        self.codes = codes
+        self.item_counts = item_counts
+        self.report = report
+        self._recommender = recommender
+        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
+        # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
+        self._by_popularity = np.argsort(-item_counts, kind="stable")
+        smoothed = item_counts + 1.0
+        self._popularity_scores = np.log(smoothed / smoothed.sum())
+        self._categories: list[list[str]] = catalog.frame["categories"].list.drop_nulls().to_list()
+        members = catalog.frame.with_row_index("index").select("index", "categories").explode("categories")
+        self._items_of_category: dict[str, IntArray] = {
+            category: group["index"].to_numpy().astype(np.int64)
+            for (category,), group in members.drop_nulls().group_by("categories")
+        }
+        self.categories = sorted(
+            ((category, len(items)) for category, items in self._items_of_category.items()),
+            key=lambda entry: (-entry[1], entry[0]),
+        )
+        """Categories with their number of items, largest first."""
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> RecommenderRuntime:
+        """The runtime of a loaded bundle."""
+        manifest = bundle.manifest
+        return cls(
+            info=ModelInfo(
+                name=manifest.name,
+                model_version=manifest.model_version,
+                created_at=manifest.created_at,
+                libraries=manifest.libraries,
+            ),
+            catalog=bundle.catalog,
+            recommender=bundle.recommender,
+            embeddings=bundle.embeddings.vectors,
+            codes=bundle.semantic_ids.codes,
+            item_counts=bundle.item_counts,
+            report=bundle.report,
+        )
+
+    def warm_up(self) -> None:
+        """Answer one request, so that the first user does not wait for lazy initialisation."""
+        self.recommend([self.catalog.item_ids[int(self._by_popularity[0])]], k=1)
+
+    def recommend(
+        self,
+        history: Sequence[str],
+        *,
+        k: int,
+        exclude: Sequence[str] = (),
+        categories: Sequence[str] = (),
+        exclude_seen: bool = True,
+    ) -> Answer:
+        """The k best items after `history`; fewer when the restrictions leave fewer.
+
+        The generator answers if it knows any item of the history, else the most popular items do. A generator
+        that fails is logged and replaced in the same way: a user gets a list as long as there is one.
+
+        Args:
+            history: item ids, oldest first; unknown ones are left out.
+            k: length of the list.
+            exclude: item ids that must not appear.
+            categories: only items with one of these; no filter when empty.
+            exclude_seen: leave out the items of the history.
+
+        Raises:
+            UnknownCategoryError: no item has that category.
+        """
+        clock = _Clock()
+        with clock.step("constraints"):
+            history_items = self.catalog.index_of(history)
+            excluded = self.catalog.index_of(exclude)
+            unknown = [*_unknown(history, history_items), *_unknown(exclude, excluded)]
+            history_items = history_items[history_items >= 0]
+            denied = excluded[excluded >= 0]
+            if exclude_seen:
+                denied = np.concatenate([denied, history_items])
+            denied = np.unique(denied)
+            allow = self._allowed(categories)
+        source: Source = "generator"
+        fallback_reason: FallbackReason | None = None
+        if len(history_items):
+            with clock.step("decode"):
+                try:
+                    items, scores = self._generate(history_items, k, allow, denied)
+                except Exception:
+                    _log.exception("generator failed, falling back to popularity")
+                    fallback_reason = "generator_failed"
+        else:
+            fallback_reason = "unknown_items" if len(history) else "empty_history"
+        if fallback_reason is not None:
+            source = "popularity"
+            with clock.step("popularity"):
+                items, scores = self._most_popular(k, allow, denied)
+        with clock.step("reasons"):
+            reasons = self._reasons(items, history_items[-_EXPLAINED_HISTORY:])
+        return Answer(
+            picks=[
+                Pick(item=int(item), score=float(score), reason=reason)
+                for item, score, reason in zip(items, scores, reasons, strict=True)
+            ],
+            source=source,
+            fallback_reason=fallback_reason,
+            unknown_items=list(dict.fromkeys(unknown)),
+            timings_ms=clock.timings_ms,
+        )
+
+    def _generate(
+        self, history: IntArray, k: int, allow: npt.NDArray[np.bool_] | None, denied: IntArray
+    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
+        constraints = Constraints(allow=allow, deny=[denied] if len(denied) else None)
+        # The number of threads belongs to the calling thread; one request a core beats many cores a request.
+        _one_thread()
+        result = self._recommender.recommend(Sequences.from_lists([history]), k, constraints=constraints)
+        found = result.items[0] >= 0
+        return result.items[0][found], result.scores[0][found]
+
+    def _most_popular(
+        self, k: int, allow: npt.NDArray[np.bool_] | None, denied: IntArray
+    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
+        permitted = np.ones(self.catalog.num_items, dtype=bool) if allow is None else allow.copy()
+        permitted[denied] = False
+        items = self._by_popularity[permitted[self._by_popularity]][:k]
+        return items, self._popularity_scores[items].astype(np.float32)
+
+    def _allowed(self, categories: Sequence[str]) -> npt.NDArray[np.bool_] | None:
+        if not categories:
+            return None
+        allow = np.zeros(self.catalog.num_items, dtype=bool)
+        for category in categories:
+            if category not in self._items_of_category:
+                raise UnknownCategoryError(f"no item has the category {category!r}")
+            allow[self._items_of_category[category]] = True
+        return allow
+
+    def _reasons(self, items: IntArray, history: IntArray) -> list[Reason]:
+        if not len(history):
+            return [
+                Reason(text=f"Popular: {self.item_counts[item]} interactions", because=None, similarity=None)
+                for item in items
+            ]
+        similarities = self._directions[items] @ self._directions[history].T
+        nearest = similarities.argmax(axis=1)
+        return [
+            Reason(
+                text=f"Similar to {self.title(int(history[column]))}",
+                because=int(history[column]),
+                similarity=float(similarities[row, column]),
+            )
+            for row, column in enumerate(nearest)
+        ]
+
+    def categories_of(self, item: int) -> list[str]:
+        """The categories of an item (dense index)."""
+        return self._categories[item]
+
+    def title(self, item: int) -> str:
+        """What to call an item: its title, or its id when it has none."""
+        return self.catalog.titles[item] or self.catalog.item_ids[item]
+
+
+class _Clock:
+    """Measures named steps in milliseconds."""
+
+    def __init__(self) -> None:
+        self.timings_ms: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings_ms[name] = round((time.perf_counter() - started) * 1000, 3)
+
+
+_thread = threading.local()
+
+
+def _one_thread() -> None:
+    if not getattr(_thread, "ready", False):
+        torch.set_num_threads(1)
+        _thread.ready = True
+
+
+def _unknown(ids: Sequence[str], items: IntArray) -> list[str]:
+    return [item_id for item_id, item in zip(ids, items, strict=True) if item < 0]

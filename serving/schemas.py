@@ -1,0 +1,245 @@
+"""Requests and responses of the API, with their limits and examples. Behaviour is the routes' business."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+
+from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
+from serving.runtime import FallbackReason, Source
+
+MAX_K = 100
+MAX_HISTORY = 500
+MAX_EXCLUDE = 1000
+MAX_CATEGORIES = 100
+MAX_EVENTS = 1000
+MAX_PAGE = 100
+
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Length of the page.")]
+Offset = Annotated[int, Field(ge=0, le=10_000_000, description="Entries to skip.")]
+Query = Annotated[str, Field(max_length=200)]
+Moment = Annotated[
+    datetime,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0}],
+            "description": "ISO 8601, or seconds since 1970 UTC.",
+        }
+    ),
+]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class _Response(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class RecommendRequest(_Request):
+    """Who gets the list: a user of the store, or an ad-hoc history."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"user_id": "196", "k": 10},
+                {"history": ["50", "181", "172"], "k": 5, "categories": ["Sci-Fi"], "exclude": ["174"]},
+            ]
+        }
+    )
+
+    user_id: Id | None = None
+    """A user of the store. Give this or `history`."""
+    history: Annotated[list[Id], Field(max_length=MAX_HISTORY)] | None = None
+    """Item ids, oldest first; may be empty, which asks for the most popular items. Give this or `user_id`."""
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    """Length of the list."""
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] = []
+    """Item ids that must not appear."""
+    categories: Annotated[list[Id], Field(max_length=MAX_CATEGORIES)] = []
+    """Only items with at least one of these; applied during decoding, so that the list is still full."""
+    exclude_seen: bool = True
+    """Leave out the items of the history."""
+
+    @model_validator(mode="after")
+    def _one_of_user_and_history(self) -> RecommendRequest:
+        if (self.user_id is None) == (self.history is None):
+            raise ValueError("give either user_id or history")
+        return self
+
+
+class ItemSummary(_Response):
+    """An item as lists show it."""
+
+    item_id: str
+    title: str | None
+    categories: list[str]
+    sid: list[int]
+    """The semantic ID: one code a level, coarse to fine."""
+
+
+class Because(_Response):
+    """An item of the history."""
+
+    item_id: str
+    title: str | None
+
+
+class ReasonOut(_Response):
+    """Why an item is in the list."""
+
+    text: str
+    because: Because | None
+    """The item of the history that is most like it."""
+    similarity: float | None
+    """Cosine of the two items' embeddings."""
+
+
+class RecommendedItem(ItemSummary):
+    """An item of a recommendation."""
+
+    score: float
+    """Log-probability; comparable within a list."""
+    source: Source
+    reason: ReasonOut
+
+
+class RecommendResponse(_Response):
+    """A ranked list, best first."""
+
+    recommendation_id: str
+    items: list[RecommendedItem]
+    source: Source
+    fallback_reason: FallbackReason | None
+    """Why the generator was not used; null when it was."""
+    unknown_items: list[str]
+    """Item ids of the request or the history that the catalogue does not have; they were ignored."""
+    model_version: str
+    timings_ms: dict[str, float]
+    """Milliseconds of each step; `total` includes what lies between."""
+
+
+class EventIn(_Request):
+    """What a user did. Posting it again with the same `event_id` changes nothing."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"event_id": "5f0c1a7e", "user_id": "196", "item_id": "50", "event_type": "view"}]
+        }
+    )
+
+    event_id: Id
+    """Idempotency key, unique among the user's events; make one per event and keep it when you retry."""
+    user_id: Id
+    """A user that the store does not know is created."""
+    item_id: Id
+    event_type: Annotated[str, Field(pattern=EVENT_TYPE_PATTERN)] = "view"
+    timestamp: Moment | None = None
+    """When it happened; the time of arrival when left out."""
+
+    def seconds(self, now: float) -> float:
+        """Seconds since 1970 UTC; `now` when the sender gave no time. A time without a zone is UTC."""
+        if self.timestamp is None:
+            return now
+        moment = self.timestamp if self.timestamp.tzinfo else self.timestamp.replace(tzinfo=UTC)
+        return moment.timestamp()
+
+
+EventList = Annotated[list[EventIn], Field(min_length=1, max_length=MAX_EVENTS)]
+
+
+def _one_or_many(value: Any) -> Literal["event", "events"]:
+    return "events" if isinstance(value, list) else "event"
+
+
+EventsBody = Annotated[
+    Annotated[EventIn, Tag("event")] | Annotated[EventList, Tag("events")], Discriminator(_one_or_many)
+]
+
+
+class RejectedEvent(_Response):
+    """An event that was not stored."""
+
+    event_id: str
+    reason: str
+
+
+class EventsResponse(_Response):
+    """What became of the events. An accepted event survives a crash of any process."""
+
+    accepted: int
+    duplicates: int
+    """Events that were stored already."""
+    rejected: list[RejectedEvent]
+
+
+class ItemDetail(ItemSummary):
+    """Everything known about an item."""
+
+    interactions: int
+    """In the data that the model was trained on."""
+    attributes: dict[str, str | list[str] | None]
+    """The catalogue's further columns."""
+
+
+class ItemPage(_Response):
+    """One page of a search in the catalogue."""
+
+    items: list[ItemSummary]
+    total: int
+
+
+class HistoryItem(_Response):
+    """An entry of a user's history."""
+
+    item_id: str
+    title: str | None
+    categories: list[str]
+    event_type: str | None
+    """Null for an entry that came with the data set."""
+    timestamp: datetime | None
+    """Null for an entry that came with the data set."""
+
+
+class UserDetail(_Response):
+    """A user and the newest part of the history."""
+
+    user_id: str
+    history: list[HistoryItem]
+    """Oldest first."""
+
+
+class UserPage(_Response):
+    """One page of a search for users."""
+
+    users: list[str]
+    total: int
+
+
+class CategoryCount(_Response):
+    """A category and its size."""
+
+    category: str
+    items: int
+
+
+class ModelResponse(_Response):
+    """What is being served."""
+
+    name: str
+    model_version: str
+    created_at: datetime
+    num_items: int
+    libraries: dict[str, str]
+
+
+class Health(_Response):
+    """State of the service."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = {}
+    """What was looked at, by name: `ok` or what is wrong."""

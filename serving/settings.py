@@ -1,0 +1,24 @@
+"""Sizes and times of the API that depend on where it runs; limits that clients see are in `schemas`."""
+
+from __future__ import annotations
+
+import os
+
+from pydantic import Field
+
+from recsys.config import StrictConfig
+
+
+class ServingSettings(StrictConfig):
+    """How much work runs at a time, and how long things may take."""
+
+    max_body_bytes: int = Field(default=1_000_000, ge=1)
+    """A longer request body is refused with 413, counted while it streams in."""
+    max_clock_skew_s: float = Field(default=86_400, ge=0)
+    """An event further in the future is rejected: it would stay the newest of its user."""
+    model_threads: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)), ge=1)
+    """Requests that the model works on at a time, one core each; more wait in line."""
+    store_threads: int = Field(default=16, ge=1)
+    """Requests that wait for the store at a time."""
+    retry_after_s: int = Field(default=2, ge=1)
+    """What a 503 tells the client to wait."""

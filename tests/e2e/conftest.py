@@ -1,0 +1,97 @@
+"""A data set and a sentence encoder that are small enough for every stage to run in seconds, and real nevertheless."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+NUM_ITEMS, NUM_USERS = 60, 80
+COLOURS = ("red", "green", "blue", "black", "white", "yellow")
+THINGS = ("lamp", "chair", "table", "mug", "bag", "sofa", "clock", "vase", "rug", "shelf")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Vectors of toy items do not belong into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "RECSYS_CACHE" not in os.environ:
+            patch.setenv("RECSYS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def toy_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the import format: item i is followed by i + 1 (mostly), so that there is something to learn."""
+    folder = tmp_path_factory.mktemp("toy_dataset")
+    items = pl.DataFrame(
+        {
+            "item_id": [f"i{index}" for index in range(NUM_ITEMS)],
+            "title": [f"{COLOURS[index % 6]} {THINGS[index // 6]} {index}" for index in range(NUM_ITEMS)],
+            "categories": [[THINGS[index // 6]] for index in range(NUM_ITEMS)],
+        }
+    )
+    random = np.random.default_rng(0)
+    users, bought, positions = [], [], []
+    for user in range(NUM_USERS):
+        length = int(random.integers(5, 12))
+        steps = np.where(random.random(length) < 0.8, 1, random.integers(2, 6, length))
+        walk = (random.integers(NUM_ITEMS) + np.cumsum(steps)) % NUM_ITEMS
+        users += [f"u{user}"] * length
+        bought += [f"i{index}" for index in walk]
+        positions += list(range(length))
+    items.write_parquet(folder / "items.parquet")
+    log = pl.DataFrame({"user_id": users, "item_id": bought, "position": positions})
+    log.write_parquet(folder / "interactions.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers model with one layer and random weights, made here: nothing is downloaded."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("toy_encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ":", ".", "##s", "categories", *COLOURS, *THINGS]
+    (folder / "vocab.txt").write_text("\n".join([*words, *(str(number) for number in range(NUM_ITEMS))]))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words) + NUM_ITEMS,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder / "bert")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    transformer = Transformer(str(folder / "bert"))
+    pooling = Pooling(32)
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def toy_config_text(toy_dataset: Path, toy_encoder: Path) -> str:
+    """A configuration of all stages over them."""
+    return f"""
+run: {{threads: 1}}
+data: {{source: files, path: {toy_dataset}}}
+encoder: {{model: {toy_encoder}, max_tokens: 16}}
+tokenizer: {{method: rkmeans, levels: 2, codebook_size: 8, code_dim: 8}}
+generator:
+  model: {{hidden_size: 16, num_layers: 1, num_heads: 2, max_history: 12}}
+  beams: 10
+fit: {{epochs: 3, batch_positions: 128, validation_beams: 10}}
+evaluation:
+  ks: [5, 10]
+  n_bootstrap: 20
+  sasrec: {{hidden_size: 16, num_layers: 1, num_heads: 2, max_history: 12, epochs: 2, batch_size: 32}}
+"""

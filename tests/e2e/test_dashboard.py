@@ -1,0 +1,179 @@
+"""The page in a real browser against a real service: what a visitor does, and what an attacker would like to do."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from toy_bundle import XSS_ITEM, XSS_TITLE, write_toy_bundle
+
+from feature_store import OnlineStore
+from recsys.bundle import Bundle
+from serving.app import create_app
+from serving.runtime import RecommenderRuntime
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.slow
+
+CHROMIUM = os.environ.get("RECSYS_CHROMIUM", "/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("dashboard")
+    write_toy_bundle(folder / "bundle")
+    bundle = Bundle.load(folder / "bundle")
+    store = OnlineStore.embedded(folder / "store")
+    app = create_app(
+        RecommenderRuntime.from_bundle(bundle),
+        store,
+        seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories()),
+    )
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    started = threading.Event()
+    startup = server.startup
+
+    async def announce(sockets=None) -> None:
+        await startup(sockets)
+        started.set()
+
+    server.startup = announce
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert started.wait(60)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM}; install chromium or set RECSYS_CHROMIUM")
+    with playwright.sync_playwright() as starter:
+        browser = starter.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, url: str):
+    """A page that must load without errors and only from our own address."""
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            problems.append(message.text) if message.type == "error" and "404" not in message.text else None
+        ),
+    )
+    page.on("request", lambda request: problems.append(request.url) if not request.url.startswith(url) else None)
+    yield page
+    page.close()
+    assert problems == []
+
+
+def _open(page, url: str, user: str = "u1") -> None:
+    page.goto(f"{url}/#user={user}")
+    page.wait_for_selector("#recommendations button")
+
+
+def _items(page, selector: str = "#recommendations button") -> list[str]:
+    return page.eval_on_selector_all(selector, "rows => rows.map(row => row.dataset.item)")
+
+
+def test_a_user_is_shown_with_history_list_timings_and_evaluation(page, url: str) -> None:
+    _open(page, url)
+    assert page.inner_text("#user-name") == "u1"
+    assert page.locator("#history li").count() == 6
+    assert len(set(_items(page))) == 10
+    first = page.locator("#recommendations li").first
+    assert "Similar to" in first.inner_text()
+    assert first.locator(".sid span").count() == 2
+    assert "decode" in page.inner_text("#timing-legend")
+    assert page.inner_text("#status") == "ready"
+    assert len(page.inner_text("#model-version")) == 12
+    assert page.locator("#evaluation tbody tr").count() == 4
+    assert "0.2000" in page.inner_text("#evaluation tr.served")
+
+
+def test_a_click_posts_an_event_and_the_list_changes(page, url: str) -> None:
+    _open(page, url, "u2")
+    before = _items(page)
+    with page.expect_response("**/v1/events") as posted:
+        page.locator("#recommendations button").first.click()
+    assert posted.value.json()["accepted"] == 1
+    page.wait_for_function("count => document.querySelectorAll('#history li').length === count", arg=7)
+    page.wait_for_function("item => !document.querySelector(`#recommendations [data-item=${item}]`)", arg=before[0])
+    after = _items(page)
+    assert before[0] not in after
+    entered = page.eval_on_selector_all("#recommendations li.entered button", "rows => rows.map(r => r.dataset.item)")
+    assert set(entered) == set(after) - set(before)
+
+
+def test_a_user_is_found_by_typing(page, url: str) -> None:
+    _open(page, url)
+    page.fill("#user-input", "u1")
+    page.wait_for_function("() => document.querySelectorAll('#user-options [role=option]').length === 3")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.getElementById('user-name').textContent === 'u10'")
+    assert page.url.endswith("#user=u10")
+
+
+def test_a_new_visitor_starts_with_popular_items_and_becomes_a_user(page, url: str) -> None:
+    _open(page, url)
+    page.click("#new-visitor")
+    page.wait_for_function("() => document.getElementById('source').textContent.startsWith('Most popular')")
+    page.fill("#search", "number 30")
+    page.wait_for_function("() => document.querySelectorAll('#search-results button').length === 1")
+    page.locator("#search-results button").first.click()
+    page.wait_for_function("() => document.getElementById('source').textContent.startsWith('Generated')")
+    assert page.locator("#history li").count() == 1
+
+
+def test_the_category_filter_narrows_the_list(page, url: str) -> None:
+    _open(page, url)
+    page.select_option("#category", "Noir")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#recommendations .tags')].every(tags => tags.innerText.includes('Noir'))"
+    )
+    assert len(_items(page)) >= 4
+
+
+def test_titles_are_text_and_never_markup(page, url: str) -> None:
+    _open(page, url)
+    page.fill("#search", "onerror")
+    page.wait_for_selector(f"#search-results [data-item={XSS_ITEM}]")
+    assert page.inner_text("#search-results .title") == XSS_TITLE
+    page.click(f"#search-results [data-item={XSS_ITEM}]")
+    page.wait_for_function("() => document.getElementById('history').innerText.includes('onerror')")
+    page.goto(f"{url}/#user=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")
+    page.reload()
+    page.wait_for_function("() => document.getElementById('user-name').textContent.startsWith('<img')")
+    assert page.locator("main img").count() == 0
+    assert "owned" not in page.title()
+
+
+def test_the_documentation_shows_every_operation_with_an_example(page, url: str) -> None:
+    page.goto(f"{url}/docs")
+    page.wait_for_selector("#recommend")
+    page.click("#recommend summary")
+    assert "curl" in page.inner_text("#recommend pre >> nth=0")
+    assert page.locator("details").count() == 12

@@ -1,0 +1,104 @@
+"""Every stage for real, on a data set and an encoder made here: results, second runs, kills, what scripts read."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.bundle import Bundle
+from training.config import load_config
+from training.runs import execute
+
+STAGES = ("data", "encode", "tokenize", "train", "evaluate", "bundle")
+MODELS = ("generator", "popularity", "item_knn", "skip_gram", "sasrec")
+
+# Where a run is killed: in the middle of each stage, after a part of its work.
+KILLS = {
+    "data": ("recsys.data.split:Split.save", 1),
+    "encode": ("recsys.encoder.embeddings:ItemEmbeddings.save", 1),
+    "tokenize": ("recsys.tokenizer.rkmeans:RKMeansTokenizer.save", 1),
+    "train": ("training.scalars:ScalarLog.__call__", 10),
+    "evaluate": ("recsys.evaluation.baselines.sasrec:SasRec.__call__", 1),
+    "bundle": ("recsys.generator.recommender:GenerativeRecommender.save", 1),
+}
+
+
+def recsys(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "recsys", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def report_of(run_dir: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((run_dir / "evaluate" / "report.json").read_text())
+    return report
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, toy_config_text: str) -> Path:
+    """The directory of an undisturbed run; its parent's parent is the working directory it was made in."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    (home / "toy.yaml").write_text(toy_config_text)
+    execute(load_config(home / "toy.yaml", [f"run.dir={home / 'runs'}"]))
+    return home / "runs" / "toy"
+
+
+def test_a_run_leaves_every_artifact(finished_run: Path) -> None:
+    assert {path.name for path in finished_run.iterdir()} >= {*STAGES, "config.yaml", "metrics.jsonl", "tensorboard"}
+    assert not list(finished_run.glob("*.partial"))
+    assert (finished_run / "evaluate" / "report.html").stat().st_size > 1000
+
+
+def test_report_has_the_names_that_scripts_depend_on(finished_run: Path) -> None:
+    report = report_of(finished_run)
+    assert set(report["models"]) == set(MODELS)
+    for metrics in report["models"].values():
+        for metric in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr@10", "coverage@10"):
+            assert set(metrics[metric]) >= {"value", "low", "high"}
+    assert report["protocol"]["mask_seen"] is True
+
+
+def test_bundle_can_be_served(finished_run: Path) -> None:
+    bundle = Bundle.load(finished_run / "bundle")
+    assert bundle.manifest.name == "toy"
+    assert len(list(bundle.histories())) == 80
+
+
+def test_a_second_run_does_nothing(finished_run: Path) -> None:
+    home = finished_run.parents[1]
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.parent != finished_run}
+    result = recsys("run", "toy.yaml", cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("up to date") == len(STAGES)
+    assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.parent != finished_run}
+
+
+def test_json_commands_print_one_document_and_nothing_else(finished_run: Path) -> None:
+    home = finished_run.parents[1]
+    evaluated = recsys("evaluate", "toy", "--json", cwd=home)
+    assert json.loads(evaluated.stdout) == report_of(finished_run)
+    tokenized = recsys("tokenizer", "report", "toy", "--json", cwd=home)
+    assert json.loads(tokenized.stdout).keys() >= {"dup_rate_before", "dup_rate", "perplexity", "dead_codes"}
+
+
+def test_killed_in_the_middle_of_every_stage_a_run_ends_with_the_same_report(
+    finished_run: Path, tmp_path: Path, toy_config_text: str
+) -> None:
+    (tmp_path / "toy.yaml").write_text(toy_config_text)
+    run_dir = tmp_path / "runs" / "toy"
+    for stage, (function, call) in KILLS.items():
+        script = Path(__file__).with_name("killed_run.py")
+        command = [sys.executable, str(script), function, str(call), "run", "toy.yaml"]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == -signal.SIGKILL, f"{stage}: {result.stderr}"
+        assert (run_dir / f"{stage}.partial").exists()
+        assert not (run_dir / stage).exists()
+    result = recsys("run", "toy.yaml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert report_of(run_dir) == report_of(finished_run)
+    assert not list(run_dir.glob("*.partial"))

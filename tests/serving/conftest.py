@@ -1,0 +1,98 @@
+"""Small real parts: a catalogue with a model of random weights over it, and a Valkey server of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from feature_store import OnlineStore
+from recsys.data import Catalog
+from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
+from serving.app import create_app
+from serving.runtime import ModelInfo, Recommender, RecommenderRuntime
+
+NUM_ITEMS = 24
+HISTORIES = {"ann": ["i0", "i1", "i2"], "bob": ["i5"], "ancient": ["gone"]}
+REPORT = {"protocol": {"split": "leave_last_out"}, "models": {"generator": {"ndcg@10": {"value": 0.1}}}}
+
+RuntimeFactory = Callable[..., RecommenderRuntime]
+
+
+def _recommender(codes: np.ndarray) -> GenerativeRecommender:
+    config = GeneratorConfig(model=ModelConfig(hidden_size=16, num_layers=1, num_heads=2, max_history=8), beams=24)
+    torch.manual_seed(0)
+    return GenerativeRecommender(config, codes, (6, 4), None, build_model(config, codes, (6, 4), None))
+
+
+@pytest.fixture(scope="session")
+def make_runtime() -> RuntimeFactory:
+    """A runtime over i0 .. i23; even items are "even", the first six "low"; i0 is the most popular."""
+    index = np.arange(NUM_ITEMS)
+    catalog = Catalog(
+        frame=pl.DataFrame(
+            {
+                "item_id": [f"i{i}" for i in range(NUM_ITEMS)],
+                "title": [None if i == 3 else f"The item {i}" for i in range(NUM_ITEMS)],
+                "categories": [["even"] * (i % 2 == 0) + ["low"] * (i < 6) for i in range(NUM_ITEMS)],
+                "brand": [f"brand {i % 3}" for i in range(NUM_ITEMS)],
+            },
+            schema_overrides={"categories": pl.List(pl.String)},
+        )
+    )
+    codes = np.stack([index // 4, index % 4], axis=1)
+    embeddings = np.random.default_rng(0).normal(size=(NUM_ITEMS, 8)).astype(np.float32)
+    generator = _recommender(codes)
+
+    def make(recommender: Recommender = generator) -> RecommenderRuntime:
+        return RecommenderRuntime(
+            info=ModelInfo(
+                name="toy", model_version="abc123", created_at=datetime(2026, 1, 1, tzinfo=UTC), libraries={}
+            ),
+            catalog=catalog,
+            recommender=recommender,
+            embeddings=embeddings,
+            codes=codes,
+            item_counts=NUM_ITEMS - index,
+            report=REPORT,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def runtime(make_runtime: RuntimeFactory) -> RecommenderRuntime:
+    return make_runtime()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[OnlineStore]:
+    store = OnlineStore.embedded(tmp_path / "store")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def app(runtime: RecommenderRuntime, store: OnlineStore) -> FastAPI:
+    return create_app(runtime, store, seed=lambda: store.seed_histories("v1", HISTORIES.items()))
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app) as client:
+        yield client
+
+
+@pytest.fixture
+def storeless_client(runtime: RecommenderRuntime, tmp_path: Path) -> Iterator[TestClient]:
+    """A service whose store does not answer."""
+    store = OnlineStore.connect(f"unix://{tmp_path}/nobody-listens.sock")
+    with TestClient(create_app(runtime, store, seed=lambda: store.seed_histories("v1", []))) as client:
+        yield client

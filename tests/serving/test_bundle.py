@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_bundle import NUM_ITEMS, REPORT, write_toy_bundle
+
+from recsys.bundle import Bundle
+from recsys.data import Sequences
+from recsys.errors import ArtifactError
+from serving.runtime import RecommenderRuntime
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_toy_bundle(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_a_bundle_is_read_back_as_it_was_written(path: Path) -> None:
+    bundle = Bundle.load(path)
+    assert bundle.catalog.num_items == NUM_ITEMS
+    assert bundle.item_counts.dtype == np.int64
+    assert bundle.item_counts.sum() == 72
+    assert bundle.report == REPORT
+    assert bundle.manifest.metrics == REPORT["models"]["generator"]
+    assert bundle.manifest.libraries["recsys"]
+    histories = dict(bundle.histories())
+    assert len(histories) == 12
+    assert all(len(items) == 6 for items in histories.values())
+    raw = bundle.tokenizer.encode_raw(bundle.embeddings.vectors)
+    np.testing.assert_array_equal(raw, bundle.semantic_ids.raw_codes)
+
+
+def test_the_loaded_model_recommends_what_the_written_one_did(path: Path, tmp_path: Path) -> None:
+    write_toy_bundle(tmp_path / "again")
+    history = Sequences.from_lists([[1, 2, 3]])
+    first, second = (Bundle.load(p).recommender.recommend(history, 5) for p in (path, tmp_path / "again"))
+    np.testing.assert_array_equal(first.items, second.items)
+    np.testing.assert_array_equal(first.scores, second.scores)
+    answer = RecommenderRuntime.from_bundle(Bundle.load(path)).recommend(["i1", "i2", "i3"], k=5, exclude_seen=False)
+    assert [pick.item for pick in answer.picks] == first.items[0].tolist()
+
+
+def test_the_version_names_the_content(path: Path, tmp_path: Path) -> None:
+    version = Bundle.load(path).manifest.model_version
+    assert write_toy_bundle(tmp_path / "same").model_version == version
+    assert write_toy_bundle(tmp_path / "other", seed=1).model_version != version
+
+
+def test_nothing_in_a_bundle_can_execute(path: Path) -> None:
+    suffixes = {file.suffix for file in path.rglob("*") if file.is_file()}
+    assert suffixes == {".json", ".parquet", ".safetensors"}
+
+
+def test_a_changed_missing_or_foreign_file_is_refused_in_one_line(path: Path) -> None:
+    weights = path / "generator" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    _refuses(path, r"generator/model\.safetensors was changed")
+    weights.unlink()
+    _refuses(path, r"generator/model\.safetensors is missing")
+    write_toy_bundle(path)
+    (path / "extra.pkl").write_bytes(b"x")
+    _refuses(path, r"extra\.pkl is not in the manifest")
+
+
+def test_a_directory_that_is_no_bundle_is_refused_in_one_line(path: Path, tmp_path: Path) -> None:
+    _refuses(tmp_path / "nothing", "manifest.json is missing")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    _refuses(path, "format 99")
+    (path / "manifest.json").write_text(json.dumps(manifest | {"files": 3}))
+    _refuses(path, "build the bundle again")
+    (path / "manifest.json").write_text("[")
+    _refuses(path, "build the bundle again")
+
+
+def test_writing_again_replaces_the_whole(path: Path) -> None:
+    (path / "stale").write_text("")
+    write_toy_bundle(path, seed=1)
+    assert not (path / "stale").exists()
+    Bundle.load(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["bundle"]
+
+
+def _refuses(path: Path, pattern: str) -> None:
+    with pytest.raises(ArtifactError, match=pattern) as caught:
+        Bundle.load(path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,66 @@
+"""The API keeps what its OpenAPI document promises, for requests that nobody thought of."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import not_a_server_error
+from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from feature_store import OnlineStore
+from serving.app import create_app
+
+
+@pytest.fixture(scope="module")
+def api(make_runtime) -> Iterator[BaseSchema]:
+    with tempfile.TemporaryDirectory() as directory:
+        app = create_app(make_runtime(), OnlineStore.embedded(Path(directory)))
+        with TestClient(app):
+            yield schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+)
+
+
+@pytest.mark.parametrize(
+    "generation", [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE], ids=["valid", "invalid"]
+)
+def test_answers_match_the_openapi_document(api: BaseSchema, generation: schemathesis.GenerationMode) -> None:
+    for result in api.get_all_operations():
+        operation = result.ok()
+
+        @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(generation_mode=generation))
+        def check(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=CHECKS)
+
+        with suppress(Unsatisfiable):  # an operation without input has no invalid one
+            check()
+
+
+def test_every_operation_has_a_name_and_requests_have_examples(api: BaseSchema) -> None:
+    document = api.raw_schema
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert operation["operationId"]
+            assert operation["description"]
+    for model in ("RecommendRequest", "EventIn"):
+        assert document["components"]["schemas"][model]["examples"]

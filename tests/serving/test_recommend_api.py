@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from feature_store import OnlineStore
+from recsys.generator import Constraints, Recommendations
+from serving.app import create_app
+
+
+def _ids(response: dict) -> list[str]:
+    return [item["item_id"] for item in response["items"]]
+
+
+def test_a_user_gets_unseen_items_with_everything_the_page_shows(client: TestClient) -> None:
+    response = client.post("/v1/recommend", json={"user_id": "ann", "k": 5}).json()
+    assert len(set(_ids(response))) == 5
+    assert not set(_ids(response)) & {"i0", "i1", "i2"}
+    assert response["source"] == "generator"
+    assert response["fallback_reason"] is None
+    assert response["model_version"] == "abc123"
+    assert len(response["recommendation_id"]) == 32
+    assert {"history", "constraints", "decode", "reasons", "total"} == set(response["timings_ms"])
+    first = response["items"][0]
+    index = int(first["item_id"][1:])
+    assert first["sid"] == [index // 4, index % 4]
+    assert first["source"] == "generator"
+    assert first["score"] < 0
+    assert first["reason"]["because"]["item_id"] in {"i0", "i1", "i2"}
+    assert -1 <= first["reason"]["similarity"] <= 1
+    scores = [item["score"] for item in response["items"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_an_ad_hoc_history_equals_the_same_stored_one(client: TestClient) -> None:
+    stored = client.post("/v1/recommend", json={"user_id": "ann"}).json()
+    ad_hoc = client.post("/v1/recommend", json={"history": ["i0", "i1", "i2"]}).json()
+    assert ad_hoc["items"] == stored["items"]
+    assert "history" not in ad_hoc["timings_ms"]
+
+
+def test_filters_are_applied_inside_decoding_so_the_list_stays_full(client: TestClient) -> None:
+    body = {"history": ["i1"], "k": 4, "categories": ["low"], "exclude": ["i4"]}
+    assert sorted(_ids(client.post("/v1/recommend", json=body).json())) == ["i0", "i2", "i3", "i5"]
+
+
+def test_a_list_is_shorter_only_when_nothing_else_is_permitted(client: TestClient) -> None:
+    body = {"history": ["i1", "i0"], "k": 10, "categories": ["low"]}
+    assert len(_ids(client.post("/v1/recommend", json=body).json())) == 4
+    body["exclude_seen"] = False
+    assert len(_ids(client.post("/v1/recommend", json=body).json())) == 6
+
+
+def test_several_categories_are_a_union(client: TestClient) -> None:
+    body = {"history": ["i23"], "k": 100, "categories": ["low", "even"]}
+    expected = {f"i{i}" for i in range(24) if i < 6 or i % 2 == 0}
+    assert set(_ids(client.post("/v1/recommend", json=body).json())) == expected
+
+
+@pytest.mark.parametrize(("history", "reason"), [([], "empty_history"), (["nope"], "unknown_items")])
+def test_without_a_usable_history_the_most_popular_items_are_the_answer(
+    client: TestClient, history: list[str], reason: str
+) -> None:
+    body = {"history": history, "k": 3, "exclude": ["i1"], "categories": ["low"]}
+    response = client.post("/v1/recommend", json=body).json()
+    assert _ids(response) == ["i0", "i2", "i3"]
+    assert response["source"] == response["items"][0]["source"] == "popularity"
+    assert response["fallback_reason"] == reason
+    assert response["unknown_items"] == history
+    assert response["items"][0]["reason"] == {
+        "text": "Popular: 24 interactions",
+        "because": None,
+        "similarity": None,
+    }
+
+
+def test_a_user_whose_items_left_the_catalogue_gets_popular_ones(client: TestClient) -> None:
+    response = client.post("/v1/recommend", json={"user_id": "ancient", "k": 1}).json()
+    assert _ids(response) == ["i0"]
+    assert response["fallback_reason"] == "unknown_items"
+
+
+def test_unknown_items_are_ignored_and_named(client: TestClient) -> None:
+    response = client.post("/v1/recommend", json={"history": ["i0", "x", "x"], "exclude": ["y"]}).json()
+    assert response["unknown_items"] == ["x", "y"]
+    assert response["source"] == "generator"
+
+
+def test_a_generator_that_fails_is_replaced_by_popularity(make_runtime, store: OnlineStore) -> None:
+    class Broken:
+        def recommend(self, histories, k: int, *, constraints: Constraints | None = None) -> Recommendations:
+            raise RuntimeError("out of memory")
+
+    with TestClient(create_app(make_runtime(Broken()), store)) as client:
+        response = client.post("/v1/recommend", json={"history": ["i0"], "k": 2})
+    assert response.status_code == 200
+    assert _ids(response.json()) == ["i1", "i2"]
+    assert response.json()["fallback_reason"] == "generator_failed"
+
+
+def test_an_unknown_user_is_a_404_that_says_what_to_do(client: TestClient) -> None:
+    response = client.post("/v1/recommend", json={"user_id": "nobody"})
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == 404
+    assert problem["fields"][0]["field"] == "user_id"
+    assert "post an event" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"user_id": "ann", "k": 0}, "k"),
+        ({"user_id": "ann", "k": 101}, "k"),
+        ({"user_id": "ann", "k": "many"}, "k"),
+        ({"user_id": "ann", "history": []}, "body"),
+        ({}, "body"),
+        ({"history": ["i0", ""]}, "history[1]"),
+        ({"history": ["i0"] * 501}, "history"),
+        ({"user_id": "ann", "categories": ["nope"]}, "categories"),
+        ({"user_id": "ann", "color": "red"}, "color"),
+    ],
+)
+def test_a_bad_request_names_the_field(client: TestClient, body: dict, field: str) -> None:
+    response = client.post("/v1/recommend", json=body)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert [entry["field"] for entry in response.json()["fields"]] == [field]
+
+
+def test_broken_json_is_a_problem_too(client: TestClient) -> None:
+    response = client.post("/v1/recommend", content=b"{", headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_concurrent_requests_answer_as_single_ones_do(app: FastAPI) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with TestClient(app) as client:
+        bodies = [{"history": [f"i{i}"], "k": 5} for i in range(12)]
+        single = [client.post("/v1/recommend", json=body).json()["items"] for body in bodies]
+        with ThreadPoolExecutor(6) as pool:
+            together = list(pool.map(lambda body: client.post("/v1/recommend", json=body).json()["items"], bodies))
+    assert together == single

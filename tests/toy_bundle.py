@@ -1,0 +1,79 @@
+"""A real bundle over 40 made-up films, with a model of random weights: small enough to make in a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from recsys.bundle import Manifest, write_bundle
+from recsys.data import Catalog, Interactions
+from recsys.encoder import EncoderConfig, ItemEmbeddings
+from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
+from recsys.tokenizer import RKMeansConfig, build_tokenizer
+
+NUM_ITEMS, NUM_USERS, HISTORY = 40, 12, 6
+GENRES = ("Drama", "Comedy", "Sci-Fi", "Noir")
+XSS_ITEM, XSS_TITLE = "i7", "<img src=x onerror=\"document.title='owned'\"> & <script>alert(1)</script>"
+REPORT = {
+    "protocol": {"split": "leave_last_out", "subset": "test", "mask_seen": True, "confidence": 0.95},
+    "models": {
+        name: {
+            metric: {"value": value * scale, "low": value * scale * 0.9, "high": value * scale * 1.1}
+            for metric, scale in (("recall@10", 1.0), ("ndcg@10", 0.6), ("mrr@10", 0.5))
+        }
+        for name, value in (("generator", 0.2), ("popularity", 0.08), ("item_knn", 0.15), ("sasrec", 0.19))
+    },
+}
+
+
+def write_toy_bundle(path: Path, *, seed: int = 0) -> Manifest:
+    """Users u0 .. u11, items i0 .. i39; the title of i7 is an attack on the page that shows it."""
+    random = np.random.default_rng(seed)
+    index = range(NUM_ITEMS)
+    catalog = Catalog(
+        frame=pl.DataFrame(
+            {
+                "item_id": [f"i{i}" for i in index],
+                "title": [XSS_TITLE if f"i{i}" == XSS_ITEM else f"Film number {i}" for i in index],
+                "categories": [[GENRES[i % 4]] for i in index],
+                "year": [str(1950 + i) for i in index],
+            }
+        )
+    )
+    items = np.concatenate([random.choice(NUM_ITEMS, HISTORY, replace=False) for _ in range(NUM_USERS)])
+    interactions = Interactions(
+        frame=pl.DataFrame(
+            {
+                "user": np.repeat(np.arange(NUM_USERS), HISTORY),
+                "item": items.astype(np.int64),
+                "event_type": ["view"] * len(items),
+                "rating": pl.Series([None] * len(items), dtype=pl.Float64),
+                "timestamp": np.arange(len(items)),
+                "position": np.tile(np.arange(HISTORY), NUM_USERS),
+            }
+        ),
+        user_ids=[f"u{user}" for user in range(NUM_USERS)],
+        num_items=NUM_ITEMS,
+    )
+    vectors = random.normal(size=(NUM_ITEMS, 16)).astype(np.float32)
+    tokenizer = build_tokenizer(RKMeansConfig(levels=2, codebook_size=8, code_dim=8))
+    ids = tokenizer.fit(vectors)
+    config = GeneratorConfig(model=ModelConfig(hidden_size=16, num_layers=1, num_heads=2, max_history=10), beams=40)
+    torch.manual_seed(seed)
+    model = build_model(config, ids.codes, ids.codebook_sizes, vectors)
+    return write_bundle(
+        path,
+        name="toy",
+        config={"run": {"name": "toy"}},
+        catalog=catalog,
+        interactions=interactions,
+        item_counts=np.bincount(items, minlength=NUM_ITEMS),
+        embeddings=ItemEmbeddings(vectors=vectors, text_dim=16, encoder=EncoderConfig()),
+        semantic_ids=ids,
+        tokenizer=tokenizer,
+        recommender=GenerativeRecommender(config, ids.codes, ids.codebook_sizes, vectors, model),
+        report=REPORT,
+    )

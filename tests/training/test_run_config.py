@@ -1,0 +1,122 @@
+"""A run's configuration: YAML, overrides, and what its errors say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recsys.errors import ConfigError
+from training.config import config_yaml, load_config, stored_config
+
+MINIMAL = "tokenizer: {method: rkmeans}\ndata: {source: movielens}\n"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def error_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_run_is_named_after_its_file_unless_it_has_a_name(config_file: Path) -> None:
+    assert load_config(config_file).run_dir == Path("runs/toy")
+    assert load_config(config_file, ["run.name=other", "run.dir=elsewhere"]).run_dir == Path("elsewhere/other")
+
+
+def test_overrides_are_yaml_and_reach_any_depth(config_file: Path) -> None:
+    config = load_config(
+        config_file,
+        ["generator.model.dropout=0.1", "evaluation.ks=[5, 20]", "evaluation.mask_seen=no", "fit.learning_rate=3e-4"],
+    )
+    assert config.generator.model.dropout == 0.1
+    assert config.evaluation.ks == (5, 10, 20)
+    assert config.evaluation.mask_seen is False
+    assert config.fit.learning_rate == 3e-4
+
+
+def test_printed_configuration_is_complete_and_reads_back(config_file: Path, tmp_path: Path) -> None:
+    config = load_config(config_file, ["run.seed=7"])
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(config_yaml(config))
+    assert yaml.safe_load(printed.read_text())["fit"]["epochs"] == config.fit.epochs
+    assert load_config(printed) == config
+
+
+def test_stored_configuration_follows_its_run_when_it_is_moved(config_file: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved" / "here"
+    moved.mkdir(parents=True)
+    (moved / "config.yaml").write_text(config_yaml(load_config(config_file)))
+    assert stored_config(moved).run_dir == moved
+
+
+def test_one_seed_drives_every_section(config_file: Path) -> None:
+    config = load_config(config_file, ["run.seed=7"])
+    assert (config.tokenizer.seed, config.evaluation.seed, config.evaluation.sasrec.seed) == (7, 7, 7)
+    assert "set run.seed" in error_of(config_file, "evaluation.sasrec.seed=1")
+
+
+def test_local_data_are_found_from_any_working_directory(config_file: Path) -> None:
+    config = load_config(config_file, ["data.path=some/where"])
+    assert config.data.path == Path.cwd() / "some/where"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("generator.model.dropuot=1", "unknown key 'generator.model.dropuot'; did you mean generator.model.dropout?"),
+        ("epochs=3", "did you mean fit.epochs or"),
+        ("fit.epochs=0", "fit.epochs should be greater than or equal to 1, got 0"),
+        ("fit.epochs=many", "fit.epochs should be a valid integer, unable to parse string as an integer, got 'many'"),
+        (
+            "generator.model.shape=flta",
+            "generator.model.shape must be 'nested' or 'flat', got 'flta'; did you mean 'flat'?",
+        ),
+        (
+            "tokenizer.method=rkmean",
+            "tokenizer.method must be 'rqvae' or 'rkmeans', got 'rkmean'; did you mean 'rkmeans'?",
+        ),
+        ("tokenizer.levles=3", "unknown key 'tokenizer.levles'; did you mean tokenizer.levels?"),
+        ("evaluation.baselines=[popularity, itemknn]", "evaluation.baselines[1] must be"),
+        ("generator.model.num_heads=3", "generator.model: hidden_size=128 must be a multiple of num_heads=3"),
+        ("data.source=amazon", "amazon-2014/Beauty"),
+        ("tokenizer={levels: 3}", "tokenizer.method must be 'rqvae' or 'rkmeans', got None"),
+        ("run.name=a/b", "run.name: 'a/b' may have letters, digits"),
+        ("generator=3", "generator must be a section of keys and values, got 3"),
+        ("run.seed.x=3", "override 'run.seed.x=3'"),
+        ("run.seed", "override 'run.seed' must look like section.key=value"),
+        ("run.seed=[", "is not valid YAML"),
+    ],
+)
+def test_errors_name_the_full_key_and_what_is_allowed(config_file: Path, override: str, expected: str) -> None:
+    config_file.write_text(MINIMAL + "run: {seed: 1}\n")
+    assert expected in error_of(config_file, override)
+
+
+def test_every_mistake_is_reported_at_once(config_file: Path) -> None:
+    message = error_of(config_file, "fit.epochs=0", "nonsense=1")
+    assert "fit.epochs" in message
+    assert "nonsense" in message
+
+
+def test_missing_section_is_named(config_file: Path) -> None:
+    config_file.write_text("tokenizer: {method: rkmeans}\n")
+    assert "data is required" in error_of(config_file)
+
+
+def test_duplicate_key_is_an_error(config_file: Path) -> None:
+    config_file.write_text(MINIMAL + "fit: {epochs: 1, epochs: 2}\n")
+    assert "'epochs' is given twice" in error_of(config_file)
+
+
+def test_missing_file_suggests_a_near_one(config_file: Path) -> None:
+    assert f"did you mean {config_file}?" in error_of(config_file.with_name("tyo.yaml"))

@@ -1,0 +1,101 @@
+"""Finds and runs the scripts of `benchmarks/`, and says on what machine. What they measure is theirs.
+
+A script has `main(arguments: list[str]) -> dict[str, Any]`, which returns its metrics.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import RecsysError
+from recsys.files import write_json
+
+_VERSIONS_OF = ("recsys", "torch", "transformers", "sentence-transformers", "numpy", "polars", "faiss-cpu")
+
+
+def bench_names() -> list[str]:
+    """Benchmarks of this checkout."""
+    return sorted(path.stem for path in _directory().glob("*.py"))
+
+
+def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
+    """Run a benchmark and write `name`, `metrics` and `environment` to `benchmarks/results/NAME.json`.
+
+    Returns:
+        The result, and the file that holds it.
+    """
+    known = bench_names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise RecsysError(f"no benchmark {name!r}; {hint}there are: {', '.join(known)}")
+    path = _directory() / f"{name}.py"
+    spec = spec_from_file_location(f"benchmarks_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    result = {"name": name, "arguments": arguments, "metrics": module.main(arguments), "environment": environment()}
+    target = _directory() / "results" / f"{name}.json"
+    write_json(target, result)
+    return result, target
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that a measurement depends on."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": _gpu(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _VERSIONS_OF},
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "commit": _commit(),
+    }
+
+
+def _directory() -> Path:
+    for root in (Path.cwd(), Path(__file__).parents[1]):
+        if (root / "benchmarks" / "results").is_dir():
+            return root / "benchmarks"
+    raise RecsysError("benchmarks/ is part of a checkout, not of the installed package; run this from a checkout")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(_directory().parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

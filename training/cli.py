@@ -1,0 +1,124 @@
+"""Commands that make, evaluate and measure runs. The work itself is in `training.pipeline` and its stages.
+
+Imports that load PyTorch happen inside the commands, so that `recsys --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recsys.progress import console
+from training.layout import BUNDLE, EVALUATE
+from training.output import print_document, results_only_stdout
+
+app = typer.Typer()
+tokenizer_app = typer.Typer(no_args_is_help=True)
+app.add_typer(tokenizer_app, name="tokenizer", help="Look into the semantic IDs of a run.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.")]
+
+
+@app.command("run")
+def run_command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example run.seed=1 data.path=my/data.")
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the whole resolved configuration and stop.")
+    ] = False,
+) -> None:
+    """Run every stage: data, encode, tokenize, train, evaluate, bundle.
+
+    What is up to date is skipped; a run that was killed goes on where it was.
+    """
+    from training.config import config_yaml, load_config
+
+    resolved = load_config(config, overrides or [])
+    if print_config:
+        typer.echo(config_yaml(resolved), nl=False)
+        return
+    from training.results import print_report
+    from training.runs import execute
+
+    execute(resolved)
+    print_report(resolved.run_dir)
+
+
+@app.command()
+def demo(
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the result when it is ready.")] = True,
+    port: Annotated[int, typer.Option(help="Port of the API and the page.")] = 8000,
+) -> None:
+    """The main job on MovieLens-100K: from raw data to a page in the browser."""
+    from training.config import load_config
+    from training.results import print_report
+    from training.runs import execute, packaged_config
+
+    config = load_config(packaged_config("quickstart"))
+    execute(config)
+    print_report(config.run_dir)
+    if serve:
+        sys.stdout.flush()
+        command = [sys.executable, "-m", "recsys", "serve", str(config.run_dir / BUNDLE), "--port", str(port)]
+        os.execv(sys.executable, command)
+
+
+@app.command()
+def evaluate(run: RunPath, as_json: AsJson = False) -> None:
+    """Compare a run's model with the baselines; evaluates only what is not up to date."""
+    from training.config import stored_config
+    from training.results import find_run, print_report, read_report
+    from training.runs import execute
+
+    config = stored_config(find_run(run))
+    with results_only_stdout() as stdout:
+        execute(config, until=EVALUATE)
+        if as_json:
+            print_document(stdout, read_report(config.run_dir))
+    if not as_json:
+        print_report(config.run_dir)
+
+
+@tokenizer_app.command()
+def report(run: RunPath, as_json: AsJson = False) -> None:
+    """Quality of the semantic IDs: duplicates before and after resolution, use of the codebooks."""
+    from training.results import find_run, print_tokenizer_report, read_tokenizer_report
+
+    document = read_tokenizer_report(find_run(run))
+    if as_json:
+        with results_only_stdout() as stdout:
+            print_document(stdout, document)
+    else:
+        print_tokenizer_report(document)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A script of benchmarks/, without .py.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run a benchmark of the checkout and keep its result in benchmarks/results/.
+
+    Further options go to the benchmark: recsys bench beauty --seeds 3
+    """
+    from training.bench import bench_names, run_bench
+
+    if not name:
+        typer.echo("\n".join(bench_names()))
+        return
+    with results_only_stdout() as stdout:
+        result, path = run_bench(name, context.args)
+        if as_json:
+            print_document(stdout, result)
+    if not as_json:
+        for metric, value in result["metrics"].items():
+            typer.echo(f"{metric}: {value}")
+    console.print(f"written to {path}", highlight=False)

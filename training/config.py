@@ -1,0 +1,293 @@
+"""A run's configuration: the schema, how a YAML file and `key=value` overrides become it, and errors that help.
+
+What each section means is the business of its room.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from recsys.config import StrictConfig
+from recsys.data import DataConfig
+from recsys.encoder import EncoderConfig
+from recsys.errors import ConfigError
+from recsys.evaluation import EvaluationConfig
+from recsys.generator import GeneratorConfig
+from recsys.tokenizer import TokenizerConfig
+from training.fit import FitConfig
+from training.layout import CONFIG_FILE, RUNS
+
+
+class RunSection(StrictConfig):
+    """Where a run lives and what makes it repeatable."""
+
+    name: str = ""
+    """Name of the run's directory; empty: the stem of the configuration file."""
+    dir: Path = RUNS
+    """Directory that holds the runs."""
+    seed: int = Field(default=0, ge=0)
+    """The one seed that drives every stage."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of a stage; empty: what PyTorch chooses."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_one_directory(cls, name: str) -> str:
+        if name and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+            raise ValueError(f"{name!r} may have letters, digits, '.', '_' and '-' only, and not begin with '.'")
+        return name
+
+
+class RunConfig(StrictConfig):
+    """One run from raw data to a bundle that can be served."""
+
+    run: RunSection = RunSection()
+    """Where it lives, its seed."""
+    data: DataConfig
+    """The data set and how it is filtered and split."""
+    encoder: EncoderConfig = EncoderConfig()
+    """Item text to vectors."""
+    tokenizer: TokenizerConfig
+    """Vectors to semantic IDs."""
+    generator: GeneratorConfig = GeneratorConfig()
+    """The generative model and its search."""
+    fit: FitConfig = FitConfig()
+    """How the generative model is trained."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Protocol, metrics and baselines."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The directory of the run."""
+        return self.run.dir / self.run.name
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML says that keys are unique; PyYAML keeps the last one in silence."""
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(f"{node.start_mark.name}: key {key!r} is given twice; keep one")
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def _read_yaml(text: str, source: str) -> Any:
+    try:
+        loader = _UniqueKeyLoader(text)
+        loader.name = source
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, lay `key.path=value` overrides over it (values are YAML), validate, and name the run."""
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"no configuration file {path}{hint}")
+    values = _read_yaml(path.read_text(), str(path)) or {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, found {type(values).__name__}")
+    for override in overrides:
+        _apply_override(values, override)
+    config = parse_config(values, str(path))
+    run = config.run if config.run.name else config.run.model_copy(update={"name": path.stem})
+    data = config.data
+    if data.path is not None:
+        # A run is found again by its stored configuration, from any working directory.
+        data = data.model_copy(update={"path": data.path.absolute()})
+    return config.model_copy(update={"run": run, "data": data})
+
+
+def stored_config(run_dir: Path) -> RunConfig:
+    """The resolved configuration that a run was made with."""
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} is no run: it has no {CONFIG_FILE}; make one with `recsys run CONFIG`")
+    config = parse_config(_read_yaml(path.read_text(), str(path)), str(path))
+    run = config.run.model_copy(update={"dir": run_dir.absolute().parent, "name": run_dir.absolute().name})
+    return config.model_copy(update={"run": run})
+
+
+def config_yaml(config: RunConfig) -> str:
+    """The whole configuration, defaults included, as YAML that `load_config` reads back."""
+    values = config.model_dump(mode="json")
+    for section, content in values.items():
+        if section != "run":
+            _drop_seeds(getattr(config, section), content)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one seed: sections have a `seed` for those who use a room alone; in a run all of them are `run.seed`
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _with_seed(section: StrictConfig, seed: int, prefix: str) -> StrictConfig:
+    changes: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, StrictConfig):
+            changes[name] = _with_seed(value, seed, f"{prefix}.{name}")
+        elif name == "seed":
+            if name in section.model_fields_set:
+                raise ConfigError(f"{prefix}.seed: a run has one seed for everything; set run.seed")
+            changes[name] = seed
+    return section.model_copy(update=changes)
+
+
+def _drop_seeds(section: StrictConfig, values: dict[str, Any]) -> None:
+    for name in type(section).model_fields:
+        if name == "seed":
+            del values[name]
+        elif isinstance(getattr(section, name), StrictConfig):
+            _drop_seeds(getattr(section, name), values[name])
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"override {override!r} must look like section.key=value, for example run.seed=1")
+    here: Any = values
+    for part in parts[:-1]:
+        if here.get(part) is None:
+            here[part] = {}
+        here = here[part]
+        if not isinstance(here, dict):
+            raise ConfigError(f"override {override!r}: {part!r} holds a value, not a section")
+    here[parts[-1]] = _read_yaml(text, f"the value of override {override!r}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# errors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def parse_config(values: Any, source: str) -> RunConfig:
+    """Validate nested values; every mistake is named by its full key, with what is allowed there."""
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        messages = [_explain(details) for details in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(messages))) from error
+    sections = {name: getattr(config, name) for name in RunConfig.model_fields if name != "run"}
+    return config.model_copy(
+        update={name: _with_seed(section, config.run.seed, name) for name, section in sections.items()}
+    )
+
+
+def _explain(details: ErrorDetails) -> str:
+    key, models = _locate(details["loc"])
+    context: Mapping[str, Any] = details.get("ctx", {})
+    given = details["input"]
+    match details["type"]:
+        case "extra_forbidden":
+            return f"unknown key {key!r}{_suggest(key, models)}"
+        case "missing":
+            return f"{key} is required but not given"
+        case "literal_error" | "enum":
+            return f"{key} must be {context['expected']}, got {given!r}{_did_you_mean(given, context['expected'])}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            tag = str(context["discriminator"]).strip("'")
+            given = given.get(tag) if isinstance(given, dict) else given
+            members = [model for parent in models for model in _models_in(_field_annotation(parent, key))]
+            allowed = " or ".join(repr(name) for model in members for name in sorted(_tags(model) - {model.__name__}))
+            return f"{key}.{tag} must be {allowed}, got {given!r}{_did_you_mean(given, allowed)}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{key} must be a section of keys and values, got {given!r}"
+        case "value_error":
+            text = str(context["error"])
+            return f"{key}: {text}" if key else text
+        case _:
+            if isinstance(given, dict):
+                return f"{key}: {details['msg']}"
+            message = details["msg"].removeprefix("Input ").rstrip(".")
+            return (
+                f"{key} {message}, got {given!r}"
+                if message.startswith("should")
+                else f"{key}: {message}, got {given!r}"
+            )
+
+
+def _locate(location: Sequence[int | str]) -> tuple[str, list[type[BaseModel]]]:
+    """The dotted key of a location, and the models that could hold its last part.
+
+    Pydantic puts the name of a union's member between the keys; those are left out.
+    """
+    models: list[type[BaseModel]] = [RunConfig]
+    parent = models
+    parts: list[str] = []
+    for index, part in enumerate(location):
+        last = index == len(location) - 1
+        fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
+        if fields:
+            parts.append(str(part))
+            parent, models = models, [model for field in fields for model in _models_in(field.annotation)]
+        elif narrowed := [model for model in models if not last and part in _tags(model)]:
+            models = narrowed
+        elif isinstance(part, int):
+            parts.append(f"[{part}]")
+        elif last or not models:
+            parts.append(part)
+            parent = models or parent
+    return ".".join(parts).replace(".[", "["), parent
+
+
+def _field_annotation(model: type[BaseModel], key: str) -> Any:
+    field = model.model_fields.get(key.rpartition(".")[2])
+    return None if field is None else field.annotation
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    """How pydantic may call a model within a union: its class name or the value of its discriminating literal."""
+    literals = (get_args(field.annotation) for field in model.model_fields.values())
+    return {model.__name__, *(values[0] for values in literals if len(values) == 1 and isinstance(values[0], str))}
+
+
+def _suggest(key: str, models: Sequence[type[BaseModel]]) -> str:
+    """Nearest known keys: first beside the wrong one, then anywhere under the same last name."""
+    prefix, _, leaf = key.rpartition(".")
+    siblings = sorted({name for model in models for name in model.model_fields})
+    near = difflib.get_close_matches(leaf, siblings, n=1)
+    if near:
+        return f"; did you mean {f'{prefix}.{near[0]}' if prefix else near[0]!s}?"
+    elsewhere = [known for known in _all_keys(RunConfig) if known.rpartition(".")[2] == leaf]
+    if elsewhere:
+        return f"; did you mean {' or '.join(dict.fromkeys(elsewhere))}?"
+    return f"; known keys here: {', '.join(siblings)}" if siblings else ""
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for inner in _models_in(field.annotation):
+            yield from _all_keys(inner, f"{prefix}{name}.")
+
+
+def _did_you_mean(given: Any, expected: str) -> str:
+    allowed = [word.strip(" ',") for word in expected.replace(" or ", ",").split(",")]
+    near = difflib.get_close_matches(str(given), allowed, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

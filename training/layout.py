@@ -1,0 +1,26 @@
+"""What lies where in a run's directory. Imports nothing, so that looking into a run is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RUNS = Path("runs")
+"""Where runs are looked for by name, and where they are made by default."""
+CONFIG_FILE = "config.yaml"
+"""The resolved configuration of a run."""
+STAGE_FILE = ".stage.json"
+"""Inside a finished result: its key, its files, its cost. Hidden: a bundle's manifest lists every file that is not."""
+
+DATA = "data"
+ENCODE = "encode"
+TOKENIZE = "tokenize"
+TRAIN = "train"
+EVALUATE = "evaluate"
+BUNDLE = "bundle"
+
+TOKENIZER_REPORT = "report.json"
+"""In `tokenize`."""
+REPORT = "report.json"
+"""In `evaluate`; its names are a contract with users' scripts."""
+REPORT_PAGE = "report.html"
+"""In `evaluate`."""

@@ -1,0 +1,81 @@
+"""Finding finished runs on disk, reading and printing what they say. Runs nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from recsys.errors import ArtifactError, ConfigError
+from training.layout import CONFIG_FILE, EVALUATE, REPORT, REPORT_PAGE, RUNS, STAGE_FILE, TOKENIZE, TOKENIZER_REPORT
+
+
+def find_run(run: Path) -> Path:
+    """The directory of a run, given as a path or as a name under `runs/`."""
+    for directory in (run, RUNS / run):
+        if (directory / CONFIG_FILE).is_file():
+            return directory
+    known = sorted(path.parent.name for path in RUNS.glob(f"*/{CONFIG_FILE}"))
+    raise ConfigError(f"no run {str(run)!r}; known under {RUNS}/: {', '.join(known) or 'none'}")
+
+
+def read_report(run_dir: Path) -> dict[str, Any]:
+    """The content of a run's `report.json`."""
+    report: dict[str, Any] = _read_json(run_dir / EVALUATE / REPORT)
+    return report
+
+
+def print_report(run_dir: Path) -> None:
+    """Print a run's evaluation on stdout, and where its page lies."""
+    from recsys.evaluation import EvaluationReport
+    from recsys.evaluation import print_report as print_tables
+
+    stdout = Console()
+    print_tables(EvaluationReport.load(run_dir / EVALUATE / REPORT), stdout)
+    stdout.print(f"report: {run_dir / EVALUATE / REPORT_PAGE}", highlight=False, soft_wrap=True)
+
+
+def read_tokenizer_report(run_dir: Path) -> dict[str, Any]:
+    """The quality of a run's semantic IDs."""
+    report: dict[str, Any] = _read_json(run_dir / TOKENIZE / TOKENIZER_REPORT)
+    return report
+
+
+def print_tokenizer_report(report: dict[str, Any]) -> None:
+    """Print its numbers on stdout, one a line; lists have one entry a level."""
+    table = Table("semantic IDs", "value")
+    for name, value in report.items():
+        table.add_row(name, _shown(value))
+    Console().print(table)
+
+
+def stage_costs(run_dir: Path) -> dict[str, Any]:
+    """`seconds` of each stage and in all, and `peak_memory_gib` of the process that ran them.
+
+    A stage that went on after an interruption counts from there.
+    """
+    markers = [_read_json(path) for path in run_dir.glob(f"*/{STAGE_FILE}")]
+    markers.sort(key=lambda marker: float(marker["finished_at"]))
+    seconds = {marker["stage"]: round(marker["seconds"], 1) for marker in markers}
+    return {
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "peak_memory_gib": round(max(marker["peak_memory_mib"] for marker in markers) / 1024, 2),
+    }
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}; make it with `recsys run`") from error
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "  ".join(_shown(entry) for entry in value)
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {_shown(entry)}" for name, entry in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,51 @@
+"""Stage `bundle`: everything that serving loads, in one directory with a manifest."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from recsys.bundle import write_bundle
+from training.config import RunConfig
+from training.layout import BUNDLE, DATA, ENCODE, EVALUATE, REPORT, TOKENIZE, TRAIN
+from training.pipeline import Stage, Workspace
+from training.stages import data, encode, tokenize, train
+
+
+def stage(config: RunConfig) -> Stage:
+    """Users are served with their whole histories: what was held out for the test is no secret to the service."""
+
+    def build(workspace: Workspace) -> None:
+        inputs = workspace.inputs
+        catalog = data.load_catalog(inputs[DATA])
+        interactions = data.load_interactions(inputs[DATA])
+        embeddings = encode.load_embeddings(inputs[ENCODE])
+        ids = tokenize.load_ids(inputs[TOKENIZE])
+        counts = np.bincount(interactions.frame["item"].to_numpy(), minlength=catalog.num_items)
+        write_bundle(
+            workspace.output,
+            name=config.run.name,
+            config=_portable(config),
+            catalog=catalog,
+            interactions=interactions,
+            item_counts=counts,
+            embeddings=embeddings,
+            semantic_ids=ids,
+            tokenizer=tokenize.load_fitted(inputs[TOKENIZE]),
+            recommender=train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings),
+            report=json.loads((inputs[EVALUATE] / REPORT).read_text()),
+        )
+
+    return Stage(
+        name=BUNDLE,
+        version=1,
+        inputs=(DATA, ENCODE, TOKENIZE, TRAIN, EVALUATE),
+        settings=_portable(config),
+        build=build,
+    )
+
+
+def _portable(config: RunConfig) -> dict[str, object]:
+    """The configuration without what belongs to this machine."""
+    return config.model_dump(mode="json", exclude={"run": {"dir", "threads"}, "data": {"path"}})

@@ -1,0 +1,54 @@
+"""Stage `data`: the source becomes a checked catalogue, a log and a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recsys.data import Catalog, Interactions, Split, load_dataset, local_files, make_split
+from recsys.errors import DataError
+from recsys.files import sha256_file, write_json
+from training.config import RunConfig
+from training.layout import DATA
+from training.pipeline import Stage, Workspace
+
+_CATALOG = "catalog.parquet"
+_INTERACTIONS = "interactions"
+_SPLIT = "split"
+
+
+def stage(config: RunConfig) -> Stage:
+    """Local files count by their content, wherever they lie."""
+
+    def build(workspace: Workspace) -> None:
+        dataset = load_dataset(config.data)
+        split = make_split(dataset.interactions, config.data)
+        dataset.catalog.save(workspace.output / _CATALOG)
+        dataset.interactions.save(workspace.output / _INTERACTIONS)
+        split.save(workspace.output / _SPLIT)
+        write_json(workspace.output / "dataset.json", {"name": dataset.name})
+
+    return Stage(name=DATA, version=1, inputs=(), settings=_settings(config), build=build)
+
+
+def _settings(config: RunConfig) -> dict[str, object]:
+    files = local_files(config.data)
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or (config.data.path is not None and not files):
+        raise DataError(f"data.path: no {', '.join(missing) or f'files in {config.data.path}'}; check the path")
+    settings = config.data.model_dump(mode="json", exclude={"path"})
+    return {**settings, "files": {file.name: sha256_file(file) for file in files}}
+
+
+def load_catalog(directory: Path) -> Catalog:
+    """The catalogue of a finished stage."""
+    return Catalog.load(directory / _CATALOG)
+
+
+def load_interactions(directory: Path) -> Interactions:
+    """The log of a finished stage."""
+    return Interactions.load(directory / _INTERACTIONS)
+
+
+def load_split(directory: Path) -> Split:
+    """The split of a finished stage."""
+    return Split.load(directory / _SPLIT)

@@ -1,0 +1,41 @@
+"""Stage `encode`: item text (and, when configured, training sequences) become one vector an item."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recsys.encoder import ItemEmbeddings, encode_catalog
+from recsys.files import sha256_file
+from training.config import RunConfig
+from training.layout import DATA, ENCODE
+from training.pipeline import Stage, Workspace
+from training.stages import data
+
+_EMBEDDINGS = "embeddings"
+
+
+def stage(config: RunConfig) -> Stage:
+    """What was encoded before a kill is in the encoder's own cache."""
+
+    def build(workspace: Workspace) -> None:
+        source = workspace.inputs[DATA]
+        train = data.load_split(source).train if config.encoder.collaborative_weight > 0 else None
+        embeddings = encode_catalog(data.load_catalog(source), config.encoder, train=train)
+        embeddings.save(workspace.output / _EMBEDDINGS)
+
+    return Stage(name=ENCODE, version=1, inputs=(DATA,), settings=_settings(config), build=build)
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    settings = config.encoder.model_dump(mode="json")
+    directory = Path(config.encoder.model)
+    if directory.is_dir():  # a model of one's own: its content counts, as it may be trained again in place
+        files = (file for file in sorted(directory.rglob("*")) if file.is_file())
+        settings["model"] = {str(file.relative_to(directory)): sha256_file(file) for file in files}
+    return settings
+
+
+def load_embeddings(directory: Path) -> ItemEmbeddings:
+    """The vectors of a finished stage."""
+    return ItemEmbeddings.load(directory / _EMBEDDINGS)

@@ -1,0 +1,152 @@
+"""Stage `evaluate`: the generator beside its baselines on the test cases, as data, as a page and on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from recsys.data import IntArray, Sequences, Split
+from recsys.evaluation import (
+    BaselineName,
+    Ranker,
+    SasRec,
+    TrainingCurve,
+    build_baseline,
+    evaluate,
+    save_html,
+)
+from recsys.evaluation.ranker import rank_cases
+from recsys.files import atomic_path
+from recsys.tokenizer import SemanticIds
+from training.config import RunConfig
+from training.layout import DATA, ENCODE, EVALUATE, REPORT, REPORT_PAGE, TOKENIZE, TRAIN
+from training.pipeline import Stage, Workspace
+from training.stages import data, encode, tokenize, train
+
+_GENERATOR = "generator"
+_SASREC = "sasrec"
+
+_Fitted: TypeAlias = tuple[Ranker, TrainingCurve | None]
+"""A model ready to rank, with its learning curve if it has one."""
+
+
+def stage(config: RunConfig) -> Stage:
+    """Goes on after the last model whose lists were complete."""
+    settings = {"evaluation": config.evaluation.model_dump(mode="json"), "beams": config.generator.beams}
+    return Stage(
+        name=EVALUATE,
+        version=1,
+        inputs=(DATA, ENCODE, TOKENIZE, TRAIN),
+        settings=settings,
+        build=lambda workspace: _build(config, workspace),
+    )
+
+
+def _build(config: RunConfig, workspace: Workspace) -> None:
+    inputs = workspace.inputs
+    split = data.load_split(inputs[DATA])
+    ids = tokenize.load_ids(inputs[TOKENIZE])
+    ranked: dict[str, _Ranked] = {}
+    models: dict[str, Callable[[], _Fitted]] = {_GENERATOR: partial(_generator, config, inputs, ids)}
+    models |= {name: partial(_baseline, name, config, split) for name in config.evaluation.baselines}
+    for name, fit in models.items():
+        stored = workspace.resume / f"{name}.safetensors"
+        if stored.exists():
+            ranked[name] = _Ranked.load(stored)
+            continue
+        ranker, curve = fit()
+        lists = rank_cases(
+            name,
+            ranker,
+            split.test,
+            max(config.evaluation.ks),
+            num_items=split.num_items,
+            mask_seen=config.evaluation.mask_seen,
+            batch_size=config.evaluation.batch_size,
+        )
+        ranked[name] = _Ranked(lists=lists, curve=curve)
+        ranked[name].save(stored)
+    report = evaluate(
+        {name: _Lookup(split.test.histories.users, result.lists) for name, result in ranked.items()},
+        split,
+        config.evaluation,
+        seeds={name: config.run.seed for name in (_GENERATOR, _SASREC) if name in ranked},
+        notes={"generator": config.generator.model.shape, "beams": config.generator.beams},
+        training_curves={name: result.curve for name, result in ranked.items() if result.curve is not None},
+        code_usage=[np.bincount(ids.codes[:, level], minlength=size) for level, size in enumerate(ids.codebook_sizes)],
+    )
+    report.save(workspace.output / REPORT)
+    save_html(report, workspace.output / REPORT_PAGE, title=f"Evaluation of {config.run.name}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ranked:
+    """What is kept of a model once its cases are ranked: a stage that is killed does not fit it again."""
+
+    lists: IntArray
+    """int64 [cases, max(ks)]."""
+    curve: TrainingCurve | None
+
+    def save(self, path: Path) -> None:
+        metadata = None if self.curve is None else {"curve": self.curve.model_dump_json()}
+        with atomic_path(path) as temporary:
+            save_file({"lists": np.ascontiguousarray(self.lists)}, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> _Ranked:
+        with safe_open(path, framework="numpy") as file:
+            curve = (file.metadata() or {}).get("curve")
+            return cls(
+                lists=file.get_tensor("lists"),
+                curve=None if curve is None else TrainingCurve.model_validate_json(curve),
+            )
+
+
+class _Lookup:
+    """A `Ranker` that repeats finished lists; each user has one case."""
+
+    def __init__(self, users: IntArray, lists: IntArray) -> None:
+        self._order = np.argsort(users)
+        self._users = users[self._order]
+        self._lists = lists
+
+    def __call__(self, histories: Sequences, k: int) -> IntArray:
+        return self._lists[self._order[np.searchsorted(self._users, histories.users)], :k]
+
+
+def _generator(config: RunConfig, inputs: Mapping[str, Path], ids: SemanticIds) -> _Fitted:
+    embeddings = encode.load_embeddings(inputs[ENCODE])
+    recommender = train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings)
+    points = train.load_curve(inputs[TRAIN])
+    curve = _curve(
+        [point["epoch"] for point in points],
+        [point["loss"] for point in points],
+        [point.get("ndcg@10") for point in points],
+    )
+    beams, mask_seen = config.generator.beams, config.evaluation.mask_seen
+    return lambda histories, k: train.rank(recommender, histories, k, beams=beams, mask_seen=mask_seen), curve
+
+
+def _baseline(name: BaselineName, config: RunConfig, split: Split) -> _Fitted:
+    baseline = build_baseline(name, config.evaluation).fit(split.train, split.num_items, split.valid)
+    if not isinstance(baseline, SasRec):
+        return baseline, None
+    points = baseline.curve
+    return baseline, _curve(
+        [point.epoch for point in points],
+        [point.train_loss for point in points],
+        [point.valid_ndcg for point in points],
+    )
+
+
+def _curve(epochs: Sequence[float], losses: Sequence[float], ndcgs: Sequence[float | None]) -> TrainingCurve:
+    return TrainingCurve(
+        x_label="epoch", x=list(epochs), series={"training loss": list(losses), "validation NDCG@10": list(ndcgs)}
+    )
