@@ -205,9 +205,11 @@ def fetch(name: str, cache_dir: Path | None = None) -> Path:
                 write_json(target / _RECEIPT, {"name": name, "source": source, "bytes": sizes})
         except AssetError as error:
             reasons.append(f"{source}: {error}")
-            console.print(f"asset {name}: {source} failed: {error}", highlight=False, soft_wrap=True)
+            console.print(f"asset {name}: {source} failed: {error}", highlight=False, markup=False, soft_wrap=True)
             continue
-        console.print(f"asset {name}: fetched from {source} into {directory}", highlight=False, soft_wrap=True)
+        console.print(
+            f"asset {name}: fetched from {source} into {directory}", highlight=False, markup=False, soft_wrap=True
+        )
         return directory
     raise AssetError(f"asset {name!r} could not be fetched from any source: {'; '.join(reasons)}")
 

@@ -33,7 +33,10 @@ def download(url: str, destination: Path, sha256: str | None = None) -> Path:
         if sha256 is None or sha256_file(destination) == sha256:
             return destination
         console.print(
-            f"{destination} does not match its checksum and is downloaded again", highlight=False, soft_wrap=True
+            f"{destination} does not match its checksum and is downloaded again",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(destination.name + ".part")
@@ -53,7 +56,12 @@ def download(url: str, destination: Path, sha256: str | None = None) -> Path:
                     raise AssetError(
                         f"{url}: the connection broke {_ATTEMPTS} times ({error}); call again to resume"
                     ) from error
-                console.print(f"{url}: {error}; resuming ({attempt}/{_ATTEMPTS - 1})", highlight=False, soft_wrap=True)
+                console.print(
+                    f"{url}: {error}; resuming ({attempt}/{_ATTEMPTS - 1})",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
                 time.sleep(_RETRY_PAUSE_S * attempt)
 
     tag.unlink(missing_ok=True)

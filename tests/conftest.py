@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests are many small computations: threads that wait for each other only slow them down. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

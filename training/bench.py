@@ -66,7 +66,7 @@ def environment() -> dict[str, Any]:
 
 def _directory() -> Path:
     for root in (Path.cwd(), Path(__file__).parents[1]):
-        if (root / "benchmarks" / "results").is_dir():
+        if (root / "benchmarks").is_dir():
             return root / "benchmarks"
     raise RecsysError("benchmarks/ is part of a checkout, not of the installed package; run this from a checkout")
 

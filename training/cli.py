@@ -73,11 +73,13 @@ def demo(
 @app.command()
 def evaluate(run: RunPath, as_json: AsJson = False) -> None:
     """Compare a run's model with the baselines; evaluates only what is not up to date."""
-    from training.config import stored_config
     from training.results import find_run, print_report, read_report
+
+    run_dir = find_run(run)
+    from training.config import stored_config
     from training.runs import execute
 
-    config = stored_config(find_run(run))
+    config = stored_config(run_dir)
     with results_only_stdout() as stdout:
         execute(config, until=EVALUATE)
         if as_json:

@@ -30,7 +30,7 @@ from recsys.progress import progress_bar
 class FitConfig(StrictConfig):
     """How the model is fitted: AdamW, cosine decay after a linear warm-up, early stopping on NDCG@10."""
 
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=20, ge=1)
     """Passes over the training sequences; the cosine schedule ends here."""
     batch_positions: int = Field(default=2048, ge=1)
     """Item positions a step, padding included."""
@@ -50,7 +50,7 @@ class FitConfig(StrictConfig):
     """At most so many validation cases are ranked (a fixed random sample)."""
     validation_beams: int = Field(default=20, ge=1)
     """Beams of the validation search."""
-    patience: int = Field(default=5, ge=1)
+    patience: int = Field(default=4, ge=1)
     """Stop after so many validations without a better NDCG@10; the best weights are kept."""
 
 

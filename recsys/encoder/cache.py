@@ -29,7 +29,12 @@ def encode_cached(encoder: TextEncoder, texts: Sequence[str], cache_dir: Path) -
     known = _read_shards(directory)
     missing = {key: text for key, text in zip(hashes, texts, strict=True) if key not in known}
     if len(missing) < len(texts):
-        console.print(f"encode texts: {len(texts) - len(missing)} of {len(texts)} need no model", highlight=False)
+        console.print(
+            f"encode texts: {len(texts) - len(missing)} of {len(texts)} need no model",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     if missing:
         keys = list(missing)
         pending: dict[bytes, FloatArray] = {}
@@ -54,7 +59,12 @@ def _read_shards(directory: Path) -> dict[bytes, FloatArray]:
             keys = shard["hashes"].tobytes()
             vectors = shard["vectors"]
         except (OSError, SafetensorError, KeyError) as error:
-            console.print(f"encode texts: {path} is damaged ({error}) and is made again", highlight=False)
+            console.print(
+                f"encode texts: {path} is damaged ({error}) and is made again",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
             path.unlink(missing_ok=True)
             continue
         known |= {keys[i * _HASH_BYTES : (i + 1) * _HASH_BYTES]: vector for i, vector in enumerate(vectors)}

@@ -34,6 +34,8 @@ def cooccurrence_embeddings(
         raise ConfigError(f"encoder.collaborative_dim is {dim}; must be between 1 and {num_items - 1} (items - 1)")
     counts = _cooccurrence_counts(train, num_items, window)
     covered = np.asarray(counts.sum(axis=1)).ravel() > 0
+    if not covered.any():
+        return np.zeros((num_items, dim), dtype=np.float32), covered
     ppmi = _positive_pmi(counts)
     # A fixed start makes the iteration deterministic.
     left, values, _ = svds(ppmi, k=dim, v0=np.ones(num_items), solver="arpack")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import string
+import re
 
 from pydantic import Field, field_validator
 
@@ -15,6 +15,8 @@ DEFAULT_TEMPLATE = (
     "Categories: {categories}",
     "{description}",
 )
+
+_SEGMENT = re.compile(r"([^{}]*)\{([^{}!:]+)\}([^{}]*)", re.DOTALL)
 
 
 class EncoderConfig(StrictConfig):
@@ -41,13 +43,15 @@ class EncoderConfig(StrictConfig):
     @classmethod
     def _one_column_each(cls, template: tuple[str, ...]) -> tuple[str, ...]:
         for segment in template:
-            if len(columns_of(segment)) != 1 or not columns_of(segment)[0].isidentifier():
+            if not _SEGMENT.fullmatch(segment):
                 raise ValueError(f"segment {segment!r} must name exactly one column in braces, like 'Brand: {{brand}}'")
         if not template:
             raise ValueError("the template needs at least one segment")
         return template
 
 
-def columns_of(segment: str) -> list[str]:
-    """The names in braces, in order."""
-    return [name for _, name, _, _ in string.Formatter().parse(segment) if name is not None]
+def split_segment(segment: str) -> tuple[str, str, str]:
+    """What stands before the column's name, the name, and what stands after it."""
+    match = _SEGMENT.fullmatch(segment)
+    assert match is not None, "the config has checked its segments"
+    return match[1], match[2], match[3]

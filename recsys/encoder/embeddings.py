@@ -111,6 +111,8 @@ def encode_catalog(
         f"encoder: fused with {dim} collaborative dimensions; {int(covered.sum())} of {len(covered)} items have "
         "neighbours in training, the others keep zeros there",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     return ItemEmbeddings(
         vectors=fuse(text, collaborative, config.collaborative_weight), text_dim=text.shape[1], encoder=config

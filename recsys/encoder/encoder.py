@@ -59,10 +59,11 @@ class TextEncoder:
                 yield rows, np.asarray(vectors, dtype=np.float32)
                 advance(len(rows), "")
 
-    @property
+    @cached_property
     def dim(self) -> int:
         """Width of the vectors."""
-        return int(self._model.get_embedding_dimension())
+        # Asked of a text: the method that tells it has changed its name between versions.
+        return len(self._model.encode("", show_progress_bar=False))
 
     @cached_property
     def fingerprint(self) -> str:

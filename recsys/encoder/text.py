@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from recsys.data import Catalog
-from recsys.encoder.config import EncoderConfig, columns_of
+from recsys.encoder.config import EncoderConfig, split_segment
 from recsys.errors import ConfigError
 from recsys.progress import console
 
@@ -19,23 +19,27 @@ def item_texts(catalog: Catalog, config: EncoderConfig) -> list[str]:
         ConfigError: none of the template's columns is in the catalogue.
     """
     frame = catalog.frame
-    used = [segment for segment in config.template if columns_of(segment)[0] in frame.columns]
+    used = [segment for segment in config.template if split_segment(segment)[1] in frame.columns]
     if not used:
         raise ConfigError(
-            f"encoder.template names {', '.join(columns_of(segment)[0] for segment in config.template)}, "
+            f"encoder.template names {', '.join(split_segment(segment)[1] for segment in config.template)}, "
             f"but the catalogue has only {', '.join(frame.columns)}"
         )
     text = pl.concat_str([_segment(frame, segment) for segment in used], separator=". ", ignore_nulls=True)
     texts = frame.select(text.alias("text"))["text"].fill_null("").to_list()
     if empty := sum(not value for value in texts):
-        console.print(f"encoder: {empty} of {len(texts)} items have no text in the template's columns", highlight=False)
+        console.print(
+            f"encoder: {empty} of {len(texts)} items have no text in the template's columns",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     return texts
 
 
 def _segment(frame: pl.DataFrame, segment: str) -> pl.Expr:
     """The filled segment; null where its column is null or blank."""
-    (column,) = columns_of(segment)
-    before, after = segment.split("{" + column + "}")
+    before, column, after = split_segment(segment)
     value = pl.col(column)
     if frame.schema[column] == pl.List(pl.String()):
         value = value.list.drop_nulls().list.join(", ")

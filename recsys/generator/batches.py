@@ -32,22 +32,16 @@ def make_windows(sequences: Sequences, max_items: int) -> Windows:
     sequence's own beginning has less than half a window of history.
     """
     step = max(1, max_items // 2)
-    starts, ends, first_targets = [], [], []
-    for begin, finish in zip(sequences.offsets[:-1].tolist(), sequences.offsets[1:].tolist(), strict=True):
-        if begin == finish:
-            continue
-        position = begin
-        target = begin
-        while True:
-            end = min(position + max_items, finish)
-            starts.append(position)
-            ends.append(end)
-            first_targets.append(target)
-            if end == finish:
-                break
-            target = end
-            position = end - (max_items - step)
-    return Windows(start=np.array(starts), end=np.array(ends), first_target=np.array(first_targets))
+    rows = np.flatnonzero(sequences.lengths > 0)
+    num_windows = 1 + -(-np.maximum(0, sequences.lengths[rows] - max_items) // step)
+    sequence = np.repeat(rows, num_windows)
+    number = np.arange(len(sequence)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+    start = sequences.offsets[sequence] + number * step
+    return Windows(
+        start=start,
+        end=np.minimum(start + max_items, sequences.offsets[sequence + 1]),
+        first_target=start + np.where(number > 0, max_items - step, 0),
+    )
 
 
 def epoch_batches(windows: Windows, positions: int, generator: np.random.Generator) -> list[IntArray]:

@@ -22,7 +22,7 @@ class ModelConfig(StrictConfig):
     """Transformer blocks of the body."""
     num_heads: int = Field(default=2, ge=1)
     """Attention heads of the body."""
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    dropout: float = Field(default=0.4, ge=0, lt=1)
     """Dropout on inputs, attention and residual branches while training."""
     max_history: int = Field(default=50, ge=1)
     """Items of a history that the model sees: the most recent ones."""

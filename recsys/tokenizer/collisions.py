@@ -18,15 +18,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from recsys.data import IntArray
 from recsys.errors import DataError
-from recsys.tokenizer.residual import (
-    DoubleArray,
-    FloatArray,
-    IntArray,
-    nearest_codes,
-    squared_distances,
-    summed_codes,
-)
+from recsys.tokenizer.residual import DoubleArray, FloatArray, nearest_codes, squared_distances, summed_codes
 
 # The Hungarian algorithm is cubic: this many cells take about a second, and larger groups are assigned greedily.
 _HUNGARIAN_CELLS = 1 << 20

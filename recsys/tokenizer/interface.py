@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from recsys.data import IntArray
 from recsys.tokenizer.artifact import load_config
 from recsys.tokenizer.config import RKMeansConfig, RQVAEConfig
-from recsys.tokenizer.residual import DoubleArray, FloatArray, IntArray
+from recsys.tokenizer.residual import DoubleArray, FloatArray
 from recsys.tokenizer.rkmeans import RKMeansTokenizer
 from recsys.tokenizer.semantic_ids import SemanticIds
 

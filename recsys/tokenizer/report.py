@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.data import IntArray
 from recsys.tokenizer.interface import SemanticIdTokenizer
-from recsys.tokenizer.residual import DoubleArray, FloatArray, IntArray, squared_distances, summed_codes
+from recsys.tokenizer.residual import DoubleArray, FloatArray, squared_distances, summed_codes
 from recsys.tokenizer.semantic_ids import SemanticIds
 
 _ROUNDING_DECIMALS = 6

@@ -12,9 +12,10 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from recsys.data import IntArray
+
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 _BLOCK_CELLS = 1 << 24
 

@@ -6,17 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.data import IntArray
 from recsys.tokenizer.artifact import load_tensors, save_tokenizer
 from recsys.tokenizer.collisions import resolve_collisions
 from recsys.tokenizer.config import RKMeansConfig
-from recsys.tokenizer.residual import (
-    DoubleArray,
-    FloatArray,
-    IntArray,
-    fit_codebooks,
-    nearest_codes,
-    summed_codes,
-)
+from recsys.tokenizer.residual import DoubleArray, FloatArray, fit_codebooks, nearest_codes, summed_codes
 from recsys.tokenizer.semantic_ids import SemanticIds, check_codes
 from recsys.tokenizer.validation import check_embeddings, check_taken, effective_codebook_size
 

@@ -24,17 +24,12 @@ import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
+from recsys.data import IntArray
 from recsys.progress import console, progress_bar
 from recsys.tokenizer.artifact import load_tensors, save_tokenizer
 from recsys.tokenizer.collisions import resolve_collisions
 from recsys.tokenizer.config import RQVAEConfig
-from recsys.tokenizer.residual import (
-    DoubleArray,
-    FloatArray,
-    IntArray,
-    nearest_codes,
-    summed_codes,
-)
+from recsys.tokenizer.residual import DoubleArray, FloatArray, nearest_codes, summed_codes
 from recsys.tokenizer.semantic_ids import SemanticIds, check_codes
 from recsys.tokenizer.validation import check_embeddings, check_taken, effective_codebook_size
 
@@ -188,6 +183,8 @@ class RQVAETokenizer:
                 f"(batch {batch_size} / codebook {codebook_size}): living codes will be replaced at every step; "
                 f"use at most {_HEALTHY_THRESHOLD_SHARE * even_count:g} or a larger batch_size",
                 highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
         quantizer = ResidualVQ(
             dim=min(config.code_dim, inputs.shape[1]),

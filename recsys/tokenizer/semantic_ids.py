@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from recsys.data import IntArray
 from recsys.errors import ArtifactError, DataError
 from recsys.files import atomic_directory
-
-IntArray = npt.NDArray[np.int64]
 
 _FILE = "semantic_ids.safetensors"
 

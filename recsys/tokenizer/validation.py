@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from recsys.data import IntArray
 from recsys.errors import DataError
 from recsys.progress import console
-from recsys.tokenizer.residual import FloatArray, IntArray
+from recsys.tokenizer.residual import FloatArray
 from recsys.tokenizer.semantic_ids import check_codes
 
 
@@ -45,5 +46,7 @@ def effective_codebook_size(codebook_size: int, num_items: int) -> int:
         console.print(
             f"tokenizer: codebook_size {codebook_size} exceeds the {num_items} items, so each level has {num_items}",
             highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
     return min(codebook_size, num_items)

@@ -27,7 +27,7 @@ def recsys(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "toy.py").write_text(TOY_BENCHMARK)
     (tmp_path / "toy.yaml").write_text(MINIMAL)
     return tmp_path

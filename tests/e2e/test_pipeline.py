@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 
 from recsys.bundle import Bundle
 from training.config import load_config
+from training.pipeline import finished_key
+from training.results import stage_costs
 from training.runs import execute
 
 STAGES = ("data", "encode", "tokenize", "train", "evaluate", "bundle")
@@ -76,6 +79,22 @@ def test_a_second_run_does_nothing(finished_run: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("up to date") == len(STAGES)
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.parent != finished_run}
+
+
+def test_a_wider_search_evaluates_again_and_fits_nothing_again(finished_run: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "toy"
+    shutil.copytree(finished_run, run_dir)
+    config = load_config(finished_run.parents[1] / "toy.yaml", [f"run.dir={tmp_path}", "generator.beams=20"])
+    execute(config)
+    renewed = {name for name in STAGES if finished_key(run_dir, name) != finished_key(finished_run, name)}
+    assert renewed == {"evaluate", "bundle"}
+    assert Bundle.load(run_dir / "bundle").recommender.config.beams == 20
+
+
+def test_costs_of_every_stage_are_kept(finished_run: Path) -> None:
+    costs = stage_costs(finished_run)
+    assert list(costs["seconds"]) == [*STAGES, "total"]
+    assert 0 < costs["peak_memory_gib"] < 64
 
 
 def test_json_commands_print_one_document_and_nothing_else(finished_run: Path) -> None:
