@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
+from recsys.data.windows import cut_windows
 from recsys.files import atomic_directory, write_json
-from recsys.generator.batches import epoch_batches, make_windows, padded_windows
+from recsys.generator.batches import epoch_batches, padded_windows
 from recsys.generator.flat import FlatModel
 from recsys.generator.nested import NestedModel
 from recsys.progress import progress_bar
@@ -197,7 +198,7 @@ class _Fit:
         self.seed = seed
         self.log = log
         # One more than the model reads: the last item of a window is a target, never an input.
-        self.windows = make_windows(train, model.config.max_history + 1)
+        self.windows = cut_windows(train, model.config.max_history + 1)
         self.optimizer = _optimizer(model, config)
 
     def run_epoch(self, epoch: int, first_step: int, advance: Callable[[int, str], None]) -> dict[str, float]:

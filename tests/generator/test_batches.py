@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data.sequences import Sequences
-from recsys.generator.batches import epoch_batches, history_batches, make_windows, pad, padded_windows
+from recsys.data.windows import cut_windows, pad_right
+from recsys.generator.batches import epoch_batches, history_batches, padded_windows
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 
@@ -17,21 +18,21 @@ LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=12)
 def test_every_item_is_a_target_exactly_once(lengths: list[int], max_items: int) -> None:
     total = sum(lengths)
     flat = np.split(np.arange(total), np.cumsum(lengths)[:-1])
-    windows = make_windows(Sequences.from_lists(flat), max_items)
+    windows = cut_windows(Sequences.from_lists(flat), max_items)
     targets = [np.arange(first, end) for first, end in zip(windows.first_target, windows.end, strict=True)]
     assert (windows.end - windows.start <= max_items).all()
     assert sorted(np.concatenate(targets).tolist() if targets else []) == list(range(total))
 
 
 def test_a_later_window_gives_its_targets_half_a_window_of_context() -> None:
-    windows = make_windows(Sequences.from_lists([np.arange(25)]), 10)
+    windows = cut_windows(Sequences.from_lists([np.arange(25)]), 10)
     context = windows.first_target - windows.start
     assert context.tolist() == [0, 5, 5, 5]
 
 
 @pytest.mark.parametrize("positions", [1, 64, 100, 10_000])
 def test_an_epoch_holds_every_window_once_in_an_order_that_its_seed_fixes(positions: int) -> None:
-    windows = make_windows(Sequences.from_lists([np.arange(1 + size % 60) for size in range(300)]), 100)
+    windows = cut_windows(Sequences.from_lists([np.arange(1 + size % 60) for size in range(300)]), 100)
     lengths = windows.end - windows.start
     batches = epoch_batches(windows, positions, np.random.default_rng(3))
     assert sorted(np.concatenate(batches).tolist()) == list(range(300))
@@ -41,14 +42,13 @@ def test_an_epoch_holds_every_window_once_in_an_order_that_its_seed_fixes(positi
 
 
 def test_padding_is_on_the_right() -> None:
-    items, lengths = pad([np.array([4, 5]), np.array([], dtype=np.int64), np.array([6])])
-    assert items.tolist() == [[4, 5], [0, 0], [6, 0]]
-    assert lengths.tolist() == [2, 0, 1]
+    padded = pad_right(np.arange(10, 20), start=np.array([4, 0, 6]), lengths=np.array([2, 0, 1]))
+    assert padded.tolist() == [[14, 15], [0, 0], [16, 0]]
 
 
 def test_windows_are_padded_with_their_context_counted() -> None:
     sequences = Sequences.from_lists([np.arange(10, 16)])
-    windows = make_windows(sequences, 4)
+    windows = cut_windows(sequences, 4)
     items, lengths, first = padded_windows(sequences, windows, np.array([1]))
     assert items.tolist() == [[12, 13, 14, 15]]
     assert lengths.tolist() == [4]

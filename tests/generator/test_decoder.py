@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from padding import padded
 
 from recsys.data.sequences import Sequences
-from recsys.generator.batches import pad
 from recsys.generator.constraints import Constraints
 from recsys.generator.decoder import select_best
 from recsys.generator.recommender import GenerativeRecommender
@@ -20,7 +20,7 @@ def score_catalogue(recommender: GenerativeRecommender, history: np.ndarray) -> 
     """Log-probability of every item as the next one after `history`, by the path that training uses."""
     num_items = recommender.trie.num_items
     rows = [np.append(history, item) for item in range(num_items)]
-    items, lengths = pad(rows)
+    items, lengths = padded(rows)
     with torch.inference_mode():
         log_probs = recommender.model.target_log_probs(items, lengths, first_target=lengths - 1)
     return log_probs.numpy()

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from padding import padded
 
 from recsys.data.sequences import Sequences
 from recsys.errors import ArtifactError
-from recsys.generator.batches import pad
 from recsys.generator.likelihood import smoothed_gather
 from recsys.generator.recommender import GenerativeRecommender
 
@@ -22,8 +22,8 @@ def test_padding_and_neighbours_do_not_change_a_likelihood(make_recommender, sha
     model = make_recommender(shape).model
     rows = [np.array([1, 2, 3, 4]), np.array([9]), np.array([7, 8])]
     with torch.inference_mode():
-        together = model.target_log_probs(*pad(rows))
-        alone = torch.cat([model.target_log_probs(*pad([row])) for row in rows])
+        together = model.target_log_probs(*padded(rows))
+        alone = torch.cat([model.target_log_probs(*padded([row])) for row in rows])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
@@ -31,8 +31,8 @@ def test_padding_and_neighbours_do_not_change_a_likelihood(make_recommender, sha
 def test_a_likelihood_depends_on_earlier_items_only(make_recommender, shape: str) -> None:
     model = make_recommender(shape).model
     with torch.inference_mode():
-        before = model.target_log_probs(*pad([np.array([1, 2, 3, 4])]))
-        after = model.target_log_probs(*pad([np.array([1, 2, 3, 400])]))
+        before = model.target_log_probs(*padded([np.array([1, 2, 3, 4])]))
+        after = model.target_log_probs(*padded([np.array([1, 2, 3, 400])]))
     torch.testing.assert_close(before[:3], after[:3], atol=1e-5, rtol=0)
     assert abs(before[3] - after[3]) > 1e-3
 
@@ -40,7 +40,7 @@ def test_a_likelihood_depends_on_earlier_items_only(make_recommender, shape: str
 @pytest.mark.parametrize("shape", SHAPES)
 def test_context_items_are_no_targets(make_recommender, shape: str) -> None:
     model = make_recommender(shape).model
-    items, lengths = pad([np.array([1, 2, 3, 4]), np.array([5, 6])])
+    items, lengths = padded([np.array([1, 2, 3, 4]), np.array([5, 6])])
     with torch.inference_mode():
         every = model.target_log_probs(items, lengths)
         some = model.target_log_probs(items, lengths, first_target=torch.tensor([2, 0]))

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recsys.data.sequences import Examples, IntArray, Sequences
+from recsys.data.windows import cut_windows, pad_right
 from recsys.errors import ArtifactError, DataError
 from recsys.evaluation.baselines.ranking import FloatArray, rank_by_score
 from recsys.evaluation.baselines.sasrec_model import SasRecModel, parameter_groups, pick_device, pick_dtype
@@ -60,7 +61,7 @@ class SasRec:
             DataError: no training sequence has two items.
         """
         config = self.config
-        windows = _Windows.cut(train, config.max_history)
+        windows = _Batches(train, config.max_history)
         if len(windows) == 0:
             raise DataError(f"SASRec needs training sequences of at least 2 items; none of {len(train)} has them")
         order = np.random.default_rng(config.seed)
@@ -81,7 +82,7 @@ class SasRec:
             for epoch in range(1, config.epochs + 1):
                 model.train()
                 loss_sum, num_targets = 0.0, 0
-                for items, targets in windows.batches(config.batch_size, order):
+                for items, targets in windows.epoch(config.batch_size, order):
                     loss, count = self._loss(model, items.to(device), targets.to(device), dtype)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -135,7 +136,7 @@ class SasRec:
         kept = np.minimum(histories.lengths, self.config.max_history)
         starts = histories.offsets[1:] - kept
         device = model.item_vectors.weight.device
-        states = model(_padded(histories.items, starts, kept).to(device))
+        states = model(torch.from_numpy(pad_right(histories.items, starts, kept)).to(device))
         last = states[torch.arange(len(kept), device=device), torch.from_numpy(kept - 1).to(device)]
         logits: Tensor = last @ model.item_vectors.weight.T
         return logits
@@ -204,40 +205,22 @@ class SasRec:
         return self._model
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Windows:
-    """Stretches of at most `width` inputs; input t of window w is `items[starts[w] + t]` and its target the next item.
+class _Batches:
+    """Inputs and targets of the training windows: input t of a window has the window's item t + 1 as its target."""
 
-    A long sequence is cut into windows that begin half a window apart. In all but the first only the later half is
-    supervised: each item is a target once, and none but a sequence's beginning lacks half a window of history.
-    """
-
-    items: IntArray
-    starts: IntArray
-    lengths: IntArray
-    first_supervised: IntArray
+    def __init__(self, train: Sequences, max_history: int) -> None:
+        windows = cut_windows(train, max_history + 1)
+        usable = windows.lengths > 1
+        self.items = train.items
+        self.starts = windows.start[usable]
+        self.lengths = windows.lengths[usable] - 1
+        # Nothing predicts a sequence's first item.
+        self.first_supervised = np.maximum(windows.first_target - windows.start - 1, 0)[usable]
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    @classmethod
-    def cut(cls, sequences: Sequences, width: int) -> _Windows:
-        step = max(1, width // 2)
-        inputs = sequences.lengths - 1
-        rows = np.flatnonzero(inputs > 0)
-        num_windows = 1 + np.maximum(0, -(-(inputs[rows] - width) // step))
-        sequence = np.repeat(rows, num_windows)
-        number = np.arange(len(sequence)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
-        begin = number * step
-        lengths = np.minimum(width, inputs[sequence] - begin)
-        return cls(
-            items=sequences.items,
-            starts=sequences.offsets[sequence] + begin,
-            lengths=lengths,
-            first_supervised=np.where(number == 0, 0, width - step),
-        )
-
-    def batches(self, batch_size: int, order: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, batch_size: int, order: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets, int64 [B, T], targets -1 where unsupervised; a new order at every call.
 
         Windows of similar length share a batch. They are sorted within pools of many batches, not over the whole
@@ -252,21 +235,13 @@ class _Windows:
             batches += [rows[index : index + batch_size] for index in range(0, len(rows), batch_size)]
         for index in order.permutation(len(batches)):
             rows = batches[index]
-            inputs = _padded(self.items, self.starts[rows], self.lengths[rows])
-            targets = _padded(self.items, self.starts[rows] + 1, self.lengths[rows])
+            inputs = torch.from_numpy(pad_right(self.items, self.starts[rows], self.lengths[rows]))
+            targets = torch.from_numpy(pad_right(self.items, self.starts[rows] + 1, self.lengths[rows]))
             position = torch.arange(inputs.shape[1])
             outside = (position >= torch.from_numpy(self.lengths[rows])[:, None]) | (
                 position < torch.from_numpy(self.first_supervised[rows])[:, None]
             )
             yield inputs, targets.masked_fill(outside, -1)
-
-
-def _padded(items: IntArray, starts: IntArray, lengths: IntArray) -> Tensor:
-    """int64 [B, max length]: stretches of a flat array, padded on the right with item 0."""
-    position = np.arange(int(lengths.max()))
-    inside = position < lengths[:, None]
-    index = np.where(inside, starts[:, None] + position, 0)
-    return torch.from_numpy(np.where(inside, items[index], 0))
 
 
 def _copy_of_weights(model: SasRecModel) -> dict[str, Tensor]:
