@@ -27,9 +27,9 @@ class ModelConfig(StrictConfig):
     max_history: int = Field(default=50, ge=1)
     """Items of a history that the model sees: the most recent ones."""
     item_residuals: bool = True
-    """Nested shape: a learned vector an item, zero for items that training never saw. It is added to the item's input,
-    and the mean over the items below a trie node is that node's output vector beside its code's. Codes carry what
-    similar items share; residuals carry what sets an item apart once it has been seen often enough."""
+    """Nested shape: a learned vector an item, from zero. It is added to the item's input, and the mean over the items
+    below a trie node is that node's output vector beside its code's. Codes carry what similar items share; residuals
+    carry what sets an item apart once it has been seen often enough."""
     text_input: bool = True
     """Nested shape: add a projection of the item's embedding to its input, when embeddings are given."""
 

@@ -8,7 +8,7 @@ Shapes: B sequences, T items (right-padded), P supervised positions, W beams, D 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ class NestedModel(nn.Module):
         item_vectors: npt.NDArray[np.float32] | None,
     ) -> None:
         super().__init__()
-        self._frozen_nodes: dict[int, Tensor] = {}
+        self._node_cache: dict[int, tuple[tuple[int, int], Tensor]] = {}
         self.config = config
         self.trie = trie
         width = config.hidden_size
@@ -93,7 +93,7 @@ class NestedModel(nn.Module):
             if isinstance(module, nn.Embedding) and not name.startswith("body."):
                 nn.init.normal_(module.weight, std=0.02)
         if self.item_residuals is not None:
-            # From zero, so that an item never seen in training stays at its codes' meaning.
+            # From zero: what an item has beyond its codes and its vector must be earned by interactions.
             nn.init.zeros_(self.item_residuals.weight)
 
     def embed_items(self, items: Tensor) -> Tensor:
@@ -120,31 +120,26 @@ class NestedModel(nn.Module):
             return logits
         if level == 0:
             return logits + (query @ nodes.T).gather(-1, children.nodes)
-        return logits + (nodes[children.nodes] @ query.unsqueeze(-1)).squeeze(-1)
+        # Not nodes[children.nodes]: with several threads the gradient of indexing is summed in no fixed order.
+        child_vectors = nn.functional.embedding(children.nodes, nodes)
+        return logits + (child_vectors @ query.unsqueeze(-1)).squeeze(-1)
 
     def _node_residuals(self, level: int) -> Tensor | None:
         """float32 [M_l, D]: the mean residual of the items below each node of `level`."""
         if self.item_residuals is None:
             return None
-        if level in self._frozen_nodes:
-            return self._frozen_nodes[level]
         table = self.item_residuals.weight
+        # Of these weights as they are now: an optimizer, loading and moving all change one of the two numbers.
+        stamp = (table.data_ptr(), table._version)
+        cacheable = not torch.is_grad_enabled()
+        if cacheable and level in self._node_cache and self._node_cache[level][0] == stamp:
+            return self._node_cache[level][1]
         counts = torch.diff(self.trie.starts[level]).unsqueeze(1)
         sums = torch.zeros(len(counts), table.shape[1], device=table.device)
         means = sums.index_add(0, self.trie.paths[:, level], table) / counts
-        if not self.training and not torch.is_grad_enabled():
-            self._frozen_nodes[level] = means
+        if cacheable:
+            self._node_cache[level] = (stamp, means)
         return means
-
-    def train(self, mode: bool = True) -> NestedModel:
-        """Switch between training and evaluation; weights may change in between, so what hangs on them is dropped."""
-        self._frozen_nodes = {}
-        return super().train(mode)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """See `torch.nn.Module.load_state_dict`."""
-        self._frozen_nodes = {}
-        return super().load_state_dict(*args, **kwargs)
 
     def target_log_probs(
         self, items: Tensor, lengths: Tensor, first_target: Tensor | None = None, smoothing: float = 0.0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from recsys.data.sequences import IntArray, Sequences
@@ -110,7 +112,7 @@ class GenerativeRecommender:
             {
                 "format": _FORMAT,
                 "config": self.config.model_dump(mode="json"),
-                "num_items": len(self.codes),
+                "codes_sha256": _digest(self.codes),
                 "codebook_sizes": list(self.codebook_sizes),
                 "vector_dim": None if self.item_vectors is None else self.item_vectors.shape[1],
             },
@@ -131,17 +133,22 @@ class GenerativeRecommender:
         """
         try:
             facts = json.loads((directory / "generator.json").read_text())
+            if facts["format"] != _FORMAT:
+                raise ArtifactError(
+                    f"generator: {directory} has format {facts['format']}, this version reads {_FORMAT}"
+                )
             weights = load_file(directory / "model.safetensors")
-        except (OSError, ValueError) as error:
+            expected = (facts["codes_sha256"], tuple(facts["codebook_sizes"]))
+            takes_vectors = facts["vector_dim"] is not None
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ArtifactError(f"generator: cannot read {directory}: {error}") from error
-        expected = (facts["num_items"], tuple(facts["codebook_sizes"]))
-        if expected != (len(codes), tuple(codebook_sizes)):
+        if expected != (_digest(codes), tuple(codebook_sizes)):
             raise ArtifactError(
-                f"generator: trained on {expected[0]} items with codebooks {expected[1]}, "
-                f"but the semantic IDs have {len(codes)} items with codebooks {tuple(codebook_sizes)}"
+                f"generator: the weights in {directory} were trained with other semantic IDs; "
+                "load them with the ones of the same run"
             )
         config = GeneratorConfig.model_validate(facts["config"])
-        vectors = item_vectors if facts["vector_dim"] is not None else None
+        vectors = item_vectors if takes_vectors else None
         model = build_model(config, codes, codebook_sizes, vectors)
         try:
             model.load_state_dict(weights)
@@ -149,3 +156,7 @@ class GenerativeRecommender:
             reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"generator: the weights in {directory} do not fit its config: {reason}") from error
         return cls(config, codes, codebook_sizes, vectors, model)
+
+
+def _digest(codes: IntArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(codes, dtype=np.int64).tobytes()).hexdigest()

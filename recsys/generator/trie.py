@@ -111,18 +111,3 @@ class ItemTrie:
         nodes = self.paths[items, level]
         parents = self.paths[items, level - 1] if level else torch.zeros_like(nodes)
         return parents, nodes - self.first_child[level][parents]
-
-    def to(self, device: torch.device | str) -> ItemTrie:
-        """The same trie with its arrays on `device`."""
-        moved = object.__new__(ItemTrie)
-        moved.__dict__.update(
-            {
-                name: value.to(device)
-                if isinstance(value, Tensor)
-                else [entry.to(device) for entry in value]
-                if isinstance(value, list) and value and isinstance(value[0], Tensor)
-                else value
-                for name, value in self.__dict__.items()
-            }
-        )
-        return moved

@@ -70,7 +70,55 @@ def test_saved_and_loaded_weights_give_the_same_list(make_recommender, shape: st
 def test_weights_of_another_catalogue_are_refused(make_recommender, tmp_path: Path) -> None:
     recommender = make_recommender()
     recommender.save(tmp_path)
-    with pytest.raises(ArtifactError, match="trained on 500 items"):
-        GenerativeRecommender.load(
-            tmp_path, recommender.codes[:-1], recommender.codebook_sizes, recommender.item_vectors
-        )
+    for other in (recommender.codes[:-1], recommender.codes[::-1].copy()):
+        with pytest.raises(ArtifactError, match="other semantic IDs"):
+            GenerativeRecommender.load(tmp_path, other, recommender.codebook_sizes, recommender.item_vectors)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", "damaged"),
+        ("generator.json", "{"),
+        ("generator.json", "{}"),
+        ("generator.json", '{"format": 99}'),
+    ],
+)
+def test_damaged_or_foreign_files_are_refused(make_recommender, tmp_path: Path, file: str, content: str) -> None:
+    recommender = make_recommender()
+    recommender.save(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ArtifactError, match="generator: "):
+        GenerativeRecommender.load(tmp_path, recommender.codes, recommender.codebook_sizes, recommender.item_vectors)
+
+
+def test_scoring_after_recommending_still_has_gradients_and_sees_new_weights(make_recommender) -> None:
+    recommender = make_recommender()
+    model = recommender.model
+    batch = padded([[1, 2, 3]])
+    recommender.recommend(Sequences.from_lists([[1]]), 5)
+    model.target_log_probs(*batch).sum().backward()
+    assert model.item_residuals.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        before = model.target_log_probs(*batch)
+        model.item_residuals.weight.add_(torch.randn_like(model.item_residuals.weight))
+        after = model.target_log_probs(*batch)
+    assert (before - after).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_the_same_every_time_with_several_threads(make_recommender, shape: str) -> None:
+    model = make_recommender(shape, num_items=1500, sizes=(8, 16, 16)).model
+    rows = np.random.default_rng(0).integers(0, 1500, size=(128, 11))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        gradients = []
+        for _ in range(4):
+            model.zero_grad()
+            model.target_log_probs(*padded(list(rows))).mean().backward()
+            gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    finally:
+        torch.set_num_threads(threads)
+    for name, value in gradients[0].items():
+        assert all(torch.equal(value, other[name]) for other in gradients[1:]), name
