@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
-from scipy.sparse.linalg import svds
+from scipy import linalg, sparse
+from scipy.sparse.linalg import aslinearoperator, eigsh
 
 from recsys.data.sequences import Sequences
 from recsys.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool]
 
 
@@ -24,7 +25,8 @@ def cooccurrence_embeddings(
     Goldberg, 2014). Give it TRAINING sequences only: the test transitions would leak into the codes.
 
     Returns:
-        vectors: float32 [num_items, dim], zero for items without a neighbour.
+        vectors: float32 [num_items, dim], zero for items without a neighbour; the same for the same input.
+            Columns by falling singular value; those beyond the rank of the PPMI are zero.
         covered: bool [num_items], which items have a vector.
 
     Raises:
@@ -36,11 +38,8 @@ def cooccurrence_embeddings(
     covered = np.asarray(counts.sum(axis=1)).ravel() > 0
     if not covered.any():
         return np.zeros((num_items, dim), dtype=np.float32), covered
-    ppmi = _positive_pmi(counts)
-    # A fixed start makes the iteration deterministic.
-    left, values, _ = svds(ppmi, k=dim, v0=np.ones(num_items), solver="arpack")
-    order = np.argsort(-values)
-    vectors = left[:, order] * np.sqrt(np.maximum(values[order], 0.0))
+    left, values = _truncated_svd(_positive_pmi(counts), dim)
+    vectors = left * np.sqrt(values)
     vectors[~covered] = 0.0
     return vectors.astype(np.float32), covered
 
@@ -75,6 +74,22 @@ def _positive_pmi(counts: sparse.csr_array) -> sparse.csr_array:
     marginal = np.asarray(counts.sum(axis=1)).ravel()
     pmi = np.log(cells.data * marginal.sum() / (marginal[cells.row] * marginal[cells.col]))
     return sparse.coo_array((np.maximum(pmi, 0.0), (cells.row, cells.col)), shape=counts.shape).tocsr()
+
+
+def _truncated_svd(matrix: sparse.csr_array, rank: int) -> tuple[DoubleArray, DoubleArray]:
+    """Left singular vectors float64 [n, rank] and singular values float64 [rank], largest first.
+
+    Values that are zero but for rounding come as zero, since their vectors are any basis of the null space.
+    """
+    size = matrix.shape[0]
+    operator = aslinearoperator(matrix)
+    # scipy's `svds` does the same but leaves the random restarts without a seed: ARPACK needs them, whatever the
+    # start, once the start's Krylov space is exhausted (few distinct singular values, unconnected communities).
+    _, basis = eigsh(operator.H @ operator, k=rank, v0=np.ones(size), rng=np.random.default_rng(0))
+    basis, _ = np.linalg.qr(basis)  # clustered eigenvalues leave it not quite orthonormal
+    left, values, _ = linalg.svd(matrix @ basis, full_matrices=False)
+    values[values <= size * np.finfo(np.float64).eps * values[0]] = 0.0
+    return left, values
 
 
 def _unit_rows(vectors: FloatArray) -> FloatArray:

@@ -31,6 +31,24 @@ def test_same_input_same_vectors() -> None:
     np.testing.assert_array_equal(first, second)
 
 
+def test_unconnected_communities_get_the_same_vectors_each_time() -> None:
+    rng = np.random.default_rng(0)
+    blob = [rng.permutation(60)[:6] for _ in range(80)]
+    pairs = [np.array([60 + 2 * pair, 61 + 2 * pair]) for pair in range(20)]
+    train = Sequences.from_lists([*blob, *pairs])
+    first, _ = cooccurrence_embeddings(train, 100, dim=80)
+    second, _ = cooccurrence_embeddings(train, 100, dim=80)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_columns_beyond_the_rank_are_zero() -> None:
+    # Item 0 beside each of the others and those never beside each other: a matrix of rank 2.
+    star = Sequences.from_lists([[0, leaf] for leaf in range(1, 12)])
+    vectors, _ = cooccurrence_embeddings(star, 12, dim=6)
+    assert (np.abs(vectors[:, :2]).max(axis=0) > 0.1).all()
+    assert (vectors[:, 2:] == 0).all()
+
+
 def test_window_counts_neighbours_of_one_user_only() -> None:
     train = Sequences.from_lists([[0, 1, 2, 0], [3], [1, 3]])
     one = _cooccurrence_counts(train, 4, window=1).toarray()
