@@ -6,6 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt
 ARGS ?=
+# Every installation brings faiss-cpu back, so what `install-gpu` swapped is swapped again.
+define SWAP_FAISS
+	@if [ -e $(VENV)/.gpu ]; then \
+		$(BIN)/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu && $(PIP) 'faiss-gpu>=1.15'; fi
+endef
 
 .PHONY: help install install-dev install-gpu demo test test-slow lint format clean
 
@@ -19,8 +24,8 @@ install-dev: $(VENV)/.dev  ## The same with the tools of a developer.
 # faiss-gpu and faiss-cpu install the same module, so one has to go before the other comes.
 install-gpu: $(VENV)/.runtime  ## The same for a machine with an NVIDIA GPU.
 	$(PIP) --editable '.[gpu]'
-	$(BIN)/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu
-	$(PIP) 'faiss-gpu>=1.15'
+	@touch $(VENV)/.gpu
+	$(SWAP_FAISS)
 
 demo: $(VENV)/.runtime  ## The whole pipeline on MovieLens-100K, then the served page.
 	$(BIN)/recsys demo $(ARGS)
@@ -46,15 +51,17 @@ clean:  ## Remove .venv, caches and build outputs; runs/ stays.
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # PyTorch comes first and alone, so that nothing else decides which of its builds is taken.
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'installing into $(VENV) (a few minutes the first time)' >&2
 	$(PIP) torch
 	$(PIP) --editable .
+	$(SWAP_FAISS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(PIP) --editable '.[dev]'
+	$(SWAP_FAISS)
 	@touch $@

@@ -23,7 +23,7 @@ from training.runs import packaged_config
 def main(arguments: list[str]) -> dict[str, Any]:
     """Run `configs/beauty.yaml` under several seeds; mean and spread of each metric of each model over them."""
     parser = argparse.ArgumentParser(prog="recsys bench beauty", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N", help="how many seeds, from 0")
     parser.add_argument("--data-path", type=Path, help="folder with the data set in the import format")
     options = parser.parse_args(arguments)
 
@@ -52,7 +52,7 @@ def _spread(reports: list[dict[str, Any]], model: str, metric: str) -> dict[str,
     values = [report["models"][model][metric]["value"] for report in reports]
     return {
         "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
         "min": min(values),
         "max": max(values),
         "values": values,
