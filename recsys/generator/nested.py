@@ -8,7 +8,7 @@ Shapes: B sequences, T items (right-padded), P supervised positions, W beams, D 
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ class NestedModel(nn.Module):
         item_vectors: npt.NDArray[np.float32] | None,
     ) -> None:
         super().__init__()
-        self._node_cache: dict[int, tuple[tuple[int, int], Tensor]] = {}
+        self._frozen_nodes: dict[int, Tensor] = {}
         self.config = config
         self.trie = trie
         width = config.hidden_size
@@ -128,18 +128,30 @@ class NestedModel(nn.Module):
         """float32 [M_l, D]: the mean residual of the items below each node of `level`."""
         if self.item_residuals is None:
             return None
+        frozen = not self.training and not torch.is_grad_enabled()
+        if frozen and level in self._frozen_nodes:
+            return self._frozen_nodes[level]
         table = self.item_residuals.weight
-        # Of these weights as they are now: an optimizer, loading and moving all change one of the two numbers.
-        stamp = (table.data_ptr(), table._version)
-        cacheable = not torch.is_grad_enabled()
-        if cacheable and level in self._node_cache and self._node_cache[level][0] == stamp:
-            return self._node_cache[level][1]
         counts = torch.diff(self.trie.starts[level]).unsqueeze(1)
         sums = torch.zeros(len(counts), table.shape[1], device=table.device)
         means = sums.index_add(0, self.trie.paths[:, level], table) / counts
-        if cacheable:
-            self._node_cache[level] = (stamp, means)
+        if frozen:
+            self._frozen_nodes[level] = means
         return means
+
+    def train(self, mode: bool = True) -> NestedModel:
+        """Switch between training and evaluation, and forget what was computed from the weights as they were.
+
+        Weights change between a call of `train()` and the next of `eval()`. Their version counters cannot tell: fused
+        optimizers do not raise them.
+        """
+        self._frozen_nodes = {}
+        return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """See `torch.nn.Module.load_state_dict`; forgets what was computed from the earlier weights."""
+        self._frozen_nodes = {}
+        return super().load_state_dict(*args, **kwargs)
 
     def target_log_probs(
         self, items: Tensor, lengths: Tensor, first_target: Tensor | None = None, smoothing: float = 0.0
