@@ -9,14 +9,19 @@ import difflib
 import importlib.metadata
 import os
 import platform
+import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from recsys.errors import RecsysError
 from recsys.files import write_json
+from training.layout import RUNS
+from training.results import read_report, stage_costs
+from training.runs import packaged_config
 
 _VERSIONS_OF = ("recsys", "torch", "transformers", "sentence-transformers", "numpy", "polars", "faiss-cpu")
 
@@ -47,6 +52,51 @@ def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     target = _directory() / "results" / f"{name}.json"
     write_json(target, result)
     return result, target
+
+
+def over_seeds(config: str, num_seeds: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run `configs/<config>.yaml` under the seeds 0, 1, ...; each run is `runs/<config>-seed-<n>`.
+
+    A run that was killed goes on where it was, a finished one is only read.
+
+    Returns:
+        `models`: for each metric the mean and std (null for one seed), and each run's value with its interval; and of
+        each run its `protocol`, its `differences` and, in `runs`, its seconds and peak memory.
+
+    Raises:
+        RecsysError: a run failed.
+    """
+    reports, costs = [], []
+    for seed in range(num_seeds):
+        name = f"{config}-seed-{seed}"
+        # A process of its own, so that one run's memory does not count for the next.
+        command = [sys.executable, "-m", "recsys", "run", str(packaged_config(config)), *overrides]
+        if subprocess.run(
+            [*command, f"run.seed={seed}", f"run.name={name}"], stdout=sys.stderr, check=False
+        ).returncode:
+            raise RecsysError(f"the run {name} failed; its error is above")
+        reports.append(read_report(RUNS / name))
+        costs.append(stage_costs(RUNS / name))
+    return {
+        "protocol": [report["protocol"] for report in reports],
+        "models": {
+            model: {metric: _spread([report["models"][model][metric] for report in reports]) for metric in metrics}
+            for model, metrics in reports[0]["models"].items()
+        },
+        "differences": [report["differences"] for report in reports],
+        "runs": costs,
+    }
+
+
+def _spread(intervals: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    values = [interval["value"] for interval in intervals]
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "values": values,
+        "low": [interval["low"] for interval in intervals],
+        "high": [interval["high"] for interval in intervals],
+    }
 
 
 def environment() -> dict[str, Any]:
