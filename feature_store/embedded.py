@@ -8,6 +8,7 @@ write to the same append-only file, and the next program takes the running one o
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
 import subprocess
@@ -30,6 +31,8 @@ _MAX_SOCKET_PATH = 100
 _POLL_S = 0.02
 _SHUTDOWN_S = 10.0
 
+_log = logging.getLogger(__name__)
+
 
 class EmbeddedServer:
     """The Valkey server of one data directory.
@@ -46,6 +49,7 @@ class EmbeddedServer:
         self.data_dir = data_dir.absolute()
         self._start_timeout_s = start_timeout_s
         self._mutex = threading.Lock()
+        self._stopped = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._short_path: tempfile.TemporaryDirectory[str] | None = None
         try:
@@ -68,11 +72,17 @@ class EmbeddedServer:
         """Start the server unless it answers, and wait until it has read its data.
 
         Raises:
-            StoreUnavailableError: it does not come up, or is alive but does not answer.
+            StoreUnavailableError: it does not come up, is alive but does not answer, or `stop` was called.
         """
         with self._mutex:
             deadline = time.monotonic() + self._start_timeout_s
-            while not self._answers():
+            while True:
+                if self._stopped.is_set():
+                    raise StoreUnavailableError(
+                        f"store: the server of {self.data_dir} was stopped; open the store again"
+                    )
+                if self._answers():
+                    return
                 self._start_if_dead()
                 if time.monotonic() > deadline:
                     raise StoreUnavailableError(
@@ -81,14 +91,23 @@ class EmbeddedServer:
                 time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """End the server in order, whoever started it. Without effect when it is not running."""
+        """End the server in order, whoever started it, for good: `ensure_running` refuses from now on.
+
+        Without effect when it is not running. One that we started and that does not end in time is killed, which
+        loses nothing: what was acknowledged is on disk.
+        """
+        # Before the mutex: a thread that is waiting for a start gives up, and none begins another.
+        self._stopped.set()
         with self._mutex:
             self._send(b"*1\r\n$8\r\nSHUTDOWN\r\n")
             deadline = time.monotonic() + _SHUTDOWN_S
             while self._is_locked() and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
             if self._process is not None:
-                self._process.wait(_SHUTDOWN_S)
+                if self._is_locked():
+                    _log.warning("the store of %s does not end, killing it", self.data_dir)
+                    self._process.kill()
+                self._process.wait()
                 self._process = None
             if self._short_path is not None:
                 self._short_path.cleanup()

@@ -3,12 +3,14 @@
 Keys, all under a namespace (a `{user}` is percent-encoded; the braces keep a user's keys on one cluster
 node):
 
-    NS:{user}:h         sorted set, score = event time, member = arrival:type:item; capped
+    NS:{user}:h         sorted set, score = event time, member = arrival:type:item; the newest `max_history`
+    NS:{user}:log       stream of every accepted event in order of arrival; the last `EVENT_LOG_LENGTH` or a few more
     NS:{user}:n         number of events that ever arrived
     NS:{user}:e:EVENT   fingerprint of an accepted event; expires after `event_id_lifetime_s`
     NS:users            sorted set of user ids, all with score 0, for the search by prefix
     NS:item:ITEM        features of an item as one JSON text, read at once
     NS:seed             version of the data set whose histories are in
+    NS:seeded           set of the users that have entries of a data set
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from itertools import groupby, islice
 from pathlib import Path
@@ -40,6 +43,8 @@ _FSYNC_TIMEOUT_MS = 5000
 _PIPELINE = 500
 
 MAX_HISTORY = 500
+EVENT_LOG_LENGTH = 100_000
+"""Events kept of each user beyond the history, so that nothing acknowledged is lost; older ones make room."""
 EVENT_ID_LIFETIME_S = 30 * 86_400
 
 Features = dict[str, Any]
@@ -60,7 +65,7 @@ class OnlineStore:
         client: connected lazily, decoding replies to text.
         namespace: prefix of every key; data sets with different ids must not share one.
         server: the managed server, None for one that is managed elsewhere.
-        max_history: entries kept of each user, the newest.
+        max_history: entries kept of each user's history, the newest; `user_events` has the others.
         event_id_lifetime_s: how long a repeated event is recognised.
     """
 
@@ -146,10 +151,11 @@ class OnlineStore:
         self._call(self._client.ping)
 
     def append_events(self, events: Sequence[Event]) -> list[AppendOutcome]:
-        """Add each event to its user's history, once; the outcomes are in the order of `events`.
+        """Add each event to its user's log and history, once; the outcomes are in the order of `events`.
 
         One script a user runs whole or not at all, checks the event ids and orders the history by event time,
-        then by arrival. When this returns, the events are on disk if the server keeps an append-only file.
+        then by arrival. An event that is too old for the history is in the log all the same. When this returns,
+        the events are on disk if the server keeps an append-only file.
 
         Raises:
             StoreUnavailableError: nothing was acknowledged. Some events may be stored; appending again is
@@ -165,15 +171,17 @@ class OnlineStore:
             pipeline = self._client.pipeline(transaction=False)
             for group in groups:
                 user = events[group[0]].user_id
-                keys = [self._user_key(user, "h"), self._user_key(user, "n")]
-                arguments: list[str | int] = [self.max_history, self._event_id_lifetime_s]
+                keys = [self._user_key(user, name) for name in ("h", "n", "log")]
+                arguments: list[str | int] = [self.max_history, self._event_id_lifetime_s, EVENT_LOG_LENGTH]
                 for index in group:
                     event = events[index]
                     keys.append(self._user_key(user, f"e:{event.event_id}"))
                     arguments += [
                         repr(float(event.timestamp)),
                         event.fingerprint,
-                        f"{event.event_type}:{event.item_id}",
+                        event.event_id,
+                        event.event_type,
+                        event.item_id,
                     ]
                 pipeline.eval(_APPEND, len(keys), *keys, *arguments)
             pipeline.zadd(self._key("users"), {events[group[0]].user_id: 0 for group in groups})
@@ -210,9 +218,24 @@ class OnlineStore:
         """The user's newest item ids, at most `limit`, oldest first; empty for an unknown user."""
         return [entry.item_id for entry in self.user_entries(user_id, limit)]
 
-    def has_user(self, user_id: str) -> bool:
-        """Whether the user has a history."""
-        return bool(self._call(lambda: self._client.exists(self._user_key(user_id, "h"))))
+    def user_events(self, user_id: str, limit: int) -> list[Event]:
+        """The user's last `limit` events in order of arrival, also those that the history has no room for.
+
+        At least the last `EVENT_LOG_LENGTH` events are kept; entries of a data set are no events.
+        """
+        if limit < 1:
+            return []
+        rows = self._call(lambda: self._client.xrevrange(self._user_key(user_id, "log"), count=limit))
+        return [
+            Event(
+                event_id=fields["event_id"],
+                user_id=user_id,
+                item_id=fields["item_id"],
+                event_type=fields["event_type"],
+                timestamp=float(fields["timestamp"]),
+            )
+            for _, fields in reversed(rows)
+        ]
 
     def search_users(self, prefix: str, *, limit: int, offset: int = 0) -> tuple[list[str], int]:
         """One page of the user ids that begin with `prefix`, in the order of their bytes, and their number."""
@@ -230,8 +253,8 @@ class OnlineStore:
     def seed_histories(self, version: str, histories: Iterable[tuple[str, Sequence[str]]]) -> bool:
         """Put the histories of a data set below the users' events, unless that is done already.
 
-        Entries of an earlier version are replaced; events are kept, and are newer than all of these.
-        Interrupted, it starts over at the next call.
+        Entries of an earlier version are replaced, also those of users that are gone; events are kept, and are
+        newer than all of these. Interrupted, it starts over at the next call.
 
         Args:
             version: names the content of `histories`.
@@ -243,10 +266,13 @@ class OnlineStore:
         with self._seed_mutex:
             if self._call(lambda: self._client.get(self._key("seed"))) == version:
                 return False
+            users: set[str] = set()
             for chunk in _chunks(histories, _PIPELINE):
 
                 def write(chunk: Sequence[tuple[str, Sequence[str]]] = chunk) -> Any:
                     pipeline = self._client.pipeline(transaction=False)
+                    # First: who is interrupted must know whose entries to remove later.
+                    pipeline.sadd(self._key("seeded"), *(user for user, _ in chunk))
                     for user, items in chunk:
                         pipeline.eval(
                             _SEED, 1, self._user_key(user, "h"), self.max_history, *items[-self.max_history :]
@@ -255,8 +281,29 @@ class OnlineStore:
                     return pipeline.execute()
 
                 self._call(write)
+                users.update(user for user, _ in chunk)
+            gone = self._call(lambda: self._client.smembers(self._key("seeded"))) - users
+            for group in _chunks(sorted(gone), _PIPELINE):
+                self._call(partial(self._unseed, group))
             self._call(lambda: self._client.set(self._key("seed"), version))
             return True
+
+    def _unseed(self, users: Sequence[str]) -> None:
+        """Remove the data set's entries of these users, and those who have no events from the search."""
+        pipeline = self._client.pipeline(transaction=False)
+        for user in users:
+            pipeline.eval(_SEED, 1, self._user_key(user, "h"), self.max_history)
+        pipeline.zrem(self._key("users"), *users)
+        # After the removal: a user whose first event arrives meanwhile is either seen here or added by that event.
+        for user in users:
+            pipeline.exists(self._user_key(user, "h"))
+        have_events = pipeline.execute()[-len(users) :]
+        pipeline = self._client.pipeline(transaction=False)
+        for user, has_events in zip(users, have_events, strict=True):
+            if has_events:
+                pipeline.zadd(self._key("users"), {user: 0})
+        pipeline.srem(self._key("seeded"), *users)
+        pipeline.execute()
 
     def put_item_features(self, features: Mapping[str, Features]) -> None:
         """Replace the features of the given items."""
@@ -290,7 +337,8 @@ class OnlineStore:
                 if self._server is None:
                     raise
                 self._server.ensure_running()
-                self._client.connection_pool.disconnect()
+                # The pool itself replaces connections that died while idle. Closing them here would race with other
+                # threads that have recovered already and read from theirs.
                 return operation()
         except redis.RedisError as error:
             # The exception's text may hold the address, but never the password.
@@ -307,7 +355,20 @@ class OnlineStore:
                     "the store keeps no append-only file: an acknowledged event survives a crash of this program, "
                     "but not of the store; set its appendonly to 'yes'"
                 )
+            elif not self._can_wait_for_disk and self._fsync_policy() != "always":
+                _log.warning(
+                    "the store cannot confirm writes to disk (it has no WAITAOF): the last second of acknowledged "
+                    "events may be lost with the machine; set its appendfsync to 'always', or use Redis 7.2 or Valkey"
+                )
         return self._can_wait_for_disk
+
+    def _fsync_policy(self) -> str | None:
+        """None when the server does not tell."""
+        try:
+            policy: str | None = self._client.config_get("appendfsync").get("appendfsync")
+        except redis.ResponseError:  # managed servers forbid CONFIG
+            return None
+        return policy
 
     def _key(self, name: str) -> str:
         return f"{self.namespace}:{name}"

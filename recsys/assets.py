@@ -71,7 +71,8 @@ class Asset:
     hub: HubModel | None = None
     wheel: Wheel | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """Pinned SHA-256 by file name, checked for each of these files that a source delivers."""
+    """Pinned SHA-256 by file name: files that every source must deliver like this. A wheel's own files need no entry,
+    since the wheel is pinned."""
     empty_directories: tuple[str, ...] = ()
     """Directories the loader expects though they hold no file (an archive cannot carry them)."""
 
@@ -119,11 +120,6 @@ ASSETS: dict[str, Asset] = {
                 prefix="recbole/dataset_example/ml-100k/",
                 members=("ml-100k.inter", "ml-100k.item", "ml-100k.user"),
             ),
-            sha256={
-                "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-                "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-                "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
-            },
         ),
         Asset(
             name="ml-1m",
@@ -256,8 +252,10 @@ def _from_wheel(source: Wheel, target: Path) -> None:
             [*command, "--dest", scratch, source.requirement], capture_output=True, text=True, check=False
         )
         if result.returncode != 0:
-            lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
-            raise AssetError(f"pip download failed: {lines[-1].removeprefix('ERROR: ')}")
+            lines = result.stderr.strip().splitlines() or ["no reason given"]
+            # Without an ERROR line it is Python itself that failed ("No module named pip").
+            reason = [line for line in lines if line.startswith("ERROR")] or lines
+            raise AssetError(f"pip download failed: {reason[-1].removeprefix('ERROR: ')}")
         (archive,) = Path(scratch).glob("*.whl")
         if (actual := sha256_file(archive)) != source.sha256:
             raise AssetError(f"SHA-256 of {archive.name} is {actual}, expected {source.sha256}")
@@ -283,10 +281,11 @@ def _extract(archive: Path, prefix: str, members: tuple[str, ...] | None, target
 
 
 def _verify(asset: Asset, target: Path) -> None:
-    for file in _files(target):
-        expected = asset.sha256.get(str(file.relative_to(target)))
-        if expected is not None and (actual := sha256_file(file)) != expected:
-            raise AssetError(f"SHA-256 of {file.name} is {actual}, expected {expected}")
+    for name, expected in asset.sha256.items():
+        if not (target / name).is_file():
+            raise AssetError(f"the source lacks {name}")
+        if (actual := sha256_file(target / name)) != expected:
+            raise AssetError(f"SHA-256 of {name} is {actual}, expected {expected}")
 
 
 def _files(directory: Path) -> list[Path]:

@@ -15,7 +15,7 @@ app = typer.Typer(help="Serve a trained model.")
 
 @app.command()
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a run directory that contains one.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, a run's directory, or a run's name under runs/.")],
     host: Annotated[
         str, typer.Option(help="Address to listen on. There is no login: mind who can reach it.")
     ] = "127.0.0.1",

@@ -70,7 +70,11 @@ class ServingContext:
         return await anyio.to_thread.run_sync(work, limiter=self._store_threads)
 
     async def start(self) -> None:
-        """Warm up. A store that is down does not keep the service from starting."""
+        """Warm up. A store that is down does not keep the service from starting.
+
+        Raises:
+            ArtifactError: the model cannot answer.
+        """
         await self.on_model(self.runtime.warm_up)
         try:
             await self.on_store(self.store.ping)

@@ -17,7 +17,8 @@ def configure_logging() -> None:
     ]
     is_terminal = sys.stderr.isatty()
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Not rich's tracebacks: they show local variables, and with them the password of a store's URL.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if is_terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

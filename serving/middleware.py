@@ -129,5 +129,8 @@ class BodyLimitMiddleware:
 
 
 def _route(scope: Scope) -> str:
-    """The template of the route that matched; paths themselves would be labels without end."""
-    return _CONVERTOR.sub("}", getattr(scope.get("route"), "path", "unmatched"))
+    """The template of the route that matched, or its mount; paths themselves would be labels without end."""
+    if path := getattr(scope.get("route"), "path", None):
+        return _CONVERTOR.sub("}", path)
+    # A mount sets no route: it moves its own path from the front of the rest to `root_path`.
+    return str(scope.get("root_path")) or "unmatched"

@@ -41,7 +41,6 @@ class ProblemError(Exception):
         status: HTTP status.
         detail: what is wrong and what to do, in one line.
         field: the offending field, if it is one.
-        headers: of the answer.
         extra: further members of the answer.
     """
 
@@ -51,14 +50,12 @@ class ProblemError(Exception):
         detail: str,
         *,
         field: str | None = None,
-        headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.fields = [] if field is None else [FieldProblem(field=field, message=detail)]
-        self.headers = headers
         self.extra = extra or {}
 
 
@@ -93,9 +90,7 @@ def install_handlers(app: FastAPI, *, retry_after_s: int) -> None:
 
     async def on_problem(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ProblemError)
-        return problem_response(
-            error.status, error.detail, fields=error.fields, headers=error.headers, extra=error.extra
-        )
+        return problem_response(error.status, error.detail, fields=error.fields, extra=error.extra)
 
     async def on_invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

@@ -18,6 +18,7 @@ import torch
 from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray, Sequences
+from recsys.errors import ArtifactError
 from recsys.generator import Constraints, Recommendations
 
 Source = Literal["generator", "popularity"]
@@ -153,8 +154,19 @@ class RecommenderRuntime:
         )
 
     def warm_up(self) -> None:
-        """Answer one request, so that the first user does not wait for lazy initialisation."""
-        self.recommend([self.catalog.item_ids[int(self._by_popularity[0])]], k=1)
+        """Generate one list, so that the first user does not wait for lazy initialisation, and a broken model is found.
+
+        Raises:
+            ArtifactError: the catalogue is empty, or the generator fails.
+        """
+        if not self.catalog.num_items:
+            raise ArtifactError(f"bundle: the catalogue of {self.info.name} has no items; build the bundle again")
+        try:
+            self._generate(self._by_popularity[:1], 1, None, np.empty(0, dtype=np.int64))
+        except Exception as error:  # a generator may fail in any way; unlike a request, a start has no substitute
+            raise ArtifactError(
+                f"bundle: the generator of {self.info.name} cannot answer: {error!r}; build the bundle again"
+            ) from error
 
     def recommend(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
 from serving.runtime import FallbackReason, Source
@@ -16,16 +16,39 @@ MAX_EXCLUDE = 1000
 MAX_CATEGORIES = 100
 MAX_EVENTS = 1000
 MAX_PAGE = 100
+MAX_SECONDS = 20_000_000_000
+"""The year 2603; larger numbers are milliseconds."""
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Length of the page.")]
 Offset = Annotated[int, Field(ge=0, le=10_000_000, description="Entries to skip.")]
 Query = Annotated[str, Field(max_length=200)]
+
+
+def _in_seconds(value: Any) -> Any:
+    """Refuse numbers that pydantic would take for milliseconds.
+
+    Raises:
+        ValueError: the number, or the text of one, is above `MAX_SECONDS`.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value  # a date, or nothing that this has to judge
+    if number > MAX_SECONDS:
+        raise ValueError(f"must be seconds since 1970 UTC, got {value!r:.40}: divide milliseconds by 1000")
+    return value
+
+
 Moment = Annotated[
     datetime,
+    BeforeValidator(_in_seconds),
     WithJsonSchema(
         {
-            "anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": 0}],
+            "anyOf": [
+                {"type": "string", "format": "date-time"},
+                {"type": "number", "minimum": 0, "maximum": MAX_SECONDS},
+            ],
             "description": "ISO 8601, or seconds since 1970 UTC.",
         }
     ),

@@ -16,6 +16,9 @@ from serving.app import create_app
 from serving.runtime import RecommenderRuntime
 
 _GRACE_S = 10
+_RUNS = Path("runs")
+"""Where a run is found by its name, relative to the working directory."""
+_MANIFEST = "manifest.json"
 
 
 def run_server(
@@ -24,17 +27,18 @@ def run_server(
     """Serve until a signal ends it; prints the URL on stdout once it answers.
 
     Raises:
-        ArtifactError: the bundle is missing or damaged.
+        ArtifactError: the bundle is missing or damaged, or its model cannot answer.
         ConfigError: the address is taken, or the store cannot be used.
     """
     if store_url is not None and data_dir is not None:
         raise ConfigError("serve: --store and --data-dir exclude each other; a remote store keeps its own data")
-    path = path / "bundle" if (path / "bundle").is_dir() else path
+    path = _bundle_path(path)
     name = read_manifest(path).name
     with _listen(host, port) as listener:
         console.print(f"loading {path}", highlight=False)
         bundle = Bundle.load(path)
         runtime = RecommenderRuntime.from_bundle(bundle)
+        runtime.warm_up()
         namespace = f"recsys:{name}"
         try:
             if store_url is not None:
@@ -43,16 +47,20 @@ def run_server(
                 store = OnlineStore.embedded(data_dir or path.parent / "store", namespace=namespace)
         except StoreError as error:
             raise ConfigError(str(error)) from error
-        api = create_app(
-            runtime, store, seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories())
-        )
-        shown_host = f"[{host}]" if ":" in host else host
-        url = f"http://{shown_host}:{listener.getsockname()[1]}"
-        ready = f"serving {name} (model {runtime.info.model_version}, {runtime.catalog.num_items} items) at {url}"
-        config = uvicorn.Config(
-            api, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S
-        )
-        _Server(config, ready).run(sockets=[listener])
+        try:
+            api = create_app(
+                runtime, store, seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories())
+            )
+            shown_host = f"[{host}]" if ":" in host else host
+            url = f"http://{shown_host}:{listener.getsockname()[1]}"
+            ready = f"serving {name} (model {runtime.info.model_version}, {runtime.catalog.num_items} items) at {url}"
+            config = uvicorn.Config(
+                api, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S
+            )
+            _Server(config, ready).run(sockets=[listener])
+        finally:
+            # The app closes it too, but not when its start fails or a second Ctrl-C cuts its end short.
+            store.close()
 
 
 class _Server(uvicorn.Server):
@@ -67,6 +75,12 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             typer.echo(self._ready)
+
+
+def _bundle_path(path: Path) -> Path:
+    """The bundle that `path` names: in a run's directory, itself, or in a run under runs/; else `path` as it is."""
+    candidates = (path / "bundle", path, _RUNS / path / "bundle")
+    return next((candidate for candidate in candidates if (candidate / _MANIFEST).is_file()), path)
 
 
 def _listen(host: str, port: int) -> socket.socket:

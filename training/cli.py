@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from recsys.progress import console
-from training.layout import BUNDLE, EVALUATE
+from training.layout import BUNDLE
 from training.output import print_document, results_only_stdout
 
 app = typer.Typer()
@@ -72,16 +72,16 @@ def demo(
 
 @app.command()
 def evaluate(run: RunPath, as_json: AsJson = False) -> None:
-    """Compare a run's model with the baselines; evaluates only what is not up to date."""
+    """Compare a finished run's model with the baselines; an evaluation that is up to date is only printed."""
     from training.results import find_run, print_report, read_report
 
     run_dir = find_run(run)
     from training.config import stored_config
-    from training.runs import execute
+    from training.runs import evaluate_run
 
     config = stored_config(run_dir)
     with results_only_stdout() as stdout:
-        execute(config, until=EVALUATE)
+        evaluate_run(config)
         if as_json:
             print_document(stdout, read_report(config.run_dir))
     if not as_json:

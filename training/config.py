@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from recsys.assets import ASSETS
 from recsys.config import StrictConfig
 from recsys.data import DataConfig
 from recsys.encoder import EncoderConfig
@@ -25,6 +26,9 @@ from recsys.tokenizer import TokenizerConfig
 from training.fit import FitConfig
 from training.layout import CONFIG_FILE, RUNS
 
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_NAME_RULE = "may have letters, digits, '.', '_' and '-' only, and not begin with '.'"
+
 
 class RunSection(StrictConfig):
     """Where a run lives and what makes it repeatable."""
@@ -34,15 +38,16 @@ class RunSection(StrictConfig):
     dir: Path = RUNS
     """Directory that holds the runs."""
     seed: int = Field(default=0, ge=0)
-    """The one seed that drives every stage."""
+    """The seed of everything that learns or samples. `data.tie_seed`, the order of interactions of one timestamp, is
+    separate: another run.seed must not change the split."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of a stage; empty: what PyTorch chooses."""
 
     @field_validator("name")
     @classmethod
     def _name_is_one_directory(cls, name: str) -> str:
-        if name and not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-            raise ValueError(f"{name!r} may have letters, digits, '.', '_' and '-' only, and not begin with '.'")
+        if name and not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} {_NAME_RULE}")
         return name
 
 
@@ -107,12 +112,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _apply_override(values, override)
     config = parse_config(values, str(path))
+    if not config.run.name and not _NAME.fullmatch(path.stem):
+        raise ConfigError(
+            f"run.name, by default the name of {path}: {path.stem!r} {_NAME_RULE}; rename the file or set run.name="
+        )
     run = config.run if config.run.name else config.run.model_copy(update={"name": path.stem})
+    # A run is found again by its stored configuration, from any working directory.
     data = config.data
     if data.path is not None:
-        # A run is found again by its stored configuration, from any working directory.
         data = data.model_copy(update={"path": data.path.absolute()})
-    return config.model_copy(update={"run": run, "data": data})
+    encoder = config.encoder
+    if encoder.model not in ASSETS and Path(encoder.model).is_dir():
+        encoder = encoder.model_copy(update={"model": str(Path(encoder.model).absolute())})
+    return config.model_copy(update={"run": run, "data": data, "encoder": encoder})
 
 
 def stored_config(run_dir: Path) -> RunConfig:

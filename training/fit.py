@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +86,14 @@ def learning_rate_factor(progress: float, warmup_share: float) -> float:
 
 
 class _Checkpoint:
-    """The state after an epoch: weights, best weights, Adam moments, and the curve so far."""
+    """The state after an epoch: weights, best weights, Adam moments, and the curve so far.
+
+    Each epoch has a directory of its own, `checkpoint-<epoch>`, and older ones go when it is there: a kill at any
+    moment leaves the newest one whole.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory / "checkpoint"
+        self.directory = directory
 
     def save(
         self,
@@ -102,25 +107,34 @@ class _Checkpoint:
             for index, entry in optimizer.state_dict()["state"].items()
             for name, value in entry.items()
         }
-        with atomic_directory(self.directory) as target:
+        older = self._by_epoch()
+        with atomic_directory(self.directory / f"checkpoint-{len(curve)}") as target:
             save_file(dict(model.state_dict()), target / "model.safetensors")
             save_file(best, target / "best.safetensors")
             save_file(moments, target / "optimizer.safetensors")
             write_json(target / "curve.json", curve)
+        for directory in older:
+            shutil.rmtree(directory)
 
     def load(
         self, model: nn.Module, optimizer: torch.optim.AdamW
     ) -> tuple[dict[str, Tensor], list[dict[str, float]]] | None:
-        if not self.directory.exists():
+        checkpoints = self._by_epoch()
+        if not checkpoints:
             return None
-        model.load_state_dict(load_file(self.directory / "model.safetensors"))
+        newest = checkpoints[-1]
+        model.load_state_dict(load_file(newest / "model.safetensors"))
         state: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(self.directory / "optimizer.safetensors").items():
+        for key, value in load_file(newest / "optimizer.safetensors").items():
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        curve: list[dict[str, float]] = json.loads((self.directory / "curve.json").read_text())
-        return load_file(self.directory / "best.safetensors"), curve
+        curve: list[dict[str, float]] = json.loads((newest / "curve.json").read_text())
+        return load_file(newest / "best.safetensors"), curve
+
+    def _by_epoch(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self.directory.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def fit_generator(
@@ -141,7 +155,8 @@ def fit_generator(
         config: the schedule.
         seed: of batch order and dropout.
         validate: NDCG@10 of the model as it stands on validation cases; called in eval mode.
-        checkpoint_dir: where the state after each epoch is kept; a fit found there is continued.
+        checkpoint_dir: where the state after each epoch is kept; a fit found there is continued. It must have been
+            started with the same model, sequences, settings and seed: the caller guarantees it, nothing here checks.
         log: receives (tag, value, step) scalars.
 
     Returns:

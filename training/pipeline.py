@@ -119,6 +119,11 @@ def finished_key(run_dir: Path, name: str) -> str | None:
     return str(marker["key"]) if whole else None
 
 
+def is_finished(run_dir: Path, name: str) -> bool:
+    """Whether a stage has a whole result and no interrupted attempt to replace it by one of other settings."""
+    return finished_key(run_dir, name) is not None and not (run_dir / f"{name}.partial").exists()
+
+
 def _key(run_dir: Path, stage: Stage) -> str:
     return sha256_json(
         {

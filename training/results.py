@@ -56,8 +56,13 @@ def stage_costs(run_dir: Path) -> dict[str, Any]:
     """`seconds` of each stage and in all, and `peak_memory_gib` of the process that ran them.
 
     A stage that went on after an interruption counts from there.
+
+    Raises:
+        ArtifactError: no stage is finished.
     """
     markers = [_read_json(path) for path in run_dir.glob(f"*/{STAGE_FILE}")]
+    if not markers:
+        raise ArtifactError(f"{run_dir} has no finished stage; finish the run with `recsys run CONFIG`")
     markers.sort(key=lambda marker: float(marker["finished_at"]))
     seconds = {marker["stage"]: round(marker["seconds"], 1) for marker in markers}
     return {

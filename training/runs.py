@@ -6,28 +6,50 @@ from pathlib import Path
 
 import torch
 
-from recsys.errors import ConfigError
+from recsys.errors import ArtifactError, ConfigError
 from recsys.files import atomic_path
 from training.config import RunConfig, config_yaml
-from training.layout import BUNDLE, CONFIG_FILE
-from training.pipeline import run_lock, run_stages
-from training.stages import build_stages
+from training.layout import CONFIG_FILE
+from training.pipeline import is_finished, run_lock, run_stages
+from training.stages import build_stages, evaluate
 
 
-def execute(config: RunConfig, *, until: str = BUNDLE) -> None:
-    """Bring the run's stages up to date, as far as `until`, and store the resolved configuration with them.
+def execute(config: RunConfig) -> None:
+    """Bring all stages of the run up to date, and store the resolved configuration with them.
 
     Raises:
         RunLockedError: another process is writing this run.
     """
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
+    _set_threads(config)
     stages = build_stages(config)
-    names = [stage.name for stage in stages]
     with run_lock(config.run_dir):
         with atomic_path(config.run_dir / CONFIG_FILE) as temporary:
             temporary.write_text(config_yaml(config))
-        run_stages(config.run_dir, stages[: names.index(until) + 1])
+        run_stages(config.run_dir, stages)
+
+
+def evaluate_run(config: RunConfig) -> None:
+    """Bring the evaluation of a run up to date from its own finished stages; the raw data are not needed.
+
+    Raises:
+        ArtifactError: a stage that the evaluation reads is not finished.
+        RunLockedError: another process is writing this run.
+    """
+    _set_threads(config)
+    # Only this stage is made: making the stage `data` already reads the raw files.
+    stage = evaluate.stage(config)
+    with run_lock(config.run_dir):
+        unfinished = [name for name in stage.inputs if not is_finished(config.run_dir, name)]
+        if unfinished:
+            raise ArtifactError(
+                f"{config.run_dir}: not finished: {', '.join(unfinished)}; finish the run with `recsys run CONFIG`"
+            )
+        run_stages(config.run_dir, [stage])
+
+
+def _set_threads(config: RunConfig) -> None:
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
 
 
 def packaged_config(name: str) -> Path:

@@ -20,9 +20,9 @@ class SplitConfig(StrictConfig):
 
     kind: Literal["leave_last_out", "global_time"] = "leave_last_out"
     """`leave_last_out`: each user's last item is the test target and the one before it the validation target
-    (what most papers report; it lets the future of other users leak into training). `global_time`: everything
-    before one moment is training, and the targets are the last item of each user in the two windows after
-    it."""
+    (what most papers report; it lets the future of other users leak into training); users with under 3
+    interactions give no target and are training as a whole. `global_time`: everything before one moment is
+    training, and the targets are the last item of each user in the two windows after it."""
     valid_fraction: float = Field(default=0.1, gt=0, lt=1)
     """`global_time`: share of the interactions in the validation window, when no moments are given."""
     test_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -45,8 +45,18 @@ class SplitConfig(StrictConfig):
             raise ValueError(f"valid_from ({self.valid_from}) must lie before test_from ({self.test_from})")
         if self.valid_fraction + self.test_fraction >= 1:
             raise ValueError("valid_fraction + test_fraction must be below 1")
-        if self.kind == "leave_last_out" and self.valid_from is not None:
-            raise ValueError("valid_from and test_from need kind: global_time")
+        return self
+
+    @model_validator(mode="after")
+    def _leave_last_out_has_no_windows(self) -> Self:
+        # A printed configuration states the defaults too, so only another value shows that a window was meant.
+        if self.kind == "leave_last_out":
+            fields = type(self).model_fields
+            windows = ("valid_fraction", "test_fraction", "valid_from", "test_from")
+            if meant := [name for name in windows if getattr(self, name) != fields[name].default]:
+                raise ValueError(
+                    f"{' and '.join(meant)} would be ignored by kind: leave_last_out; remove, or set kind: global_time"
+                )
         return self
 
 
@@ -86,8 +96,8 @@ class DataConfig(StrictConfig):
     """Rows with a lower rating are dropped; rows without a rating (a click, say) stay."""
     tie_order: Literal["source", "item_id", "shuffle"] = "source"
     """Order of a user's interactions within one timestamp: as in the source, by item id, or random by
-    `tie_seed`. Files sorted by item (Amazon's) give ties a predictable direction under `source`; published
-    results use it."""
+    `tie_seed`. Where the log has positions they decide first. Files sorted by item (Amazon's) give ties a
+    predictable direction under `source`; published results use it."""
     tie_seed: int = 0
     """Seed of `tie_order: shuffle`."""
     deduplicate: Literal["none", "first", "last"] = "none"

@@ -74,8 +74,8 @@ def _keep_ratings(events: pl.DataFrame, min_rating: float | None) -> pl.DataFram
 
 
 def _order(events: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
-    """Sort by user (first appearance), then time, then the tie order; the source's row order decides what is
-    left."""
+    """Sort by user (first appearance), then time, then given positions, then the tie order; the source's row
+    order decides what is left."""
     has_time = events["timestamp"].null_count() == 0
     has_position = events["position"].null_count() == 0
     first_seen = pl.col("row").min().over("user_id")
@@ -84,11 +84,11 @@ def _order(events: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     if has_time and has_position:
         _check_positions_follow_time(ordered.sort(keys))
     if config.tie_order == "item_id":
-        keys.insert(2, "item_id")
+        keys.insert(-1, "item_id")
     elif config.tie_order == "shuffle":
         order = np.random.default_rng(config.tie_seed).permutation(len(events))
         ordered = ordered.with_columns(pl.Series("tie", order))
-        keys.insert(2, "tie")
+        keys.insert(-1, "tie")
     if not has_time and not has_position:
         # Row order is all there is, so there are no ties to order.
         keys = ["user_rank", "row"]

@@ -35,7 +35,8 @@ class SplitProtocol(StrictConfig):
     num_train_interactions: int
     """Length of all training sequences together."""
     num_left_out_users: int = 0
-    """Users with too few interactions to give a case (under 3 for leave-last-out)."""
+    """Users without a case, neither in validation nor in test (for leave-last-out, those with under 3 interactions).
+    They are left out of the evaluation only: what they have may be in training."""
     valid_from: int | None = None
     """`global_time`: first second (UTC) of the validation window."""
     test_from: int | None = None
@@ -95,6 +96,7 @@ def make_split(interactions: Interactions, config: DataConfig) -> Split:
 
 
 def _leave_last_out(interactions: Interactions, config: DataConfig) -> Split:
+    """Fit on all but the last two items of each user; users too short for a case are training as a whole."""
     sequences = interactions.sequences()
     eligible = np.flatnonzero(sequences.lengths >= 3)
     if len(eligible) == 0:
@@ -105,10 +107,11 @@ def _leave_last_out(interactions: Interactions, config: DataConfig) -> Split:
         )
     kept = sequences.select(eligible)
     last = kept.offsets[1:] - 1
-    train = _prefixes(kept, kept.lengths - 2)
+    # Who has no case has nothing that could leak.
+    train = _prefixes(sequences, np.where(sequences.lengths >= 3, sequences.lengths - 2, sequences.lengths))
     return Split(
         train=train,
-        valid=Examples(histories=train, targets=kept.items[last - 1]),
+        valid=Examples(histories=_prefixes(kept, kept.lengths - 2), targets=kept.items[last - 1]),
         test=Examples(histories=_prefixes(kept, kept.lengths - 1), targets=kept.items[last]),
         num_items=interactions.num_items,
         protocol=_protocol(interactions, config, train, num_left_out_users=len(sequences) - len(eligible)),
@@ -146,7 +149,7 @@ def _global_time(interactions: Interactions, config: DataConfig) -> Split:
                 f"the log runs from {times.min()} to {times.max()} with {len(times)} interactions of "
                 f"{interactions.num_users} users"
             )
-    used = np.union1d(np.union1d(train.users, valid.histories.users), test.histories.users)
+    with_case = np.union1d(valid.histories.users, test.histories.users)
     return Split(
         train=train,
         valid=valid,
@@ -156,7 +159,7 @@ def _global_time(interactions: Interactions, config: DataConfig) -> Split:
             interactions,
             config,
             train,
-            num_left_out_users=len(sequences) - len(used),
+            num_left_out_users=len(sequences) - len(with_case),
             valid_from=valid_from,
             test_from=test_from,
         ),
@@ -242,8 +245,9 @@ def tie_share(interactions: Interactions) -> float:
 def _to_frame(sequences: Sequences) -> pl.DataFrame:
     lists = np.split(sequences.items, sequences.offsets[1:-1]) if len(sequences) else []
     return pl.DataFrame(
-        {"user": sequences.users, "items": pl.Series(lists, dtype=pl.List(pl.Int64))},
-        schema_overrides={"user": pl.Int64},
+        {"user": sequences.users, "items": pl.Series(lists)},
+        # Of lists of one length polars makes an Array column, whatever type the series is given.
+        schema_overrides={"user": pl.Int64, "items": pl.List(pl.Int64)},
     )
 
 

@@ -96,11 +96,17 @@ def encode_catalog(
             validation or test items: they would leak into the codes.
 
     Raises:
-        ConfigError: the template fits no column, or the training sequences are missing.
+        ConfigError: the template fits no column, the training sequences are missing, or a catalogue of one item is
+            to be fused.
         AssetError: the model can neither be fetched nor found.
     """
     if config.collaborative_weight > 0 and train is None:
         raise ConfigError("encoder.collaborative_weight is above 0, which needs the training sequences; set it to 0")
+    if config.collaborative_weight > 0 and catalog.num_items < 2:
+        raise ConfigError(
+            f"encoder.collaborative_weight is above 0, which needs at least 2 items, found {catalog.num_items}; "
+            "set it to 0"
+        )
     encoder = TextEncoder(config, cache_dir)
     text = encode_cached(encoder, item_texts(catalog, config), cache_dir or default_cache_dir())
     if config.collaborative_weight == 0 or train is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from recsys.assets import ASSETS, fetch
 from recsys.data import IntArray
 from recsys.encoder.config import EncoderConfig
 from recsys.errors import AssetError
+from recsys.files import sha256_directory
 from recsys.progress import progress_bar
 
 FloatArray = npt.NDArray[np.float32]
@@ -67,17 +69,26 @@ class TextEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of everything a text's vector depends on: the weights and the token limit."""
-        asset = ASSETS.get(self.config.model)
-        digest = hashlib.sha256(f"max_tokens={self.config.max_tokens};".encode())
-        if asset is not None:
-            # The pinned checksums spare loading the model when all texts are cached.
-            digest.update(repr(sorted(asset.sha256.items())).encode())
+        """Hex SHA-256 of everything a text's vector depends on: weights, modules (pooling), tokenizer, token limit."""
+        if (directory := self._directory) is not None:
+            # The files spare loading the model when all texts are cached.
+            content = sha256_directory(directory)
         else:
-            for name, tensor in self._model.state_dict().items():
-                digest.update(name.encode())
-                digest.update(tensor.cpu().float().numpy().tobytes())
-        return digest.hexdigest()
+            with tempfile.TemporaryDirectory() as scratch:
+                self._model.save(scratch, create_model_card=False)
+                content = sha256_directory(Path(scratch))
+        return hashlib.sha256(f"max_tokens={self.config.max_tokens};{content}".encode()).hexdigest()
+
+    @cached_property
+    def _directory(self) -> Path | None:
+        """Where the files of an asset or a local model lie; None for a model of the Hub."""
+        name = self.config.model
+        asset = ASSETS.get(name)
+        if asset is None:
+            return Path(name) if Path(name).is_dir() else None
+        if asset.kind != "model":
+            raise AssetError(f"encoder.model {name!r} is an asset, but holds {asset.kind}, not a model")
+        return fetch(name, self._cache_dir)
 
     @cached_property
     def _model(self) -> Any:
@@ -86,12 +97,10 @@ class TextEncoder:
         from transformers.utils import logging
 
         name = self.config.model
-        asset = ASSETS.get(name)
-        if asset is not None and asset.kind != "model":
-            raise AssetError(f"encoder.model {name!r} is an asset, but holds {asset.kind}, not a model")
+        source = str(self._directory or name)
         logging.disable_progress_bar()
         try:
-            model = SentenceTransformer(str(fetch(name, self._cache_dir)) if asset is not None else name)
+            model = SentenceTransformer(source)
         except (OSError, ValueError) as error:
             raise AssetError(
                 f"encoder.model {name!r} is no asset, no model directory, and cannot be loaded from the Hub: "

@@ -31,8 +31,9 @@ def tokenizer_report(
         ids: the codes of the catalogue.
         tokenizer: the fitted tokenizer that made them.
         embeddings: float32 [num_items, dim], what it was fitted on.
-        pairs: int64 [m, 2], consecutive items of users. Pass transitions that neither the embeddings nor the
-            codes were fitted on, else `share`, `lift` and `i2i_recall@50` flatter fused embeddings. None = left out.
+        pairs: int64 [m, 2], consecutive items of users; those of an item with itself do not count. Pass
+            transitions that neither the embeddings nor the codes were fitted on, else `share`, `lift` and
+            `i2i_recall@50` flatter fused embeddings. None = left out, as when no pair counts.
 
     Returns:
         num_items, levels, codebook_sizes, and
@@ -79,6 +80,9 @@ def tokenizer_report(
     quantized = tokenizer.reconstruct(ids.codes)
     report["rel_recon_resolved"] = _relative_error(embeddings, quantized)
     report |= _moves(ids, tokenizer, embeddings)
+    if pairs is not None:
+        # An item shares every prefix with itself and is never among its own neighbours: no news either way.
+        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     if pairs is not None and len(pairs):
         report |= _prefix_sharing(ids.codes, pairs)
         report[f"i2i_recall@{_RETRIEVAL_DEPTH}"] = _item_to_item_recall(quantized, embeddings, pairs)

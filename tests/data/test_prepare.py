@@ -59,9 +59,13 @@ def test_ties_follow_the_order_asked_for() -> None:
     assert histories(data, DataConfig(tie_order="shuffle", tie_seed=3))["a"] == shuffled[3]
 
 
-def test_given_position_is_the_source_order_of_ties() -> None:
+def test_given_position_orders_ties_before_the_tie_order_does() -> None:
+    shuffles = [DataConfig(tie_order="shuffle", tie_seed=seed) for seed in range(5)]
     data = raw([("a", "x"), ("a", "y"), ("a", "z")], timestamp=[5, 5, 9], position=[1, 0, 2])
-    assert histories(data, DataConfig())["a"] == ["y", "x", "z"]
+    for config in (DataConfig(), DataConfig(tie_order="item_id"), *shuffles):
+        assert histories(data, config)["a"] == ["y", "x", "z"]
+    tied = raw([("a", "z"), ("a", "x"), ("a", "y")], timestamp=[5, 5, 5], position=[1, 1, 0])
+    assert histories(tied, DataConfig(tie_order="item_id"))["a"] == ["y", "x", "z"]
 
 
 def test_positions_that_contradict_times_are_counted() -> None:

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from recsys.data import DataConfig, Examples, Interactions, Split, SplitConfig, make_split
 from recsys.data.interactions import SCHEMA
+from recsys.data.sequences import Sequences
+from recsys.data.split import SplitProtocol
 from recsys.errors import ArtifactError, DataError
 
 Log = list[tuple[list[int], list[int] | None]]
@@ -40,14 +42,15 @@ GLOBAL_TIME = DataConfig(split=SplitConfig(kind="global_time", valid_from=100, t
 
 
 def test_leave_last_out_takes_the_last_two_items() -> None:
-    split = make_split(log([([1, 2, 3, 4], None), ([5, 6], None), ([7, 8, 9], None)]), LEAVE_LAST_OUT)
-    assert [items.tolist() for items in split.train] == [[1, 2], [7]]
-    assert split.train.users.tolist() == [0, 2]
+    split = make_split(log([([1, 2, 3, 4], None), ([5, 6], None), ([7, 8, 9], None), ([10], None)]), LEAVE_LAST_OUT)
+    # Whoever has no case is training as a whole.
+    assert [items.tolist() for items in split.train] == [[1, 2], [5, 6], [7], [10]]
+    assert split.train.users.tolist() == [0, 1, 2, 3]
     assert cases(split.valid) == [(0, [1, 2], 3), (2, [7], 8)]
     assert cases(split.test) == [(0, [1, 2, 3], 4), (2, [7, 8], 9)]
     assert split.num_items == 50
-    assert split.protocol.num_left_out_users == 1
-    assert split.protocol.num_train_interactions == 3
+    assert split.protocol.num_left_out_users == 2
+    assert split.protocol.num_train_interactions == 6
     assert split.protocol.tie_order == "given positions"
     assert not split.protocol.has_repeats
 
@@ -70,13 +73,14 @@ def test_global_time_trains_before_the_first_moment_only() -> None:
         ([6, 7], [50, 250]),  # a test case only
         ([8], [150]),  # no history before its only item
         ([9, 10], [150, 160]),  # not in training, but its first valid item is history of the second
+        ([11], [50]),  # training only
     ]
     split = make_split(log(users), GLOBAL_TIME)
-    assert [items.tolist() for items in split.train] == [[1, 2], [6]]
+    assert [items.tolist() for items in split.train] == [[1, 2], [6], [11]]
     assert cases(split.valid) == [(0, [1, 2, 3], 4), (3, [9], 10)]
     assert cases(split.test) == [(0, [1, 2, 3, 4], 5), (1, [6], 7)]
     assert (split.protocol.valid_from, split.protocol.test_from) == (100, 200)
-    assert split.protocol.num_left_out_users == 1
+    assert split.protocol.num_left_out_users == 2
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -126,7 +130,9 @@ def test_moments_without_zone_are_utc() -> None:
     [
         ({"kind": "global_time", "valid_from": "2020-01-01"}, "together"),
         ({"kind": "global_time", "valid_from": "2020-01-02", "test_from": "2020-01-01"}, "must lie before"),
-        ({"kind": "leave_last_out", "valid_from": 1, "test_from": 2}, "need kind: global_time"),
+        ({"kind": "leave_last_out", "valid_from": 1, "test_from": 2}, "valid_from and test_from would be ignored"),
+        ({"valid_fraction": 0.2}, "valid_fraction would be ignored by kind: leave_last_out; remove, or set kind"),
+        ({"test_fraction": 0.2}, "test_fraction would be ignored by kind: leave_last_out"),
         ({"kind": "global_time", "valid_fraction": 0.5, "test_fraction": 0.5}, "below 1"),
         ({"kind": "random"}, "leave_last_out"),
     ],
@@ -156,6 +162,22 @@ def test_saved_split_loads_unchanged(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.train.items, split.train.items)
     np.testing.assert_array_equal(loaded.train.offsets, split.train.offsets)
     np.testing.assert_array_equal(loaded.train.users, split.train.users)
+
+
+def test_saved_split_of_equally_long_histories_loads_unchanged(tmp_path: Path) -> None:
+    split = Split(
+        train=Sequences.from_lists([[0], [1]]),
+        valid=Examples(histories=Sequences.from_lists([[0], [1]]), targets=np.array([1, 2])),
+        test=Examples(histories=Sequences.from_lists([[0, 1], [1, 2]]), targets=np.array([2, 0])),
+        num_items=3,
+        protocol=SplitProtocol(
+            kind="leave_last_out", tie_order="source", has_repeats=False, tie_share=0.0, num_train_interactions=2
+        ),
+    )
+    split.save(tmp_path / "split")
+    loaded = Split.load(tmp_path / "split")
+    assert [values.tolist() for values in loaded.train] == [[0], [1]]
+    assert [values.tolist() for values in loaded.test.histories] == [[0, 1], [1, 2]]
 
 
 def test_damaged_split_is_named(tmp_path: Path) -> None:

@@ -82,10 +82,10 @@ def toy_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_config_text(toy_dataset: Path, toy_encoder: Path) -> str:
     """A configuration of all stages over them."""
     return f"""
-run: {{threads: 1}}
+run: {{threads: 2}}
 data: {{source: files, path: {toy_dataset}}}
-encoder: {{model: {toy_encoder}, max_tokens: 16}}
-tokenizer: {{method: rkmeans, levels: 2, codebook_size: 8, code_dim: 8}}
+encoder: {{model: {toy_encoder}, max_tokens: 16, collaborative_weight: 1}}
+tokenizer: {{method: rqvae, levels: 2, codebook_size: 8, code_dim: 8, hidden: [16], warmup_steps: 10, steps: 40}}
 generator:
   model: {{hidden_size: 16, num_layers: 1, num_heads: 2, max_history: 12}}
   beams: 10

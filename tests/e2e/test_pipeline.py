@@ -10,26 +10,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from recsys.bundle import Bundle
-from training.config import load_config
+from recsys.errors import ArtifactError, DataError
+from training.config import load_config, stored_config
 from training.pipeline import finished_key
 from training.results import stage_costs
-from training.runs import execute
+from training.runs import evaluate_run, execute
 
 STAGES = ("data", "encode", "tokenize", "train", "evaluate", "bundle")
 MODELS = ("generator", "popularity", "item_knn", "skip_gram", "sasrec")
 
-# Where a run is killed: in the middle of each stage, after a part of its work.
-KILLS = {
-    "data": ("recsys.data.split:Split.save", 1),
-    "encode": ("recsys.encoder.embeddings:ItemEmbeddings.save", 1),
-    "tokenize": ("recsys.tokenizer.rkmeans:RKMeansTokenizer.save", 1),
-    "train": ("training.scalars:ScalarLog.__call__", 10),
-    "evaluate": ("recsys.evaluation.baselines.sasrec:SasRec.__call__", 1),
-    "bundle": ("recsys.generator.recommender:GenerativeRecommender.save", 1),
-}
+# Where a run is killed, one time after the other: in the middle of each stage's work, or between its files.
+KILLS = (
+    ("data", "before", "recsys.data.split:Split.save", 1),
+    ("encode", "after", "recsys.encoder.cache:save_file", 1),  # a shard is written and has not taken its name
+    ("tokenize", "before", "recsys.tokenizer.rqvae:RQVAETokenizer._loss", 30),
+    ("train", "before", "training.scalars:ScalarLog.__call__", 10),
+    ("train", "after", "training.fit:write_json", 1),  # a checkpoint is written and has not taken its name
+    ("evaluate", "before", "recsys.evaluation.baselines.sasrec:SasRec.__call__", 1),
+    ("bundle", "before", "recsys.generator.recommender:GenerativeRecommender.save", 1),
+)
 
 
 def recsys(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -97,6 +100,50 @@ def test_costs_of_every_stage_are_kept(finished_run: Path) -> None:
     assert 0 < costs["peak_memory_gib"] < 64
 
 
+def test_costs_of_a_run_without_a_finished_stage_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"has no finished stage; finish the run with `recsys run CONFIG`$"):
+        stage_costs(tmp_path)
+
+
+def test_a_finished_run_is_evaluated_again_without_its_raw_data(
+    finished_run: Path, toy_dataset: Path, tmp_path: Path
+) -> None:
+    config = load_config(finished_run.parents[1] / "toy.yaml", [f"run.dir={tmp_path}"])
+    run_dir = tmp_path / "toy"
+    raw = tmp_path / "raw"
+    shutil.copytree(finished_run, run_dir)
+    shutil.copytree(toy_dataset, raw)
+    moved = config.model_copy(update={"data": config.data.model_copy(update={"path": raw})})
+    execute(moved)
+    shutil.rmtree(raw)
+    shutil.rmtree(run_dir / "evaluate")
+    result = recsys("evaluate", run_dir, "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == report_of(finished_run)
+
+    shutil.rmtree(run_dir / "train")
+    with pytest.raises(ArtifactError, match=r"toy: not finished: train; finish the run with `recsys run CONFIG`$"):
+        evaluate_run(stored_config(run_dir))
+
+
+def test_histories_too_short_for_sasrec_are_an_error_before_any_training(
+    toy_dataset: Path, toy_config_text: str, tmp_path: Path
+) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(toy_dataset, short)
+    log = pl.read_parquet(short / "interactions.parquet")
+    log.filter(pl.col("position") < 3).write_parquet(short / "interactions.parquet")
+    (tmp_path / "toy.yaml").write_text(toy_config_text)
+    overrides = [f"run.dir={tmp_path}", f"data.path={short}"]
+    with pytest.raises(
+        DataError, match=r"^evaluation\.baselines: sasrec needs a training sequence of at least 2 items"
+    ):
+        execute(load_config(tmp_path / "toy.yaml", overrides))
+    assert not (tmp_path / "toy" / "data").exists()
+    execute(load_config(tmp_path / "toy.yaml", [*overrides, "evaluation.baselines=[popularity]"]))
+    assert set(report_of(tmp_path / "toy")["models"]) == {"generator", "popularity"}
+
+
 def test_json_commands_print_one_document_and_nothing_else(finished_run: Path) -> None:
     home = finished_run.parents[1]
     evaluated = recsys("evaluate", "toy", "--json", cwd=home)
@@ -106,15 +153,17 @@ def test_json_commands_print_one_document_and_nothing_else(finished_run: Path) -
 
 
 def test_killed_in_the_middle_of_every_stage_a_run_ends_with_the_same_report(
-    finished_run: Path, tmp_path: Path, toy_config_text: str
+    finished_run: Path, tmp_path: Path, toy_config_text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What the undisturbed run has encoded would leave nothing to encode here.
+    monkeypatch.setenv("RECSYS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "toy.yaml").write_text(toy_config_text)
     run_dir = tmp_path / "runs" / "toy"
-    for stage, (function, call) in KILLS.items():
+    for stage, when, function, call in KILLS:
         script = Path(__file__).with_name("killed_run.py")
-        command = [sys.executable, str(script), function, str(call), "run", "toy.yaml"]
+        command = [sys.executable, str(script), when, function, str(call), "run", "toy.yaml"]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert result.returncode == -signal.SIGKILL, f"{stage}: {result.stderr}"
+        assert result.returncode == -signal.SIGKILL, f"{function}: {result.stderr}"
         assert (run_dir / f"{stage}.partial").exists()
         assert not (run_dir / stage).exists()
     result = recsys("run", "toy.yaml", cwd=tmp_path)

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import sentence_transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
+from recsys.assets import ASSETS, Asset
 from recsys.data import Catalog, Sequences
 from recsys.encoder import EncoderConfig, ItemEmbeddings, TextEncoder, encode_catalog
 from recsys.encoder import encoder as encoder_module
@@ -74,6 +79,50 @@ def test_each_text_is_encoded_once_per_model_and_limit(
     assert encoded == [4, 1]
     encode_cached(TextEncoder(config.model_copy(update={"max_tokens": 8})), TEXTS, tmp_path)
     assert encoded == [4, 1, 4]
+
+
+def repooled(source: Path, target: Path) -> Path:
+    """The same weights with another pooling."""
+    model = SentenceTransformer(str(source), device="cpu")
+    modules = [model[0], Pooling(16, pooling_mode="cls"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(target))
+    return target
+
+
+def fingerprint(model: Path | str, cache_dir: Path | None = None) -> str:
+    return TextEncoder(EncoderConfig(model=str(model), max_tokens=16), cache_dir).fingerprint
+
+
+def test_fingerprint_of_a_directory_tells_pooling_and_tokenizer_apart(model_directory: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(model_directory, tmp_path / "copy")
+    assert fingerprint(copy) == fingerprint(model_directory)
+    other = repooled(model_directory, tmp_path / "cls")
+    assert fingerprint(other) != fingerprint(model_directory)
+    tokenizer = copy / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"[CLS]"', '"[BEGIN]"'))
+    assert fingerprint(copy) != fingerprint(model_directory)
+
+
+def test_fingerprint_of_an_asset_tells_pooling_apart(
+    model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ASSETS, "toy", Asset(name="toy", kind="model", description="a toy"))
+    folders = {"mean": model_directory, "cls": repooled(model_directory, tmp_path / "cls")}
+    for name, folder in folders.items():
+        directory = shutil.copytree(folder, tmp_path / name / "assets" / "toy")
+        (directory / "asset.json").write_text('{"bytes": {}}')
+    assert fingerprint("toy", tmp_path / "mean") != fingerprint("toy", tmp_path / "cls")
+
+
+def test_fingerprint_of_a_hub_model_tells_pooling_apart(
+    model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = {"some/mean": model_directory, "some/cls": repooled(model_directory, tmp_path / "cls")}
+    monkeypatch.setattr(
+        sentence_transformers, "SentenceTransformer", lambda name: SentenceTransformer(str(hub[name]), device="cpu")
+    )
+    assert fingerprint("some/mean") == fingerprint("some/mean")
+    assert fingerprint("some/mean") != fingerprint("some/cls")
 
 
 def test_killed_run_keeps_its_finished_shards(
@@ -145,6 +194,13 @@ def test_fused_vectors_hold_text_and_neighbours(
         fused.match(fused.vectors)
     with pytest.raises(ConfigError, match="needs the training sequences"):
         encode_catalog(catalog, fused_config, tmp_path)
+
+
+def test_catalogue_of_one_item_cannot_be_fused(config: EncoderConfig, catalog: Catalog, tmp_path: Path) -> None:
+    fused = config.model_copy(update={"collaborative_weight": 0.5})
+    one = Catalog(frame=catalog.frame.head(1))
+    with pytest.raises(ConfigError, match="above 0, which needs at least 2 items, found 1; set"):
+        encode_catalog(one, fused, tmp_path, Sequences.from_lists([[0]]))
 
 
 def test_embeddings_survive_the_disk(config: EncoderConfig, catalog: Catalog, tmp_path: Path) -> None:

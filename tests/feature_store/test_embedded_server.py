@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -112,9 +115,60 @@ def test_long_paths_and_spaces_work(tmp_path: Path) -> None:
 def test_stopping_twice_is_harmless(data_dir: Path) -> None:
     server = EmbeddedServer(data_dir)
     server.stop()
+    server.stop()
+
+
+def test_a_stopped_server_is_not_started_again(data_dir: Path, make_event: Callable[..., Event]) -> None:
+    store = OnlineStore.embedded(data_dir)
+    store.close()
+    with pytest.raises(StoreUnavailableError, match="was stopped"):
+        store.append_events([make_event("1")])
+    store.close()
+    assert not EmbeddedServer(data_dir)._answers()
+
+
+def test_a_server_that_does_not_end_is_killed(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feature_store.embedded._SHUTDOWN_S", 0.1)
+    server = EmbeddedServer(data_dir)
     server.ensure_running()
+    os.kill(_client(server).info("server")["process_id"], signal.SIGSTOP)
     server.stop()
-    server.stop()
+    assert not server._is_locked()
+
+
+def test_threads_that_recover_from_a_crash_leave_each_other_alone(
+    data_dir: Path, make_event: Callable[..., Event]
+) -> None:
+    store = OnlineStore.embedded(data_dir)
+    acknowledged: list[tuple[str, str]] = []
+    is_over = threading.Event()
+
+    def append(user: str) -> None:
+        number = 0
+        while not is_over.is_set():
+            # A crash between the write and its answer makes the repetition a duplicate.
+            assert store.append_events([make_event(str(number), user_id=user)])[0] in ("accepted", "duplicate")
+            acknowledged.append((user, str(number)))
+            number += 1
+
+    with ThreadPoolExecutor(8) as pool:
+        users = [f"u{index}" for index in range(8)]
+        running = [pool.submit(append, user) for user in users]
+        try:
+            for _ in range(3):
+                so_far = len(acknowledged)
+                deadline = time.monotonic() + 20
+                while len(acknowledged) < so_far + 50 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                _kill(EmbeddedServer(data_dir))
+            store.ping()
+        finally:
+            is_over.set()
+    for thread in running:
+        thread.result()
+    stored = {(user, event.event_id) for user in users for event in store.user_events(user, 100_000)}
+    assert stored >= set(acknowledged)
+    store.close()
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -57,6 +57,27 @@ def test_a_history_keeps_only_its_newest_entries(
     assert store.user_history("ann") == ["7", "8", "9"]
 
 
+def test_an_event_that_the_history_has_no_room_for_is_in_the_log(
+    make_store: Callable[..., OnlineStore], make_event: EventFactory
+) -> None:
+    store = make_store(max_history=2)
+    events = [make_event(str(number), item_id=str(number), at=10 - number) for number in range(5)]
+    assert store.append_events(events) == ["accepted"] * 5
+    assert store.append_events(events) == ["duplicate"] * 5
+    assert store.user_history("ann") == ["1", "0"]
+    assert store.user_events("ann", 10) == events
+    assert store.user_events("ann", 2) == events[-2:]
+    assert store.user_events("ann", 0) == store.user_events("nobody", 10) == []
+
+
+def test_the_log_has_a_bound(store: OnlineStore, make_event: EventFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feature_store.online.EVENT_LOG_LENGTH", 100)
+    store.append_events([make_event(str(number)) for number in range(1000)])
+    logged = store.user_events("ann", 1000)
+    assert 100 <= len(logged) < 500
+    assert logged[-1].event_id == "999"
+
+
 def test_event_ids_are_forgotten_after_their_lifetime(
     make_store: Callable[..., OnlineStore], make_event: EventFactory, store_url: str
 ) -> None:
@@ -70,7 +91,7 @@ def test_ids_may_hold_any_text(store: OnlineStore, make_event: EventFactory) -> 
     odd = "{a}:b c\0\n*é😀"
     store.append_events([make_event(odd, user_id=odd, item_id=odd)])
     assert store.user_history(odd) == [odd]
-    assert store.has_user(odd)
+    assert store.user_events(odd, 10) == [make_event(odd, user_id=odd, item_id=odd)]
     assert store.search_users("{a}:", limit=10) == ([odd], 1)
     store.put_item_features({odd: {"price": 1.5}})
     assert store.item_features([odd, "none"]) == [{"price": 1.5}, None]
@@ -83,7 +104,6 @@ def test_users_are_found_by_prefix_in_pages(store: OnlineStore, make_event: Even
     assert store.search_users("a", limit=2) == (["a1", "a10"], 3)
     assert store.search_users("a", limit=2, offset=2) == (["a2"], 3)
     assert store.search_users("[a", limit=2) == ([], 0)
-    assert not store.has_user("a")
 
 
 def test_seeded_histories_are_older_than_every_event(store: OnlineStore, make_event: EventFactory) -> None:
@@ -108,6 +128,25 @@ def test_a_new_version_replaces_seeded_entries_and_keeps_events(store: OnlineSto
     assert store.user_history("ann") == ["n", "live"]
 
 
+def test_a_new_version_removes_users_that_it_does_not_have(store: OnlineStore, make_event: EventFactory) -> None:
+    store.seed_histories("v1", [("ann", ["a"]), ("bob", ["b"]), ("cid", ["c"])])
+    store.append_events([make_event("1", user_id="bob", item_id="live")])
+    store.seed_histories("v2", [("ann", ["n"])])
+    assert [store.user_history(user) for user in ("ann", "bob", "cid")] == [["n"], ["live"], []]
+    assert store.search_users("", limit=10) == (["ann", "bob"], 2)
+
+
+def test_what_an_interrupted_version_wrote_is_removed_by_the_next(store: OnlineStore) -> None:
+    def interrupted() -> Iterator[tuple[str, list[str]]]:
+        yield from [(f"u{index}", ["a"]) for index in range(600)]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.seed_histories("v1", interrupted())
+    store.seed_histories("v2", [("ann", ["a"])])
+    assert store.search_users("", limit=10) == (["ann"], 1)
+
+
 def test_interrupted_seeding_starts_over(store: OnlineStore) -> None:
     def interrupted() -> Iterator[tuple[str, list[str]]]:
         yield from [(f"u{index}", ["a"]) for index in range(600)]
@@ -128,7 +167,7 @@ def test_seeding_keeps_the_newest_of_a_long_history(make_store: Callable[..., On
 def test_namespaces_do_not_see_each_other(store: OnlineStore, store_url: str, make_event: EventFactory) -> None:
     store.append_events([make_event("1")])
     other = OnlineStore.connect(store_url, namespace=store.namespace + ":other")
-    assert not other.has_user("ann")
+    assert other.user_history("ann") == []
     other.close()
 
 
@@ -164,6 +203,37 @@ def test_a_server_that_is_not_there_is_unavailable(tmp_path, make_event: EventFa
     for call in (store.ping, lambda: store.append_events([make_event("1")]), lambda: store.user_history("ann")):
         with pytest.raises(StoreUnavailableError, match=r"^store: "):
             call()
+
+
+@pytest.mark.parametrize(
+    ("facts", "policy", "expected"),
+    [
+        ({"aof_enabled": 0, "redis_version": "7.2.4"}, "everysec", "append-only"),
+        ({"aof_enabled": 1, "redis_version": "7.0.15"}, "everysec", "WAITAOF"),
+        ({"aof_enabled": 1, "redis_version": "7.0.15"}, None, "WAITAOF"),
+        ({"aof_enabled": 1, "redis_version": "7.0.15"}, "always", None),
+        ({"aof_enabled": 1, "redis_version": "7.2.4"}, "everysec", None),
+    ],
+)
+def test_a_server_that_promises_less_is_logged(
+    facts: dict[str, object],
+    policy: str | None,
+    expected: str | None,
+    store: OnlineStore,
+    make_event: EventFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def config_get(_: str) -> dict[str, str]:
+        if policy is None:
+            raise redis.ResponseError("CONFIG is not allowed")
+        return {"appendfsync": policy}
+
+    monkeypatch.setattr(store._client, "info", lambda: facts)
+    monkeypatch.setattr(store._client, "config_get", config_get)
+    assert store.append_events([make_event("1")]) == ["accepted"]
+    assert [expected in record.message for record in caplog.records if expected] == [True] * (expected is not None)
+    assert len(caplog.records) == (expected is not None)
 
 
 @pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", "redis://localhost:none"])

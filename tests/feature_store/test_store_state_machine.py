@@ -26,6 +26,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = OnlineStore.embedded(self.directory, max_history=CAPACITY)
         self.ids: dict[tuple[str, str], str] = {}
         self.events: dict[str, list[tuple[float, int, str]]] = {}
+        self.log: dict[str, list[tuple[str, str]]] = {}
         self.seeded: dict[str, list[str]] = {}
         self.version = 0
 
@@ -44,6 +45,7 @@ class StoreMachine(RuleBasedStateMachine):
             if known is None:
                 assert outcome == "accepted"
                 self.ids[user, str(number)] = item
+                self.log.setdefault(user, []).append((str(number), item))
                 self.events.setdefault(user, []).append((time, len(self.ids), item))
                 self._trim(user)
             else:
@@ -53,8 +55,8 @@ class StoreMachine(RuleBasedStateMachine):
     def seed(self, histories: dict[str, list[str]]) -> None:
         self.version += 1
         assert self.store.seed_histories(str(self.version), histories.items())
-        self.seeded |= histories
-        for user in histories:
+        self.seeded = dict(histories)
+        for user in ("a", "b"):
             self._trim(user)
 
     @precondition(lambda self: self.ids)
@@ -66,6 +68,8 @@ class StoreMachine(RuleBasedStateMachine):
     def histories_agree(self) -> None:
         for user in ("a", "b"):
             events = [item for _, _, item in sorted(self.events.get(user, []))]
+            log = self.store.user_events(user, 100)
+            assert [(event.event_id, event.item_id) for event in log] == self.log.get(user, [])
             assert self.store.user_history(user) == self.seeded.get(user, []) + events
 
     def _trim(self, user: str) -> None:

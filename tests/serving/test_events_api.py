@@ -66,6 +66,12 @@ def test_when_all_events_are_rejected_the_answer_is_422_with_the_reasons(client:
     assert "no item 'unknown'" in problem["detail"]
 
 
+def test_milliseconds_are_refused_with_the_unit(client: TestClient) -> None:
+    response = client.post("/v1/events", json=EVENT | {"timestamp": 1_700_000_000_000})
+    assert response.status_code == 422
+    assert "seconds since 1970 UTC" in response.json()["detail"]
+
+
 def test_histories_follow_event_time_not_arrival(client: TestClient) -> None:
     for event_id, item, moment in [
         ("a", "i3", "2024-01-01T00:00:00Z"),
@@ -88,6 +94,8 @@ def test_histories_follow_event_time_not_arrival(client: TestClient) -> None:
         ([EVENT, {"user_id": "ann", "item_id": "i1"}], "events[1].event_id"),
         (EVENT | {"event_type": "two words"}, "event.event_type"),
         (EVENT | {"timestamp": "yesterday"}, "event.timestamp"),
+        (EVENT | {"timestamp": 1_700_000_000_000}, "event.timestamp"),
+        (EVENT | {"timestamp": "1700000000000"}, "event.timestamp"),
         ([], "events"),
         ([EVENT] * 1001, "events"),
     ],

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import schemathesis
-from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
@@ -20,16 +19,19 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from feature_store import OnlineStore
+from feature_store import EmbeddedServer, OnlineStore
 from serving.app import create_app
 
 
 @pytest.fixture(scope="module")
 def api(make_runtime) -> Iterator[BaseSchema]:
     with tempfile.TemporaryDirectory() as directory:
-        app = create_app(make_runtime(), OnlineStore.embedded(Path(directory)))
-        with TestClient(app):
-            yield schemathesis.openapi.from_asgi("/openapi.json", app)
+        # Not the app's own server: each call starts and stops the app, and a server that was stopped stays so.
+        server = EmbeddedServer(Path(directory))
+        server.ensure_running()
+        app = create_app(make_runtime(), OnlineStore.connect(f"unix://{server.socket_path}"))
+        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+        server.stop()
 
 
 CHECKS = (

@@ -70,6 +70,8 @@ def test_metrics_count_every_status_by_route_template(client: TestClient) -> Non
     client.get("/v1/items/i1")
     client.get("/v1/items/i2")
     client.get("/no/such/path")
+    client.get("/dashboard/app.js")
+    client.get("/dashboard/nothing.js")
     client.post("/v1/events", json={"event_id": "e", "user_id": "ann", "item_id": "i1"})
     lines = client.get("/metrics").text.splitlines()
     for line in [
@@ -77,6 +79,8 @@ def test_metrics_count_every_status_by_route_template(client: TestClient) -> Non
         'recsys_requests_total{method="POST",route="/v1/recommend",status="404"} 1.0',
         'recsys_requests_total{method="GET",route="/v1/items/{item_id}",status="200"} 2.0',
         'recsys_requests_total{method="GET",route="unmatched",status="404"} 1.0',
+        'recsys_requests_total{method="GET",route="/dashboard",status="200"} 1.0',
+        'recsys_requests_total{method="GET",route="/dashboard",status="404"} 1.0',
         'recsys_recommendations_total{fallback_reason="",source="generator"} 1.0',
         'recsys_recommendations_total{fallback_reason="empty_history",source="popularity"} 1.0',
         'recsys_events_total{outcome="accepted"} 1.0',

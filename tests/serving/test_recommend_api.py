@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from feature_store import OnlineStore
+from recsys.data import Catalog
+from recsys.errors import ArtifactError
 from recsys.generator import Constraints, Recommendations
 from serving.app import create_app
+from serving.runtime import ModelInfo, RecommenderRuntime
 
 
 def _ids(response: dict) -> list[str]:
@@ -87,12 +94,45 @@ def test_unknown_items_are_ignored_and_named(client: TestClient) -> None:
     assert response["source"] == "generator"
 
 
-def test_a_generator_that_fails_is_replaced_by_popularity(make_runtime, store: OnlineStore) -> None:
-    class Broken:
-        def recommend(self, histories, k: int, *, constraints: Constraints | None = None) -> Recommendations:
-            raise RuntimeError("out of memory")
+class BrokenRecommender:
+    is_broken = False
 
-    with TestClient(create_app(make_runtime(Broken()), store)) as client:
+    def recommend(self, histories, k: int, *, constraints: Constraints | None = None) -> Recommendations:
+        if self.is_broken:
+            raise RuntimeError("out of memory")
+        return Recommendations(items=np.zeros((1, k), dtype=np.int64), scores=np.zeros((1, k), dtype=np.float32))
+
+
+def test_a_generator_that_always_fails_keeps_the_service_from_starting(make_runtime, store: OnlineStore) -> None:
+    broken = BrokenRecommender()
+    broken.is_broken = True
+    with (
+        pytest.raises(ArtifactError, match=r"the generator of toy cannot answer.*out of memory"),
+        TestClient(create_app(make_runtime(broken), store)),
+    ):
+        pass
+
+
+def test_an_empty_catalogue_keeps_the_service_from_starting() -> None:
+    runtime = RecommenderRuntime(
+        info=ModelInfo(name="toy", model_version="0", created_at=datetime(2026, 1, 1, tzinfo=UTC), libraries={}),
+        catalog=Catalog(
+            frame=pl.DataFrame(schema={"item_id": pl.String, "title": pl.String, "categories": pl.List(pl.String)})
+        ),
+        recommender=BrokenRecommender(),
+        embeddings=np.empty((0, 2), dtype=np.float32),
+        codes=np.empty((0, 2), dtype=np.int64),
+        item_counts=np.empty(0, dtype=np.int64),
+        report={},
+    )
+    with pytest.raises(ArtifactError, match="has no items"):
+        runtime.warm_up()
+
+
+def test_a_generator_that_fails_is_replaced_by_popularity(make_runtime, store: OnlineStore) -> None:
+    broken = BrokenRecommender()
+    with TestClient(create_app(make_runtime(broken), store)) as client:
+        broken.is_broken = True
         response = client.post("/v1/recommend", json={"history": ["i0"], "k": 2})
     assert response.status_code == 200
     assert _ids(response.json()) == ["i1", "i2"]

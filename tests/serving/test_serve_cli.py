@@ -8,8 +8,11 @@ import typer
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
+from feature_store import EmbeddedServer
 from recsys.errors import ArtifactError, ConfigError, RecsysError
+from recsys.generator import GenerativeRecommender
 from serving.cli import app
+from serving.context import ServingContext
 
 
 @pytest.fixture
@@ -54,6 +57,51 @@ def test_a_damaged_bundle_is_one_error_and_no_store_is_started(program: typer.Ty
     (tmp_path / "bundle" / "catalog.parquet").write_bytes(b"damaged")
     assert "catalog.parquet was changed" in str(_error(program, str(tmp_path), "--port", "0"))
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no start"), KeyboardInterrupt()])
+def test_the_store_ends_with_the_service_however_that_ends(
+    program: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        assert EmbeddedServer(tmp_path / "store")._answers()
+        raise failure
+
+    write_toy_bundle(tmp_path / "bundle")
+    monkeypatch.setattr("uvicorn.Server.run", run)
+    assert CliRunner().invoke(program, ["serve", str(tmp_path), "--port", "0"]).exit_code != 0
+    assert not EmbeddedServer(tmp_path / "store")._answers()
+
+
+def test_the_store_ends_when_the_service_does_not_start(
+    program: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(_: ServingContext) -> None:
+        raise RuntimeError("no start")
+
+    write_toy_bundle(tmp_path / "bundle")
+    monkeypatch.setattr(ServingContext, "start", start)
+    assert CliRunner().invoke(program, ["serve", str(tmp_path), "--port", "0"]).exit_code != 0
+    assert not EmbeddedServer(tmp_path / "store")._answers()
+
+
+def test_a_model_that_cannot_answer_is_one_error_and_no_store_is_started(
+    program: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    write_toy_bundle(tmp_path / "bundle")
+    monkeypatch.setattr(GenerativeRecommender, "recommend", fail)
+    assert "cannot answer" in str(_error(program, str(tmp_path), "--port", "0"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_run_is_found_by_its_name(program: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_toy_bundle(tmp_path / "runs" / "toy" / "bundle")
+    (tmp_path / "runs" / "toy" / "bundle" / "catalog.parquet").write_bytes(b"damaged")
+    monkeypatch.chdir(tmp_path)
+    assert "catalog.parquet was changed" in str(_error(program, "toy", "--port", "0"))
 
 
 @pytest.mark.parametrize(

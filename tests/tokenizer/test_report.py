@@ -22,15 +22,18 @@ class FourCorners:
         return sum(self.codebooks[level][codes[:, level]] for level in range(codes.shape[1]))
 
 
-@pytest.fixture
-def report() -> dict:
+def four_corners(pairs: list[list[int]]) -> dict:
     # Items 0 and 1 are equal, so 1 must move; 2 and 3 sit on codewords.
     embeddings = np.array([[-4, -1], [-4, -1], [4, -1], [4, 1]], dtype=np.float32)
     raw = np.array([[0, 0], [0, 0], [1, 0], [1, 1]])
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     ids = SemanticIds(codes=codes, raw_codes=raw, codebook_sizes=(2, 3))
-    pairs = np.array([[0, 1], [2, 3], [0, 2], [1, 3]])
-    return tokenizer_report(ids, FourCorners(), embeddings, pairs)
+    return tokenizer_report(ids, FourCorners(), embeddings, np.array(pairs))
+
+
+@pytest.fixture
+def report() -> dict:
+    return four_corners([[0, 1], [2, 3], [0, 2], [1, 3]])
 
 
 def test_collisions_are_counted_before_and_after(report: dict) -> None:
@@ -63,6 +66,11 @@ def test_shared_prefixes_are_set_against_chance(report: dict) -> None:
     assert report["share"] == [0.5, 0.0]
     assert report["chance"] == [0.5, 0.25]
     assert report["lift"] == [1.0, 0.0]
+
+
+def test_item_after_itself_is_no_pair(report: dict) -> None:
+    assert four_corners([[0, 0], [0, 1], [2, 3], [3, 3], [0, 2], [1, 3]]) == report
+    assert "share" not in four_corners([[0, 0], [3, 3]])
 
 
 def test_pairs_are_optional(embeddings) -> None:

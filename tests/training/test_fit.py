@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +88,56 @@ def test_a_killed_fit_resumes_to_the_very_same_weights(shape: str, tmp_path: Pat
 
 
 def _epochs_done(directory: Path) -> int:
-    path = directory / "checkpoint" / "curve.json"
-    return len(json.loads(path.read_text())) if path.exists() else 0
+    return max((len(json.loads(path.read_text())) for path in directory.glob("checkpoint-*/curve.json")), default=0)
+
+
+def kill_when_called(patch: pytest.MonkeyPatch, target: str, fatal_call: int) -> None:
+    module_name, _, name = target.partition(":")
+    module = importlib.import_module(module_name)
+    original: Callable[..., object] = getattr(module, name)
+    calls = 0
+
+    def deadly(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == fatal_call:
+            raise KilledError
+        return original(*args, **kwargs)
+
+    patch.setattr(module, name, deadly)
+
+
+# The points of the second save; the first one has written three tensor files and had no older one to delete.
+@pytest.mark.parametrize(
+    ("target", "fatal_call"),
+    [
+        ("training.fit:save_file", 4),
+        ("training.fit:save_file", 6),
+        ("training.fit:write_json", 2),
+        ("os:rename", 2),
+        ("os:rmdir", 1),
+    ],
+    ids=["first file", "last tensors", "curve", "taking its name", "older one half deleted"],
+)
+def test_a_fit_killed_anywhere_in_a_save_goes_on_from_a_whole_checkpoint(
+    target: str, fatal_call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FitConfig(epochs=3, batch_positions=128)
+
+    def run(directory: Path) -> dict[str, torch.Tensor]:
+        model = fresh("nested").model
+        fit_generator(model, cycles(), config, seed=7, validate=lambda: 0.1, checkpoint_dir=directory)
+        return model.state_dict()
+
+    whole = run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        kill_when_called(patch, target, fatal_call)
+        with pytest.raises(KilledError):
+            run(tmp_path / "killed")
+    assert _epochs_done(tmp_path / "killed") in (1, 2)
+    resumed = run(tmp_path / "killed")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["checkpoint-3"]
 
 
 def test_the_weights_of_the_best_validation_are_kept_and_patience_ends_the_fit() -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from recsys.errors import ConfigError
 from training.config import config_yaml, load_config, stored_config
+from training.stages import encode
 
 MINIMAL = "tokenizer: {method: rkmeans}\ndata: {source: movielens}\n"
 
@@ -31,6 +32,15 @@ def error_of(path: Path, *overrides: str) -> str:
 def test_run_is_named_after_its_file_unless_it_has_a_name(config_file: Path) -> None:
     assert load_config(config_file).run_dir == Path("runs/toy")
     assert load_config(config_file, ["run.name=other", "run.dir=elsewhere"]).run_dir == Path("elsewhere/other")
+
+
+def test_a_file_whose_name_cannot_name_a_run_asks_for_a_name(config_file: Path) -> None:
+    spaced = config_file.rename(config_file.with_name("my run.yaml"))
+    assert error_of(spaced) == (
+        f"run.name, by default the name of {spaced}: 'my run' may have letters, digits, '.', '_' and '-' only, and not "
+        "begin with '.'; rename the file or set run.name="
+    )
+    assert load_config(spaced, ["run.name=toy"]).run.name == "toy"
 
 
 def test_overrides_are_yaml_and_reach_any_depth(config_file: Path) -> None:
@@ -68,6 +78,35 @@ def test_one_seed_drives_every_section(config_file: Path) -> None:
 def test_local_data_are_found_from_any_working_directory(config_file: Path) -> None:
     config = load_config(config_file, ["data.path=some/where"])
     assert config.data.path == Path.cwd() / "some/where"
+
+
+def test_local_model_is_found_from_any_working_directory(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-model", "all-minilm-l6-v2"):
+        (tmp_path / name).mkdir()
+    assert load_config(config_file, ["encoder.model=my-model"]).encoder.model == str(tmp_path / "my-model")
+    # An asset's name means the asset, and what is no directory is a name of the Hub.
+    for name in ("all-minilm-l6-v2", "somebody/model"):
+        assert load_config(config_file, [f"encoder.model={name}"]).encoder.model == name
+
+
+def test_model_counts_by_its_content_unless_it_is_an_asset(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings(name: str) -> object:
+        return encode.stage(load_config(config_file, [f"encoder.model={name}"])).settings
+
+    monkeypatch.chdir(tmp_path)
+    asset = settings("all-minilm-l6-v2")
+    for name in ("my-model", "all-minilm-l6-v2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"1")
+    before = settings("my-model")
+    (tmp_path / "my-model" / "weights").write_bytes(b"2")
+    assert settings("my-model") != before
+    assert settings("all-minilm-l6-v2") == asset
 
 
 @pytest.mark.parametrize(

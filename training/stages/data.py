@@ -17,17 +17,21 @@ _SPLIT = "split"
 
 
 def stage(config: RunConfig) -> Stage:
-    """Local files count by their content, wherever they lie."""
+    """Local files count by their content, wherever they lie.
+
+    Its build raises DataError when a baseline that is asked for cannot be fitted on the split.
+    """
 
     def build(workspace: Workspace) -> None:
         dataset = load_dataset(config.data)
         split = make_split(dataset.interactions, config.data)
+        _check_baselines(config, split)
         dataset.catalog.save(workspace.output / _CATALOG)
         dataset.interactions.save(workspace.output / _INTERACTIONS)
         split.save(workspace.output / _SPLIT)
         write_json(workspace.output / "dataset.json", {"name": dataset.name})
 
-    return Stage(name=DATA, version=1, inputs=(), settings=_settings(config), build=build)
+    return Stage(name=DATA, version=2, inputs=(), settings=_settings(config), build=build)
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
@@ -37,6 +41,15 @@ def _settings(config: RunConfig) -> dict[str, object]:
         raise DataError(f"data.path: no {', '.join(missing) or f'files in {config.data.path}'}; check the path")
     settings = config.data.model_dump(mode="json", exclude={"path"})
     return {**settings, "files": {file.name: sha256_file(file) for file in files}}
+
+
+def _check_baselines(config: RunConfig, split: Split) -> None:
+    """SASRec is fitted last: what it cannot learn from is said before hours of training, not after them."""
+    if "sasrec" in config.evaluation.baselines and not (split.train.lengths >= 2).any():
+        raise DataError(
+            "evaluation.baselines: sasrec needs a training sequence of at least 2 items, and no user has one "
+            "after the split; set evaluation.baselines without sasrec, or use data with more interactions a user"
+        )
 
 
 def load_catalog(directory: Path) -> Catalog:

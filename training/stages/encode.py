@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recsys.assets import ASSETS
 from recsys.encoder import ItemEmbeddings, encode_catalog
-from recsys.files import sha256_file
+from recsys.files import sha256_directory
 from training.config import RunConfig
 from training.layout import DATA, ENCODE
 from training.pipeline import Stage, Workspace
@@ -24,15 +25,16 @@ def stage(config: RunConfig) -> Stage:
         embeddings = encode_catalog(data.load_catalog(source), config.encoder, train=train)
         embeddings.save(workspace.output / _EMBEDDINGS)
 
-    return Stage(name=ENCODE, version=1, inputs=(DATA,), settings=_settings(config), build=build)
+    return Stage(name=ENCODE, version=2, inputs=(DATA,), settings=_settings(config), build=build)
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     settings = config.encoder.model_dump(mode="json")
     directory = Path(config.encoder.model)
-    if directory.is_dir():  # a model of one's own: its content counts, as it may be trained again in place
-        files = (file for file in sorted(directory.rglob("*")) if file.is_file())
-        settings["model"] = {str(file.relative_to(directory)): sha256_file(file) for file in files}
+    # The encoder takes an asset before a directory of the same name.
+    if config.encoder.model not in ASSETS and directory.is_dir():
+        # A model of one's own: its content counts, as it may be trained again in place.
+        settings["model"] = sha256_directory(directory)
     return settings
 
 

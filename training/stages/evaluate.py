@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,10 +125,13 @@ def _generator(config: RunConfig, inputs: Mapping[str, Path], ids: SemanticIds) 
     embeddings = encode.load_embeddings(inputs[ENCODE])
     recommender = train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings)
     points = train.load_curve(inputs[TRAIN])
-    curve = _curve(
-        [point["epoch"] for point in points],
-        [point["loss"] for point in points],
-        [point.get("ndcg@10") for point in points],
+    curve = TrainingCurve(
+        x_label="epoch",
+        x=[point["epoch"] for point in points],
+        series={
+            "training loss": [point["loss"] for point in points],
+            "validation NDCG@10": [point.get("ndcg@10") for point in points],
+        },
     )
     beams, mask_seen = config.generator.beams, config.evaluation.mask_seen
     return lambda histories, k: train.rank(recommender, histories, k, beams=beams, mask_seen=mask_seen), curve
@@ -136,17 +139,4 @@ def _generator(config: RunConfig, inputs: Mapping[str, Path], ids: SemanticIds) 
 
 def _baseline(name: BaselineName, config: RunConfig, split: Split) -> _Fitted:
     baseline = build_baseline(name, config.evaluation).fit(split.train, split.num_items, split.valid)
-    if not isinstance(baseline, SasRec):
-        return baseline, None
-    points = baseline.curve
-    return baseline, _curve(
-        [point.epoch for point in points],
-        [point.train_loss for point in points],
-        [point.valid_ndcg for point in points],
-    )
-
-
-def _curve(epochs: Sequence[float], losses: Sequence[float], ndcgs: Sequence[float | None]) -> TrainingCurve:
-    return TrainingCurve(
-        x_label="epoch", x=list(epochs), series={"training loss": list(losses), "validation NDCG@10": list(ndcgs)}
-    )
+    return baseline, baseline.training_curve() if isinstance(baseline, SasRec) else None

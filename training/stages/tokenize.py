@@ -33,7 +33,7 @@ def stage(config: RunConfig) -> Stage:
 
     return Stage(
         name=TOKENIZE,
-        version=1,
+        version=2,
         inputs=(DATA, ENCODE),
         settings=config.tokenizer.model_dump(mode="json"),
         build=build,

@@ -1,0 +1,85 @@
+"""Whole-or-nothing writes: what is on disk after an error or a kill, and who cleans up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recsys.files import atomic_directory, atomic_path
+
+KILLED_BETWEEN_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+from recsys.files import atomic_directory
+
+rename = Path.rename
+def deadly(self, target):
+    if self.name.endswith(".tmp"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.rename = deadly
+with atomic_directory(Path(sys.argv[1])) as target:
+    (target / "content").write_text("newer")
+"""
+
+
+def write(path: Path, content: str) -> None:
+    with atomic_directory(path) as target:
+        (target / "content").write_text(content)
+
+
+def test_a_directory_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    write(tmp_path / "x", "old")
+    (tmp_path / "x" / "only in the old one").touch()
+    write(tmp_path / "x", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["content"]
+
+
+def test_a_kill_while_replacing_leaves_whole_directories_only(tmp_path: Path) -> None:
+    write(tmp_path / "x", "old")
+    process = subprocess.Popen([sys.executable, "-c", KILLED_BETWEEN_RENAMES, str(tmp_path / "x")])
+    process.wait()
+    assert {path.name: (path / "content").read_text() for path in tmp_path.iterdir()} == {
+        f".x.{process.pid}.old": "old",
+        f".x.{process.pid}.tmp": "newer",
+    }
+    write(tmp_path / "x", "newest")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_error_between_the_renames_puts_the_old_directory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "x", "old")
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise OSError("disk is gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="disk is gone"):
+        write(tmp_path / "x", "new")
+    assert (tmp_path / "x" / "content").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_leftovers_of_processes_that_are_gone_are_collected_and_no_others(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    running = os.getppid()
+    (tmp_path / f".x.{gone.pid}.tmp").mkdir()
+    (tmp_path / f".file.{gone.pid}.tmp").touch()
+    kept = {f".x.{running}.tmp", f".x.y.{gone.pid}.tmp", ".x.notes.tmp"}
+    for name in kept:
+        (tmp_path / name).mkdir()
+    write(tmp_path / "x", "new")
+    with atomic_path(tmp_path / "file") as temporary:
+        temporary.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "file", *kept}
