@@ -6,12 +6,14 @@ Imports that load PyTorch happen inside the commands, so that `recsys --help` an
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from recsys.errors import ConfigError
 from recsys.progress import console
 from training.layout import BUNDLE
 from training.output import print_document, results_only_stdout
@@ -54,13 +56,15 @@ def run_command(
 @app.command()
 def demo(
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the result when it is ready.")] = True,
-    port: Annotated[int, typer.Option(help="Port of the API and the page.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API and the page.")] = 8000,
 ) -> None:
     """The main job on MovieLens-100K: from raw data to a page in the browser."""
     from training.config import load_config
     from training.results import print_report
     from training.runs import execute, packaged_config
 
+    if serve:
+        _check_port(port)
     config = load_config(packaged_config("quickstart"))
     execute(config)
     print_report(config.run_dir)
@@ -68,6 +72,16 @@ def demo(
         sys.stdout.flush()
         command = [sys.executable, "-m", "recsys", "serve", str(config.run_dir / BUNDLE), "--port", str(port)]
         os.execv(sys.executable, command)
+
+
+def _check_port(port: int) -> None:
+    """A taken port should be known before minutes of training, not after."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
 
 
 @app.command()

@@ -80,7 +80,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
+    merge = "tag:yaml.org,2002:merge"
+    keys = [loader.construct_object(key) for key, _ in node.value if key.tag != merge]
     for key in keys:
         if keys.count(key) > 1:
             raise ConfigError(f"{node.start_mark.name}: key {key!r} is given twice; keep one")
@@ -106,7 +107,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         near = difflib.get_close_matches(path.name, [file.name for file in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"no configuration file {path}{hint}")
-    values = _read_yaml(path.read_text(), str(path)) or {}
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} as UTF-8 text: {error}") from error
+    values = _read_yaml(text, str(path)) or {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, found {type(values).__name__}")
     for override in overrides:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,14 @@ def test_a_wrong_key_is_one_line(checkout: Path) -> None:
     result = recsys("run", "toy.yaml", "fit.epoch=3", cwd=checkout)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "error: toy.yaml: unknown key 'fit.epoch'; did you mean fit.epochs?\n"
+
+
+def test_demo_refuses_a_taken_port_before_it_trains(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = recsys("demo", "--port", port, cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"port {port} cannot be used" in result.stderr
+    assert not (tmp_path / "runs").exists()

@@ -159,3 +159,18 @@ def test_duplicate_key_is_an_error(config_file: Path) -> None:
 
 def test_missing_file_suggests_a_near_one(config_file: Path) -> None:
     assert f"did you mean {config_file}?" in error_of(config_file.with_name("tyo.yaml"))
+
+
+def test_yaml_merge_keys_work(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "data: {source: movielens, name: ml-100k}\ntokenizer: {method: rkmeans}\nrun: {<<: {seed: 4}, threads: 1}\n"
+    )
+    assert load_config(path).run.seed == 4
+
+
+def test_a_config_that_is_no_text_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "binary.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="as UTF-8 text"):
+        load_config(path)
