@@ -8,34 +8,23 @@ import numpy as np
 
 from recsys.data import IntArray
 from recsys.tokenizer.artifact import load_tensors, save_tokenizer
-from recsys.tokenizer.collisions import resolve_collisions
 from recsys.tokenizer.config import RKMeansConfig
-from recsys.tokenizer.residual import DoubleArray, FloatArray, fit_codebooks, nearest_codes, summed_codes
+from recsys.tokenizer.nearest import NearestCodeTokenizer
+from recsys.tokenizer.residual import DoubleArray, FloatArray, fit_codebooks, summed_codes
 from recsys.tokenizer.semantic_ids import SemanticIds, check_codes
-from recsys.tokenizer.validation import check_embeddings, check_taken, effective_codebook_size
+from recsys.tokenizer.validation import check_embeddings, effective_codebook_size
 
 
-class RKMeansTokenizer:
+class RKMeansTokenizer(NearestCodeTokenizer):
     """Centre, project on the leading principal axes, quantize the residuals level by level with k-means.
 
     Implements `SemanticIdTokenizer`.
     """
 
     def __init__(self, config: RKMeansConfig) -> None:
+        super().__init__()
         self.config = config
-        self._mean: DoubleArray = np.zeros(0)
         self._axes: DoubleArray = np.zeros((0, 0))
-        self._codebooks: list[FloatArray] = []
-
-    @property
-    def codebooks(self) -> list[FloatArray]:
-        """One float32 [K_l, code_dim] a level; empty before `fit`."""
-        return self._codebooks
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """K_l of each level; empty before `fit`."""
-        return tuple(len(codebook) for codebook in self._codebooks)
 
     def fit(self, embeddings: FloatArray) -> SemanticIds:
         """Learn the codebooks from float32 [n, dim] and name these items."""
@@ -51,28 +40,11 @@ class RKMeansTokenizer:
             iterations=config.kmeans_iterations,
             seed=config.seed,
         )
-        raw_codes = nearest_codes(latents, self._codebooks)
-        return SemanticIds(
-            codes=resolve_collisions(raw_codes, latents, self._codebooks),
-            raw_codes=raw_codes,
-            codebook_sizes=self.codebook_sizes,
-        )
+        return self._name_items(latents)
 
     def latents(self, embeddings: FloatArray) -> DoubleArray:
         """float64 [n, code_dim]: the coordinates on the principal axes."""
         return (embeddings - self._mean) @ self._axes
-
-    def encode_raw(self, embeddings: FloatArray) -> IntArray:
-        """int64 [k, L]: nearest codes, which may collide."""
-        check_embeddings(embeddings, dim=len(self._mean))
-        return nearest_codes(self.latents(embeddings), self._codebooks)
-
-    def encode(self, embeddings: FloatArray, taken: IntArray) -> IntArray:
-        """int64 [k, L]: codes for new items, unlike each other and unlike all of `taken`."""
-        check_embeddings(embeddings, dim=len(self._mean))
-        check_taken(taken, self.codebook_sizes)
-        latents = self.latents(embeddings)
-        return resolve_collisions(nearest_codes(latents, self._codebooks), latents, self._codebooks, taken)
 
     def reconstruct(self, codes: IntArray) -> FloatArray:
         """float32 [n, dim]: the embeddings that int64 [n, depth <= L] codes stand for."""

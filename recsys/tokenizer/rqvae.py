@@ -27,11 +27,11 @@ from vector_quantize_pytorch import ResidualVQ
 from recsys.data import IntArray
 from recsys.progress import console, progress_bar
 from recsys.tokenizer.artifact import load_tensors, save_tokenizer
-from recsys.tokenizer.collisions import resolve_collisions
 from recsys.tokenizer.config import RQVAEConfig
-from recsys.tokenizer.residual import DoubleArray, FloatArray, nearest_codes, summed_codes
+from recsys.tokenizer.nearest import NearestCodeTokenizer
+from recsys.tokenizer.residual import DoubleArray, FloatArray, summed_codes
 from recsys.tokenizer.semantic_ids import SemanticIds, check_codes
-from recsys.tokenizer.validation import check_embeddings, check_taken, effective_codebook_size
+from recsys.tokenizer.validation import check_embeddings, effective_codebook_size
 
 # Revived codes need time to find their place, so none is moved in the last fifth of the steps.
 _REVIVAL_SHARE = 0.8
@@ -41,29 +41,18 @@ _HEALTHY_THRESHOLD_SHARE = 0.5
 _DEFAULT_THRESHOLD_SHARE = 0.25
 
 
-class RQVAETokenizer:
+class RQVAETokenizer(NearestCodeTokenizer):
     """Autoencoder warm-up, k-means on the latents of the whole catalogue, then joint training.
 
     Implements `SemanticIdTokenizer`.
     """
 
     def __init__(self, config: RQVAEConfig) -> None:
+        super().__init__()
         self.config = config
-        self._mean: DoubleArray = np.zeros(0)
         self._scale = 1.0
         self._encoder = nn.Sequential()
         self._decoder = nn.Sequential()
-        self._codebooks: list[FloatArray] = []
-
-    @property
-    def codebooks(self) -> list[FloatArray]:
-        """One float32 [K_l, code_dim] a level; empty before `fit`."""
-        return self._codebooks
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """K_l of each level; empty before `fit`."""
-        return tuple(len(codebook) for codebook in self._codebooks)
 
     def fit(self, embeddings: FloatArray) -> SemanticIds:
         """Train on float32 [n, dim] and name these items. Leaves torch's global random state as it was."""
@@ -75,31 +64,13 @@ class RQVAETokenizer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             self._train(torch.from_numpy((centred / self._scale).astype(np.float32)))
-        latents = self.latents(embeddings)
-        raw_codes = nearest_codes(latents, self._codebooks)
-        return SemanticIds(
-            codes=resolve_collisions(raw_codes, latents, self._codebooks),
-            raw_codes=raw_codes,
-            codebook_sizes=self.codebook_sizes,
-        )
+        return self._name_items(self.latents(embeddings))
 
     def latents(self, embeddings: FloatArray) -> DoubleArray:
-        """float64 [n, code_dim]: the encoder's outputs; see `nearest_code` for why double precision."""
+        """float64 [n, code_dim]: the encoder's outputs."""
         inputs = torch.from_numpy((embeddings - self._mean) / self._scale)
         with torch.no_grad():
             return np.asarray(self._encoder(inputs).numpy(), dtype=np.float64)
-
-    def encode_raw(self, embeddings: FloatArray) -> IntArray:
-        """int64 [k, L]: nearest codes, which may collide."""
-        check_embeddings(embeddings, dim=len(self._mean))
-        return nearest_codes(self.latents(embeddings), self._codebooks)
-
-    def encode(self, embeddings: FloatArray, taken: IntArray) -> IntArray:
-        """int64 [k, L]: codes for new items, unlike each other and unlike all of `taken`."""
-        check_embeddings(embeddings, dim=len(self._mean))
-        check_taken(taken, self.codebook_sizes)
-        latents = self.latents(embeddings)
-        return resolve_collisions(nearest_codes(latents, self._codebooks), latents, self._codebooks, taken)
 
     def reconstruct(self, codes: IntArray) -> FloatArray:
         """float32 [n, dim]: the embeddings that int64 [n, depth <= L] codes stand for."""
