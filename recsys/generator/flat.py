@@ -19,8 +19,7 @@ from transformers import DynamicCache
 from recsys.data.sequences import IntArray
 from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
-from recsys.generator.decoder import legal_log_softmax
-from recsys.generator.likelihood import smoothed_gather, target_mask
+from recsys.generator.likelihood import path_log_probs, target_mask
 from recsys.generator.trie import Children, ItemTrie
 
 
@@ -81,13 +80,9 @@ class FlatModel(nn.Module):
         targets = items[is_target]
         hidden: Tensor = self.body(self._embed(items)[:, :-1])
         hidden = hidden.view(*items.shape, self.trie.num_levels, -1)[is_target]
-        total = torch.zeros(len(targets), device=items.device)
-        for level in range(self.trie.num_levels):
-            parents, slots = self.trie.child_slots(level, targets)
-            children = self.trie.children(level, parents)
-            log_probs = legal_log_softmax(self._read(hidden[:, level], level, children), children)
-            total = total + smoothed_gather(log_probs, slots, children.legal, smoothing)
-        return total
+        return path_log_probs(
+            self.trie, targets, lambda level, children: self._read(hidden[:, level], level, children), smoothing
+        )
 
     def _read(self, hidden: Tensor, level: int, children: Children) -> Tensor:
         logits: Tensor = self.heads[level](hidden)

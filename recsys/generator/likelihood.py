@@ -1,9 +1,14 @@
-"""Which positions are training targets, and their target on one trie level; shared by both shapes."""
+"""Which positions are training targets, and their likelihood under the trie; shared by both shapes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from recsys.generator.decoder import legal_log_softmax
+from recsys.generator.trie import Children, ItemTrie
 
 
 def smoothed_gather(log_probs: Tensor, slots: Tensor, legal: Tensor, smoothing: float) -> Tensor:
@@ -26,3 +31,23 @@ def target_mask(items: Tensor, lengths: Tensor, first_target: Tensor | None) -> 
     if first_target is not None:
         mask &= position >= first_target.unsqueeze(1)
     return mask
+
+
+def path_log_probs(
+    trie: ItemTrie, targets: Tensor, child_logits: Callable[[int, Children], Tensor], smoothing: float
+) -> Tensor:
+    """float32 [P]: log-probability of each of `targets` (int64 [P]), level by level down the trie.
+
+    Args:
+        trie: the catalogue.
+        targets: item indices.
+        child_logits: gives the logits [P, C] of a level's children, with the targets' earlier codes taken as emitted.
+        smoothing: see `smoothed_gather`.
+    """
+    total = torch.zeros(len(targets), device=targets.device)
+    for level in range(trie.num_levels):
+        parents, slots = trie.child_slots(level, targets)
+        children = trie.children(level, parents)
+        log_probs = legal_log_softmax(child_logits(level, children), children)
+        total = total + smoothed_gather(log_probs, slots, children.legal, smoothing)
+    return total

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
-from recsys.generator.decoder import legal_log_softmax
-from recsys.generator.likelihood import smoothed_gather, target_mask
+from recsys.generator.likelihood import path_log_probs, target_mask
 from recsys.generator.trie import Children, ItemTrie
 
 
@@ -165,17 +164,13 @@ class NestedModel(nn.Module):
             smoothing: share of the target's mass spread over its siblings on each level; 0 for true log-probabilities.
         """
         is_target = target_mask(items, lengths, first_target)
-        state = self.hidden_states(items[:, :-1])[is_target]
         targets = items[is_target]
-        total = torch.zeros(len(targets), device=items.device)
-        for level in range(self.trie.num_levels):
-            parents, slots = self.trie.child_slots(level, targets)
-            children = self.trie.children(level, parents)
-            log_probs = legal_log_softmax(self.child_logits(state, level, children), children)
-            total = total + smoothed_gather(log_probs, slots, children.legal, smoothing)
-            if level < self.trie.num_levels - 1:
-                state = self.depth.step(state, level, self.codes[targets, level])
-        return total
+        states = [self.hidden_states(items[:, :-1])[is_target]]
+        for level in range(self.trie.num_levels - 1):
+            states.append(self.depth.step(states[-1], level, self.codes[targets, level]))
+        return path_log_probs(
+            self.trie, targets, lambda level, children: self.child_logits(states[level], level, children), smoothing
+        )
 
     def start(self, items: Tensor, lengths: Tensor) -> Tensor:
         """State [B, 1, D] of the decoder: see `SidModel`."""
