@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from recsys.config import StrictConfig
 from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, write_json
-from recsys.tokenizer.config import RKMeansConfig, RQVAEConfig, TokenizerConfig
+from recsys.tokenizer.config import TokenizerConfig
 from recsys.tokenizer.residual import FloatArray
 
 _CONFIG_FILE = "tokenizer.json"
@@ -24,7 +25,7 @@ _FORMAT = 1
 
 def save_tokenizer(
     directory: Path,
-    config: RKMeansConfig | RQVAEConfig,
+    config: StrictConfig,
     codebooks: list[FloatArray],
     tensors: Mapping[str, np.ndarray[Any, Any]],
 ) -> None:
@@ -35,14 +36,14 @@ def save_tokenizer(
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary / _TENSOR_FILE)
 
 
-def load_config(directory: Path) -> RKMeansConfig | RQVAEConfig:
+def load_config(directory: Path) -> TokenizerConfig:
     """The config of a saved tokenizer. Raises ArtifactError when it is missing, damaged or of another format."""
     path = directory / _CONFIG_FILE
     try:
         content = json.loads(path.read_text())
         if content["format"] != _FORMAT:
             raise ArtifactError(f"{path} has format {content['format']}, this version reads {_FORMAT}; fit it again")
-        adapter: TypeAdapter[RKMeansConfig | RQVAEConfig] = TypeAdapter(TokenizerConfig)
+        adapter: TypeAdapter[TokenizerConfig] = TypeAdapter(TokenizerConfig)
         return adapter.validate_python(content["config"])
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise ArtifactError(f"cannot read the tokenizer's config {path}: {error}") from error

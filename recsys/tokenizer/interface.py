@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from recsys.data import IntArray
+from recsys.data import IntArray, Sequences
 from recsys.tokenizer.artifact import load_config
-from recsys.tokenizer.config import RKMeansConfig, RQVAEConfig
+from recsys.tokenizer.config import RQVAEConfig, TokenizerConfig
 from recsys.tokenizer.residual import DoubleArray, FloatArray
 from recsys.tokenizer.rkmeans import RKMeansTokenizer
 from recsys.tokenizer.semantic_ids import SemanticIds
@@ -29,10 +29,14 @@ class SemanticIdTokenizer(Protocol):
         """K_l of each level; empty before `fit`."""
         ...
 
-    def fit(self, embeddings: FloatArray) -> SemanticIds:
+    def fit(self, embeddings: FloatArray, train: Sequences | None = None) -> SemanticIds:
         """Learn from float32 [n, dim] and name these items: row i of the result belongs to row i.
 
-        Raises DataError for NaN, fewer than 2 items, or more items than codes.
+        `train` holds TRAINING sequences over the same items, for tokenizers that align codes with behaviour; the
+        others leave it unread. Never pass validation or test items: they would leak into the codes.
+
+        Raises DataError for NaN, fewer than 2 items, or more items than codes; ConfigError when behaviour is
+        configured and `train` is None.
         """
         ...
 
@@ -61,7 +65,7 @@ class SemanticIdTokenizer(Protocol):
         ...
 
 
-def build_tokenizer(config: RKMeansConfig | RQVAEConfig) -> SemanticIdTokenizer:
+def build_tokenizer(config: TokenizerConfig) -> SemanticIdTokenizer:
     """An unfitted tokenizer."""
     if isinstance(config, RQVAEConfig):
         from recsys.tokenizer.rqvae import RQVAETokenizer  # here, because importing torch takes seconds

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.data import IntArray
+from recsys.data import IntArray, Sequences
 from recsys.tokenizer.artifact import load_tensors, save_tokenizer
 from recsys.tokenizer.config import RKMeansConfig
 from recsys.tokenizer.nearest import NearestCodeTokenizer
@@ -26,7 +26,7 @@ class RKMeansTokenizer(NearestCodeTokenizer):
         self.config = config
         self._axes: DoubleArray = np.zeros((0, 0))
 
-    def fit(self, embeddings: FloatArray) -> SemanticIds:
+    def fit(self, embeddings: FloatArray, train: Sequences | None = None) -> SemanticIds:
         """Learn the codebooks from float32 [n, dim] and name these items."""
         check_embeddings(embeddings)
         config = self.config

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 
-from recsys.data import IntArray
+from recsys.data import IntArray, Sequences
 from recsys.progress import console, progress_bar
 from recsys.tokenizer.artifact import load_tensors, save_tokenizer
 from recsys.tokenizer.config import RQVAEConfig
@@ -54,7 +54,7 @@ class RQVAETokenizer(NearestCodeTokenizer):
         self._encoder = nn.Sequential()
         self._decoder = nn.Sequential()
 
-    def fit(self, embeddings: FloatArray) -> SemanticIds:
+    def fit(self, embeddings: FloatArray, train: Sequences | None = None) -> SemanticIds:
         """Train on float32 [n, dim] and name these items. Leaves torch's global random state as it was."""
         check_embeddings(embeddings)
         self._mean = embeddings.mean(axis=0, dtype=np.float64)
