@@ -8,7 +8,6 @@ from pydantic import Field
 
 from recsys.config import StrictConfig
 
-
 CollisionStrategy = Literal["assignment", "greedy", "extra_level", "group_sinkhorn"]
 """How items that share a full code are told apart; see `recsys.tokenizer.collisions`."""
 
@@ -26,9 +25,9 @@ class _ResidualConfig(StrictConfig):
     kmeans_iterations: int = Field(default=30, ge=1)
     """Lloyd iterations per level."""
     collisions: CollisionStrategy = "assignment"
-    """`assignment`: the Hungarian algorithm under each prefix moves as few items as possible to near codes. `greedy`: nearest
-    free code, for groups too large for it. `extra_level`: one more code that counts (TIGER). `group_sinkhorn`: LC-Rec's,
-    for comparison; it sends items to nearly random codes."""
+    """`assignment`: the Hungarian algorithm under each prefix moves as few items as possible to near codes. `greedy`:
+    the nearest free code. `extra_level`: one more code that counts (TIGER). `group_sinkhorn`: LC-Rec's, for
+    comparison; it sends items to nearly random codes."""
     seed: int = Field(default=0, ge=0)
     """Same seed, same data, same machine: same codes."""
 
