@@ -31,6 +31,11 @@ class SplitConfig(StrictConfig):
     """`global_time`: start of the validation window (ISO 8601, UTC unless it says otherwise)."""
     test_from: datetime | None = None
     """`global_time`: start of the test window."""
+    held_out_items: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the items that nothing is fitted on: their training interactions are dropped, and they join the
+    catalogue once the models stand. It measures how new items fare (the report's segment `cold`)."""
+    held_out_seed: int = 0
+    """Seed of the choice of those items."""
 
     @field_validator("valid_from", "test_from")
     @classmethod

@@ -56,6 +56,13 @@ class Sequences:
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Sequences(users=self.users[rows], offsets=offsets, items=self.items[flat])
 
+    def renumber(self, index: IntArray) -> Sequences:
+        """Each item i as `index[i]`; items whose index is negative are left out, and no sequence goes."""
+        items = index[self.items]
+        kept = items >= 0
+        offsets = np.concatenate([[0], np.cumsum(kept)])[self.offsets]
+        return Sequences(users=self.users, offsets=offsets, items=items[kept])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +34,8 @@ class SplitProtocol(StrictConfig):
     timestamps."""
     num_train_interactions: int
     """Length of all training sequences together."""
+    num_held_out_items: int = 0
+    """Items whose training interactions were dropped on purpose."""
     num_left_out_users: int = 0
     """Users without a case, neither in validation nor in test (for leave-last-out, those with under 3 interactions).
     They are left out of the evaluation only: what they have may be in training."""
@@ -56,6 +58,13 @@ class Split:
     num_items: int
     """Size of the catalogue: ranking is over all of it."""
     protocol: SplitProtocol
+    held_out: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """int64 [m], ascending: items that nothing may be fitted on; they join the catalogue afterwards."""
+
+    @property
+    def fitted_items(self) -> IntArray:
+        """int64 [num_items - m], ascending: the items that models are fitted on."""
+        return np.setdiff1d(np.arange(self.num_items), self.held_out)
 
     def save(self, directory: Path) -> None:
         """Write `train.parquet`, `valid.parquet`, `test.parquet` and `split.json`, whole or not at all."""
@@ -64,7 +73,11 @@ class Split:
             for name, examples in (("valid", self.valid), ("test", self.test)):
                 frame = _to_frame(examples.histories).with_columns(pl.Series("target", examples.targets))
                 frame.write_parquet(temporary / f"{name}.parquet")
-            facts = {"num_items": self.num_items, "protocol": self.protocol.model_dump(mode="json")}
+            facts = {
+                "num_items": self.num_items,
+                "held_out": self.held_out.tolist(),
+                "protocol": self.protocol.model_dump(mode="json"),
+            }
             (temporary / "split.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     @classmethod
@@ -79,6 +92,7 @@ class Split:
                 test=Examples(histories=_from_frame(frames["test"]), targets=frames["test"]["target"].to_numpy()),
                 num_items=int(facts["num_items"]),
                 protocol=SplitProtocol.model_validate(facts["protocol"]),
+                held_out=np.asarray(facts["held_out"], dtype=np.int64),
             )
         except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
             raise ArtifactError(f"cannot read the split in {directory}: {error}") from error
@@ -90,9 +104,26 @@ def make_split(interactions: Interactions, config: DataConfig) -> Split:
     Raises:
         DataError: a part would be empty, or a global-time split has no timestamps to go by.
     """
-    if config.split.kind == "leave_last_out":
-        return _leave_last_out(interactions, config)
-    return _global_time(interactions, config)
+    leave_last_out = config.split.kind == "leave_last_out"
+    split = _leave_last_out(interactions, config) if leave_last_out else _global_time(interactions, config)
+    return _hold_out_items(split, config.split) if config.split.held_out_items > 0 else split
+
+
+def _hold_out_items(split: Split, config: SplitConfig) -> Split:
+    """Drop a random share of the items from training; histories and targets of cases keep them."""
+    count = round(config.held_out_items * split.num_items)
+    random = np.random.default_rng(config.held_out_seed)
+    held_out = np.sort(random.choice(split.num_items, count, replace=False)).astype(np.int64)
+    index = np.arange(split.num_items)
+    index[held_out] = -1
+    train = split.train.renumber(index)
+    train = train.select(np.flatnonzero(train.lengths > 0))
+    if len(train) == 0:
+        raise DataError(
+            f"empty split: data.split.held_out_items={config.held_out_items} leaves no training interaction; lower it"
+        )
+    facts = {"num_train_interactions": len(train.items), "num_held_out_items": count}
+    return replace(split, train=train, held_out=held_out, protocol=split.protocol.model_copy(update=facts))
 
 
 def _leave_last_out(interactions: Interactions, config: DataConfig) -> Split:

@@ -49,3 +49,6 @@ class GeneratorConfig(StrictConfig):
     """Shape and size."""
     beams: int = Field(default=50, ge=1)
     """Beams of the search when recommending; raised to k when k is larger."""
+    new_item_slots: int = Field(default=0, ge=0)
+    """Places at the end of each list for the best items that joined after the fit, if it has none of them already. What
+    a model never saw hardly ever wins against what it did, however well its code fits."""

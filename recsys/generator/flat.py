@@ -54,6 +54,8 @@ class FlatModel(nn.Module):
         # Token 0 begins every sequence; code c of level l is token offsets[l] + c.
         self.register_buffer("tokens", torch.from_numpy(codes + offsets), persistent=False)
         self.tokens: Tensor
+        self.register_buffer("learned", torch.ones(len(codes), dtype=torch.bool))
+        self.learned: Tensor
         self.offsets = [int(offset) for offset in offsets]
         self.embedding = nn.Embedding(1 + sum(sizes), config.hidden_size)
         nn.init.normal_(self.embedding.weight, std=0.02)

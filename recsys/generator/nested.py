@@ -78,6 +78,9 @@ class NestedModel(nn.Module):
         self.begin = nn.Parameter(torch.zeros(width))
         self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in trie.codebook_sizes)
         self.item_residuals = nn.Embedding(len(codes), width) if config.item_residuals else None
+        # Items that join after the fit have no residual, and do not water down the means of their nodes.
+        self.register_buffer("learned", torch.ones(len(codes), dtype=torch.bool))
+        self.learned: Tensor
         self.vector_projection: nn.Linear | None = None
         if config.text_input and item_vectors is not None:
             self.register_buffer("item_vectors", torch.from_numpy(item_vectors), persistent=False)
@@ -124,16 +127,17 @@ class NestedModel(nn.Module):
         return logits + (child_vectors @ query.unsqueeze(-1)).squeeze(-1)
 
     def _node_residuals(self, level: int) -> Tensor | None:
-        """float32 [M_l, D]: the mean residual of the items below each node of `level`."""
+        """float32 [M_l, D]: the mean residual of the learned items below each node of `level`, or 0."""
         if self.item_residuals is None:
             return None
         frozen = not self.training and not torch.is_grad_enabled()
         if frozen and level in self._frozen_nodes:
             return self._frozen_nodes[level]
         table = self.item_residuals.weight
-        counts = torch.diff(self.trie.starts[level]).unsqueeze(1)
+        counts = torch.zeros(len(self.trie.codes[level]), 1, device=table.device)
+        counts = counts.index_add(0, self.trie.paths[:, level], self.learned.to(table).unsqueeze(1))
         sums = torch.zeros(len(counts), table.shape[1], device=table.device)
-        means = sums.index_add(0, self.trie.paths[:, level], table) / counts
+        means = sums.index_add(0, self.trie.paths[:, level], table) / counts.clamp(min=1)
         if frozen:
             self._frozen_nodes[level] = means
         return means

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -20,9 +22,11 @@ from recsys.generator.constraints import Constraints
 from recsys.generator.decoder import Recommendations, beam_search
 from recsys.generator.flat import FlatModel
 from recsys.generator.nested import NestedModel
+from recsys.generator.new_items import reserve_slots
 from recsys.generator.trie import ItemTrie
 
-_FORMAT = 1
+_FORMAT = 2
+_PER_ITEM = frozenset({"learned", "item_residuals.weight"})
 
 
 def build_model(
@@ -95,6 +99,18 @@ class GenerativeRecommender:
         if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < len(self.codes):
             raise ValueError(f"histories: item indices must lie in 0..{len(self.codes) - 1}")
         constraints = constraints if constraints is not None else Constraints()
+        found = self._search(histories, k, constraints, beams, batch_size)
+        slots = min(self.config.new_item_slots, k)
+        if slots == 0 or self.model.learned.all():
+            return found
+        is_new = ~self.model.learned.numpy()
+        allow = is_new if constraints.allow is None else constraints.allow & is_new
+        new = self._search(histories, slots, replace(constraints, allow=allow), max(beams, slots), batch_size)
+        return reserve_slots(found, new, is_new)
+
+    def _search(
+        self, histories: Sequences, k: int, constraints: Constraints, beams: int, batch_size: int
+    ) -> Recommendations:
         items = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         for rows, batch, lengths in history_batches(histories, self.config.model.max_history, batch_size):
@@ -103,6 +119,32 @@ class GenerativeRecommender:
             )
             items[rows], scores[rows] = result.items, result.scores
         return Recommendations(items=items, scores=scores)
+
+    def with_catalog(
+        self, codes: IntArray, item_vectors: npt.NDArray[np.float32] | None, known: IntArray
+    ) -> GenerativeRecommender:
+        """The same weights over another catalogue, with no training; this recommender stays as it is.
+
+        A new item is read and generated through its code and its vector alone.
+
+        Args:
+            codes: int64 [N', L], semantic IDs of the same tokenizer; rows unique.
+            item_vectors: float32 [N', V] of the same encoder, when the model takes them as input.
+            known: int64 [N], where each item of this catalogue stands in the new one; -1 for one that is gone.
+
+        Raises:
+            ArtifactError: codes that the tokenizer cannot have made, or that repeat.
+        """
+        vectors = item_vectors if self.item_vectors is not None else None
+        model = build_model(self.config, codes, self.codebook_sizes, vectors)
+        state = dict(self.model.state_dict())
+        kept = known >= 0
+        for name, table in model.state_dict().items():
+            if name in _PER_ITEM:
+                state[name] = torch.zeros_like(table)
+                state[name][known[kept]] = self.model.state_dict()[name][kept]
+        model.load_state_dict(state)
+        return GenerativeRecommender(self.config, codes, self.codebook_sizes, vectors, model)
 
     def save(self, directory: Path) -> None:
         """Write weights and settings into an existing directory; codes and vectors are artifacts of their own."""

@@ -185,3 +185,32 @@ def test_damaged_split_is_named(tmp_path: Path) -> None:
     (tmp_path / "split" / "train.parquet").write_bytes(b"")
     with pytest.raises(ArtifactError, match="cannot read the split"):
         Split.load(tmp_path / "split")
+
+
+def test_held_out_items_leave_training_and_stay_in_the_cases(tmp_path: Path) -> None:
+    interactions = log([([5, 6, 7, 8, 9], None), ([6, 5, 9, 8, 7], None), ([5, 5, 5, 5, 6], None)], num_items=10)
+    plain = make_split(interactions, LEAVE_LAST_OUT)
+    split = make_split(interactions, DataConfig(split=SplitConfig(held_out_items=0.3, held_out_seed=1)))
+    assert len(split.held_out) == 3
+    assert split.protocol.num_held_out_items == 3
+    assert not np.isin(split.train.items, split.held_out).any()
+    kept = plain.train.items[~np.isin(plain.train.items, split.held_out)]
+    assert split.train.items.tolist() == kept.tolist()
+    assert split.protocol.num_train_interactions == len(kept)
+    assert cases(split.test) == cases(plain.test)
+    assert sorted([*split.held_out, *split.fitted_items]) == list(range(10))
+    split.save(tmp_path / "split")
+    assert Split.load(tmp_path / "split").held_out.tolist() == split.held_out.tolist()
+
+
+def test_holding_out_nearly_everything_is_an_error() -> None:
+    interactions = log([([0, 1, 2], None)], num_items=3)
+    with pytest.raises(DataError, match=r"held_out_items=0\.99 leaves no training interaction"):
+        make_split(interactions, DataConfig(split=SplitConfig(held_out_items=0.99)))
+
+
+def test_renumbering_drops_items_without_an_index_and_keeps_every_sequence() -> None:
+    sequences = Sequences.from_lists([[0, 1, 2], [1], [2, 0]], users=[7, 8, 9])
+    renumbered = sequences.renumber(np.array([1, -1, 0]))
+    assert [items.tolist() for items in renumbered] == [[1, 0], [], [0, 1]]
+    assert renumbered.users.tolist() == [7, 8, 9]

@@ -39,7 +39,11 @@ _Fitted: TypeAlias = tuple[Ranker, TrainingCurve | None]
 
 def stage(config: RunConfig) -> Stage:
     """Goes on after the last model whose lists were complete."""
-    settings = {"evaluation": config.evaluation.model_dump(mode="json"), "beams": config.generator.beams}
+    settings = {
+        "evaluation": config.evaluation.model_dump(mode="json"),
+        "beams": config.generator.beams,
+        "new_item_slots": config.generator.new_item_slots,
+    }
     return Stage(
         name=EVALUATE,
         version=1,
@@ -78,7 +82,12 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         split,
         config.evaluation,
         seeds={name: config.run.seed for name in (_GENERATOR, _SASREC) if name in ranked},
-        notes={"generator": config.generator.model.shape, "beams": config.generator.beams},
+        notes={
+            "generator": config.generator.model.shape,
+            "beams": config.generator.beams,
+            "new item slots": config.generator.new_item_slots,
+            "held out items": split.protocol.num_held_out_items,
+        },
         training_curves={name: result.curve for name, result in ranked.items() if result.curve is not None},
         code_usage=[np.bincount(ids.codes[:, level], minlength=size) for level, size in enumerate(ids.codebook_sizes)],
     )

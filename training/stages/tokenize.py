@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from recsys.data import Examples, IntArray
+from recsys.data import Examples, IntArray, Split
+from recsys.encoder.encoder import FloatArray
 from recsys.files import write_json
 from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, build_tokenizer, load_tokenizer, tokenizer_report
 from training.config import RunConfig
@@ -23,21 +25,38 @@ def stage(config: RunConfig) -> Stage:
 
     def build(workspace: Workspace) -> None:
         embeddings = encode.load_embeddings(workspace.inputs[ENCODE])
+        split = data.load_split(workspace.inputs[DATA])
         tokenizer = build_tokenizer(config.tokenizer)
-        ids = tokenizer.fit(embeddings.vectors)
+        ids = _name_items(tokenizer, embeddings.vectors, split)
         ids.save(workspace.output / _IDS)
         tokenizer.save(workspace.output / _TOKENIZER)
         # Neither codes nor vectors were fitted on validation transitions, so they judge both.
-        pairs = _transitions(data.load_split(workspace.inputs[DATA]).valid)
+        pairs = _transitions(split.valid)
         write_json(workspace.output / TOKENIZER_REPORT, tokenizer_report(ids, tokenizer, embeddings.vectors, pairs))
 
     return Stage(
         name=TOKENIZE,
-        version=2,
+        version=3,
         inputs=(DATA, ENCODE),
         settings=config.tokenizer.model_dump(mode="json"),
         build=build,
     )
+
+
+def _name_items(tokenizer: SemanticIdTokenizer, vectors: FloatArray, split: Split) -> SemanticIds:
+    """Fit on what may be fitted on; items that are held out are encoded as any new item would be."""
+    fitted = split.fitted_items
+    index = np.full(split.num_items, -1)
+    index[fitted] = np.arange(len(fitted))
+    ids = tokenizer.fit(vectors[fitted], split.train.renumber(index))
+    if len(split.held_out) == 0:
+        return ids
+    codes = np.empty((split.num_items, ids.levels), dtype=np.int64)
+    raw_codes = np.empty_like(codes)
+    codes[fitted], raw_codes[fitted] = ids.codes, ids.raw_codes
+    codes[split.held_out] = tokenizer.encode(vectors[split.held_out], taken=ids.codes)
+    raw_codes[split.held_out] = tokenizer.encode_raw(vectors[split.held_out])
+    return replace(ids, codes=codes, raw_codes=raw_codes)
 
 
 def load_ids(directory: Path) -> SemanticIds:

@@ -27,14 +27,14 @@ _CURVE = "curve.json"
 def stage(config: RunConfig) -> Stage:
     """Goes on from the last finished epoch."""
     settings = {
-        "generator": config.generator.model_dump(mode="json", exclude={"beams"}),
+        "generator": config.generator.model_dump(mode="json", exclude={"beams", "new_item_slots"}),
         "fit": config.fit.model_dump(mode="json"),
         "mask_seen": config.evaluation.mask_seen,
         "seed": config.run.seed,
     }
     return Stage(
         name=TRAIN,
-        version=1,
+        version=2,
         inputs=(DATA, ENCODE, TOKENIZE),
         settings=settings,
         build=lambda workspace: _build(config, workspace),
@@ -46,21 +46,28 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     embeddings = encode.load_embeddings(workspace.inputs[ENCODE])
     ids = tokenize.load_ids(workspace.inputs[TOKENIZE])
     vectors = embeddings.vectors if config.generator.model.text_input else None
+    # Items that are held out join once the weights stand; until then the catalogue is without them.
+    fitted = split.fitted_items
+    index = np.full(split.num_items, -1)
+    index[fitted] = np.arange(len(fitted))
+    codes, known_vectors = ids.codes[fitted], None if vectors is None else vectors[fitted]
 
     torch.manual_seed(config.run.seed)
-    model = build_model(config.generator, ids.codes, ids.codebook_sizes, vectors)
-    recommender = GenerativeRecommender(config.generator, ids.codes, ids.codebook_sizes, vectors, model)
-    cases = _sample(split.valid, config.fit.validation_users, config.run.seed)
+    model = build_model(config.generator, codes, ids.codebook_sizes, known_vectors)
+    recommender = GenerativeRecommender(config.generator, codes, ids.codebook_sizes, known_vectors, model)
+    cases = _sample(_renumber(split.valid, index), config.fit.validation_users, config.run.seed)
     with ScalarLog(workspace.run_dir) as log:
         result = fit_generator(
             model,
-            split.train,
+            split.train.renumber(index),
             config.fit,
             seed=config.run.seed,
             validate=lambda: _ndcg_at_10(recommender, cases, config),
             checkpoint_dir=workspace.resume,
             log=log,
         )
+    if len(split.held_out):
+        recommender = recommender.with_catalog(ids.codes, vectors, known=fitted)
     recommender.save(workspace.output)
     write_json(workspace.output / _CURVE, {"best_epoch": result.best_epoch, "curve": result.curve})
 
@@ -83,6 +90,13 @@ def rank(recommender: GenerativeRecommender, histories: Sequences, k: int, *, be
     """int64 [B, k]: the generator's lists, as every evaluation asks for them; -1 where there are no more items."""
     constraints = Constraints(deny=list(histories)) if mask_seen else None
     return recommender.recommend(histories, k, constraints=constraints, beams=beams).items
+
+
+def _renumber(cases: Examples, index: IntArray) -> Examples:
+    """Cases over the items with an index; those of other targets are left out."""
+    kept = np.flatnonzero(index[cases.targets] >= 0)
+    cases = cases.select(kept)
+    return Examples(histories=cases.histories.renumber(index), targets=index[cases.targets])
 
 
 def _sample(cases: Examples, size: int, seed: int) -> Examples:

@@ -1,0 +1,39 @@
+"""A path for items that the model never saw: places reserved at the end of a list. Knows lists, not models."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.generator.decoder import Recommendations
+
+
+def reserve_slots(found: Recommendations, new: Recommendations, is_new: npt.NDArray[np.bool_]) -> Recommendations:
+    """`found` with its last places taken by the best new items, as many as `new` has columns.
+
+    New items that the search found by itself count: a list with enough of them stays as it is. The order of the other
+    items does not change, and the scores stay those of the model, so they need not fall from one place to the next.
+
+    Args:
+        found: lists of k items.
+        new: lists of at most k items, all of them new.
+        is_new: bool [N].
+    """
+    slots = new.items.shape[1]
+    items, scores = found.items.copy(), found.scores.copy()
+    for row in range(len(items)):
+        listed = items[row][items[row] >= 0]
+        fresh = ~np.isin(new.items[row], listed) & (new.items[row] >= 0)
+        count = min(slots - int(is_new[listed].sum()), int(fresh.sum()))
+        if count <= 0:
+            continue
+        # New items that are in the list already keep their places: the worst of the others give way.
+        old = np.flatnonzero((items[row] >= 0) & ~is_new[np.maximum(items[row], 0)])
+        free = np.count_nonzero(items[row] < 0)
+        leaving = old[len(old) - max(0, count - free) :]
+        stay = np.setdiff1d(np.flatnonzero(items[row] >= 0), leaving)
+        joined_items = np.concatenate([items[row][stay], new.items[row][fresh][:count]])
+        joined_scores = np.concatenate([scores[row][stay], new.scores[row][fresh][:count]])
+        items[row, : len(joined_items)] = joined_items
+        scores[row, : len(joined_scores)] = joined_scores
+    return Recommendations(items=items, scores=scores)

@@ -1,0 +1,125 @@
+"""A catalogue that changes after the fit, and the places reserved for what is new in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.sequences import Sequences
+from recsys.errors import ArtifactError
+from recsys.generator.constraints import Constraints
+from recsys.generator.decoder import Recommendations
+from recsys.generator.new_items import reserve_slots
+from recsys.generator.recommender import GenerativeRecommender
+
+SHAPES = ["nested", "flat"]
+HISTORIES = Sequences.from_lists([[1, 2, 3], [40], []])
+
+
+def with_new_items(recommender: GenerativeRecommender, count: int) -> GenerativeRecommender:
+    """The same items at the front, `count` free codes behind them."""
+    sizes = recommender.codebook_sizes
+    taken = {tuple(row) for row in recommender.codes.tolist()}
+    free = [code for code in np.ndindex(*sizes) if code not in taken][:: max(1, 1000 // count)][:count]
+    codes = np.concatenate([recommender.codes, np.array(free, dtype=np.int64)])
+    vectors = np.random.default_rng(5).normal(size=(len(codes), 6)).astype(np.float32)
+    vectors[: len(recommender.codes)] = np.random.default_rng(1).normal(size=(len(recommender.codes), 6))
+    return recommender.with_catalog(codes, vectors, known=np.arange(len(recommender.codes)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_same_catalogue_in_another_order_gives_the_same_lists(make_recommender, shape: str) -> None:
+    recommender = make_recommender(shape)
+    order = np.random.default_rng(3).permutation(500)
+    place = np.argsort(order)
+    vectors = None if recommender.item_vectors is None else recommender.item_vectors[order]
+    moved = recommender.with_catalog(recommender.codes[order], vectors, known=place)
+    before = recommender.recommend(HISTORIES, 10)
+    after = moved.recommend(HISTORIES.renumber(place), 10)
+    assert order[after.items].tolist() == before.items.tolist()
+    np.testing.assert_allclose(after.scores, before.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_new_items_can_be_read_and_recommended_and_removed_ones_cannot(make_recommender, shape: str) -> None:
+    recommender = make_recommender(shape)
+    extended = with_new_items(recommender, 30)
+    only_new = np.arange(530) >= 500
+    found = extended.recommend(Sequences.from_lists([[510, 1]]), 30, constraints=Constraints(allow=only_new))
+    assert sorted(found.items[0].tolist()) == list(range(500, 530))
+    assert np.isfinite(found.scores).all()
+    known = np.arange(500) - 1
+    shrunk = recommender.with_catalog(
+        recommender.codes[1:], None if shape == "flat" else recommender.item_vectors[1:], known=known
+    )
+    assert len(shrunk.codes) == 499
+    assert shrunk.recommend(HISTORIES.renumber(known), 5).items.max() < 499
+
+
+def test_new_items_do_not_water_down_what_was_learned_about_their_prefix(make_recommender) -> None:
+    recommender = make_recommender("nested")
+    extended = with_new_items(recommender, 100)
+    with torch.no_grad():
+        before, after = recommender.model._node_residuals(0), extended.model._node_residuals(0)
+    torch.testing.assert_close(after, before)
+    assert not extended.model.item_residuals.weight[500:].any()
+
+
+def test_what_is_new_is_still_known_after_saving(make_recommender, tmp_path: Path) -> None:
+    extended = with_new_items(make_recommender("nested"), 30)
+    extended.save(tmp_path)
+    loaded = GenerativeRecommender.load(tmp_path, extended.codes, extended.codebook_sizes, extended.item_vectors)
+    assert loaded.model.learned.tolist() == [True] * 500 + [False] * 30
+    assert loaded.recommend(HISTORIES, 7).items.tolist() == extended.recommend(HISTORIES, 7).items.tolist()
+
+
+def test_codes_of_another_tokenizer_are_refused(make_recommender) -> None:
+    recommender = make_recommender("nested")
+    codes = recommender.codes.copy()
+    codes[0, 0] = 99
+    with pytest.raises(ArtifactError, match="has code 99 on level 0"):
+        recommender.with_catalog(codes, recommender.item_vectors, known=np.arange(500))
+
+
+def test_reserved_places_hold_the_best_new_items_and_respect_constraints(make_recommender) -> None:
+    extended = with_new_items(make_recommender("nested"), 30)
+    plain = extended.recommend(HISTORIES, 10)
+    config = extended.config.model_copy(update={"new_item_slots": 3})
+    reserving = GenerativeRecommender(
+        config, extended.codes, extended.codebook_sizes, extended.item_vectors, extended.model
+    )
+    deny = [np.array([500, 501])] * 3
+    only_new = extended.recommend(HISTORIES, 3, constraints=Constraints(allow=np.arange(530) >= 500, deny=deny))
+    found = reserving.recommend(HISTORIES, 10, constraints=Constraints(deny=deny))
+    for row in range(3):
+        own = [item for item in plain.items[row] if item >= 500 and item not in (500, 501)]
+        new = [item for item in found.items[row] if item >= 500]
+        assert len(new) == max(3, len(own))
+        assert set(new) >= set(only_new.items[row].tolist())
+        assert len(set(found.items[row].tolist())) == 10
+
+
+def lists(*rows: list[int]) -> Recommendations:
+    items = np.array(rows)
+    return Recommendations(items=items, scores=np.where(items >= 0, -items, -np.inf).astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("found", "new", "expected"),
+    [
+        pytest.param([1, 2, 3, 4], [91, 92], [1, 2, 91, 92], id="the worst old items give way"),
+        pytest.param([1, 91, 3, 4], [91, 92], [1, 91, 3, 92], id="one that was found counts"),
+        pytest.param([92, 91, 3, 4], [91, 92], [92, 91, 3, 4], id="enough were found"),
+        pytest.param([1, 2, -1, -1], [91, 92], [1, 2, 91, 92], id="free places are used first"),
+        pytest.param([1, 2, 3, 4], [91, -1], [1, 2, 3, 91], id="fewer new items than places"),
+        pytest.param([1, 2, 3, 93], [91, 92], [1, 2, 93, 91], id="a new item at the end stays"),
+    ],
+)
+def test_places_are_reserved(found: list[int], new: list[int], expected: list[int]) -> None:
+    is_new = np.arange(100) > 90
+    merged = reserve_slots(lists(found), lists(new), is_new)
+    assert merged.items.tolist() == [expected]
+    assert merged.scores.tolist() == [[-item for item in expected]]
