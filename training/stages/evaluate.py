@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import polars as pl
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -26,12 +27,13 @@ from recsys.evaluation.ranker import rank_cases
 from recsys.files import atomic_path
 from recsys.tokenizer import SemanticIds
 from training.config import RunConfig
-from training.layout import DATA, ENCODE, EVALUATE, REPORT, REPORT_PAGE, TOKENIZE, TRAIN
+from training.layout import DATA, ENCODE, EVALUATE, LISTS, REPORT, REPORT_PAGE, TOKENIZE, TRAIN
 from training.pipeline import Stage, Workspace
 from training.stages import data, encode, tokenize, train
 
 _GENERATOR = "generator"
 _SASREC = "sasrec"
+_LIST = pl.List(pl.Int64)
 
 _Fitted: TypeAlias = tuple[Ranker, TrainingCurve | None]
 """A model ready to rank, with its learning curve if it has one."""
@@ -46,7 +48,7 @@ def stage(config: RunConfig) -> Stage:
     }
     return Stage(
         name=EVALUATE,
-        version=1,
+        version=2,
         inputs=(DATA, ENCODE, TOKENIZE, TRAIN),
         settings=settings,
         build=lambda workspace: _build(config, workspace),
@@ -92,6 +94,9 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         code_usage=[np.bincount(ids.codes[:, level], minlength=size) for level, size in enumerate(ids.codebook_sizes)],
     )
     report.save(workspace.output / REPORT)
+    columns: dict[str, Any] = {"user": split.test.histories.users, "target": split.test.targets}
+    columns |= {name: pl.Series(result.lists, dtype=_LIST) for name, result in ranked.items()}
+    pl.DataFrame(columns).write_parquet(workspace.output / LISTS)
     save_html(report, workspace.output / REPORT_PAGE, title=f"Evaluation of {config.run.name}")
 
 
