@@ -5,6 +5,7 @@
     histories.parquet   user_id (String), item_ids (List[String], oldest first)
     popularity.safetensors   int64 [num_items] interaction counts
     semantic_ids/  tokenizer/  embeddings/  generator/     each in the format of its room
+    text_encoder/       the text model, where it was tuned
     report.json         the evaluation
 
 Loading executes no code from a file. Knows no HTTP and no training.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +34,7 @@ import recsys
 from recsys.config import StrictConfig
 from recsys.data import Catalog, Interactions
 from recsys.data.sequences import IntArray
-from recsys.encoder import ItemEmbeddings
+from recsys.encoder import ItemEmbeddings, TextEncoder
 from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, sha256_file, sha256_json, write_json
 from recsys.generator import GenerativeRecommender
@@ -40,6 +42,7 @@ from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, load_tokenizer
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_TEXT_ENCODER = "text_encoder"
 _LIBRARIES = ("torch", "transformers", "numpy", "polars", "safetensors")
 
 
@@ -77,6 +80,7 @@ def write_bundle(
     tokenizer: SemanticIdTokenizer,
     recommender: GenerativeRecommender,
     report: Mapping[str, Any],
+    text_encoder: Path | None = None,
 ) -> Manifest:
     """Write the bundle at `path`, whole or not at all; an earlier one there is replaced.
 
@@ -92,6 +96,7 @@ def write_bundle(
         tokenizer: that made them; encodes new items.
         recommender: trained on them.
         report: the content of report.json; `models.generator` becomes the manifest's metrics.
+        text_encoder: directory of the text model, if it was tuned.
 
     Raises:
         ArtifactError: the parts disagree on the number of items.
@@ -104,6 +109,8 @@ def write_bundle(
         semantic_ids.save(directory / "semantic_ids")
         tokenizer.save(directory / "tokenizer")
         embeddings.save(directory / "embeddings")
+        if text_encoder is not None:
+            shutil.copytree(text_encoder, directory / _TEXT_ENCODER)
         (directory / "generator").mkdir()
         recommender.save(directory / "generator")
         write_json(directory / "report.json", report)
@@ -144,6 +151,12 @@ class Bundle:
     def tokenizer(self) -> SemanticIdTokenizer:
         """Gives new items their semantic IDs."""
         return load_tokenizer(self.path / "tokenizer")
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """Gives new items the text vectors that `embeddings.match` takes."""
+        config, tuned = self.embeddings.encoder, self.path / _TEXT_ENCODER
+        return TextEncoder(config.model_copy(update={"model": str(tuned)}) if tuned.is_dir() else config)
 
     @property
     def histories_version(self) -> str:

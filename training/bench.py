@@ -55,28 +55,42 @@ def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
 
 
 def over_seeds(config: str, num_seeds: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Run `configs/<config>.yaml` under the seeds 0, 1, ...; each run is `runs/<config>-seed-<n>`.
+    """Run `configs/<config>.yaml` under several seeds, and what `seeds_summary` says of the runs."""
+    return seeds_summary(run_seeds(config, config, num_seeds, overrides))
+
+
+def run_seeds(config: str, label: str, num_seeds: int, overrides: Sequence[str] = ()) -> list[Path]:
+    """Run `configs/<config>.yaml` under the seeds 0, 1, ...; each run is `runs/<label>-seed-<n>`.
 
     A run that was killed goes on where it was, a finished one is only read.
 
     Returns:
-        `models`: for each metric the mean and std (null for one seed), and each run's value with its interval; and of
-        each run its `protocol`, its `differences` and, in `runs`, its seconds and peak memory.
+        The runs' directories.
 
     Raises:
         RecsysError: a run failed.
     """
-    reports, costs = [], []
+    directories = []
     for seed in range(num_seeds):
-        name = f"{config}-seed-{seed}"
+        name = f"{label}-seed-{seed}"
         # A process of its own, so that one run's memory does not count for the next.
         command = [sys.executable, "-m", "recsys", "run", str(packaged_config(config)), *overrides]
         if subprocess.run(
             [*command, f"run.seed={seed}", f"run.name={name}"], stdout=sys.stderr, check=False
         ).returncode:
             raise RecsysError(f"the run {name} failed; its error is above")
-        reports.append(read_report(RUNS / name))
-        costs.append(stage_costs(RUNS / name))
+        directories.append(RUNS / name)
+    return directories
+
+
+def seeds_summary(runs: Sequence[Path]) -> dict[str, Any]:
+    """What finished runs of one configuration under several seeds say together.
+
+    Returns:
+        `models`: for each metric the mean and std (null for one seed), and each run's value with its interval; and of
+        each run its `protocol`, its `differences` and, in `runs`, its seconds and peak memory.
+    """
+    reports = [read_report(run) for run in runs]
     return {
         "protocol": [report["protocol"] for report in reports],
         "models": {
@@ -84,7 +98,7 @@ def over_seeds(config: str, num_seeds: int, overrides: Sequence[str] = ()) -> di
             for model, metrics in reports[0]["models"].items()
         },
         "differences": [report["differences"] for report in reports],
-        "runs": costs,
+        "runs": [stage_costs(run) for run in runs],
     }
 
 

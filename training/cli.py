@@ -24,6 +24,7 @@ app.add_typer(tokenizer_app, name="tokenizer", help="Look into the semantic IDs 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.")]
+OtherRunPath = Annotated[Path, typer.Argument(metavar="OTHER_RUN", help="The run with the other catalogue.")]
 
 
 @app.command("run")
@@ -113,6 +114,53 @@ def report(run: RunPath, as_json: AsJson = False) -> None:
             print_document(stdout, document)
     else:
         print_tokenizer_report(document)
+
+
+@tokenizer_app.command()
+def drift(run: RunPath, other: OtherRunPath, as_json: AsJson = False) -> None:
+    """Do RUN's codebooks still serve the catalogue of OTHER_RUN? Compares it with the items they were fitted on.
+
+    Both runs must have encoded their items in the same way, from text alone.
+    """
+    from training.results import find_run, print_drift
+
+    run_dir, other_dir = find_run(run), find_run(other)
+    from training.catalogues import drift_between
+
+    with results_only_stdout() as stdout:
+        document = drift_between(run_dir, other_dir)
+        if as_json:
+            print_document(stdout, document)
+    if not as_json:
+        print_drift(document)
+
+
+@tokenizer_app.command()
+def retokenize(
+    run: RunPath,
+    other: OtherRunPath,
+    out: Annotated[Path, typer.Option("--out", help="Directory to make: semantic_ids, tokenizer and report.json.")],
+    refitted: Annotated[
+        bool, typer.Option("--refitted/--frozen", help="Take OTHER_RUN's codebooks, under RUN's numbers, or RUN's.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name the items of OTHER_RUN's catalogue so that items of RUN's keep their semantic IDs wherever possible.
+
+    With RUN's codebooks, only items whose text changed can change their name. A model that was trained on RUN's names
+    goes on working for those that stayed; the report says how many did not.
+    """
+    from training.results import find_run, print_retokenization
+
+    run_dir, other_dir = find_run(run), find_run(other)
+    from training.catalogues import retokenize_between
+
+    with results_only_stdout() as stdout:
+        document = retokenize_between(run_dir, other_dir, out, refitted=refitted)
+        if as_json:
+            print_document(stdout, document)
+    if not as_json:
+        print_retokenization(document, out)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -129,6 +129,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     encoder = config.encoder
     if encoder.model not in ASSETS and Path(encoder.model).is_dir():
         encoder = encoder.model_copy(update={"model": str(Path(encoder.model).absolute())})
+    modalities = tuple(
+        modality if modality.file is None else modality.model_copy(update={"file": modality.file.absolute()})
+        for modality in encoder.modalities
+    )
+    encoder = encoder.model_copy(update={"modalities": modalities})
     return config.model_copy(update={"run": run, "data": data, "encoder": encoder})
 
 

@@ -23,6 +23,7 @@ from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
 from recsys.data.windows import cut_windows
 from recsys.files import atomic_directory, write_json
+from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.batches import epoch_batches, padded_windows
 from recsys.generator.flat import FlatModel
 from recsys.generator.nested import NestedModel
@@ -138,7 +139,7 @@ class _Checkpoint:
 
 
 def fit_generator(
-    model: NestedModel | FlatModel,
+    model: NestedModel | FlatModel | AnyOrderModel,
     train: Sequences,
     config: FitConfig,
     *,
@@ -201,7 +202,7 @@ class _Fit:
     def __init__(
         self,
         *,
-        model: NestedModel | FlatModel,
+        model: NestedModel | FlatModel | AnyOrderModel,
         train: Sequences,
         config: FitConfig,
         seed: int,

@@ -18,6 +18,8 @@ TRAIN = "train"
 EVALUATE = "evaluate"
 BUNDLE = "bundle"
 
+TEXT_ENCODER = "text_encoder"
+"""In `encode`, and in a bundle: the text model as it was tuned; absent when it was taken as it is."""
 TOKENIZER_REPORT = "report.json"
 """In `tokenize`."""
 REPORT = "report.json"

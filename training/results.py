@@ -52,6 +52,36 @@ def print_tokenizer_report(report: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def print_drift(report: dict[str, Any]) -> None:
+    """Print on stdout each statistic of a `drift_report` beside its threshold, then the verdict."""
+    thresholds = report["thresholds"]
+    table = Table("drift", "value", "threshold")
+    for name, value in report.items():
+        if name not in ("thresholds", "drifted", "reasons"):
+            table.add_row(name, _shown(value), _shown(thresholds[name]) if name in thresholds else "")
+    stdout = Console()
+    stdout.print(table)
+    for reason in report["reasons"]:
+        stdout.print(reason, highlight=False, soft_wrap=True)
+    verdict = "drifted: fit the tokenizer again" if report["drifted"] else "no drift: the codebooks still serve"
+    stdout.print(verdict, highlight=False)
+
+
+def print_retokenization(report: dict[str, Any], output: Path) -> None:
+    """Print on stdout how many names changed, and where the new ones lie."""
+    table = Table("items", "count", "renamed")
+    for kind in ("unchanged_items", "changed_items", "new_items"):
+        counts = report[kind]
+        table.add_row(kind.removesuffix("_items"), str(counts["count"]), str(counts.get("renamed", "")))
+    table.add_row("removed", str(report["removed_items"]), "")
+    stdout = Console()
+    stdout.print(table)
+    for name, value in report.items():
+        if name.startswith("kept_share"):
+            stdout.print(f"{name}: {_shown(value)}", highlight=False, soft_wrap=True)
+    stdout.print(f"semantic IDs: {output}", highlight=False, soft_wrap=True)
+
+
 def stage_costs(run_dir: Path) -> dict[str, Any]:
     """`seconds` of each stage and in all, and `peak_memory_gib` of the process that ran them.
 
@@ -80,7 +110,8 @@ def _read_json(path: Path) -> Any:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return "  ".join(_shown(entry) for entry in value)
+        # A table, such as the mutual information between codebooks, has a line a row.
+        return ("\n" if value and isinstance(value[0], list) else "  ").join(_shown(entry) for entry in value)
     if isinstance(value, dict):
         return "  ".join(f"{name} {_shown(entry)}" for name, entry in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -33,7 +33,7 @@ def cooccurrence_embeddings(
         ConfigError: `dim` is not below `num_items`.
     """
     if not 1 <= dim < num_items:
-        raise ConfigError(f"encoder.collaborative_dim is {dim}; must be between 1 and {num_items - 1} (items - 1)")
+        raise ConfigError(f"encoder.collaborative.dim is {dim}; must be between 1 and {num_items - 1} (items - 1)")
     counts = _cooccurrence_counts(train, num_items, window)
     covered = np.asarray(counts.sum(axis=1)).ravel() > 0
     if not covered.any():
@@ -44,12 +44,12 @@ def cooccurrence_embeddings(
     return vectors.astype(np.float32), covered
 
 
-def fuse(text: FloatArray, collaborative: FloatArray, weight: float) -> FloatArray:
-    """float32 [n, text_dim + collaborative_dim]: `[unit(text) ; weight * unit(collaborative)]`.
+def fuse(*parts: tuple[FloatArray, float]) -> FloatArray:
+    """float32 [n, sum of the parts' widths]: the unit rows of each part times its weight, side by side.
 
     A zero row stays zero: an item without interactions is placed by its text alone.
     """
-    return np.concatenate([_unit_rows(text), weight * _unit_rows(collaborative)], axis=1).astype(np.float32)
+    return np.concatenate([weight * _unit_rows(vectors) for vectors, weight in parts], axis=1).astype(np.float32)
 
 
 def _cooccurrence_counts(train: Sequences, num_items: int, window: int) -> sparse.csr_array:

@@ -12,8 +12,10 @@ from recsys.config import StrictConfig
 class ModelConfig(StrictConfig):
     """Size of a model trained from scratch (`nano`: a few million parameters)."""
 
-    shape: Literal["nested", "flat"] = "nested"
-    """`nested`: one position an item and a depth decoder. `flat`: semantic IDs are tokens of the LM's vocabulary."""
+    shape: Literal["nested", "flat", "any_order"] = "nested"
+    """`nested`: one position an item and a depth decoder. `flat`: semantic IDs are tokens of the LM's vocabulary.
+    `any_order`: as `nested`, but an item's codes are a set, emitted in the order in which the model is sure of them;
+    for tokenizers with parallel codebooks."""
     body: Literal["gpt2", "llama"] = "gpt2"
     """Architecture of the causal transformer body (a transformers `model_type`)."""
     hidden_size: int = Field(default=128, ge=8)
@@ -27,11 +29,15 @@ class ModelConfig(StrictConfig):
     max_history: int = Field(default=50, ge=1)
     """Items of a history that the model sees: the most recent ones."""
     item_residuals: bool = True
-    """Nested shape: a learned vector an item, from zero. It is added to the item's input, and the mean over the items
-    below a trie node is that node's output vector beside its code's. Codes carry what similar items share; residuals
-    carry what sets an item apart once it has been seen often enough."""
+    """Nested and any-order shapes: a learned vector an item, from zero. It is added to the item's input, and the mean
+    over the items below a trie node is that node's output vector beside its code's. Codes carry what similar items
+    share; residuals carry what sets an item apart once it has been seen often enough."""
     text_input: bool = True
-    """Nested shape: add a projection of the item's embedding to its input, when embeddings are given."""
+    """Nested and any-order shapes: add a projection of the item's embedding to its input, when embeddings are given."""
+    confidence_order: float = Field(default=1.0, ge=0, le=1)
+    """Any-order shape: share of training targets whose codes are taken in the order of the model's confidence, as in
+    decoding; the others take a random one. At 1 the loss is the likelihood that decoding uses; random orders for
+    half of the targets, or for all, cost recall where it was measured (Amazon Scientific, one seed)."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:

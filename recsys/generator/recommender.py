@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ArtifactError
 from recsys.files import write_json
+from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.batches import history_batches
 from recsys.generator.config import GeneratorConfig
 from recsys.generator.constraints import Constraints
@@ -23,7 +25,11 @@ from recsys.generator.decoder import Recommendations, beam_search
 from recsys.generator.flat import FlatModel
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
+from recsys.generator.set_trie import SetTrie
 from recsys.generator.trie import ItemTrie
+
+GeneratorModel: TypeAlias = NestedModel | FlatModel | AnyOrderModel
+"""A model of any shape: `beam_search` decodes it, `target_log_probs` trains it."""
 
 _FORMAT = 2
 _PER_ITEM = frozenset({"learned", "item_residuals.weight"})
@@ -34,8 +40,10 @@ def build_model(
     codes: IntArray,
     codebook_sizes: tuple[int, ...],
     item_vectors: npt.NDArray[np.float32] | None,
-) -> NestedModel | FlatModel:
+) -> GeneratorModel:
     """A model with random weights over the catalogue of `codes` (int64 [N, L], rows unique)."""
+    if config.model.shape == "any_order":
+        return AnyOrderModel(config.model, SetTrie(codes, codebook_sizes), codes, item_vectors)
     trie = ItemTrie(codes, codebook_sizes)
     if config.model.shape == "flat":
         return FlatModel(config.model, trie, codes)
@@ -59,7 +67,7 @@ class GenerativeRecommender:
         codes: IntArray,
         codebook_sizes: tuple[int, ...],
         item_vectors: npt.NDArray[np.float32] | None,
-        model: NestedModel | FlatModel,
+        model: GeneratorModel,
     ) -> None:
         self.config = config
         self.codes = codes
@@ -68,7 +76,7 @@ class GenerativeRecommender:
         self.model = model.eval()
 
     @property
-    def trie(self) -> ItemTrie:
+    def trie(self) -> ItemTrie | SetTrie:
         """The catalogue that the search is confined to."""
         return self.model.trie
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from recsys.config import StrictConfig
 from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, write_json
-from recsys.tokenizer.config import TokenizerConfig
+from recsys.tokenizer.choice import TokenizerConfig
 from recsys.tokenizer.residual import FloatArray
 
 _CONFIG_FILE = "tokenizer.json"

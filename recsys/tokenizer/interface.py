@@ -7,7 +7,9 @@ from typing import Protocol
 
 from recsys.data import IntArray, Sequences
 from recsys.tokenizer.artifact import load_config
-from recsys.tokenizer.config import RQVAEConfig, TokenizerConfig
+from recsys.tokenizer.choice import TokenizerConfig
+from recsys.tokenizer.config import RKMeansConfig, RQVAEConfig
+from recsys.tokenizer.mpq_config import MPQConfig
 from recsys.tokenizer.residual import DoubleArray, FloatArray
 from recsys.tokenizer.rkmeans import RKMeansTokenizer
 from recsys.tokenizer.semantic_ids import SemanticIds
@@ -21,7 +23,7 @@ class SemanticIdTokenizer(Protocol):
 
     @property
     def codebooks(self) -> list[FloatArray]:
-        """One float32 [K_l, code_dim] a level; empty before `fit`."""
+        """One float32 [K_l, code_dim] a level, zeros for one that counts (`extra_level`); empty before `fit`."""
         ...
 
     @property
@@ -67,18 +69,35 @@ class SemanticIdTokenizer(Protocol):
 
 def build_tokenizer(config: TokenizerConfig) -> SemanticIdTokenizer:
     """An unfitted tokenizer."""
+    if isinstance(config, RKMeansConfig):
+        return RKMeansTokenizer(config)
+    # The others are imported when they are asked for, because importing torch takes seconds.
     if isinstance(config, RQVAEConfig):
-        from recsys.tokenizer.rqvae import RQVAETokenizer  # here, because importing torch takes seconds
+        from recsys.tokenizer.rqvae import RQVAETokenizer
 
         return RQVAETokenizer(config)
-    return RKMeansTokenizer(config)
+    if isinstance(config, MPQConfig):
+        from recsys.tokenizer.mpq import MPQTokenizer
+
+        return MPQTokenizer(config)
+    from recsys.tokenizer.das.tokenizer import DASTokenizer
+
+    return DASTokenizer(config)
 
 
 def load_tokenizer(directory: Path) -> SemanticIdTokenizer:
     """A fitted tokenizer from what `save` wrote. Raises ArtifactError when it is missing or damaged."""
     config = load_config(directory)
+    if isinstance(config, RKMeansConfig):
+        return RKMeansTokenizer.load(directory, config)
     if isinstance(config, RQVAEConfig):
         from recsys.tokenizer.rqvae import RQVAETokenizer
 
         return RQVAETokenizer.load(directory, config)
-    return RKMeansTokenizer.load(directory, config)
+    if isinstance(config, MPQConfig):
+        from recsys.tokenizer.mpq import MPQTokenizer
+
+        return MPQTokenizer.load(directory, config)
+    from recsys.tokenizer.das.tokenizer import DASTokenizer
+
+    return DASTokenizer.load(directory, config)

@@ -1,23 +1,40 @@
 """What tokenizers share that quantize one latent vector an item: nearest codes, then collisions resolved.
 
 Knows nothing of how latents and codebooks come about; that is each tokenizer's `latents` and `fit`.
+
+With `collisions: extra_level` there is one codebook more than `config.levels`: zero vectors, for the code that counts.
+It is an entry of `codebooks` like the others, is saved and loaded with them, and adds nothing to reconstructions.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol, Self
 
 import numpy as np
 
 from recsys.data import IntArray
-from recsys.tokenizer.collisions import resolve_collisions
+from recsys.tokenizer.collisions import ordinal_codebook, resolve_collisions
+from recsys.tokenizer.config import CollisionStrategy
 from recsys.tokenizer.residual import DoubleArray, FloatArray, nearest_codes
 from recsys.tokenizer.semantic_ids import SemanticIds
 from recsys.tokenizer.validation import check_embeddings, check_taken
 
 
+class _Settings(Protocol):
+    """What of a tokenizer's config is read here."""
+
+    @property
+    def collisions(self) -> CollisionStrategy: ...
+
+
 class NearestCodeTokenizer(ABC):
     """The encoding half of a `SemanticIdTokenizer`."""
+
+    config: _Settings
+    """Set by each tokenizer, which narrows the type."""
 
     def __init__(self) -> None:
         self._mean: DoubleArray = np.zeros(0)
@@ -25,7 +42,7 @@ class NearestCodeTokenizer(ABC):
 
     @property
     def codebooks(self) -> list[FloatArray]:
-        """One float32 [K_l, code_dim] a level; empty before `fit`."""
+        """One float32 [K_l, code_dim] a level, zeros for a level that counts; empty before `fit`."""
         return self._codebooks
 
     @property
@@ -47,13 +64,40 @@ class NearestCodeTokenizer(ABC):
         check_embeddings(embeddings, dim=len(self._mean))
         check_taken(taken, self.codebook_sizes)
         latents = self.latents(embeddings)
-        return resolve_collisions(nearest_codes(latents, self._codebooks), latents, self._codebooks, taken)
+        return self._resolve(nearest_codes(latents, self._codebooks), latents, taken)
 
-    def _name_items(self, latents: DoubleArray) -> SemanticIds:
-        """The semantic IDs of the items of `fit`, from their latents, once the codebooks are there."""
+    def relabelled(self, labels: Sequence[IntArray]) -> Self:
+        """The same fitted tokenizer under other numbers: code k of level l becomes code `labels[l][k]`.
+
+        `labels` holds a permutation of K_l, int64 [K_l], a level.
+        """
+        renamed = copy.copy(self)
+        renamed._codebooks = [
+            codebook[np.argsort(numbers)] for codebook, numbers in zip(self._codebooks, labels, strict=True)
+        ]
+        return renamed
+
+    def _name_items(self, latents: DoubleArray, assigned: IntArray | None = None) -> SemanticIds:
+        """The semantic IDs of the items of `fit`, from their latents, once the codebooks are there.
+
+        `assigned` (int64 [n, config.levels]) is what collisions are resolved from, for fits that assign codes in
+        another way than to the nearest; None = the nearest codes. `raw_codes` of the result are the nearest codes in
+        any case.
+        """
         raw_codes = nearest_codes(latents, self._codebooks)
+        if assigned is None:
+            assigned = raw_codes
+        ordinal = self.config.collisions == "extra_level"
+        if ordinal:
+            self._codebooks = [*self._codebooks, ordinal_codebook(assigned, self._codebooks)]
+            uncounted = np.zeros((len(latents), 1), dtype=np.int64)  # what `encode_raw` says of every item
+            assigned, raw_codes = (np.concatenate([codes, uncounted], axis=1) for codes in (assigned, raw_codes))
         return SemanticIds(
-            codes=resolve_collisions(raw_codes, latents, self._codebooks),
+            codes=self._resolve(assigned, latents),
             raw_codes=raw_codes,
             codebook_sizes=self.codebook_sizes,
+            ordinal=ordinal,
         )
+
+    def _resolve(self, codes: IntArray, latents: DoubleArray, taken: IntArray | None = None) -> IntArray:
+        return resolve_collisions(codes, latents, self._codebooks, taken, strategy=self.config.collisions)

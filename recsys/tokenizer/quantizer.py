@@ -20,21 +20,17 @@ Shapes: B items, L levels, K codes, d their width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import ResidualVQ
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
+from recsys.tokenizer.config import CodebookKind, Estimator
 from recsys.tokenizer.networks import squared_error
-from recsys.tokenizer.residual import fit_codebooks
+from recsys.tokenizer.residual import fit_codebooks, row_blocks
 from recsys.tokenizer.sinkhorn import uniform_assignment
-
-CodebookKind = Literal["ema", "gradient", "simvq"]
-"""How codebooks are kept; see the module."""
-Estimator = Literal["straight_through", "rotation"]
-"""How gradients pass the quantizer."""
 
 # A larger catalogue starts from a sample of this size: the library's k-means holds all distances at once.
 _KMEANS_ROWS = 1 << 17
@@ -204,16 +200,22 @@ class ResidualQuantizer(nn.Module):
         residual = latents
         for level in range(self.num_levels):
             book = self.codewords[level]
-            distances, chosen = torch.cdist(residual, book).min(dim=1)
+            distances, chosen = _nearest(residual, book)
             dead = torch.bincount(chosen, minlength=self.codebook_size) == 0
             count = min(int(dead.sum()), len(residual))
             if count:
                 rows = dead.nonzero().squeeze(1)[:count]
                 worst = residual[distances.topk(count).indices]
-                self.codewords[level, rows] = worst + _RESTART_NOISE * worst.std() * torch.randn_like(worst)
+                self.codewords[level, rows] = worst + _RESTART_NOISE * residual.std() * torch.randn_like(worst)
                 for moment in optimizer.state.get(self.codewords, {}).values():
                     if moment.shape == self.codewords.shape:
                         moment[level, rows] = 0.0
                 moved += count
             residual = residual - book[chosen]
         return moved
+
+
+def _nearest(vectors: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """float [n] distances to, and int64 [n] indices of, the nearest rows of `codebook`; in blocks."""
+    parts = [torch.cdist(vectors[part], codebook).min(dim=1) for part in row_blocks(len(vectors), len(codebook))]
+    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])

@@ -6,14 +6,16 @@ numbers say what the codes are like, not how well a generator learns them; only 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys.data import IntArray
+from recsys.tokenizer.agreement import agreement, chance
 from recsys.tokenizer.interface import SemanticIdTokenizer
-from recsys.tokenizer.residual import DoubleArray, FloatArray, squared_distances, summed_codes
+from recsys.tokenizer.residual import DoubleArray, FloatArray, row_blocks, squared_distances, summed_codes
 from recsys.tokenizer.semantic_ids import SemanticIds
 
 _ROUNDING_DECIMALS = 6
@@ -29,27 +31,36 @@ def tokenizer_report(
 
     Args:
         ids: the codes of the catalogue.
-        tokenizer: the fitted tokenizer that made them.
+        tokenizer: the fitted tokenizer that made them. Of one for parallel codes (`ids.ordered` is False) only
+            `reconstruct`, of whole tuples, is called; of others `latents` and `codebooks` as well.
         embeddings: float32 [num_items, dim], what it was fitted on.
         pairs: int64 [m, 2], consecutive items of users; those of an item with itself do not count. Pass
             transitions that neither the embeddings nor the codes were fitted on, else `share`, `lift` and
             `i2i_recall@50` flatter fused embeddings. None = left out, as when no pair counts.
 
     Returns:
-        num_items, levels, codebook_sizes, and
+        num_items, levels, codebook_sizes, ordered, and
         dup_rate_before, dup_rate: 1 - distinct tuples / items, by nearest codes and after resolving collisions.
         in_group_rate_before, in_group_rate: share of items that share their tuple with another.
         max_group_before, max_group: most items on one tuple.
         exact_dup_rate: the same rate among embeddings rounded to 1e-6, the floor for nearest codes.
         perplexity, used_codes, dead_codes: per level over the whole catalogue, of the final codes;
-        perplexity_before, dead_codes_before: of the nearest codes.
-        rel_recon: per depth, squared error of the nearest codes' reconstruction over the embeddings' variance;
+        perplexity_before, used_codes_before, dead_codes_before: of the nearest codes.
+        rel_recon: per depth, squared error of the nearest codes' reconstruction over the embeddings' variance; of
+        parallel codes one number, for all of them;
         rel_recon_resolved: the same of the final codes, at full depth.
         moved_items: how many changed any code to become unique; moved_above_last: how many of them a code before
-        the last; moved_mean_rank: how many last codes were nearer than the chosen one, on average (None when
-        nothing moved).
+        the last (ordered codes only); moved_codes: how many codes such an item changed, on average.
+        moved_mse_before, moved_mse_after: squared error (sum over dimensions) of the moved items' reconstruction, on
+        average, by nearest and by final codes.
+        moved_mean_rank, moved_median_rank: how many last codes were nearer to the item than the one it has now, given
+        the codes before. None when nothing moved, and where a rank says nothing: for a last code that counts, and for
+        parallel codes.
         share, chance, lift: per depth, how often a pair shares the prefix, how often two items drawn at random
-        (with replacement) do, and their quotient.
+        (with replacement) do, and their quotient. Of parallel codes: share_equal, chance_equal, lift_equal, for
+        pairs with 1, 2, ... equal codes or more.
+        adjusted_mutual_information: of parallel codes, [M, M] between codebooks: 0 = independent, 1 = the same
+        partition of the items. Only the adjusted kind: of many small clusters, random ones share much information.
         i2i_recall@50: how often b is among the 50 nearest items of a, for pairs (a, b), by quantized vectors, by
         the embeddings themselves, and by quantized vectors handed out at random.
     """
@@ -57,36 +68,46 @@ def tokenizer_report(
         "num_items": ids.num_items,
         "levels": ids.levels,
         "codebook_sizes": list(ids.codebook_sizes),
+        "ordered": ids.ordered,
     }
     for suffix, codes in (("_before", ids.raw_codes), ("", ids.codes)):
-        groups = _group_sizes(codes)
-        report[f"dup_rate{suffix}"] = 1 - len(groups) / ids.num_items
-        report[f"in_group_rate{suffix}"] = float(groups[groups > 1].sum() / ids.num_items)
-        report[f"max_group{suffix}"] = int(groups.max())
-        usage = [
-            np.bincount(codes[:, level], minlength=size) / ids.num_items
-            for level, size in enumerate(ids.codebook_sizes)
-        ]
-        report[f"perplexity{suffix}"] = [_perplexity(shares) for shares in usage]
-        report[f"used_codes{suffix}"] = [int((shares > 0).sum()) for shares in usage]
-        report[f"dead_codes{suffix}"] = [int((shares == 0).sum()) for shares in usage]
+        report |= {f"{name}{suffix}": value for name, value in _usage(codes, ids.codebook_sizes).items()}
     rounded = np.round(embeddings, _ROUNDING_DECIMALS) + 0.0  # + 0.0 makes one zero of the two
     report["exact_dup_rate"] = 1 - len(_group_sizes(rounded)) / ids.num_items
 
+    depths = range(1, ids.levels + 1) if ids.ordered else (ids.levels,)
     report["rel_recon"] = [
-        _relative_error(embeddings, tokenizer.reconstruct(ids.raw_codes[:, :depth]))
-        for depth in range(1, ids.levels + 1)
+        _relative_error(embeddings, tokenizer.reconstruct(ids.raw_codes[:, :depth])) for depth in depths
     ]
     quantized = tokenizer.reconstruct(ids.codes)
     report["rel_recon_resolved"] = _relative_error(embeddings, quantized)
     report |= _moves(ids, tokenizer, embeddings)
+    if not ids.ordered:
+        report["adjusted_mutual_information"] = _mutual_information(ids.codes)
     if pairs is not None:
         # An item shares every prefix with itself and is never among its own neighbours: no news either way.
         pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     if pairs is not None and len(pairs):
-        report |= _prefix_sharing(ids.codes, pairs)
+        report |= _sharing(ids, pairs)
         report[f"i2i_recall@{_RETRIEVAL_DEPTH}"] = _item_to_item_recall(quantized, embeddings, pairs)
     return report
+
+
+def _usage(codes: IntArray, codebook_sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Collisions of the whole tuples, and the use of each codebook."""
+    num_items = len(codes)
+    groups = _group_sizes(codes)
+    shares = [
+        np.bincount(column, minlength=size) / num_items for column, size in zip(codes.T, codebook_sizes, strict=True)
+    ]
+    return {
+        "dup_rate": 1 - len(groups) / num_items,
+        "in_group_rate": float(groups[groups > 1].sum() / num_items),
+        "max_group": int(groups.max()),
+        "perplexity": [_perplexity(share) for share in shares],
+        "used_codes": [int((share > 0).sum()) for share in shares],
+        "dead_codes": [int((share == 0).sum()) for share in shares],
+    }
 
 
 def _group_sizes(rows: npt.NDArray[Any]) -> IntArray:
@@ -107,31 +128,64 @@ def _relative_error(embeddings: FloatArray, reconstruction: FloatArray) -> float
 
 
 def _moves(ids: SemanticIds, tokenizer: SemanticIdTokenizer, embeddings: FloatArray) -> dict[str, Any]:
+    """What uniqueness cost."""
     changed = ids.codes != ids.raw_codes
     moved = np.flatnonzero(changed.any(axis=1))
-    mean_rank = None
-    if len(moved):
-        codes = ids.codes[moved]
-        residual = tokenizer.latents(embeddings[moved]) - summed_codes(codes[:, :-1], tokenizer.codebooks)
-        distances = squared_distances(residual, tokenizer.codebooks[-1])
-        chosen = np.take_along_axis(distances, codes[:, -1:], axis=1)
-        mean_rank = float((distances < chosen).sum(axis=1).mean())
-    return {
-        "moved_items": len(moved),
-        "moved_above_last": int(changed[:, :-1].any(axis=1).sum()),
-        "moved_mean_rank": mean_rank,
+    moves: dict[str, Any] = {"moved_items": len(moved)}
+    if ids.ordered:
+        moves["moved_above_last"] = int(changed[:, :-1].any(axis=1).sum())
+    ranks: IntArray = np.zeros(0, dtype=np.int64)
+    if ids.ordered and not ids.ordinal:
+        ranks = _ranks(ids.codes[moved], tokenizer, embeddings[moved])
+    return moves | {
+        "moved_codes": float(changed[moved].sum(axis=1).mean()) if len(moved) else None,
+        "moved_mse_before": _mean_squared_error(embeddings, tokenizer, ids.raw_codes, moved),
+        "moved_mse_after": _mean_squared_error(embeddings, tokenizer, ids.codes, moved),
+        "moved_mean_rank": float(np.mean(ranks)) if len(ranks) else None,
+        "moved_median_rank": float(np.median(ranks)) if len(ranks) else None,
     }
 
 
-def _prefix_sharing(codes: IntArray, pairs: IntArray) -> dict[str, list[float]]:
-    prefix = np.zeros(len(codes), dtype=np.int64)
-    share, chance = [], []
-    for level in range(codes.shape[1]):
-        keys = prefix * (codes[:, level].max() + 1) + codes[:, level]
-        prefix = np.unique(keys, return_inverse=True)[1].astype(np.int64)
-        share.append(float((prefix[pairs[:, 0]] == prefix[pairs[:, 1]]).mean()))
-        chance.append(float(np.square(np.bincount(prefix) / len(codes)).sum()))
-    return {"share": share, "chance": chance, "lift": [s / c for s, c in zip(share, chance, strict=True)]}
+def _mean_squared_error(
+    embeddings: FloatArray, tokenizer: SemanticIdTokenizer, codes: IntArray, rows: IntArray
+) -> float | None:
+    if len(rows) == 0:
+        return None
+    errors = np.square(embeddings[rows] - tokenizer.reconstruct(codes[rows]), dtype=np.float64)
+    return float(errors.sum(axis=1).mean())
+
+
+def _ranks(codes: IntArray, tokenizer: SemanticIdTokenizer, embeddings: FloatArray) -> IntArray:
+    """int64 [n]: how many last codes were nearer than the chosen one."""
+    ranks = np.empty(len(codes), dtype=np.int64)
+    for part in row_blocks(len(codes), len(tokenizer.codebooks[-1])):
+        residual = tokenizer.latents(embeddings[part]) - summed_codes(codes[part, :-1], tokenizer.codebooks)
+        distances = squared_distances(residual, tokenizer.codebooks[-1])
+        ranks[part] = (distances < np.take_along_axis(distances, codes[part, -1:], axis=1)).sum(axis=1)
+    return ranks
+
+
+def _mutual_information(codes: IntArray) -> list[list[float]]:
+    from sklearn.metrics import adjusted_mutual_info_score  # here, because importing it takes a second
+
+    columns = codes.shape[1]
+    table = np.eye(columns)
+    for first, second in itertools.combinations(range(columns), 2):
+        table[first, second] = adjusted_mutual_info_score(codes[:, first], codes[:, second])
+        table[second, first] = table[first, second]
+    values: list[list[float]] = table.tolist()
+    return values
+
+
+def _sharing(ids: SemanticIds, pairs: IntArray) -> dict[str, list[float]]:
+    share = agreement(ids.codes[pairs[:, 0]], ids.codes[pairs[:, 1]], ordered=ids.ordered)
+    by_chance = chance(ids.codes, ordered=ids.ordered)
+    suffix = "" if ids.ordered else "_equal"
+    return {
+        f"share{suffix}": share.tolist(),
+        f"chance{suffix}": by_chance.tolist(),
+        f"lift{suffix}": (share / by_chance).tolist(),
+    }
 
 
 def _item_to_item_recall(quantized: FloatArray, embeddings: FloatArray, pairs: IntArray) -> dict[str, float]:

@@ -6,7 +6,7 @@ r_l = z - C_1[c_1] - ... - C_(l-1)[c_(l-1)] and takes c_l = argmin_k ||r_l - C_l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import faiss
 import numpy as np
@@ -18,6 +18,16 @@ FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 
 _BLOCK_CELLS = 1 << 24
+
+
+def row_blocks(num_rows: int, cells_per_row: int) -> Iterator[slice]:
+    """Consecutive slices that cover the rows, each of some 16 million cells (128 MiB in double precision) at most.
+
+    What a catalogue of millions needs in double precision is made and dropped block by block.
+    """
+    rows = max(1, _BLOCK_CELLS // max(1, cells_per_row))
+    for start in range(0, num_rows, rows):
+        yield slice(start, min(start + rows, num_rows))
 
 
 def squared_distances(vectors: DoubleArray, codebook: FloatArray) -> DoubleArray:
@@ -36,9 +46,7 @@ def nearest_code(vectors: DoubleArray, codebook: FloatArray) -> IntArray:
     another code when it is encoded alone.
     """
     nearest = np.empty(len(vectors), dtype=np.int64)
-    block = max(1, _BLOCK_CELLS // len(codebook))
-    for start in range(0, len(vectors), block):
-        part = slice(start, start + block)
+    for part in row_blocks(len(vectors), len(codebook)):
         nearest[part] = squared_distances(vectors[part], codebook).argmin(axis=1)
     return nearest
 
@@ -61,6 +69,21 @@ def summed_codes(codes: IntArray, codebooks: Sequence[FloatArray]) -> DoubleArra
     return total
 
 
+def kmeans(vectors: DoubleArray, codebook_size: int, iterations: int, seed: int) -> FloatArray:
+    """float32 [codebook_size, d]: Lloyd's centroids of all float64 [n, d] vectors; n >= codebook_size."""
+    clustering = faiss.Kmeans(
+        vectors.shape[1],
+        codebook_size,
+        niter=iterations,
+        seed=seed,
+        # By default Faiss trains on a sample of 256 points per centroid and warns below 39.
+        max_points_per_centroid=-(-len(vectors) // codebook_size),
+        min_points_per_centroid=1,
+    )
+    clustering.train(np.ascontiguousarray(vectors, dtype=np.float32))
+    return np.array(clustering.centroids, dtype=np.float32)
+
+
 def fit_codebooks(
     latents: FloatArray, *, levels: int, codebook_size: int, iterations: int, seed: int
 ) -> list[FloatArray]:
@@ -71,17 +94,7 @@ def fit_codebooks(
     residual = latents.astype(np.float64)
     codebooks: list[FloatArray] = []
     for level in range(levels):
-        kmeans = faiss.Kmeans(
-            residual.shape[1],
-            codebook_size,
-            niter=iterations,
-            seed=seed + level + 1,
-            # By default Faiss trains on a sample of 256 points per centroid and warns below 39.
-            max_points_per_centroid=-(-len(residual) // codebook_size),
-            min_points_per_centroid=1,
-        )
-        kmeans.train(np.ascontiguousarray(residual, dtype=np.float32))
-        codebook = np.array(kmeans.centroids, dtype=np.float32)
+        codebook = kmeans(residual, codebook_size, iterations, seed + level + 1)
         codebooks.append(codebook)
         residual -= codebook[nearest_code(residual, codebook)]
     return codebooks

@@ -1,42 +1,47 @@
 """RQ-VAE: an autoencoder whose bottleneck is quantized level by level (TIGER, arXiv 2305.05065).
 
-The codebooks are `ResidualVQ` of vector-quantize-pytorch: moving-average codewords (van den Oord et al., arXiv
-1711.00937), k-means initialization and the revival of dead codes. Of its classes this one fits best, but not its
-gradients: it takes a straight-through step per level, so the encoder would get the reconstruction gradient L times.
-Here the quantizer sees a detached latent and therefore only keeps its codebooks; the gradients are made by hand:
+The codebooks are `ResidualQuantizer`, which also makes the gradients; here are the networks and the training:
 
-    z_hat = z + sg(sum_l q_l - z)                     one straight-through step, on the sum
-    loss  = ||x - x_hat||^2 + w sum_l ||r_l - sg(q_l)||^2,   r_l = z - sg(q_1 + ... + q_(l-1))
+    loss = ||x - Dec(z_hat)||^2 + L_quantizer [ + alpha L_cf + beta L_div ]
 
-Both terms are sums over dimensions and means over the batch, so that settings carry over between embedding widths.
-Once fitted, everything is arrays: `encode` needs no library and no randomness.
+Every term is a sum over dimensions and a mean over the batch, so that settings carry over between embedding widths; the
+terms in brackets are LETTER's (`recsys.tokenizer.letter`). Once fitted, everything is arrays: `encode` needs no
+quantizer and no randomness.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from vector_quantize_pytorch import ResidualVQ
 
 from recsys.data import IntArray, Sequences
+from recsys.errors import ArtifactError, ConfigError
 from recsys.progress import console, progress_bar
 from recsys.tokenizer.artifact import load_tensors, save_tokenizer
 from recsys.tokenizer.config import RQVAEConfig
+from recsys.tokenizer.letter import Letter, behaviour_vectors
 from recsys.tokenizer.nearest import NearestCodeTokenizer
-from recsys.tokenizer.residual import DoubleArray, FloatArray, summed_codes
+from recsys.tokenizer.networks import cosine_factor, endless_batches, mlp, squared_error
+from recsys.tokenizer.quantizer import Quantized, ResidualQuantizer
+from recsys.tokenizer.residual import DoubleArray, FloatArray, row_blocks, summed_codes
 from recsys.tokenizer.semantic_ids import SemanticIds, check_codes
-from recsys.tokenizer.validation import check_embeddings, effective_codebook_size
+from recsys.tokenizer.validation import (
+    check_codebooks,
+    check_embeddings,
+    check_shape,
+    effective_codebook_size,
+    warn_about_usage,
+)
 
-# Revived codes need time to find their place, so none is moved in the last fifth of the steps.
+# Restarted codes need time to find their place, so none is moved in the last fifth of the steps.
 _REVIVAL_SHARE = 0.8
-# A larger catalogue starts from a sample of this size: the library's k-means holds all distances at once.
-_KMEANS_ROWS = 1 << 17
+# Passes over the catalogue between two looks for dead codes and new groups of codewords; a catalogue so large that
+# the steps make few passes gets `_MIN_REFRESHES` all the same.
+_REFRESH_PASSES = 5
+_MIN_REFRESHES = 20
 _HEALTHY_THRESHOLD_SHARE = 0.5
 _DEFAULT_THRESHOLD_SHARE = 0.25
 
@@ -49,35 +54,58 @@ class RQVAETokenizer(NearestCodeTokenizer):
 
     def __init__(self, config: RQVAEConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: RQVAEConfig = config
         self._scale = 1.0
         self._encoder = nn.Sequential()
         self._decoder = nn.Sequential()
 
     def fit(self, embeddings: FloatArray, train: Sequences | None = None) -> SemanticIds:
-        """Train on float32 [n, dim] and name these items. Leaves torch's global random state as it was."""
+        """Train on float32 [n, dim] and name these items. Leaves torch's global random state as it was.
+
+        Raises:
+            ConfigError: `collaborative_weight` is above 0 and `train` is None.
+        """
         check_embeddings(embeddings)
+        letter = self._letter(train, *embeddings.shape)
         self._mean = embeddings.mean(axis=0, dtype=np.float64)
-        centred = embeddings - self._mean
+        square_norms = np.empty(len(embeddings))
+        for part in row_blocks(*embeddings.shape):
+            square_norms[part] = ((embeddings[part] - self._mean) ** 2).sum(axis=1)
         # Unit mean square norm: the losses, and so the settings, do not depend on the encoder's scale.
-        self._scale = float(np.sqrt((centred**2).sum(axis=1).mean())) or 1.0
+        self._scale = float(np.sqrt(square_norms.mean())) or 1.0
+        inputs = np.empty(embeddings.shape, dtype=np.float32)
+        for part in row_blocks(*embeddings.shape):
+            inputs[part] = (embeddings[part] - self._mean) / self._scale
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            self._train(torch.from_numpy((centred / self._scale).astype(np.float32)))
-        return self._name_items(self.latents(embeddings))
+            self._train(torch.from_numpy(inputs), letter)
+        ids = self._name_items(self.latents(embeddings))
+        other = "" if self.config.codebook == "simvq" else "set tokenizer.codebook to simvq, or "
+        warn_about_usage(
+            ids.raw_codes[:, : self.config.levels],
+            len(self._codebooks[0]),
+            f"{other}lower tokenizer.codebook_size or tokenizer.learning_rate",
+        )
+        return ids
 
     def latents(self, embeddings: FloatArray) -> DoubleArray:
         """float64 [n, code_dim]: the encoder's outputs."""
-        inputs = torch.from_numpy((embeddings - self._mean) / self._scale)
+        latents = np.empty((len(embeddings), self._code_dim(embeddings.shape[1])))
         with torch.no_grad():
-            return np.asarray(self._encoder(inputs).numpy(), dtype=np.float64)
+            for part in row_blocks(*embeddings.shape):
+                inputs = torch.from_numpy((embeddings[part] - self._mean) / self._scale)
+                latents[part] = self._encoder(inputs).numpy()
+        return latents
 
     def reconstruct(self, codes: IntArray) -> FloatArray:
         """float32 [n, dim]: the embeddings that int64 [n, depth <= L] codes stand for."""
         check_codes(codes, self.codebook_sizes[: codes.shape[1]], "reconstruct")
+        embeddings = np.empty((len(codes), len(self._mean)), dtype=np.float32)
         with torch.no_grad():
-            decoded = self._decoder(torch.from_numpy(summed_codes(codes, self._codebooks))).numpy()
-        return np.asarray(decoded * self._scale + self._mean, dtype=np.float32)
+            for part in row_blocks(*embeddings.shape):
+                decoded = self._decoder(torch.from_numpy(summed_codes(codes[part], self._codebooks))).numpy()
+                embeddings[part] = decoded * self._scale + self._mean
+        return embeddings
 
     def save(self, directory: Path) -> None:
         """Write the directory, whole or not at all."""
@@ -88,48 +116,83 @@ class RQVAETokenizer(NearestCodeTokenizer):
 
     @classmethod
     def load(cls, directory: Path, config: RQVAEConfig) -> RQVAETokenizer:
-        """Read what `save` wrote; `load_tokenizer` finds the config."""
+        """Read what `save` wrote; `load_tokenizer` finds the config.
+
+        Raises:
+            ArtifactError: an array is missing, or its shape is not what the config says.
+        """
         tokenizer = cls(config)
-        tokenizer._codebooks, tensors = load_tensors(directory, {"mean", "scale", "encoder.0.weight"})
+        tokenizer._codebooks, tensors = load_tensors(directory, {"mean", "scale"})
+        dim = tensors["mean"].size
+        check_shape(tensors["mean"], (dim,), "mean", directory)
+        check_shape(tensors["scale"], (1,), "scale", directory)
+        code_dim = tokenizer._code_dim(dim)
+        check_codebooks(tokenizer._codebooks, config, code_dim, directory)
         tokenizer._mean, tokenizer._scale = tensors["mean"], float(tensors["scale"][0])
-        tokenizer._build(len(tokenizer._mean))
+        tokenizer._build(dim)
         for part, network in (("encoder", tokenizer._encoder), ("decoder", tokenizer._decoder)):
-            prefix = f"{part}."
-            state = {
-                name.removeprefix(prefix): torch.from_numpy(array)
-                for name, array in tensors.items()
-                if name.startswith(prefix)
-            }
-            network.double().load_state_dict(state)
+            state = {}
+            for name, value in network.state_dict().items():
+                if (array := tensors.get(f"{part}.{name}")) is None:
+                    raise ArtifactError(f"{directory} lacks {part}.{name}; fit the tokenizer again")
+                check_shape(array, tuple(value.shape), f"{part}.{name}", directory)
+                state[name] = torch.from_numpy(array)
+            network.double().requires_grad_(False).load_state_dict(state)
         return tokenizer
 
-    def _build(self, dim: int) -> None:
-        widths = [dim, *self.config.hidden, min(self.config.code_dim, dim)]
-        self._encoder, self._decoder = _mlp(widths), _mlp(widths[::-1])
+    def _code_dim(self, dim: int) -> int:
+        return min(self.config.code_dim, dim)
 
-    def _train(self, inputs: Tensor) -> None:
+    def _build(self, dim: int) -> None:
+        widths = [dim, *self.config.hidden, self._code_dim(dim)]
+        self._encoder, self._decoder = mlp(widths), mlp(widths[::-1])
+
+    def _letter(self, train: Sequences | None, num_items: int, dim: int) -> Letter | None:
+        config = self.config
+        if config.collaborative_weight == config.diversity_weight == 0:
+            return None
+        behaviour = None
+        if config.collaborative_weight > 0:
+            if train is None:
+                raise ConfigError(
+                    "tokenizer.collaborative_weight is above 0, which needs the training sequences; pass train, or set "
+                    "it to 0"
+                )
+            behaviour = behaviour_vectors(train, num_items, self._code_dim(dim))
+        return Letter(config.collaborative_weight, config.diversity_weight, behaviour, config.seed)
+
+    def _train(self, inputs: Tensor, letter: Letter | None) -> None:
         """Fit networks and codebooks to float32 [n, dim] inputs of unit mean square norm."""
         config = self.config
         num_items, dim = inputs.shape
         batch_size = min(config.batch_size, num_items)
-        codebook_size = effective_codebook_size(config.codebook_size, num_items)
         self._build(dim)
         parameters = [*self._encoder.parameters(), *self._decoder.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
-        quantizer: ResidualVQ | None = None
+        quantizer: ResidualQuantizer | None = None
+        refresh_steps = max(1, min(_REFRESH_PASSES * num_items // batch_size, config.steps // _MIN_REFRESHES))
         total_steps = config.warmup_steps + config.steps
         with progress_bar("tokenizer: RQ-VAE steps", total_steps) as advance:
-            for step, rows in zip(range(total_steps), _batches(num_items, batch_size), strict=False):
-                progress = (step - config.warmup_steps) / config.steps  # below 0 in the warm-up
-                if step == config.warmup_steps:
-                    quantizer = self._new_quantizer(inputs, codebook_size, batch_size)
-                if quantizer is not None and progress >= _REVIVAL_SHARE:
-                    for layer in quantizer.layers:
-                        layer._codebook.threshold_ema_dead_code = 0.0
+            for step, rows in zip(range(total_steps), endless_batches(num_items, batch_size), strict=False):
+                quantized_step = step - config.warmup_steps  # below 0 in the warm-up
+                progress = quantized_step / config.steps
+                if quantized_step == 0:
+                    quantizer = self._new_quantizer(inputs, batch_size)
+                    if trained := list(quantizer.parameters()):
+                        parameters += trained
+                        optimizer.add_param_group({"params": trained})
+                if quantizer is not None:
+                    if progress >= _REVIVAL_SHARE:
+                        quantizer.stop_reviving()
+                    if quantized_step % refresh_steps == 0:
+                        if config.codebook == "gradient" and 0 < progress < _REVIVAL_SHARE:
+                            quantizer.restart_dead_codes(self._encoded(inputs), optimizer)
+                        if letter is not None:
+                            letter.regroup(quantizer)
                 for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * max(progress, 0.0)))
-                loss = self._loss(inputs[rows], quantizer)
+                    group["lr"] = config.learning_rate * cosine_factor(progress)
+                loss = self._loss(inputs, rows, quantizer, letter)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
                 nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -137,70 +200,59 @@ class RQVAETokenizer(NearestCodeTokenizer):
                 advance(1, f"loss {loss.item():.4f}")
 
         assert quantizer is not None, "config.steps is at least 1"
-        self._codebooks = [layer.codebook.detach().clone().numpy() for layer in quantizer.layers]
+        self._codebooks = [quantizer.codebook(level).detach().clone().numpy() for level in range(config.levels)]
         self._encoder.double().requires_grad_(False)
         self._decoder.double().requires_grad_(False)
 
-    def _new_quantizer(self, inputs: Tensor, codebook_size: int, batch_size: int) -> ResidualVQ:
-        """Moving-average codebooks that start from k-means of the latents."""
+    def _new_quantizer(self, inputs: Tensor, batch_size: int) -> ResidualQuantizer:
+        """Codebooks that start from k-means of the latents."""
         config = self.config
-        even_count = batch_size / codebook_size
-        threshold = config.dead_code_threshold
-        if threshold is None:
-            threshold = _DEFAULT_THRESHOLD_SHARE * even_count
-        elif threshold > _HEALTHY_THRESHOLD_SHARE * even_count:
-            console.print(
-                f"warning: tokenizer.dead_code_threshold {threshold:g} is above half of the even count {even_count:g} "
-                f"(batch {batch_size} / codebook {codebook_size}): living codes will be replaced at every step; "
-                f"use at most {_HEALTHY_THRESHOLD_SHARE * even_count:g} or a larger batch_size",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-        quantizer = ResidualVQ(
-            dim=min(config.code_dim, inputs.shape[1]),
-            num_quantizers=config.levels,
+        codebook_size = effective_codebook_size(config.codebook_size, len(inputs))
+        quantizer = ResidualQuantizer(
+            dim=self._code_dim(inputs.shape[1]),
+            levels=config.levels,
             codebook_size=codebook_size,
+            kind=config.codebook,
+            estimator=config.estimator,
+            commitment_weight=config.commitment_weight,
             decay=config.codebook_decay,
-            threshold_ema_dead_code=threshold,
-            kmeans_init=True,
-            kmeans_iters=config.kmeans_iterations,
-            rotation_trick=False,
+            dead_code_threshold=_dead_code_threshold(config.dead_code_threshold, batch_size, codebook_size),
+            kmeans_iterations=config.kmeans_iterations,
+            uniform_last_level=config.uniform_last_level,
         )
-        # The library runs k-means once, on the first batch it sees in training mode: here the whole catalogue.
-        with torch.no_grad():
-            quantizer(self._encoder(inputs[torch.randperm(len(inputs))[:_KMEANS_ROWS]]))
+        quantizer.initialise(self._encoded(inputs), config.seed)
         return quantizer
 
-    def _loss(self, batch: Tensor, quantizer: ResidualVQ | None) -> Tensor:
-        """Scalar: sums over dimensions, mean over the batch."""
+    def _encoded(self, inputs: Tensor) -> Tensor:
+        """float32 [n, d], without gradient, of float32 [n, dim]."""
+        with torch.no_grad():
+            return torch.cat([self._encoder(inputs[part]) for part in row_blocks(*inputs.shape)])
+
+    def _loss(
+        self, inputs: Tensor, rows: Tensor, quantizer: ResidualQuantizer | None, letter: Letter | None = None
+    ) -> Tensor:
+        """Scalar, of the batch `rows` (int64 [B]) of float [n, dim] inputs."""
+        batch = inputs[rows]
         latent = self._encoder(batch)
         if quantizer is None:
-            return _squared_error(self._decoder(latent), batch)
-        _, _, _, levels = quantizer(latent.detach(), return_all_codes=True)  # [L, B, d]
-        before = levels.cumsum(dim=0) - levels
-        commitment = torch.stack(
-            [_squared_error(latent - start, codes) for start, codes in zip(before, levels, strict=True)]
-        ).sum()
-        quantized = latent + (levels.sum(dim=0) - latent).detach()
-        return _squared_error(self._decoder(quantized), batch) + self.config.commitment_weight * commitment
+            return squared_error(self._decoder(latent), batch)
+        quantized: Quantized = quantizer(latent)
+        loss = squared_error(self._decoder(quantized.vector), batch) + quantized.loss
+        return loss if letter is None else loss + letter.loss(rows, quantized, quantizer)
 
 
-def _squared_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """Scalar: the sum over dimensions of [B, d], the mean over the batch."""
-    return (predicted - target).square().sum(dim=1).mean()
-
-
-def _mlp(widths: list[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them, none after the last."""
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def _batches(num_items: int, batch_size: int) -> Iterator[Tensor]:
-    """Endless int64 [batch_size] rows; each pass is a new order, without its incomplete last batch."""
-    while True:
-        order = torch.randperm(num_items)[: num_items - num_items % batch_size]
-        yield from torch.split(order, batch_size)
+def _dead_code_threshold(threshold: float | None, batch_size: int, codebook_size: int) -> float:
+    """The threshold that applies. Warns of one that throws away living codes."""
+    even_count = batch_size / codebook_size
+    if threshold is None:
+        return _DEFAULT_THRESHOLD_SHARE * even_count
+    if threshold > _HEALTHY_THRESHOLD_SHARE * even_count:
+        console.print(
+            f"warning: tokenizer.dead_code_threshold {threshold:g} is above half of the even count {even_count:g} "
+            f"(batch {batch_size} / codebook {codebook_size}): living codes will be replaced at every step; "
+            f"use at most {_HEALTHY_THRESHOLD_SHARE * even_count:g} or a larger batch_size",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    return threshold

@@ -31,6 +31,11 @@ class SemanticIds:
     """int64 [num_items, levels]: the nearest codes, before collisions were resolved. Rows may repeat."""
     codebook_sizes: tuple[int, ...]
     """How many codes each level has."""
+    ordered: bool = True
+    """True: each code refines the ones before it, so that items which share a prefix are alike. False: codes of
+    parallel codebooks; each column is a codebook of its own and the order of the columns carries no meaning."""
+    ordinal: bool = False
+    """True: the last code only counts the items that share all others (`extra_level`) and stands for nothing."""
 
     def __post_init__(self) -> None:
         if self.codes.shape != self.raw_codes.shape or self.codes.ndim != 2:
@@ -57,6 +62,7 @@ class SemanticIds:
 
     def save(self, directory: Path) -> None:
         """Write the directory, whole or not at all."""
+        facts = {"codebook_sizes": list(self.codebook_sizes), "ordered": self.ordered, "ordinal": self.ordinal}
         with atomic_directory(directory) as temporary:
             save_file(
                 {
@@ -64,7 +70,7 @@ class SemanticIds:
                     "raw_codes": np.ascontiguousarray(self.raw_codes),
                 },
                 temporary / _FILE,
-                metadata={"codebook_sizes": json.dumps(list(self.codebook_sizes))},
+                metadata={"facts": json.dumps(facts)},
             )
 
     @classmethod
@@ -72,12 +78,17 @@ class SemanticIds:
         """Read what `save` wrote. Raises ArtifactError when it is missing, damaged or inconsistent."""
         try:
             with safe_open(directory / _FILE, framework="numpy") as file:
+                metadata = file.metadata()
+                # Before there was `facts`, the sizes stood alone and all codes were ordered.
+                facts = json.loads(metadata.get("facts") or f'{{"codebook_sizes": {metadata["codebook_sizes"]}}}')
                 return cls(
                     codes=file.get_tensor("codes"),
                     raw_codes=file.get_tensor("raw_codes"),
-                    codebook_sizes=tuple(json.loads(file.metadata()["codebook_sizes"])),
+                    codebook_sizes=tuple(facts["codebook_sizes"]),
+                    ordered=facts.get("ordered", True),
+                    ordinal=facts.get("ordinal", False),
                 )
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, DataError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError, DataError) as error:
             raise ArtifactError(f"cannot read semantic ids from {directory}: {error}") from error
 
 

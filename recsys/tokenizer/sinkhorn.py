@@ -26,8 +26,8 @@ def uniform_assignment(distances: Tensor, epsilon: float = EPSILON, iterations: 
     middle = (high + low) / 2
     scaled = ((distances - middle) / (high - middle + 1e-5)).double()
     plan = torch.exp(-scaled / epsilon)
-    plan = plan / plan.sum()
+    plan /= plan.sum()
     for _ in range(iterations):
-        plan = plan / (plan.sum(dim=1, keepdim=True) * batch_size)
-        plan = plan / (plan.sum(dim=0, keepdim=True) * num_codes)
+        plan /= plan.sum(dim=1, keepdim=True) * batch_size
+        plan /= plan.sum(dim=0, keepdim=True) * num_codes
     return plan * batch_size

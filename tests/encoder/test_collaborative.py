@@ -69,7 +69,7 @@ def test_pointwise_information_is_positive_and_exact() -> None:
 def test_fused_rows_have_the_weight_between_their_parts() -> None:
     text = np.array([[3.0, 4.0], [0.0, 2.0]], dtype=np.float32)
     collaborative = np.array([[0.0, 0.0], [5.0, 0.0]], dtype=np.float32)
-    fused = fuse(text, collaborative, 0.5)
+    fused = fuse((text, 1.0), (collaborative, 0.5))
     assert fused.dtype == np.float32
     np.testing.assert_allclose(fused, [[0.6, 0.8, 0.0, 0.0], [0.0, 1.0, 0.5, 0.0]])
 

@@ -192,7 +192,7 @@ def test_fused_vectors_hold_text_and_neighbours(
     np.testing.assert_allclose(new, fused.vectors[3:], atol=1e-6)
     with pytest.raises(DataError, match=r"must be \[k, 16\], found \[5, 20\]"):
         fused.match(fused.vectors)
-    with pytest.raises(ConfigError, match="needs the training sequences"):
+    with pytest.raises(ConfigError, match="need the training sequences"):
         encode_catalog(catalog, fused_config, tmp_path)
 
 

@@ -3,7 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recsys.errors import DataError
 from recsys.tokenizer import RKMeansConfig, SemanticIds, build_tokenizer, tokenizer_report
+from recsys.tokenizer.agreement import agreement, chance
+from recsys.tokenizer.cce import item_hit, item_ndcg, items_before
+from recsys.tokenizer.config import CollisionStrategy
+from recsys.tokenizer.new_item_report import new_item_report
 
 
 class FourCorners:
@@ -53,7 +58,13 @@ def test_code_usage_is_counted_per_level_over_the_catalogue(report: dict) -> Non
 def test_moves_are_measured_by_how_many_codes_were_nearer(report: dict) -> None:
     assert report["moved_items"] == 1
     assert report["moved_above_last"] == 0
-    assert report["moved_mean_rank"] == 1.0
+    assert report["moved_mean_rank"] == report["moved_median_rank"] == 1.0
+    assert report["moved_codes"] == 1.0
+
+
+def test_cost_of_uniqueness_is_the_error_of_moved_items_before_and_after(report: dict) -> None:
+    # Item 1 lies on its codeword; the one it moved to is 2 away.
+    assert (report["moved_mse_before"], report["moved_mse_after"]) == (0.0, 4.0)
 
 
 def test_reconstruction_is_relative_to_the_variance(report: dict) -> None:
@@ -93,3 +104,177 @@ def test_neighbours_are_found_by_quantized_vectors_but_not_by_random_ones(embedd
     assert recall["embeddings"] > 0.9
     assert recall["random"] == pytest.approx(50 / 400, abs=0.05)
     assert report["lift"][0] > 5
+
+
+@pytest.mark.parametrize("strategy", ["assignment", "greedy", "group_sinkhorn"])
+def test_ranks_say_how_near_a_strategy_keeps_items(strategy: CollisionStrategy, embeddings) -> None:
+    tokenizer = build_tokenizer(RKMeansConfig(levels=2, codebook_size=64, code_dim=8, collisions=strategy))
+    ids = tokenizer.fit(embeddings)
+    report = tokenizer_report(ids, tokenizer, embeddings)
+    ranks = []
+    for item in np.flatnonzero((ids.codes != ids.raw_codes).any(axis=1)):
+        left = tokenizer.latents(embeddings[[item]])[0] - tokenizer.codebooks[0][ids.codes[item, 0]]
+        nearer = np.argsort(((left - tokenizer.codebooks[1]) ** 2).sum(axis=1))
+        ranks.append(int(np.flatnonzero(nearer == ids.codes[item, 1])[0]))
+    assert report["moved_items"] == len(ranks)
+    assert report["moved_mean_rank"] == pytest.approx(np.mean(ranks))
+    assert report["moved_median_rank"] == np.median(ranks)
+    assert (report["moved_mean_rank"] > 5) == (strategy == "group_sinkhorn")
+    assert report["moved_mse_after"] > report["moved_mse_before"]
+
+
+def test_extra_level_costs_no_error_and_has_no_rank(embeddings) -> None:
+    tokenizer = build_tokenizer(RKMeansConfig(levels=2, codebook_size=24, code_dim=8, collisions="extra_level"))
+    report = tokenizer_report(tokenizer.fit(embeddings), tokenizer, embeddings)
+    assert report["moved_items"] > 0
+    assert report["moved_mean_rank"] is None
+    assert report["moved_mse_after"] == report["moved_mse_before"]
+    assert report["rel_recon"][2] == report["rel_recon"][1] == report["rel_recon_resolved"]
+    assert report["max_group_before"] > 1
+    assert report["max_group"] == 1
+
+
+# ---- parallel codes ----------------------------------------------------------------------------------------------
+
+
+class TwoExperts:
+    """Reconstructs, and can do nothing else."""
+
+    def reconstruct(self, codes: np.ndarray) -> np.ndarray:
+        return codes.astype(np.float32)
+
+
+def two_experts(codes: list[list[int]], pairs: list[list[int]] | None = None) -> dict:
+    array = np.array(codes)
+    raw = np.minimum(array, 1)
+    ids = SemanticIds(codes=array, raw_codes=raw, codebook_sizes=(3, 3), ordered=False)
+    return tokenizer_report(ids, TwoExperts(), raw.astype(np.float32), np.array(pairs) if pairs else None)  # type: ignore[arg-type]
+
+
+def test_parallel_codes_are_judged_by_how_many_are_equal() -> None:
+    report = two_experts([[0, 0], [0, 1], [1, 0], [1, 1]], [[0, 1], [0, 2], [0, 3], [1, 2]])
+    assert report["ordered"] is False
+    assert report["share_equal"] == [0.5, 0.0]
+    # Of 16 ordered pairs 4 are an item with itself and 8 share one code.
+    assert report["chance_equal"] == [0.75, 0.25]
+    assert report["lift_equal"] == pytest.approx([2 / 3, 0.0])
+    assert "share" not in report
+    assert report["rel_recon"] == [0.0]
+    assert report["perplexity"] == pytest.approx([2.0, 2.0])
+
+
+def test_parallel_codes_that_move_have_a_cost_but_no_rank() -> None:
+    report = two_experts([[0, 0], [1, 1], [1, 2]])
+    assert report["moved_items"] == 1
+    assert (report["moved_mse_before"], report["moved_mse_after"]) == (0.0, 1.0)
+    assert report["moved_mean_rank"] is None
+    assert "moved_above_last" not in report
+
+
+def test_redundant_codebooks_have_mutual_information_and_random_ones_none() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 40, size=900)
+    codes = np.stack([first, (first + 7) % 40, rng.integers(0, 40, size=900), np.arange(900)], axis=1)
+    ids = SemanticIds(codes=codes, raw_codes=codes, codebook_sizes=(40, 40, 40, 900), ordered=False)
+    report = tokenizer_report(ids, TwoExperts(), codes.astype(np.float32))  # type: ignore[arg-type]
+    table = np.array(report["adjusted_mutual_information"])
+    np.testing.assert_array_equal(table, table.T)
+    assert table[0, 1] == pytest.approx(1.0)
+    assert abs(table[0, 2]) < 0.03
+
+
+def test_chance_of_parallel_codes_is_sampled_when_items_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.random.default_rng(0).integers(0, 4, size=(2000, 3))
+    exact = chance(codes, ordered=False)
+    monkeypatch.setattr("recsys.tokenizer.agreement._CELLS", 400_000)
+    np.testing.assert_allclose(chance(codes, ordered=False), exact, rtol=0.15)
+    assert (chance(codes, ordered=False) != exact).any()
+
+
+def test_agreement_is_down_to_a_depth_or_in_any_codes() -> None:
+    first, second = np.array([[1, 2, 3], [1, 2, 3]]), np.array([[0, 2, 3], [1, 2, 0]])
+    assert agreement(first, second, ordered=True).tolist() == [0.5, 0.5, 0.0]
+    assert agreement(first, second, ordered=False).tolist() == [1.0, 1.0, 0.0]
+
+
+# ---- ranking with collisions -------------------------------------------------------------------------------------
+
+
+def test_without_collisions_the_item_metrics_are_the_usual_ones() -> None:
+    before, alone = np.array([0, 1, 9, 10]), np.ones(4, dtype=np.int64)
+    assert item_hit(before, alone, 10).tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert item_ndcg(before, alone, 10) == pytest.approx([1.0, 1 / np.log2(3), 1 / np.log2(11), 0.0])
+
+
+def test_group_that_is_cut_off_counts_for_the_share_that_is_shown() -> None:
+    before, sizes = np.array([8, 0, 12]), np.array([4, 4, 4])
+    assert item_hit(before, sizes, 10).tolist() == [0.5, 1.0, 0.0]
+    ndcg = item_ndcg(before, sizes, 10)
+    assert ndcg[0] == pytest.approx((1 / np.log2(10) + 1 / np.log2(11)) / 4)
+    assert ndcg[1] == pytest.approx((1 + 1 / np.log2(3) + 1 / 2 + 1 / np.log2(5)) / 4)
+    assert ndcg[2] == 0.0
+
+
+def test_lists_of_codes_expand_to_items_and_unknown_codes_to_none() -> None:
+    sizes = np.array([1, 3, 2])
+    ranked = np.array([[2, 0, 1], [-1, 1, 0], [0, 2, -1]])
+    before = items_before(ranked, np.array([1, 1, 1]), sizes)
+    assert before[:2].tolist() == [3, 0]
+    assert item_hit(before, sizes[[1, 1, 1]], 5).tolist() == [2 / 3, 1.0, 0.0]
+
+
+def test_hits_on_codes_flatter_a_tokenizer_that_collides() -> None:
+    # Ten items on one tuple: "the codes were first" is a hit for each of ten targets, but a list of one shows one.
+    assert item_hit(np.array([0]), np.array([10]), 1).tolist() == [0.1]
+
+
+# ---- new items ---------------------------------------------------------------------------------------------------
+
+
+def catalogue_with_new_items(embeddings: np.ndarray) -> tuple[SemanticIds, object, np.ndarray]:
+    new = np.arange(0, 400, 5)
+    old = np.setdiff1d(np.arange(400), new)
+    tokenizer = build_tokenizer(RKMeansConfig(codebook_size=16, code_dim=8))
+    ids = tokenizer.fit(embeddings[old])
+    codes, raw = np.empty((400, 3), dtype=np.int64), np.empty((400, 3), dtype=np.int64)
+    codes[old], raw[old] = ids.codes, ids.raw_codes
+    codes[new], raw[new] = tokenizer.encode(embeddings[new], ids.codes), tokenizer.encode_raw(embeddings[new])
+    return SemanticIds(codes=codes, raw_codes=raw, codebook_sizes=ids.codebook_sizes), tokenizer, new
+
+
+def test_new_items_stand_among_their_neighbours_as_existing_ones_do(embeddings) -> None:
+    ids, tokenizer, new = catalogue_with_new_items(embeddings)
+    report = new_item_report(ids, tokenizer, embeddings, new)
+    assert (report["num_new"], report["num_existing"]) == (80, 320)
+    recall = report["neighbour_recall"]
+    assert recall["new"][0] > 0.6
+    assert recall["new"][0] == pytest.approx(recall["existing"][0], abs=0.1)
+    assert recall["new"][0] > 4 * recall["chance"][0]
+    assert recall["new"] == sorted(recall["new"], reverse=True)
+    # Item 0 is new and 1 its twin.
+    assert report["on_existing_rate"] >= 1 / 80
+    assert report["rel_recon"]["new"] < 0.5
+
+    shuffled = ids.codes.copy()
+    shuffled[new] = np.random.default_rng(0).permutation(ids.codes[new])
+    wrong = SemanticIds(codes=shuffled, raw_codes=ids.raw_codes, codebook_sizes=ids.codebook_sizes)
+    recall = new_item_report(wrong, tokenizer, embeddings, new)["neighbour_recall"]
+    assert recall["new"][0] == pytest.approx(recall["chance"][0], abs=0.08)
+    assert recall["existing"][0] > 0.6
+
+
+def test_collisions_of_new_items_among_themselves_are_counted(embeddings) -> None:
+    ids, tokenizer, new = catalogue_with_new_items(embeddings)
+    raw = ids.raw_codes.copy()
+    raw[new[:4]] = raw[new[0]]
+    report = new_item_report(
+        SemanticIds(codes=ids.codes, raw_codes=raw, codebook_sizes=ids.codebook_sizes), tokenizer, embeddings, new
+    )
+    assert report["max_group_before"] >= 4
+    assert report["dup_rate_before"] == 1 - len(np.unique(raw[new], axis=0)) / 80
+
+
+def test_report_on_no_new_items_is_an_error(embeddings) -> None:
+    ids, tokenizer, _ = catalogue_with_new_items(embeddings)
+    with pytest.raises(DataError, match="found 0 and 400"):
+        new_item_report(ids, tokenizer, embeddings, np.zeros(0, dtype=np.int64))

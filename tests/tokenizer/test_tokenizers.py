@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from safetensors.numpy import load_file, save_file
 
+from recsys.data import Sequences
 from recsys.errors import ArtifactError, DataError
 from recsys.tokenizer import (
     RKMeansConfig,
@@ -19,6 +21,7 @@ from recsys.tokenizer import (
     TokenizerConfig,
     build_tokenizer,
     load_tokenizer,
+    residual,
 )
 
 CONFIGS = {
@@ -27,6 +30,23 @@ CONFIGS = {
         levels=3, codebook_size=16, code_dim=8, hidden=(32,), warmup_steps=100, steps=300, codebook_decay=0.9
     ),
 }
+_GRADIENT = CONFIGS["rqvae"].model_copy(update={"codebook": "gradient"})
+OPTIONS = CONFIGS | {
+    "rkmeans lower": CONFIGS["rkmeans"].model_copy(update={"balanced": "lower"}),
+    "rkmeans all": CONFIGS["rkmeans"].model_copy(update={"balanced": "all"}),
+    "gradient": _GRADIENT,
+    "simvq": _GRADIENT.model_copy(update={"codebook": "simvq"}),
+    "rotation": _GRADIENT.model_copy(update={"estimator": "rotation"}),
+    "uniform": _GRADIENT.model_copy(update={"uniform_last_level": True}),
+    "letter": _GRADIENT.model_copy(update={"collaborative_weight": 0.1, "diversity_weight": 0.01}),
+    "extra level": CONFIGS["rkmeans"].model_copy(update={"collisions": "extra_level"}),
+}
+
+
+def quick(config: RKMeansConfig | RQVAEConfig, **changes: object) -> RKMeansConfig | RQVAEConfig:
+    """The same tokenizer, hardly trained: for tests in which good codes play no part."""
+    steps = {"warmup_steps": 5, "steps": 20} if isinstance(config, RQVAEConfig) else {}
+    return config.model_copy(update=steps | changes)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -48,11 +68,10 @@ def test_every_item_has_its_own_code_even_exact_duplicates(fitted, embeddings) -
     assert (ids.raw_codes[0] == ids.raw_codes[1]).all()
 
 
-def test_same_seed_same_codes_other_seed_other_codes(fitted, config, embeddings) -> None:
-    _, ids = fitted
-    np.testing.assert_array_equal(build_tokenizer(config).fit(embeddings).codes, ids.codes)
-    other = build_tokenizer(config.model_copy(update={"seed": 1})).fit(embeddings)
-    assert (other.codes != ids.codes).any()
+def test_same_seed_same_codes_other_seed_other_codes(config, embeddings) -> None:
+    codes = [build_tokenizer(quick(config, seed=seed)).fit(embeddings).codes for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(codes[0], codes[1])
+    assert (codes[0] != codes[2]).any()
 
 
 def test_encoding_items_alone_repeats_their_raw_codes(fitted, embeddings) -> None:
@@ -103,15 +122,46 @@ def test_saved_tokenizer_does_the_same(fitted, embeddings, tmp_path: Path) -> No
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_is_the_same_again_and_bit_for_bit_after_loading(name: str, embeddings, tmp_path: Path) -> None:
+    config = quick(OPTIONS[name])
+    tokenizer = build_tokenizer(config)
+    rng = np.random.default_rng(0)
+    train = Sequences.from_lists([50 * (user % 8) + rng.permutation(50)[:8] for user in range(100)])
+    ids = tokenizer.fit(embeddings, train)
+    assert len(np.unique(ids.codes, axis=0)) == 400
+    np.testing.assert_array_equal(build_tokenizer(config).fit(embeddings, train).codes, ids.codes)
+
+    tokenizer.save(tmp_path / "tokenizer")
+    loaded = load_tokenizer(tmp_path / "tokenizer")
+    assert loaded.config == config
+    assert loaded.codebook_sizes == ids.codebook_sizes
+    for ours, theirs in zip(tokenizer.codebooks, loaded.codebooks, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(loaded.latents(embeddings), tokenizer.latents(embeddings))
+    np.testing.assert_array_equal(loaded.encode_raw(embeddings), ids.raw_codes)
+    np.testing.assert_array_equal(loaded.reconstruct(ids.codes), tokenizer.reconstruct(ids.codes))
+
+
+@pytest.mark.parametrize("block_cells", [24 * 7, 24 * 400])
+def test_size_of_the_blocks_does_not_matter(config, fitted, embeddings, block_cells: int, monkeypatch) -> None:
+    tokenizer, ids = fitted
+    monkeypatch.setattr(residual, "_BLOCK_CELLS", block_cells)
+    np.testing.assert_array_equal(tokenizer.encode_raw(embeddings), ids.raw_codes)
+    np.testing.assert_allclose(tokenizer.latents(embeddings[:100]), tokenizer.latents(embeddings)[:100], atol=1e-12)
+    if isinstance(config, RKMeansConfig):
+        np.testing.assert_array_equal(build_tokenizer(config).fit(embeddings).raw_codes, ids.raw_codes)
+
+
 def test_catalogue_smaller_than_the_codebook_works(config, capsys) -> None:
     few = np.random.default_rng(0).normal(size=(34, 6)).astype(np.float32)
-    ids = build_tokenizer(config.model_copy(update={"codebook_size": 256})).fit(few)
+    ids = build_tokenizer(quick(config, codebook_size=256)).fit(few)
     assert ids.codebook_sizes == (34, 34, 34)
     assert "exceeds the 34 items" in capsys.readouterr().err
 
 
 def test_equal_embeddings_of_all_items_work(config) -> None:
-    ids = build_tokenizer(config).fit(np.ones((20, 6), dtype=np.float32))
+    ids = build_tokenizer(quick(config)).fit(np.ones((20, 6), dtype=np.float32))
     assert len(np.unique(ids.codes, axis=0)) == 20
 
 
@@ -128,6 +178,8 @@ def test_too_few_items_and_wrong_shapes_are_errors(config, fitted, embeddings) -
         build_tokenizer(config).fit(embeddings[:1])
     with pytest.raises(DataError, match=r"\[num_items, dim\]"):
         build_tokenizer(config).fit(embeddings[0])
+    with pytest.raises(DataError, match=r"\[num_items, dim\], found shape \[400, 0\]"):
+        build_tokenizer(config).fit(embeddings[:, :0])
     with pytest.raises(DataError, match="12 dimensions, but the tokenizer was fitted on 24"):
         tokenizer.encode(embeddings[:, :12], ids.codes)
     with pytest.raises(DataError, match="not been fitted"):
@@ -145,9 +197,8 @@ def test_codes_of_another_tokenizer_are_refused(fitted, embeddings) -> None:
 
 
 def test_more_items_than_codes_is_an_error(config, embeddings) -> None:
-    narrow = config.model_copy(update={"levels": 1})
     with pytest.raises(DataError, match="400 items do not fit into 16 codes"):
-        build_tokenizer(narrow).fit(embeddings)
+        build_tokenizer(quick(config, levels=1)).fit(embeddings)
 
 
 def test_damaged_tokenizer_is_one_error(fitted, tmp_path: Path) -> None:
@@ -162,6 +213,35 @@ def test_damaged_tokenizer_is_one_error(fitted, tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "tokenizer")
     with pytest.raises(ArtifactError, match="cannot read the tokenizer's config"):
         load_tokenizer(tmp_path / "missing")
+
+
+def test_arrays_of_another_shape_than_the_config_says_are_one_error(fitted, tmp_path: Path) -> None:
+    tokenizer, _ = fitted
+    directory = tmp_path / "tokenizer"
+
+    def spoil(change: dict[str, np.ndarray | None]) -> Path:
+        tokenizer.save(directory)
+        arrays = load_file(directory / "tokenizer.safetensors")
+        kept = {name: array for name, array in (arrays | change).items() if array is not None}
+        save_file(kept, directory / "tokenizer.safetensors")
+        return directory
+
+    books = tokenizer.codebooks
+    other = "encoder.0.weight" if "encoder.0.weight" in load_file(spoil({}) / "tokenizer.safetensors") else "axes"
+    nan = np.full_like(books[1], np.nan)
+    for change, message in (
+        ({"codebook.1": books[1][:9]}, r"codebook\.1 has shape \[9, 8\], but its config needs \[16, 8\]"),
+        ({"codebook.0": books[0][:, :5].copy()}, r"codebook\.0 has shape \[16, 5\], but its config needs \[16, 8\]"),
+        ({"codebook.0": np.concatenate(books)}, r"codebook\.0 has shape \[48, 8\], but its config needs \[16, 8\]"),
+        ({"codebook.2": books[2][0]}, r"codebook\.2 has shape \[8\]"),
+        ({"codebook.2": None}, "2 codebooks, but its config needs 3"),
+        ({"codebook.1": nan}, r"codebook\.1 holds NaN or infinity; fit the tokenizer again"),
+        ({"mean": np.zeros(7)}, "has shape"),
+        ({other: np.zeros((3, 3))}, f"{other} has shape"),
+        ({other: None}, f"lacks {other}"),
+    ):
+        with pytest.raises(ArtifactError, match=message):
+            load_tokenizer(spoil(change))
 
 
 def test_semantic_ids_survive_the_disk(fitted, tmp_path: Path) -> None:
@@ -199,5 +279,5 @@ def test_fitting_leaves_the_global_random_state_alone(config, embeddings) -> Non
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    build_tokenizer(config).fit(embeddings)
+    build_tokenizer(quick(config)).fit(embeddings)
     assert torch.equal(torch.rand(3), expected)

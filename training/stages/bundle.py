@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys.bundle import write_bundle
 from training.config import RunConfig
-from training.layout import BUNDLE, DATA, ENCODE, EVALUATE, REPORT, TOKENIZE, TRAIN
+from training.layout import BUNDLE, DATA, ENCODE, EVALUATE, REPORT, TEXT_ENCODER, TOKENIZE, TRAIN
 from training.pipeline import Stage, Workspace
 from training.stages import data, encode, tokenize, train
 
@@ -35,11 +35,12 @@ def stage(config: RunConfig) -> Stage:
             tokenizer=tokenize.load_fitted(inputs[TOKENIZE]),
             recommender=train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings),
             report=json.loads((inputs[EVALUATE] / REPORT).read_text()),
+            text_encoder=tuned if (tuned := inputs[ENCODE] / TEXT_ENCODER).is_dir() else None,
         )
 
     return Stage(
         name=BUNDLE,
-        version=1,
+        version=2,
         inputs=(DATA, ENCODE, TOKENIZE, TRAIN, EVALUATE),
         settings=_portable(config),
         build=build,

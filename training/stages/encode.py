@@ -1,4 +1,4 @@
-"""Stage `encode`: item text (and, when configured, training sequences) become one vector an item."""
+"""Stage `encode`: item text and, when configured, more become one vector an item; tunes the text model if asked to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from recsys.assets import ASSETS
 from recsys.encoder import ItemEmbeddings, encode_catalog
-from recsys.files import sha256_directory
+from recsys.errors import DataError
+from recsys.files import sha256_directory, sha256_file
 from training.config import RunConfig
-from training.layout import DATA, ENCODE
+from training.layout import DATA, ENCODE, TEXT_ENCODER
 from training.pipeline import Stage, Workspace
 from training.stages import data
 
@@ -21,11 +22,17 @@ def stage(config: RunConfig) -> Stage:
 
     def build(workspace: Workspace) -> None:
         source = workspace.inputs[DATA]
-        train = data.load_split(source).train if config.encoder.collaborative_weight > 0 else None
-        embeddings = encode_catalog(data.load_catalog(source), config.encoder, train=train)
+        split = data.load_split(source)
+        embeddings = encode_catalog(
+            data.load_catalog(source),
+            config.encoder,
+            train=split.train,
+            held_out=split.held_out,
+            tuned_model=workspace.output / TEXT_ENCODER,
+        )
         embeddings.save(workspace.output / _EMBEDDINGS)
 
-    return Stage(name=ENCODE, version=2, inputs=(DATA,), settings=_settings(config), build=build)
+    return Stage(name=ENCODE, version=3, inputs=(DATA,), settings=_settings(config), build=build)
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
@@ -35,6 +42,11 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     if config.encoder.model not in ASSETS and directory.is_dir():
         # A model of one's own: its content counts, as it may be trained again in place.
         settings["model"] = sha256_directory(directory)
+    for modality, described in zip(config.encoder.modalities, settings["modalities"], strict=True):
+        if modality.file is not None:
+            if not modality.file.is_file():
+                raise DataError(f"encoder.modalities: no file {modality.file} for {modality.name!r}; check the path")
+            described["file"] = sha256_file(modality.file)
     return settings
 
 

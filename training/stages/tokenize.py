@@ -10,7 +10,14 @@ import numpy as np
 from recsys.data import Examples, IntArray, Split
 from recsys.encoder.encoder import FloatArray
 from recsys.files import write_json
-from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, build_tokenizer, load_tokenizer, tokenizer_report
+from recsys.tokenizer import (
+    SemanticIds,
+    SemanticIdTokenizer,
+    build_tokenizer,
+    load_tokenizer,
+    new_item_report,
+    tokenizer_report,
+)
 from training.config import RunConfig
 from training.layout import DATA, ENCODE, TOKENIZE, TOKENIZER_REPORT
 from training.pipeline import Stage, Workspace
@@ -32,7 +39,10 @@ def stage(config: RunConfig) -> Stage:
         tokenizer.save(workspace.output / _TOKENIZER)
         # Neither codes nor vectors were fitted on validation transitions, so they judge both.
         pairs = _transitions(split.valid)
-        write_json(workspace.output / TOKENIZER_REPORT, tokenizer_report(ids, tokenizer, embeddings.vectors, pairs))
+        report = tokenizer_report(ids, tokenizer, embeddings.vectors, pairs)
+        if len(split.held_out):
+            report["new_items"] = new_item_report(ids, tokenizer, embeddings.vectors, split.held_out)
+        write_json(workspace.output / TOKENIZER_REPORT, report)
 
     return Stage(
         name=TOKENIZE,

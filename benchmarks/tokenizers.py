@@ -1,0 +1,124 @@
+"""Which tokenizer, by a table: every one on the same text vectors, split and generator budget, over seeds.
+
+For each data set (Beauty and Scientific) and tokenizer: collisions before resolution, perplexity, how often a held-out
+transition shares a prefix, seconds of fitting, Recall@10 and NDCG@10 of the generator, the paired difference to the
+text-only RQ-VAE with its interval, and Recall@10 on items that were held out of everything and then added.
+
+    recsys bench tokenizers [--data beauty scientific] [--tokenizers rqvae das ...] [--seeds 3] [--cold-seeds 1]
+                            [--data-root FOLDER] [--epochs 12] [--json]
+
+Each cell is a run under runs/; finished ones are only read, so several processes can share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from training.bench import run_seeds, seeds_summary
+from training.comparison import paired_differences
+from training.results import read_report, read_tokenizer_report
+
+_FOLDERS = {"beauty": "amazon14_beauty", "scientific": "amazon18_scientific"}
+_REFERENCE = "rqvae"
+_TOKENIZERS: dict[str, dict[str, str]] = {
+    "rkmeans": {"tokenizer": "{method: rkmeans, levels: 4}"},
+    "rkmeans_balanced": {"tokenizer": "{method: rkmeans, levels: 4, balanced: lower}"},
+    "rqvae": {"tokenizer": "{method: rqvae, levels: 4}"},
+    "rqvae_simvq": {"tokenizer": "{method: rqvae, levels: 4, codebook: simvq}"},
+    "rqvae_uniform": {"tokenizer": "{method: rqvae, levels: 4, codebook: gradient, uniform_last_level: true}"},
+    "letter": {
+        "tokenizer": "{method: rqvae, levels: 4, codebook: gradient, collaborative_weight: 0.1, diversity_weight: 1e-4}"
+    },
+    "mpq": {"tokenizer": "{method: mpq}"},
+    "mpq_any_order": {"tokenizer": "{method: mpq}", "generator.model.shape": "any_order"},
+    "das": {"tokenizer": "{method: das, levels: 4}"},
+    "rqvae_fused": {"tokenizer": "{method: rqvae, levels: 4}", "encoder.collaborative_weight": "1"},
+    "das_fused": {"tokenizer": "{method: das, levels: 4}", "encoder.collaborative_weight": "1"},
+}
+_HELD_OUT = "0.05"
+_METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+_FACTS = (
+    "dup_rate_before",
+    "in_group_rate_before",
+    "exact_dup_rate",
+    "dup_rate",
+    "perplexity",
+    "share",
+    "lift",
+    "i2i_recall@50",
+    "rel_recon",
+)
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """One entry a data set and tokenizer."""
+    parser = argparse.ArgumentParser(prog="recsys bench tokenizers", description=__doc__)
+    parser.add_argument("--data", nargs="+", choices=list(_FOLDERS), default=list(_FOLDERS))
+    parser.add_argument("--tokenizers", nargs="+", choices=list(_TOKENIZERS), default=list(_TOKENIZERS))
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N", help="seeds 0 .. N - 1")
+    parser.add_argument("--cold-seeds", type=int, default=1, choices=range(101), metavar="N", help="0 for no such runs")
+    parser.add_argument("--epochs", type=int, default=12, help="of the generator, the same for all")
+    parser.add_argument("--data-root", type=Path, help="folder that holds the data sets in the import format")
+    options = parser.parse_args(arguments)
+    return {data: _data_set(data, options) for data in options.data}
+
+
+def _data_set(data: str, options: argparse.Namespace) -> dict[str, Any]:
+    runs = {name: _runs(data, name, options, options.seeds) for name in options.tokenizers}
+    rows = {}
+    for name in options.tokenizers:
+        row = _row(runs[name])
+        if _REFERENCE in runs and name != _REFERENCE:
+            differences = paired_differences(runs[name], runs[_REFERENCE])
+            row["difference_to_rqvae"] = {metric: asdict(differences[metric]) for metric in ("recall@10", "ndcg@10")}
+        if options.cold_seeds:
+            row["cold"] = _cold(_runs(data, name, options, options.cold_seeds, cold=True))
+        rows[name] = row
+    return rows
+
+
+def _runs(data: str, name: str, options: argparse.Namespace, seeds: int, *, cold: bool = False) -> list[Path]:
+    settings = {
+        "encoder.collaborative_weight": "0",
+        "fit.epochs": str(options.epochs),
+        # The same budget for all: no early stop, and the best of the same epochs is kept.
+        "fit.patience": str(options.epochs),
+        "fit.validate_every": "2",
+        "evaluation.baselines": "[popularity]",
+    }
+    if options.data_root is not None:
+        settings["data.path"] = str(options.data_root / _FOLDERS[data])
+    if cold:
+        settings |= {"data.split.held_out_items": _HELD_OUT, "generator.new_item_slots": "2"}
+    settings |= _TOKENIZERS[name]
+    label = f"bench-tokenizers-{data}-{name}{'-cold' if cold else ''}"
+    return run_seeds(data, label, seeds, [f"{key}={value}" for key, value in settings.items()])
+
+
+def _row(runs: Sequence[Path]) -> dict[str, Any]:
+    summary = seeds_summary(runs)
+    reports = [read_tokenizer_report(run) for run in runs]
+    return {
+        "generator": {metric: summary["models"]["generator"][metric] for metric in _METRICS},
+        "tokenizer": {fact: [report[fact] for report in reports] for fact in _FACTS if fact in reports[0]},
+        "tokenizer_seconds": [costs["seconds"]["tokenize"] for costs in summary["runs"]],
+        "train_seconds": [costs["seconds"]["train"] for costs in summary["runs"]],
+        "peak_memory_gib": [costs["peak_memory_gib"] for costs in summary["runs"]],
+    }
+
+
+def _cold(runs: Sequence[Path]) -> dict[str, Any]:
+    """The segment of targets that were held out, with places reserved for new items."""
+    segments = [read_report(run)["segments"]["target_popularity"]["cold"] for run in runs]
+    recall = [segment["models"]["generator"]["recall@10"] for segment in segments]
+    return {
+        "held_out_share": float(_HELD_OUT),
+        "cases": [segment["cases"] for segment in segments],
+        "recall@10": {"mean": statistics.fmean(interval["value"] for interval in recall), "intervals": recall},
+        "all_cases_recall@10": [read_report(run)["models"]["generator"]["recall@10"]["value"] for run in runs],
+    }

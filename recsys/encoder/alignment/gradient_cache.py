@@ -1,0 +1,47 @@
+"""Gradients of one loss over a large batch, with the memory of a small one (GradCache, arXiv 2101.06983).
+
+A contrastive loss couples all rows of a batch, so that it cannot be summed up chunk by chunk. But its gradient can:
+encode all chunks without a graph, differentiate the loss by the embeddings alone, then encode each chunk again, with a
+graph, and send its share of that gradient through. The result equals that of the whole batch. Each chunk's two passes
+start from the same random state, so that dropout drops the same units. Knows neither texts nor the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Chunk = TypeVar("Chunk")
+
+
+def backward_in_chunks(
+    chunks: Sequence[Chunk], encode: Callable[[Chunk], Tensor], loss_of: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Add the gradient of `loss_of(all embeddings)` to the encoder's weights; return the loss, a detached scalar.
+
+    Args:
+        chunks: what `encode` takes, in the order of the rows.
+        encode: float [c, D] embeddings of a chunk; called twice, and random only by torch's global generators.
+        loss_of: scalar of float [sum of c, D]. Weights that it uses itself get their gradient, too.
+    """
+    devices = list(range(torch.cuda.device_count()))
+    states, parts = [], []
+    for chunk in chunks:
+        states.append((torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]))
+        with torch.no_grad():
+            parts.append(encode(chunk))
+    embeddings = torch.cat(parts).requires_grad_()
+    loss = loss_of(embeddings)
+    torch.autograd.backward(loss)
+    assert embeddings.grad is not None
+    gradients = torch.split(embeddings.grad, [len(part) for part in parts])
+    for chunk, (state, device_states), gradient in zip(chunks, states, gradients, strict=True):
+        with torch.random.fork_rng(devices=devices):
+            torch.set_rng_state(state)
+            for device, device_state in zip(devices, device_states, strict=True):
+                torch.cuda.set_rng_state(device_state, device)
+            torch.autograd.backward(encode(chunk), gradient)
+    return loss.detach()

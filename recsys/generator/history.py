@@ -1,0 +1,81 @@
+"""How a model with one position an item reads a history; what it emits is its subclasses' business.
+
+Shapes: B sequences, T items (right-padded), D width, L codes an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from recsys.generator.body import Body
+from recsys.generator.config import ModelConfig
+
+
+class HistoryModel(nn.Module):
+    """A causal transformer whose inputs are items: code embeddings, item residual and projected vector, summed.
+
+    Args:
+        config: size of the model.
+        codes: int64 [N, L], the items' semantic IDs.
+        codebook_sizes: number of codes on each level.
+        item_vectors: float32 [N, V] that describe the items' content, or None.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        codes: npt.NDArray[np.int64],
+        codebook_sizes: Sequence[int],
+        item_vectors: npt.NDArray[np.float32] | None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
+        self.codes: Tensor
+        self.begin = nn.Parameter(torch.zeros(width))
+        self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in codebook_sizes)
+        self.item_residuals = nn.Embedding(len(codes), width) if config.item_residuals else None
+        # Items that join after the fit have no residual, and do not water down the means that they are part of.
+        self.register_buffer("learned", torch.ones(len(codes), dtype=torch.bool))
+        self.learned: Tensor
+        self.vector_projection: nn.Linear | None = None
+        if config.text_input and item_vectors is not None:
+            self.register_buffer("item_vectors", torch.from_numpy(item_vectors), persistent=False)
+            self.item_vectors: Tensor
+            self.vector_projection = nn.Linear(item_vectors.shape[1], width)
+        self.body = Body(config, max_positions=config.max_history + 1)
+
+    def initialise_embeddings(self) -> None:
+        """Small random embeddings, zero residuals; call it once all modules are there."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Embedding) and not name.startswith("body."):
+                nn.init.normal_(module.weight, std=0.02)
+        if self.item_residuals is not None:
+            # From zero: what an item has beyond its codes and its vector must be earned by interactions.
+            nn.init.zeros_(self.item_residuals.weight)
+
+    def embed_items(self, items: Tensor) -> Tensor:
+        """float32 [..., D]: the input of each item."""
+        codes = self.codes[items]
+        embedded: Tensor = sum(table(codes[..., level]) for level, table in enumerate(self.code_embeddings))
+        if self.item_residuals is not None:
+            embedded = embedded + self.item_residuals(items)
+        if self.vector_projection is not None:
+            embedded = embedded + self.vector_projection(self.item_vectors[items])
+        return embedded
+
+    def hidden_states(self, items: Tensor) -> Tensor:
+        """float32 [B, T + 1, D]: entry t summarises the first t items; entry 0 is the empty history."""
+        begin = self.begin.expand(len(items), 1, -1)
+        return cast(Tensor, self.body(torch.cat([begin, self.embed_items(items)], dim=1)))
+
+    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """float32 [B, D]: what each whole history (int64 [B, T], of `lengths` int64 [B]) comes to."""
+        return self.hidden_states(items)[torch.arange(len(items), device=items.device), lengths]
