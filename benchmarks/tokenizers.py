@@ -31,9 +31,7 @@ _TOKENIZERS: dict[str, dict[str, str]] = {
     "rqvae": {"tokenizer": "{method: rqvae, levels: 4}"},
     "rqvae_simvq": {"tokenizer": "{method: rqvae, levels: 4, codebook: simvq}"},
     "rqvae_uniform": {"tokenizer": "{method: rqvae, levels: 4, codebook: gradient, uniform_last_level: true}"},
-    "letter": {
-        "tokenizer": "{method: rqvae, levels: 4, codebook: gradient, collaborative_weight: 0.1, diversity_weight: 1e-4}"
-    },
+    "letter": {"tokenizer": "{method: rqvae, levels: 4, collaborative_weight: 1}"},
     "mpq": {"tokenizer": "{method: mpq}"},
     "mpq_any_order": {"tokenizer": "{method: mpq}", "generator.model.shape": "any_order"},
     "das": {"tokenizer": "{method: das, levels: 4}"},

@@ -23,10 +23,8 @@ from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
 from recsys.data.windows import cut_windows
 from recsys.files import atomic_directory, write_json
-from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.batches import epoch_batches, padded_windows
-from recsys.generator.flat import FlatModel
-from recsys.generator.nested import NestedModel
+from recsys.generator.recommender import GeneratorModel
 from recsys.progress import progress_bar
 
 
@@ -139,7 +137,7 @@ class _Checkpoint:
 
 
 def fit_generator(
-    model: NestedModel | FlatModel | AnyOrderModel,
+    model: GeneratorModel,
     train: Sequences,
     config: FitConfig,
     *,
@@ -202,7 +200,7 @@ class _Fit:
     def __init__(
         self,
         *,
-        model: NestedModel | FlatModel | AnyOrderModel,
+        model: GeneratorModel,
         train: Sequences,
         config: FitConfig,
         seed: int,

@@ -83,7 +83,10 @@ class FlatModel(nn.Module):
         hidden: Tensor = self.body(self._embed(items)[:, :-1])
         hidden = hidden.view(*items.shape, self.trie.num_levels, -1)[is_target]
         return path_log_probs(
-            self.trie, targets, lambda level, children: self._read(hidden[:, level], level, children), smoothing
+            self.trie,
+            targets,
+            lambda level, rows, children: self._read(hidden[rows, level], level, children),
+            smoothing,
         )
 
     def _read(self, hidden: Tensor, level: int, children: Children) -> Tensor:

@@ -34,20 +34,28 @@ def target_mask(items: Tensor, lengths: Tensor, first_target: Tensor | None) -> 
 
 
 def path_log_probs(
-    trie: ItemTrie, targets: Tensor, child_logits: Callable[[int, Children], Tensor], smoothing: float
+    trie: ItemTrie, targets: Tensor, child_logits: Callable[[int, Tensor, Children], Tensor], smoothing: float
 ) -> Tensor:
     """float32 [P]: log-probability of each of `targets` (int64 [P]), level by level down the trie.
 
     Args:
         trie: the catalogue.
         targets: item indices.
-        child_logits: gives the logits [P, C] of a level's children, with the targets' earlier codes taken as emitted.
+        child_logits: gives the logits [R, C] of a level's children for the rows (int64 [R], ascending) of `targets`
+            whose item is not certain yet, with their earlier codes taken as emitted. Called once a level, downwards,
+            until no row is left.
         smoothing: see `smoothed_gather`.
     """
     total = torch.zeros(len(targets), device=targets.device)
+    rows = torch.arange(len(targets), device=targets.device)
     for level in range(trie.num_levels):
-        parents, slots = trie.child_slots(level, targets)
+        parents, slots = trie.child_slots(level, targets[rows])
         children = trie.children(level, parents)
-        log_probs = legal_log_softmax(child_logits(level, children), children)
-        total = total + smoothed_gather(log_probs, slots, children.legal, smoothing)
+        log_probs = legal_log_softmax(child_logits(level, rows, children), children)
+        total = total.index_add(0, rows, smoothed_gather(log_probs, slots, children.legal, smoothing))
+        # Below a node with one item all that follows is certain.
+        nodes = trie.paths[targets[rows], level]
+        rows = rows[trie.starts[level][nodes + 1] - trie.starts[level][nodes] > 1]
+        if len(rows) == 0:
+            break
     return total

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
+from recsys.generator.history import HistoryModel
 from recsys.generator.likelihood import path_log_probs, target_mask
+from recsys.generator.pair_dots import pair_dots
 from recsys.generator.trie import Children, ItemTrie
 
 
@@ -51,7 +52,7 @@ class DepthDecoder(nn.Module):
         return state + cast(Tensor, self.steps[level](torch.cat([state, taken], dim=-1)))
 
 
-class NestedModel(nn.Module):
+class NestedModel(HistoryModel):
     """A causal LM whose positions are items.
 
     Args:
@@ -68,50 +69,11 @@ class NestedModel(nn.Module):
         codes: npt.NDArray[np.int64],
         item_vectors: npt.NDArray[np.float32] | None,
     ) -> None:
-        super().__init__()
+        super().__init__(config, codes, trie.codebook_sizes, item_vectors)
         self._frozen_nodes: dict[int, Tensor] = {}
-        self.config = config
         self.trie = trie
-        width = config.hidden_size
-        self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
-        self.codes: Tensor
-        self.begin = nn.Parameter(torch.zeros(width))
-        self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in trie.codebook_sizes)
-        self.item_residuals = nn.Embedding(len(codes), width) if config.item_residuals else None
-        # Items that join after the fit have no residual, and do not water down the means of their nodes.
-        self.register_buffer("learned", torch.ones(len(codes), dtype=torch.bool))
-        self.learned: Tensor
-        self.vector_projection: nn.Linear | None = None
-        if config.text_input and item_vectors is not None:
-            self.register_buffer("item_vectors", torch.from_numpy(item_vectors), persistent=False)
-            self.item_vectors: Tensor
-            self.vector_projection = nn.Linear(item_vectors.shape[1], width)
-        self.body = Body(config, max_positions=config.max_history + 1)
-        self.depth = DepthDecoder(width, trie.codebook_sizes, config.dropout)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Embedding) and not name.startswith("body."):
-                nn.init.normal_(module.weight, std=0.02)
-        if self.item_residuals is not None:
-            # From zero: what an item has beyond its codes and its vector must be earned by interactions.
-            nn.init.zeros_(self.item_residuals.weight)
-
-    def embed_items(self, items: Tensor) -> Tensor:
-        """float32 [..., D]: the input of each item."""
-        codes = self.codes[items]
-        embedded: Tensor = sum(table(codes[..., level]) for level, table in enumerate(self.code_embeddings))
-        if self.item_residuals is not None:
-            embedded = embedded + self.item_residuals(items)
-        if self.vector_projection is not None:
-            embedded = embedded + self.vector_projection(self.item_vectors[items])
-        return embedded
-
-    def hidden_states(self, items: Tensor) -> Tensor:
-        """float32 [B, T + 1, D]: entry t summarises the first t items; entry 0 is the empty history."""
-        begin = self.begin.expand(len(items), 1, -1)
-        return cast(Tensor, self.body(torch.cat([begin, self.embed_items(items)], dim=1)))
+        self.depth = DepthDecoder(config.hidden_size, trie.codebook_sizes, config.dropout)
+        self.initialise_embeddings()
 
     def child_logits(self, state: Tensor, level: int, children: Children) -> Tensor:
         """Logits [..., C] from a state [..., D]: see `SidModel`."""
@@ -122,9 +84,11 @@ class NestedModel(nn.Module):
             return logits
         if level == 0:
             return logits + (query @ nodes.T).gather(-1, children.nodes)
-        # Not nodes[children.nodes]: with several threads the gradient of indexing is summed in no fixed order.
-        child_vectors = nn.functional.embedding(children.nodes, nodes)
-        return logits + (child_vectors @ query.unsqueeze(-1)).squeeze(-1)
+        # Children are few on average and padded to the widest node, so that only the real ones are worth a product.
+        flat_legal = children.legal.flatten(0, -2)
+        rows, slots = flat_legal.nonzero(as_tuple=True)
+        dots = pair_dots(query.flatten(0, -2), nodes, rows, children.nodes.flatten(0, -2)[rows, slots])
+        return logits + torch.zeros_like(logits).masked_scatter(children.legal, dots)
 
     def _node_residuals(self, level: int) -> Tensor | None:
         """float32 [M_l, D]: the mean residual of the learned items below each node of `level`, or 0."""
@@ -169,17 +133,23 @@ class NestedModel(nn.Module):
         """
         is_target = target_mask(items, lengths, first_target)
         targets = items[is_target]
-        states = [self.hidden_states(items[:, :-1])[is_target]]
-        for level in range(self.trie.num_levels - 1):
-            states.append(self.depth.step(states[-1], level, self.codes[targets, level]))
-        return path_log_probs(
-            self.trie, targets, lambda level, children: self.child_logits(states[level], level, children), smoothing
-        )
+        state = self.hidden_states(items[:, :-1])[is_target]
+        kept = torch.arange(len(targets), device=items.device)
+
+        def logits(level: int, rows: Tensor, children: Children) -> Tensor:
+            nonlocal state, kept
+            if level:
+                # Not an index: with several threads its gradient is summed in no fixed order.
+                going_on = nn.functional.embedding(torch.searchsorted(kept, rows), state)
+                state = self.depth.step(going_on, level - 1, self.codes[targets[rows], level - 1])
+            kept = rows
+            return self.child_logits(state, level, children)
+
+        return path_log_probs(self.trie, targets, logits, smoothing)
 
     def start(self, items: Tensor, lengths: Tensor) -> Tensor:
         """State [B, 1, D] of the decoder: see `SidModel`."""
-        hidden = self.hidden_states(items)
-        return hidden[torch.arange(len(items), device=items.device), lengths].unsqueeze(1)
+        return self.last_states(items, lengths).unsqueeze(1)
 
     def advance(self, state: Tensor, level: int, beams: Tensor, codes: Tensor) -> Tensor:
         """State [B, W, D] after a step: see `SidModel`."""

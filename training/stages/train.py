@@ -34,7 +34,7 @@ def stage(config: RunConfig) -> Stage:
     }
     return Stage(
         name=TRAIN,
-        version=2,
+        version=3,
         inputs=(DATA, ENCODE, TOKENIZE),
         settings=settings,
         build=lambda workspace: _build(config, workspace),
