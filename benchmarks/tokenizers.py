@@ -86,7 +86,8 @@ def _runs(data: str, name: str, options: argparse.Namespace, seeds: int, *, cold
         "fit.epochs": str(options.epochs),
         # The same budget for all: no early stop, and the best of the same epochs is kept.
         "fit.patience": str(options.epochs),
-        "fit.validate_every": "2",
+        "fit.validate_every": "3",
+        "fit.validation_users": "2000",
         "evaluation.baselines": "[popularity]",
     }
     if options.data_root is not None:

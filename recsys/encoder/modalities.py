@@ -6,6 +6,7 @@ A modality may be missing for any item (no picture, no interaction); for all ite
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,7 @@ def _rows_of(name: str, ids: Sequence[str], item_ids: Sequence[str]) -> np.ndarr
             f"{', '.join(map(repr, unknown[:_EXAMPLES]))}; leave them out"
         )
     if len(set(ids)) != len(ids):
-        repeated = sorted({item_id for item_id in ids if ids.count(item_id) > 1})[:_EXAMPLES]
+        repeated = [item_id for item_id, count in Counter(ids).items() if count > 1][:_EXAMPLES]
         raise DataError(
             f"modality {name!r}: {len(ids)} rows hold {len(set(ids))} distinct item_ids, e.g. "
             f"{', '.join(map(repr, repeated))} more than once; keep one row an item"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
+from planted_topics import NOISE_WORDS, TOPIC_WORDS
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast
-
-NUM_TOPICS = 6
-TOPIC_WORDS = [[f"{name}{topic}" for name in ("axe", "bow", "cup", "dye", "elm")] for topic in "pqrstu"]
-NOISE_WORDS = ["big", "new", "pack", "set", "pro", "mini", "plus", "deluxe"]
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +49,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def word_model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence encoder that tells the words of the planted catalogue apart, and knows nothing about them."""
-    return build_word_model(tmp_path_factory.mktemp("word-encoder"), [*sum(TOPIC_WORDS, []), *NOISE_WORDS])
+    return build_word_model(tmp_path_factory.mktemp("word-encoder"), [*chain.from_iterable(TOPIC_WORDS), *NOISE_WORDS])
 
 
 def build_word_model(root: Path, words: Sequence[str]) -> Path:

@@ -190,6 +190,7 @@ def test_known_users_have_their_vector_and_others_the_mean_of_their_items(embedd
     np.testing.assert_array_equal(vectors[0], embeddings.user_table[1])
     np.testing.assert_allclose(vectors[1], embeddings.item_vectors[[3, 4]].mean(axis=0), rtol=1e-5, atol=1e-6)
     assert (vectors[2] == 0).all()
+    np.testing.assert_array_equal(embeddings.user_vectors(histories, from_history=True)[0], vectors[1])
 
 
 def test_normalised_vectors_have_unit_norm() -> None:
@@ -247,6 +248,13 @@ def test_settings_must_fit_the_modalities() -> None:
         fit_graph_encoder([content()], train, NUM_ITEMS, config(graph_weights={"image": 1.0}))
     with pytest.raises(DataError, match="modality 'text' has 120 rows, but the catalogue has 121 items"):
         fit_graph_encoder([content()], train, NUM_ITEMS + 1, config())
+
+
+def test_too_few_items_and_a_diverging_loss_are_errors() -> None:
+    with pytest.raises(DataError, match="interactions with at least 2 items, found 1"):
+        fit_graph_encoder([content()], Sequences.from_lists([[3], [3]]), NUM_ITEMS, config())
+    with pytest.raises(ConfigError, match=r"the loss is (nan|inf) at step 2; lower learning_rate"):
+        fit_graph_encoder([], behaviour()[0], NUM_ITEMS, LightGCNConfig(learning_rate=1e25, steps=5))
 
 
 def test_graph_weights_choose_whose_neighbours_count() -> None:

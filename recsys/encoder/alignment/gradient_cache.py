@@ -24,9 +24,14 @@ def backward_in_chunks(
 
     Args:
         chunks: what `encode` takes, in the order of the rows.
-        encode: float [c, D] embeddings of a chunk; called twice, and random only by torch's global generators.
+        encode: float [c, D] embeddings of a chunk; called twice unless it is the only one, and random only
+            by torch's global generators.
         loss_of: scalar of float [sum of c, D]. Weights that it uses itself get their gradient, too.
     """
+    if len(chunks) == 1:  # nothing to gain: one pass with a graph is the same and spares the other
+        loss = loss_of(encode(chunks[0]))
+        torch.autograd.backward(loss)
+        return loss.detach()
     devices = list(range(torch.cuda.device_count()))
     states, parts = [], []
     for chunk in chunks:

@@ -72,7 +72,7 @@ def append_head(model: Any, dim: int) -> Any:
         init_weight=torch.zeros(dim, dim),
         init_bias=torch.zeros(dim),
         use_residual=True,
-    )
+    ).to(model.device)
     model.append(head)
     model.append(Normalize())
     return head
@@ -125,13 +125,13 @@ class FrozenTower:
     @torch.no_grad()
     def item_vectors(self, items: IntArray) -> FloatArray:
         """See `Tower`."""
-        return np.asarray(self._embed(self._items[0, items]).numpy())
+        return np.asarray(self._embed(self._items[0, items]).cpu().numpy())
 
     @torch.no_grad()
     def profile_vectors(self, users: IntArray, histories: Sequences) -> FloatArray:
         """See `Tower`."""
         vectors = np.stack([self._held_profiles[user] for user in users.tolist()])
-        return np.asarray(self._embed(torch.from_numpy(vectors)).numpy())
+        return np.asarray(self._embed(torch.from_numpy(vectors)).cpu().numpy())
 
     def weights(self) -> dict[str, Tensor]:
         """See `Tower`."""
@@ -142,7 +142,8 @@ class FrozenTower:
         self._head.load_state_dict(weights)
 
     def _embed(self, vectors: Tensor) -> Tensor:
-        return functional.normalize(self._head({"sentence_embedding": vectors})["sentence_embedding"], dim=1)
+        features = self._head({"sentence_embedding": vectors.to(self._head.linear.weight.device)})
+        return functional.normalize(features["sentence_embedding"], dim=1)
 
 
 class LiveTower:

@@ -53,12 +53,14 @@ def fit_graph_encoder(
         config: method and settings.
 
     Raises:
-        DataError: a modality is empty or not of this catalogue, there are none but the method needs one, or there
-            are no training interactions.
-        ConfigError: a setting does not fit the modalities.
+        DataError: a modality is empty or not of this catalogue, there are none but the method needs one, or fewer
+            than 2 items have training interactions.
+        ConfigError: a setting does not fit the modalities, or the loss became NaN.
     """
     check_modalities(modalities, num_items)
-    _, users = interaction_matrix(train, num_items)
+    interactions, users = interaction_matrix(train, num_items)
+    if len(np.unique(interactions.indices)) < 2:
+        raise DataError("the graph encoder needs training interactions with at least 2 items, found 1; use more data")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _new_model(modalities, len(users), num_items, config)
@@ -100,15 +102,15 @@ class GraphEmbeddings:
         """d."""
         return int(self.item_vectors.shape[1])
 
-    def user_vectors(self, histories: Sequences) -> FloatArray:
+    def user_vectors(self, histories: Sequences, *, from_history: bool = False) -> FloatArray:
         """float32 [len(histories), d].
 
         A user of the training sequences, by `histories.users`, has the trained vector, whatever the history. Any other
         user has the mean of the vectors of the history's items (zero for an empty history), of unit norm if
-        `config.normalise`.
+        `config.normalise`. With `from_history` all users have that mean: it knows what came after training.
         """
         place = np.minimum(np.searchsorted(self.user_ids, histories.users), len(self.user_ids) - 1)
-        known = self.user_ids[place] == histories.users
+        known = (self.user_ids[place] == histories.users) & (not from_history)
         vectors = np.zeros((len(histories), self.dim), dtype=np.float32)
         vectors[known] = self.user_table[place[known]]
         for row in np.flatnonzero(~known & (histories.lengths > 0)):

@@ -14,6 +14,7 @@ from recsys.encoder.graph.item_graph import unit_rows
 from recsys.encoder.graph.model import GraphModel, to_array
 from recsys.encoder.graph.propagation import interaction_matrix
 from recsys.encoder.graph.sampling import batches, keep_back_last
+from recsys.errors import ConfigError
 from recsys.progress import console, progress_bar
 
 _RECALL_AT = 20
@@ -26,6 +27,9 @@ def train_model(model: GraphModel, train: Sequences, num_items: int, config: Gra
     Some of them are kept back meanwhile: the parameters kept are those of the best Recall@20 on these. With too few
     interactions to keep any back, training takes all its steps. Draws from torch's global generator, which the caller
     seeds.
+
+    Raises:
+        ConfigError: the loss became NaN or infinite.
     """
     random = np.random.default_rng(config.seed)
     fitted, cases = keep_back_last(train, config.stop_share, random)
@@ -39,6 +43,8 @@ def train_model(model: GraphModel, train: Sequences, num_items: int, config: Gra
             range(1, config.steps + 1), batches(interactions, config.batch_size, random), strict=False
         ):
             loss = model.loss(batch)
+            if not torch.isfinite(loss):
+                raise ConfigError(f"graph encoder: the loss is {loss.item()} at step {step}; lower learning_rate")
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
