@@ -21,6 +21,23 @@ from training.stages import build_stages
 METHODS = {
     "residual k-means": ["tokenizer={method: rkmeans, levels: 2, codebook_size: 8, code_dim: 8}"],
     "RQ-VAE on fused vectors": [],
+    "LETTER": [
+        "tokenizer={method: rqvae, levels: 2, codebook_size: 8, code_dim: 8, hidden: [16], warmup_steps: 5, steps: 20, "
+        "codebook: gradient, collaborative_weight: 1, diversity_weight: 0.1}"
+    ],
+    "DAS": [
+        "tokenizer={method: das, levels: 3, codebook_size: 8, code_dim: 8, hidden: [16], warmup_steps: 5, steps: 20, "
+        "batch_size: 16, behaviour_dim: 4}"
+    ],
+    "MPQ": [
+        "tokenizer={method: mpq, num_experts: 2, codebook_size: 8, code_dim: 8, hidden: [16], decoder_hidden: [16], "
+        "warmup_steps: 5, steps: 20, batch_size: 16}"
+    ],
+    "contrastive tuning": [
+        "encoder.alignment={steps: 5, batch_size: 8, evaluate_every: 5, holdout_users: 10, holdout_candidates: 20}"
+    ],
+    "CM3": ["encoder.collaborative={method: cm3, dim: 4, hidden_dim: 8, steps: 5, batch_size: 16, neighbours: 3}"],
+    "SIGER": ["encoder.collaborative={method: siger, dim: 4, hidden_dim: 8, steps: 5, batch_size: 16, neighbours: 3}"],
 }
 
 
@@ -59,7 +76,7 @@ def test_codes_do_not_depend_on_validation_and_test_items(
     assert codes == other_codes
 
 
-@pytest.mark.parametrize("shape", ["nested", "flat"])
+@pytest.mark.parametrize("shape", ["nested", "flat", "any_order"])
 def test_items_held_out_of_everything_are_served_afterwards(shape: str, toy_config_text: str, tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(toy_config_text)
     settings = ["data.split.held_out_items=0.2", "generator.new_item_slots=2", f"generator.model.shape={shape}"]

@@ -35,7 +35,7 @@ class AlignmentConfig(StrictConfig):
     trainable_layers: int | None = Field(default=0, ge=0)
     """0 = only a residual linear map on top of the frozen encoder, trained on cached vectors: seconds on a CPU. n = the
     top n transformer layers as well; None = every weight. Those read texts at each step and want a GPU."""
-    steps: int = Field(default=300, ge=1)
+    steps: int = Field(default=500, ge=1)
     """Optimizer steps. The best of them on held-out training items is kept, so that more cost only time."""
     batch_size: int = Field(default=256, ge=2)
     """Users per step, and so the number of negatives. EasyRec's global batch."""

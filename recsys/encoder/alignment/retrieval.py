@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,10 @@ Vectors: TypeAlias = "FloatArray | sparse.csr_array"
 _BLOCK_CELLS = 2**24
 
 
-def retrieval_recall(
-    user_vectors: Vectors,
-    item_vectors: Vectors,
-    targets: IntArray,
-    ks: Sequence[int],
-    seen: Sequences | None = None,
-) -> dict[int, float]:
-    """Share of users whose target is among the k items of highest cosine, for each k.
+def target_ranks(
+    user_vectors: Vectors, item_vectors: Vectors, targets: IntArray, seen: Sequences | None = None
+) -> IntArray:
+    """int64 [U]: how many items come before each user's target when all are ranked by cosine.
 
     Equal cosines are ordered by item index, so the result is that of a stable sort of all items.
 
@@ -41,8 +37,7 @@ def retrieval_recall(
         user_vectors: float [U, D], of any norm.
         item_vectors: float [N, D].
         targets: int64 [U].
-        ks: depths of the list.
-        seen: U histories whose items do not enter the list. A target that was seen is a miss.
+        seen: U histories whose items do not enter the list. A target that was seen has rank N.
 
     Raises:
         DataError: no user, widths or lengths differ, or a value is not finite.
@@ -65,6 +60,18 @@ def retrieval_recall(
         if seen is not None:
             missed = np.isneginf(scores[np.arange(stop - start), wanted])
             ranks[start:stop][missed] = num_items
+    return ranks
+
+
+def retrieval_recall(
+    user_vectors: Vectors,
+    item_vectors: Vectors,
+    targets: IntArray,
+    ks: Sequence[int],
+    seen: Sequences | None = None,
+) -> dict[int, float]:
+    """Share of users whose target is among the k items of highest cosine, for each k; see `target_ranks`."""
+    ranks = target_ranks(user_vectors, item_vectors, targets, seen)
     return {k: float((ranks < k).mean()) for k in ks}
 
 
@@ -90,13 +97,18 @@ def alignment_gap(
     return AlignmentGap(gap=float(positive.mean() - negative.mean()), auc=float(wins))
 
 
-def mean_item_vectors(item_vectors: FloatArray, histories: Sequences) -> FloatArray:
+@overload
+def mean_item_vectors(item_vectors: FloatArray, histories: Sequences) -> FloatArray: ...
+@overload
+def mean_item_vectors(item_vectors: sparse.csr_array, histories: Sequences) -> sparse.csr_array: ...
+def mean_item_vectors(item_vectors: Vectors, histories: Sequences) -> Vectors:
     """float32 [U, D]: unit means of the unit vectors of each history's items; zero for an empty history."""
     rows = np.repeat(np.arange(len(histories)), histories.lengths)
     ones = np.ones(len(rows), dtype=np.float32)
-    shape = (len(histories), len(item_vectors))
+    shape = (len(histories), item_vectors.shape[0])
     bags = sparse.coo_array((ones, (rows, histories.items)), shape=shape).tocsr()
-    return np.asarray(normalize(bags @ normalize(item_vectors)), dtype=np.float32)
+    means = normalize(bags @ normalize(item_vectors))
+    return cast(sparse.csr_array, means) if sparse.issparse(means) else np.asarray(means, dtype=np.float32)
 
 
 def bag_of_words(user_texts: Sequence[str], item_texts: Sequence[str]) -> tuple[sparse.csr_array, sparse.csr_array]:

@@ -47,7 +47,8 @@ def fit_graph_encoder(
 
     Args:
         modalities: what is known about the items. LightGCN reads them only to place items without interactions, and
-            can do without.
+            can do without. A modality made of behaviour has seen the interactions that training stops by, and makes
+            it stop late: set `steps` with care.
         train: TRAINING sequences; never validation or test items, they would leak into the vectors.
         num_items: size of the catalogue; items without an interaction get vectors too.
         config: method and settings.
