@@ -27,6 +27,8 @@ from recsys.data import Catalog, IntArray, Sequences, Split, load_dataset, make_
 from recsys.encoder import EncoderConfig, ItemEmbeddings, encode_catalog
 from recsys.encoder.alignment.config import AlignmentConfig
 from recsys.encoder.alignment.retrieval import Vectors, bag_of_words, mean_item_vectors, target_ranks
+from recsys.encoder.alignment.towers import apply_head
+from recsys.encoder.alignment.tuning import tune_encoder
 from recsys.encoder.config import SpectralConfig
 from recsys.encoder.graph import CM3Config, LightGCNConfig, SIGERConfig
 from recsys.encoder.text import item_texts
@@ -125,13 +127,10 @@ def _collaborative(data: _Data, config: SpectralConfig | LightGCNConfig | CM3Con
 
 def _tuned(source: _Data, target: _Data, seed: int) -> Vectors:
     """Vectors of `target`'s items by the text encoder tuned on `source`."""
-    config = EncoderConfig(alignment=AlignmentConfig(seed=seed))
     with tempfile.TemporaryDirectory() as scratch:
         tuned = Path(scratch) / "model"
-        if source is target:
-            return encode_catalog(source.catalog, config, train=source.split.train, tuned_model=tuned).vectors
-        encode_catalog(source.catalog, config, train=source.split.train, tuned_model=tuned)
-        return encode_catalog(target.catalog, EncoderConfig(model=str(tuned))).vectors
+        tune_encoder(EncoderConfig(), source.catalog, source.split.train, AlignmentConfig(seed=seed), tuned)
+        return apply_head(tuned, target.text.vectors)
 
 
 def _hits(data: _Data, vectors: Vectors) -> dict[int, np.ndarray]:

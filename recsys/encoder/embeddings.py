@@ -188,15 +188,21 @@ def _text_vectors(
     catalog: Catalog, config: EncoderConfig, cache_dir: Path | None, train: Sequences | None, tuned_model: Path | None
 ) -> FloatArray:
     """float32 [num_items, text_dim], by the model as it is or as it was tuned."""
-    encoder = TextEncoder(config, cache_dir)
-    if config.alignment is not None and train is not None:
-        from recsys.encoder.alignment.tuning import tune_encoder  # it takes sklearn and a second to import
+    texts, cache_dir = item_texts(catalog, config), cache_dir or default_cache_dir()
+    if config.alignment is None or train is None:
+        return encode_cached(TextEncoder(config, cache_dir), texts, cache_dir)
+    # Imported here: they take sklearn and a second.
+    from recsys.encoder.alignment.towers import apply_head
+    from recsys.encoder.alignment.tuning import tune_encoder
 
-        if tuned_model is None:
-            raise ConfigError("encoder.alignment needs a directory for the tuned model; pass tuned_model")
-        tune_encoder(config, catalog, train, config.alignment, tuned_model, cache_dir)
-        encoder = TextEncoder(config.model_copy(update={"model": str(tuned_model)}), cache_dir)
-    return encode_cached(encoder, item_texts(catalog, config), cache_dir or default_cache_dir())
+    if tuned_model is None:
+        raise ConfigError("encoder.alignment needs a directory for the tuned model; pass tuned_model")
+    tune_encoder(config, catalog, train, config.alignment, tuned_model, cache_dir)
+    if config.alignment.trainable_layers == 0:
+        return apply_head(tuned_model, encode_cached(TextEncoder(config, cache_dir), texts, cache_dir))
+    return encode_cached(
+        TextEncoder(config.model_copy(update={"model": str(tuned_model)}), cache_dir), texts, cache_dir
+    )
 
 
 def _read_modality(config: ModalityConfig, catalog: Catalog) -> Modality:

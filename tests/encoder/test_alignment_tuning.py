@@ -16,7 +16,7 @@ from recsys.encoder import EncoderConfig, TextEncoder
 from recsys.encoder.alignment.config import AlignmentConfig, ProfileConfig
 from recsys.encoder.alignment.profiles import item_profiles, user_texts
 from recsys.encoder.alignment.retrieval import alignment_gap, mean_item_vectors, retrieval_recall
-from recsys.encoder.alignment.towers import trainable_parameters
+from recsys.encoder.alignment.towers import apply_head, trainable_parameters
 from recsys.encoder.alignment.tuning import TuningReport, tune_encoder
 from recsys.encoder.text import item_texts
 from recsys.errors import ConfigError, DataError
@@ -127,6 +127,7 @@ def test_head_over_cached_vectors_is_what_the_saved_model_does(
     head = SentenceTransformer(str(tuned_head[0]), device="cpu")[3].linear
     expected = torch.nn.functional.normalize(base + head(base), dim=1).detach().numpy()
     np.testing.assert_allclose(encode(tuned_head[0], texts), expected, atol=1e-5)
+    np.testing.assert_allclose(apply_head(tuned_head[0], base.numpy()), expected, atol=1e-5)
 
 
 def test_profile_view_tunes_users_as_texts(word_model_directory: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Both share one interface, so that the training loop does not know which weights 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,6 +57,10 @@ class Tower(Protocol):
         """Put back what `weights` gave."""
 
 
+_HEAD_MODULES = 2
+"""What `append_head` appends: the linear map and the normalization."""
+
+
 def append_head(model: Any, dim: int) -> Any:
     """Append v + W v + b, with W and b zero, and a normalization to a model of width `dim`; return the linear module.
 
@@ -76,6 +81,20 @@ def append_head(model: Any, dim: int) -> Any:
     model.append(head)
     model.append(Normalize())
     return head
+
+
+def apply_head(directory: Path, vectors: FloatArray) -> FloatArray:
+    """float32 [n, D]: what the tuned model in `directory` makes of texts that its frozen base encodes as `vectors`.
+
+    The same as encoding the texts again, without reading them.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    features = {"sentence_embedding": torch.from_numpy(vectors)}
+    with torch.inference_mode():
+        for module in list(SentenceTransformer(str(directory), device="cpu"))[-_HEAD_MODULES:]:
+            features = module(features)
+    return np.asarray(features["sentence_embedding"].numpy(), dtype=np.float32)
 
 
 class FrozenTower:
