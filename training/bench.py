@@ -47,6 +47,7 @@ def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up their module by name
     spec.loader.exec_module(module)
     result = {"name": name, "arguments": arguments, "metrics": module.main(arguments), "environment": environment()}
     target = _directory() / "results" / f"{name}.json"
