@@ -3,10 +3,11 @@
 For each data set (Beauty and Scientific) and encoder: Recall@10 and Recall@50 of the test targets among all items, seen
 ones masked, with a user as the unit mean of the unit vectors of the history's items and cosine as the score; the paired
 difference to the untuned text encoder with its interval; and Recall@50 from an item to the next one, over transitions
-that no training sequence holds. `zero_shot` is the text encoder tuned on the other data set alone.
+that no training sequence holds. `zero_shot` is the text encoder tuned on the other data set alone. These sets have text
+only: fusion of several modalities has nothing to show here. `item_graphs` says what the graphs are worth untrained.
 
-    recsys bench encoders [--data beauty scientific] [--encoders text aligned ...] [--seeds 3] [--data-root FOLDER]
-                          [--json]
+    recsys bench encoders [--data beauty scientific] [--encoders text aligned ...] [--seeds 3] [--graph-seeds 1]
+                          [--data-root FOLDER] [--json]
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from recsys.encoder.alignment.retrieval import Vectors, bag_of_words, mean_item_
 from recsys.encoder.alignment.towers import apply_head
 from recsys.encoder.alignment.tuning import tune_encoder
 from recsys.encoder.config import SpectralConfig
-from recsys.encoder.graph import CM3Config, LightGCNConfig, SIGERConfig
+from recsys.encoder.graph import CM3Config, LightGCNConfig, SIGERConfig, graph_report
+from recsys.encoder.modalities import Modality
 from recsys.encoder.text import item_texts
 from recsys.evaluation.bootstrap import UserBootstrap
 from recsys.evaluation.metrics import CaseMetric
@@ -94,7 +96,9 @@ def _data_set(data: str, loaded: dict[str, _Data], options: argparse.Namespace) 
         vectors = [_vectors(name, seed, data, loaded) for seed in range(seeds)]
         seconds = (time.process_time() - started) / seeds
         rows[name] = {**_row(here, vectors, reference), "cpu_seconds": round(seconds, 1), "seeds": seeds}
-    return rows
+    content = [Modality.from_vectors("text", here.text.vectors)]
+    report = graph_report(content, here.split.train, here.split.num_items, SIGERConfig())
+    return {"encoders": rows, "item_graphs": [part.model_dump() for part in report.modalities]}
 
 
 def _vectors(name: str, seed: int, data: str, loaded: dict[str, _Data]) -> Vectors:
@@ -122,7 +126,7 @@ def _fused(data: _Data, config: SpectralConfig | LightGCNConfig | CM3Config | SI
 def _collaborative(data: _Data, config: SpectralConfig | LightGCNConfig | CM3Config | SIGERConfig) -> Vectors:
     """The part beside the text alone."""
     fused = _fused(data, config)
-    return fused.vectors[:, fused.text_dim :] if fused.graph is None else fused.graph.item_vectors
+    return fused.vectors[:, fused.text_dim :]
 
 
 def _tuned(source: _Data, target: _Data, seed: int) -> Vectors:

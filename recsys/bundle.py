@@ -40,7 +40,7 @@ from recsys.files import atomic_directory, sha256_file, sha256_json, write_json
 from recsys.generator import GenerativeRecommender
 from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, load_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "manifest.json"
 _TEXT_ENCODER = "text_encoder"
 _LIBRARIES = ("torch", "transformers", "numpy", "polars", "safetensors")

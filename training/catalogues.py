@@ -14,10 +14,10 @@ import numpy as np
 from recsys.data import Catalog, IntArray, Split
 from recsys.encoder import ItemEmbeddings
 from recsys.errors import ConfigError
-from recsys.files import atomic_directory, write_json
+from recsys.files import atomic_directory, sha256_directory, write_json
 from recsys.tokenizer.drift import drift_report
 from recsys.tokenizer.retokenize import retokenize
-from training.layout import DATA, ENCODE, TOKENIZE, TOKENIZER_REPORT
+from training.layout import DATA, ENCODE, TEXT_ENCODER, TOKENIZE, TOKENIZER_REPORT
 from training.stages import data, encode, tokenize
 
 
@@ -90,7 +90,16 @@ def _check_one_space(run: _Stored, other: _Stored) -> None:
             f"{run.run_dir} and {other.run_dir} have encoded their items in different ways (section encoder of their "
             "configs), so their vectors cannot be compared; run the second with the first one's encoder"
         )
-    if run.embeddings.dim != run.embeddings.text_dim:
+    encoder = run.embeddings.encoder
+    if encoder.alignment is not None:
+        tuned = [sha256_directory(stored.run_dir / ENCODE / TEXT_ENCODER) for stored in (run, other)]
+        if tuned[0] != tuned[1]:
+            raise ConfigError(
+                f"{run.run_dir} and {other.run_dir} each tuned a text encoder of their own (encoder.alignment), so "
+                "their vectors cannot be compared; run both without alignment and with one tuned model, "
+                f"encoder.model={run.run_dir / ENCODE / TEXT_ENCODER} for instance"
+            )
+    if encoder.collaborative_weight > 0:
         raise ConfigError(
             "encoder.collaborative_weight is above 0: the collaborative vectors of two runs have no axes in common, so "
             "one run's codebooks say nothing about the other's items; run both with 0, or use `retokenize --refitted`"

@@ -296,7 +296,8 @@ def _suggest(key: str, models: Sequence[type[BaseModel]]) -> str:
     near = difflib.get_close_matches(leaf, siblings, n=1)
     if near:
         return f"; did you mean {f'{prefix}.{near[0]}' if prefix else near[0]!s}?"
-    elsewhere = [known for known in _all_keys(RunConfig) if known.rpartition(".")[2] == leaf]
+    # Another member of the union may have this very key; that is not where it should go.
+    elsewhere = [known for known in _all_keys(RunConfig) if known.rpartition(".")[2] == leaf and known != key]
     if elsewhere:
         return f"; did you mean {' or '.join(dict.fromkeys(elsewhere))}?"
     return f"; known keys here: {', '.join(siblings)}" if siblings else ""

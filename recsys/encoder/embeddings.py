@@ -19,7 +19,7 @@ from recsys.encoder.config import EncoderConfig, ModalityConfig, SpectralConfig
 from recsys.encoder.encoder import FloatArray, TextEncoder
 from recsys.encoder.graph.config import GraphConfig
 from recsys.encoder.graph.embeddings import GraphEmbeddings, fit_graph_encoder
-from recsys.encoder.modalities import Modality, modality_from_column, modality_from_file
+from recsys.encoder.modalities import Modality, check_modalities, modality_from_column, modality_from_file
 from recsys.encoder.text import item_texts
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.files import atomic_directory
@@ -43,7 +43,8 @@ class ItemEmbeddings:
     encoder: EncoderConfig
     """How the vectors were made."""
     graph: GraphEmbeddings | None = None
-    """The graph encoder that the collaborative part comes from, if it does."""
+    """The graph encoder that the collaborative part comes from, if it does. Its items are those that it was fitted on:
+    where some were held out, its rows are not the catalogue's."""
 
     @property
     def num_items(self) -> int:
@@ -69,11 +70,18 @@ class ItemEmbeddings:
         """
         if text_vectors.ndim != 2 or text_vectors.shape[1] != self.text_dim:
             raise DataError(f"text vectors must be [k, {self.text_dim}], found {list(text_vectors.shape)}")
+        given = {modality.name: modality for modality in modalities}
+        dims = {part.name: dim for part, dim in zip(self.encoder.modalities, self.modality_dims, strict=True)}
+        if unknown := given.keys() - dims.keys():
+            raise DataError(f"the catalogue has no modality {', '.join(sorted(unknown))}; leave it out")
+        for name, modality in given.items():
+            if modality.vectors.shape != (len(text_vectors), dims[name]):
+                raise DataError(
+                    f"modality {name!r} of the new items must be [{len(text_vectors)}, {dims[name]}], found "
+                    f"{list(modality.vectors.shape)}"
+                )
         if self.dim == self.text_dim:
             return text_vectors
-        given = {modality.name: modality for modality in modalities}
-        if unknown := given.keys() - {config.name for config in self.encoder.modalities}:
-            raise DataError(f"the catalogue has no modality {', '.join(sorted(unknown))}; leave it out")
         parts = [(text_vectors, 1.0)]
         for config, dim in zip(self.encoder.modalities, self.modality_dims, strict=True):
             known = given.get(config.name)
@@ -160,6 +168,7 @@ def encode_catalog(
         )
     text = _text_vectors(catalog, config, cache_dir, train, tuned_model)
     modalities = [_read_modality(modality, catalog) for modality in config.modalities]
+    check_modalities(modalities, catalog.num_items)
     parts = [(text, 1.0)]
     parts += [(modality.vectors, part.weight) for modality, part in zip(modalities, config.modalities, strict=True)]
     graph = None

@@ -134,7 +134,7 @@ def modality_from_file(name: str, path: Path, item_ids: Sequence[str]) -> Modali
             ids, column = _from_frame(name, pl.read_parquet(path))
         else:
             raise DataError(f"modality {name!r}: {path.name} must be a .parquet, .safetensors or .npy file")
-    except (OSError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
+    except (OSError, EOFError, TypeError, ValueError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise DataError(f"modality {name!r}: cannot read {path}: {' '.join(str(error).split())[:200]}") from error
     return _scattered(name, column, _rows_of(name, ids, item_ids), len(item_ids))
 

@@ -33,6 +33,11 @@ METHODS = {
         "tokenizer={method: mpq, num_experts: 2, codebook_size: 8, code_dim: 8, hidden: [16], decoder_hidden: [16], "
         "warmup_steps: 5, steps: 20, batch_size: 16}"
     ],
+    "LightGCN": ["encoder.collaborative={method: lightgcn, dim: 4, steps: 5, batch_size: 16, neighbours: 3}"],
+    "contrastive tuning with mined negatives and profiles": [
+        "encoder.alignment={steps: 5, batch_size: 8, evaluate_every: 5, holdout_users: 10, holdout_candidates: 20, "
+        "hard_negatives: 1, user_view: both}"
+    ],
     "contrastive tuning": [
         "encoder.alignment={steps: 5, batch_size: 8, evaluate_every: 5, holdout_users: 10, holdout_candidates: 20}"
     ],

@@ -25,7 +25,10 @@ def content(name: str = "text", dim: int = 16, seed: int = 0, groups: np.ndarray
 
 
 def behaviour(*, shuffled: bool = False, items_a_user: int = 4) -> tuple[Sequences, Examples]:
-    """Training sequences within one group each, and one more item of it; `shuffled`: items renumbered at random."""
+    """Training sequences within one group each, and cases that ask for one more item of it.
+
+    `shuffled`: the same cases, but the training sequences hold items of any group.
+    """
     random = np.random.default_rng(1)
     lists, targets = [], []
     for user in range(NUM_USERS):
@@ -33,15 +36,13 @@ def behaviour(*, shuffled: bool = False, items_a_user: int = 4) -> tuple[Sequenc
         own = group * GROUP_SIZE + 1 + random.permutation(GROUP_SIZE - 1)[: items_a_user + 1]
         lists.append(own[:-1])
         targets.append(own[-1])
-    if shuffled:
-        names = np.arange(NUM_ITEMS)
-        warm = np.setdiff1d(names, COLD)
-        names[warm] = random.permutation(warm)
-        # Another renumbering for each user: behaviour itself loses its groups as well.
-        lists = [random.permutation(warm)[: len(items)] for items in lists]
-        targets = [int(names[target]) for target in targets]
-    train = Sequences.from_lists(lists, users=list(range(1000, 1000 + NUM_USERS)))
-    return train, Examples(histories=train, targets=np.asarray(targets, dtype=np.int64))
+    users = list(range(1000, 1000 + NUM_USERS))
+    histories = Sequences.from_lists(lists, users=users)
+    cases = Examples(histories=histories, targets=np.asarray(targets, dtype=np.int64))
+    if not shuffled:
+        return histories, cases
+    warm = np.setdiff1d(np.arange(NUM_ITEMS), COLD)
+    return Sequences.from_lists([random.permutation(warm)[:items_a_user] for _ in lists], users=users), cases
 
 
 def recall(embeddings: GraphEmbeddings, cases: Examples, k: int = 10) -> float:

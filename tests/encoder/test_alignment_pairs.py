@@ -132,13 +132,14 @@ def test_fixed_cuts_restrict_users_and_positives() -> None:
 
 
 def test_hard_negatives_are_near_in_text_but_never_consumed_together() -> None:
-    vectors = np.array([[1, 0], [0.99, 0.1], [0.9, 0.4], [0, 1], [0.95, 0.2]], dtype=np.float32)
-    train = Sequences.from_lists([[0, 1], [3, 2]])
+    # Item 5 is nearest to all, but nobody consumed it.
+    vectors = np.array([[1, 0], [0.99, 0.1], [0.9, 0.4], [0, 1], [0.95, 0.2], [0.9, 0.3]], dtype=np.float32)
+    train = Sequences.from_lists([[0, 1], [3, 2], [4]])
     nearest = nearest_items(vectors, train, window=1, pool=2)
     assert nearest[0].tolist() == [4, 2], "1 is nearest but was consumed with 0"
     assert nearest[3].tolist() == [4, 1], "2 was consumed with 3"
     config = AlignmentConfig(batch_size=2, hard_negatives=3)
-    batch = next(PairSampler(train, 5, config, nearest).batches(np.random.default_rng(0)))
+    batch = next(PairSampler(train, 6, config, nearest).batches(np.random.default_rng(0)))
     assert batch.candidates.shape == (2 + 6,)
     for user in range(2):
         mined = batch.candidates[2 + 3 * user : 5 + 3 * user]

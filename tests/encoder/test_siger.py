@@ -144,7 +144,7 @@ def test_planted_content_is_found_and_shuffled_behaviour_loses_it(embeddings: Gr
     modalities = content(), content("image", dim=8, seed=3)
     lost = recall(fitted(*modalities, shuffled=True), behaviour(shuffled=True)[1])
     assert found > 0.3
-    assert lost < 0.2
+    assert lost < 0.5 * found
 
 
 @pytest.mark.parametrize(

@@ -49,4 +49,5 @@ def stage(config: RunConfig) -> Stage:
 
 def _portable(config: RunConfig) -> dict[str, object]:
     """The configuration without what belongs to this machine."""
+    config = config.model_copy(update={"encoder": encode.portable(config.encoder)})
     return config.model_dump(mode="json", exclude={"run": {"dir", "threads"}, "data": {"path"}})

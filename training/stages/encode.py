@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recsys.assets import ASSETS
-from recsys.encoder import ItemEmbeddings, encode_catalog
+from recsys.encoder import EncoderConfig, ItemEmbeddings, encode_catalog
 from recsys.errors import DataError
 from recsys.files import sha256_directory, sha256_file
 from training.config import RunConfig
@@ -30,7 +31,8 @@ def stage(config: RunConfig) -> Stage:
             held_out=split.held_out,
             tuned_model=workspace.output / TEXT_ENCODER,
         )
-        embeddings.save(workspace.output / _EMBEDDINGS)
+        # What is stored must not depend on where this machine keeps its files.
+        replace(embeddings, encoder=portable(config.encoder)).save(workspace.output / _EMBEDDINGS)
 
     return Stage(name=ENCODE, version=3, inputs=(DATA,), settings=_settings(config), build=build)
 
@@ -48,6 +50,15 @@ def _settings(config: RunConfig) -> dict[str, Any]:
                 raise DataError(f"encoder.modalities: no file {modality.file} for {modality.name!r}; check the path")
             described["file"] = sha256_file(modality.file)
     return settings
+
+
+def portable(config: EncoderConfig) -> EncoderConfig:
+    """The settings with the names of modalities' files instead of their paths."""
+    modalities = tuple(
+        modality if modality.file is None else modality.model_copy(update={"file": Path(modality.file.name)})
+        for modality in config.modalities
+    )
+    return config.model_copy(update={"modalities": modalities})
 
 
 def load_embeddings(directory: Path) -> ItemEmbeddings:

@@ -150,19 +150,22 @@ def item_pairs(train: Sequences, window: int) -> IntArray:
 def nearest_items(vectors: FloatArray, train: Sequences, window: int, pool: int) -> IntArray:
     """int64 [N, k]: for each item the k <= `pool` items of highest cosine that were never consumed together with it.
 
-    Near in text but not in behaviour: the negatives that teach most. Exact, in blocks. k is below `pool` only in a
-    catalogue so small, or an item so widely consumed, that there are no more.
+    Near in text but not in behaviour: the negatives that teach most. Items that nobody consumed are none: they would
+    be pushed away for being new. Exact, in blocks. k is below `pool` only in a catalogue so small, or an item so
+    widely consumed, that there are no more.
 
     Raises:
         DataError: some item was consumed together with all others.
     """
     num_items = len(vectors)
     together = _together(item_pairs(train, window), num_items)
-    pool = min(pool, num_items - 1 - int(np.diff(together.indptr).max(initial=0)))
+    is_cold = np.ones(num_items, dtype=bool)
+    is_cold[train.items] = False
+    others = num_items - int(is_cold.sum()) - 1
+    pool = min(pool, others - int(np.diff(together.indptr).max(initial=0)))
     if pool < 1:
         raise DataError(
-            f"encoder.alignment.hard_negatives: an item was consumed together with all other {num_items - 1}; set it "
-            "to 0"
+            f"encoder.alignment.hard_negatives: an item was consumed together with all other {others}; set it to 0"
         )
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
@@ -172,6 +175,7 @@ def nearest_items(vectors: FloatArray, train: Sequences, window: int, pool: int)
         rows = np.arange(start, min(start + step, num_items))
         cosine = unit[rows] @ unit.T
         cosine[together[rows].toarray() > 0] = -np.inf
+        cosine[:, is_cold] = -np.inf
         cosine[np.arange(len(rows)), rows] = -np.inf
         nearest[rows] = np.argsort(-cosine, axis=1, kind="stable")[:, :pool]
     return nearest

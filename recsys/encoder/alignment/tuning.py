@@ -122,7 +122,7 @@ def tune_encoder(
         )
     with atomic_directory(directory) as temporary:
         model.cpu().eval().save(str(temporary), create_model_card=False)
-        facts = {"base": encoder.model, "config": config.model_dump(mode="json"), "report": asdict(report)}
+        facts = {"base": Path(encoder.model).name, "config": config.model_dump(mode="json"), "report": asdict(report)}
         write_json(temporary / FACTS_FILE, facts)
     return report
 

@@ -93,7 +93,7 @@ class SIGERConfig(GraphTrainingConfig):
     """Width of the hidden layer of each modality's network."""
     semantic_layers: int = Field(default=1, ge=1, le=4)
     """How far content travels on the enhanced item graphs."""
-    semantic_share: float = Field(default=0.5, ge=0, le=1)
+    semantic_share: float = Field(default=0.5, gt=0, le=1)
     """Lambda: share of content in the enhanced graphs, behaviour has the rest. 1 = no behaviour in them."""
     collaborative_neighbours: int = Field(default=10, ge=1)
     """Strongest companions kept of each item in the behaviour graph."""

@@ -31,7 +31,7 @@ from recsys.encoder.graph.propagation import interaction_matrix
 from recsys.encoder.graph.siger import SIGER, SIGERPlacement
 from recsys.encoder.graph.training import train_model
 from recsys.encoder.modalities import Modality, check_modalities
-from recsys.errors import ArtifactError, DataError
+from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.files import atomic_directory
 
 _FILE = "graph_embeddings.safetensors"
@@ -69,6 +69,8 @@ def fit_graph_encoder(
         with torch.no_grad():
             user_table, item_table = (to_array(table) for table in model.representations())
             placement = model.placement().requires_grad_(False)
+    if not (np.isfinite(user_table).all() and np.isfinite(item_table).all()):
+        raise ConfigError("graph encoder: training ended with vectors that are not finite; lower learning_rate")
     if config.normalise:
         user_table, item_table = unit_rows(user_table), unit_rows(item_table)
     return GraphEmbeddings(
@@ -88,7 +90,8 @@ class GraphEmbeddings:
     config: GraphConfig
     """How they were made."""
     item_vectors: FloatArray
-    """float32 [N, d]; row i belongs to the item with dense index i. Of unit norm if `config.normalise`."""
+    """float32 [N, d]; row i belongs to item i of those that `fit_graph_encoder` was given. Of unit norm if
+    `config.normalise`."""
     user_ids: IntArray
     """int64 [U], ascending: the users of the training sequences."""
     user_table: FloatArray

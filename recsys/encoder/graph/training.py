@@ -73,6 +73,8 @@ def _recall(
     """Share of the cases whose target is among the first 20 of all items that the user did not have before."""
     with torch.no_grad():
         user_table, item_table = (to_array(table) for table in model.representations())
+    if not (np.isfinite(user_table).all() and np.isfinite(item_table).all()):
+        raise ConfigError("graph encoder: vectors are no longer finite; lower learning_rate")
     if normalise:
         user_table, item_table = unit_rows(user_table), unit_rows(item_table)
     hits = 0
