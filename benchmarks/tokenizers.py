@@ -42,6 +42,13 @@ _TOKENIZERS: dict[str, dict[str, str]] = {
     "das": {"tokenizer": "{method: das, levels: 4}"},
     "rqvae_fused": {"tokenizer": "{method: rqvae, levels: 4}", "encoder.collaborative_weight": "1"},
     "das_fused": {"tokenizer": "{method: das, levels: 4}", "encoder.collaborative_weight": "1"},
+    # The generator also reads the vectors; without them, whatever differs comes from the codes.
+    "rqvae_codes_alone": {"tokenizer": "{method: rqvae, levels: 4}", "generator.model.text_input": "false"},
+    "rqvae_fused_codes_alone": {
+        "tokenizer": "{method: rqvae, levels: 4}",
+        "encoder.collaborative_weight": "1",
+        "generator.model.text_input": "false",
+    },
 }
 _HELD_OUT = "0.05"
 _METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
