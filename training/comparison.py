@@ -28,13 +28,14 @@ def paired_differences(
     Args:
         first: directories of finished runs of one method, one a seed.
         second: those of the other method, evaluated on the same cases.
-        config: cut-offs and resampling; the default when None.
+        config: cut-offs and resampling. None = the default, with those of its cut-offs that all lists reach.
 
     Raises:
         ArtifactError: a run is not evaluated.
-        DataError: the runs were evaluated on different cases.
+        DataError: a side is empty, the runs were evaluated on different cases, or lists are shorter than a cut-off.
     """
-    config = config or EvaluationConfig()
+    if not first or not second:
+        raise DataError("a comparison needs at least one run on each side")
     sides = [[_read(run) for run in runs] for runs in (first, second)]
     cases = sides[0][0].select("user", "target")
     for frame, run in zip([*sides[0], *sides[1]], [*first, *second], strict=True):
@@ -42,6 +43,12 @@ def paired_differences(
             raise DataError(
                 f"{run} was evaluated on other cases than {first[0]}; compare runs of one data set and split"
             )
+    longest = min(len(frame[_MODEL][0]) for frames in sides for frame in frames)
+    if config is None:
+        default = EvaluationConfig()
+        config = default.model_copy(update={"ks": tuple(k for k in default.ks if k <= longest)})
+    elif max(config.ks) > longest:
+        raise DataError(f"the runs kept lists of {longest} items, but ks asks for {max(config.ks)}; lower it")
     users, targets = (cases[name].to_numpy() for name in ("user", "target"))
     means = [_mean_metrics(frames, targets, config.ks) for frames in sides]
     bootstrap = UserBootstrap(users, n_resamples=config.n_bootstrap, seed=config.seed, confidence=config.confidence)

@@ -78,3 +78,8 @@ class Examples:
     def select(self, rows: IntArray) -> Examples:
         """The cases at `rows` (int64), in that order."""
         return Examples(histories=self.histories.select(rows), targets=self.targets[rows])
+
+    def renumber(self, index: IntArray) -> Examples:
+        """Each item i as `index[i]`; without cases whose target has a negative index, and such items of histories."""
+        kept = self.select(np.flatnonzero(index[self.targets] >= 0))
+        return Examples(histories=kept.histories.renumber(index), targets=index[kept.targets])

@@ -66,6 +66,13 @@ class Split:
         """int64 [num_items - m], ascending: the items that models are fitted on."""
         return np.setdiff1d(np.arange(self.num_items), self.held_out)
 
+    @property
+    def fitted_index(self) -> IntArray:
+        """int64 [num_items]: the place of each item among `fitted_items`; -1 for those held out."""
+        index = np.full(self.num_items, -1, dtype=np.int64)
+        index[self.fitted_items] = np.arange(self.num_items - len(self.held_out))
+        return index
+
     def save(self, directory: Path) -> None:
         """Write `train.parquet`, `valid.parquet`, `test.parquet` and `split.json`, whole or not at all."""
         with atomic_directory(directory) as temporary:

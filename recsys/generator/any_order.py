@@ -117,6 +117,9 @@ class AnyOrderModel(HistoryModel):
         if self.item_residuals is None:
             return None
         frozen = not self.training and not torch.is_grad_enabled()
+        if torch.is_grad_enabled():
+            # Gradients announce a step, in evaluation mode too; what was computed before it must not outlive it.
+            self._frozen_tokens = None
         if frozen and self._frozen_tokens is not None:
             return self._frozen_tokens
         trie, table = self.trie, self.item_residuals.weight

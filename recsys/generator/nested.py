@@ -95,6 +95,9 @@ class NestedModel(HistoryModel):
         if self.item_residuals is None:
             return None
         frozen = not self.training and not torch.is_grad_enabled()
+        if torch.is_grad_enabled():
+            # Gradients announce a step, in evaluation mode too; what was computed before it must not outlive it.
+            self._frozen_nodes = {}
         if frozen and level in self._frozen_nodes:
             return self._frozen_nodes[level]
         table = self.item_residuals.weight

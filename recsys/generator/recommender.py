@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from recsys.data.sequences import IntArray, Sequences
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, DataError
 from recsys.files import write_json
 from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.batches import history_batches
@@ -142,8 +142,23 @@ class GenerativeRecommender:
 
         Raises:
             ArtifactError: codes that the tokenizer cannot have made, or that repeat.
+            DataError: `known` or `item_vectors` do not fit the catalogues.
         """
-        vectors = item_vectors if self.item_vectors is not None else None
+        kept_at = known[known >= 0]
+        if known.shape != (len(self.codes),) or known.min() < -1 or known.max() >= len(codes):
+            raise DataError(
+                f"known must be [{len(self.codes)}], places in the new catalogue of {len(codes)} items or -1, found "
+                f"{list(known.shape)} with values from {known.min()} to {known.max()}"
+            )
+        if len(np.unique(kept_at)) != len(kept_at):
+            raise DataError(f"known sends {len(kept_at)} items to {len(np.unique(kept_at))} places; each needs its own")
+        vectors = None
+        if self.item_vectors is not None:
+            shape = (len(codes), self.item_vectors.shape[1])
+            if item_vectors is None or item_vectors.shape != shape:
+                found = "none" if item_vectors is None else str(list(item_vectors.shape))
+                raise DataError(f"item_vectors must be {list(shape)}, as this model reads them; found {found}")
+            vectors = item_vectors
         model = build_model(self.config, codes, self.codebook_sizes, vectors)
         state = dict(self.model.state_dict())
         kept = known >= 0

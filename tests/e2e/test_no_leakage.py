@@ -78,6 +78,7 @@ def test_codes_do_not_depend_on_validation_and_test_items(
     (split, codes), (other_split, other_codes) = fitted
     assert split.train.items.tolist() == other_split.train.items.tolist()
     assert (split.test.targets != other_split.test.targets).mean() > 0.9
+    assert (split.valid.targets != other_split.valid.targets).mean() > 0.9
     assert codes == other_codes
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from recsys.data.sequences import Sequences
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, DataError
 from recsys.generator.constraints import Constraints
 from recsys.generator.decoder import Recommendations
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.recommender import GenerativeRecommender
 
-SHAPES = ["nested", "flat"]
+SHAPES = ["nested", "flat", "any_order"]
 HISTORIES = Sequences.from_lists([[1, 2, 3], [40], []])
 
 
@@ -52,18 +52,21 @@ def test_new_items_can_be_read_and_recommended_and_removed_ones_cannot(make_reco
     assert sorted(found.items[0].tolist()) == list(range(500, 530))
     assert np.isfinite(found.scores).all()
     known = np.arange(500) - 1
-    shrunk = recommender.with_catalog(
-        recommender.codes[1:], None if shape == "flat" else recommender.item_vectors[1:], known=known
-    )
+    vectors = None if recommender.item_vectors is None else recommender.item_vectors[1:]
+    shrunk = recommender.with_catalog(recommender.codes[1:], vectors, known=known)
     assert len(shrunk.codes) == 499
     assert shrunk.recommend(HISTORIES.renumber(known), 5).items.max() < 499
 
 
-def test_new_items_do_not_water_down_what_was_learned_about_their_prefix(make_recommender) -> None:
-    recommender = make_recommender("nested")
+@pytest.mark.parametrize("shape", ["nested", "any_order"])
+def test_new_items_do_not_water_down_what_was_learned_about_their_codes(make_recommender, shape: str) -> None:
+    recommender = make_recommender(shape)
     extended = with_new_items(recommender, 100)
     with torch.no_grad():
-        before, after = recommender.model._node_residuals(0), extended.model._node_residuals(0)
+        before, after = (
+            model._node_residuals(0) if shape == "nested" else model._token_residuals()
+            for model in (recommender.model, extended.model)
+        )
     torch.testing.assert_close(after, before)
     assert not extended.model.item_residuals.weight[500:].any()
 
@@ -74,6 +77,41 @@ def test_what_is_new_is_still_known_after_saving(make_recommender, tmp_path: Pat
     loaded = GenerativeRecommender.load(tmp_path, extended.codes, extended.codebook_sizes, extended.item_vectors)
     assert loaded.model.learned.tolist() == [True] * 500 + [False] * 30
     assert loaded.recommend(HISTORIES, 7).items.tolist() == extended.recommend(HISTORIES, 7).items.tolist()
+
+
+@pytest.mark.parametrize("shape", ["nested", "any_order"])
+def test_a_search_after_a_step_in_evaluation_mode_reads_the_new_weights(make_recommender, shape: str) -> None:
+    recommender = make_recommender(shape)
+    model = recommender.model
+    recommender.recommend(HISTORIES, 5)
+    loss = -model.target_log_probs(torch.tensor([[1, 2, 3]]), torch.tensor([3])).mean()
+    loss.backward()
+    torch.optim.SGD(model.parameters(), lr=5.0).step()
+    after = recommender.recommend(HISTORIES, 5)
+    model.train()
+    fresh = GenerativeRecommender(
+        recommender.config, recommender.codes, recommender.codebook_sizes, recommender.item_vectors, model
+    ).recommend(HISTORIES, 5)
+    np.testing.assert_array_equal(after.scores, fresh.scores)
+
+
+@pytest.mark.parametrize(
+    ("known", "width", "message"),
+    [
+        (np.arange(499), 6, r"known must be \[500\]"),
+        (np.arange(500) + 1, 6, "values from 1 to 500"),
+        (np.zeros(500, dtype=np.int64), 6, "sends 500 items to 1 places"),
+        (np.arange(500), 5, r"item_vectors must be \[500, 6\], as this model reads them; found \[500, 5\]"),
+        (np.arange(500), 0, "as this model reads them; found none"),
+    ],
+)
+def test_a_catalogue_that_does_not_fit_is_refused(
+    make_recommender, known: np.ndarray, width: int, message: str
+) -> None:
+    recommender = make_recommender("nested")
+    vectors = np.zeros((500, width), dtype=np.float32) if width else None
+    with pytest.raises(DataError, match=message):
+        recommender.with_catalog(recommender.codes, vectors, known)
 
 
 def test_codes_of_another_tokenizer_are_refused(make_recommender) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from recsys.errors import ArtifactError, DataError
+from recsys.evaluation.config import EvaluationConfig
 from training.comparison import paired_differences
 
 USERS = 200
@@ -34,6 +35,15 @@ def test_a_difference_is_of_means_over_seeds(tmp_path: Path) -> None:
     assert found["ndcg@10"].low == pytest.approx(expected)  # every user has the same difference
     assert found["recall@10"].value == 0
     assert found["recall@5"].value == 1
+
+
+def test_cut_offs_beyond_the_lists_are_left_out_or_refused(tmp_path: Path) -> None:
+    runs = [write(tmp_path / "a", 0)], [write(tmp_path / "b", 0)]
+    assert {name.rpartition("@")[2] for name in paired_differences(*runs)} == {"5", "10"}
+    with pytest.raises(DataError, match="kept lists of 10 items, but ks asks for 50"):
+        paired_differences(*runs, EvaluationConfig())
+    with pytest.raises(DataError, match="at least one run on each side"):
+        paired_differences([], runs[1])
 
 
 def test_runs_on_other_cases_cannot_be_compared(tmp_path: Path) -> None:

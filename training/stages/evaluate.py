@@ -48,7 +48,7 @@ def stage(config: RunConfig) -> Stage:
     }
     return Stage(
         name=EVALUATE,
-        version=2,
+        version=3,
         inputs=(DATA, ENCODE, TOKENIZE, TRAIN),
         settings=settings,
         build=lambda workspace: _build(config, workspace),
@@ -152,5 +152,11 @@ def _generator(config: RunConfig, inputs: Mapping[str, Path], ids: SemanticIds) 
 
 
 def _baseline(name: BaselineName, config: RunConfig, split: Split) -> _Fitted:
-    baseline = build_baseline(name, config.evaluation).fit(split.train, split.num_items, split.valid)
-    return baseline, baseline.training_curve() if isinstance(baseline, SasRec) else None
+    fitted, index = split.fitted_items, split.fitted_index
+    baseline = build_baseline(name, config.evaluation).fit(
+        split.train.renumber(index), len(fitted), split.valid.renumber(index)
+    )
+    # Items that are held out are unknown to a baseline for good; the last entry maps "no item" to itself.
+    names = np.append(fitted, -1)
+    curve = baseline.training_curve() if isinstance(baseline, SasRec) else None
+    return lambda histories, k: names[baseline(histories.renumber(index), k)], curve

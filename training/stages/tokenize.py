@@ -56,9 +56,7 @@ def stage(config: RunConfig) -> Stage:
 def _name_items(tokenizer: SemanticIdTokenizer, vectors: FloatArray, split: Split) -> SemanticIds:
     """Fit on what may be fitted on; items that are held out are encoded as any new item would be."""
     fitted = split.fitted_items
-    index = np.full(split.num_items, -1)
-    index[fitted] = np.arange(len(fitted))
-    ids = tokenizer.fit(vectors[fitted], split.train.renumber(index))
+    ids = tokenizer.fit(vectors[fitted], split.train.renumber(split.fitted_index))
     if len(split.held_out) == 0:
         return ids
     codes = np.empty((split.num_items, ids.levels), dtype=np.int64)

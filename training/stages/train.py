@@ -47,15 +47,13 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     ids = tokenize.load_ids(workspace.inputs[TOKENIZE])
     vectors = embeddings.vectors if config.generator.model.text_input else None
     # Items that are held out join once the weights stand; until then the catalogue is without them.
-    fitted = split.fitted_items
-    index = np.full(split.num_items, -1)
-    index[fitted] = np.arange(len(fitted))
+    fitted, index = split.fitted_items, split.fitted_index
     codes, known_vectors = ids.codes[fitted], None if vectors is None else vectors[fitted]
 
     torch.manual_seed(config.run.seed)
     model = build_model(config.generator, codes, ids.codebook_sizes, known_vectors)
     recommender = GenerativeRecommender(config.generator, codes, ids.codebook_sizes, known_vectors, model)
-    cases = _sample(_renumber(split.valid, index), config.fit.validation_users, config.run.seed)
+    cases = _sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
     with ScalarLog(workspace.run_dir) as log:
         result = fit_generator(
             model,
@@ -90,13 +88,6 @@ def rank(recommender: GenerativeRecommender, histories: Sequences, k: int, *, be
     """int64 [B, k]: the generator's lists, as every evaluation asks for them; -1 where there are no more items."""
     constraints = Constraints(deny=list(histories)) if mask_seen else None
     return recommender.recommend(histories, k, constraints=constraints, beams=beams).items
-
-
-def _renumber(cases: Examples, index: IntArray) -> Examples:
-    """Cases over the items with an index; those of other targets are left out."""
-    kept = np.flatnonzero(index[cases.targets] >= 0)
-    cases = cases.select(kept)
-    return Examples(histories=cases.histories.renumber(index), targets=index[cases.targets])
 
 
 def _sample(cases: Examples, size: int, seed: int) -> Examples:
