@@ -5,14 +5,16 @@ transition shares a prefix, seconds of fitting, Recall@10 and NDCG@10 of the gen
 text-only RQ-VAE with its interval, and Recall@10 on items that were held out of everything and then added.
 
     recsys bench tokenizers [--data beauty scientific] [--tokenizers rqvae das ...] [--seeds 3] [--cold-seeds 1]
-                            [--data-root FOLDER] [--epochs 12] [--json]
+                            [--data-root FOLDER] [--epochs 12] [--read-only] [--json]
 
-Each cell is a run under runs/; finished ones are only read, so several processes can share the work.
+Each cell is a run under runs/; finished ones are only read, so several processes can share the work. `--read-only` makes
+the table of what is there: a row says how many seeds it has, and is compared with the reference under the same ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,11 +27,13 @@ import polars as pl
 from recsys.data import Split
 from training.bench import run_seeds, seeds_summary
 from training.comparison import paired_differences
-from training.layout import DATA, EVALUATE, LISTS
+from training.layout import DATA, EVALUATE, LISTS, RUNS, STAGE_FILE, TOKENIZE
+from training.pipeline import is_finished
 from training.results import read_report, read_tokenizer_report
 
 _FOLDERS = {"beauty": "amazon14_beauty", "scientific": "amazon18_scientific"}
 _REFERENCE = "rqvae"
+_REFERENCES = {"rqvae_fused_codes_alone": "rqvae_codes_alone"}
 _TOKENIZERS: dict[str, dict[str, str]] = {
     "rkmeans": {"tokenizer": "{method: rkmeans, levels: 4}"},
     "rkmeans_balanced": {"tokenizer": "{method: rkmeans, levels: 4, balanced: lower}"},
@@ -74,6 +78,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--cold-seeds", type=int, default=1, choices=range(101), metavar="N", help="0 for no such runs")
     parser.add_argument("--epochs", type=int, default=12, help="of the generator, the same for all")
     parser.add_argument("--data-root", type=Path, help="folder that holds the data sets in the import format")
+    parser.add_argument("--read-only", action="store_true", help="run nothing, read finished runs")
     options = parser.parse_args(arguments)
     return {data: _data_set(data, options) for data in options.data}
 
@@ -81,13 +86,19 @@ def main(arguments: list[str]) -> dict[str, Any]:
 def _data_set(data: str, options: argparse.Namespace) -> dict[str, Any]:
     runs = {name: _runs(data, name, options, options.seeds) for name in options.tokenizers}
     rows = {}
-    for name in options.tokenizers:
-        row = _row(runs[name])
-        if _REFERENCE in runs and name != _REFERENCE:
-            differences = paired_differences(runs[name], runs[_REFERENCE])
-            row["difference_to_rqvae"] = {metric: asdict(differences[metric]) for metric in ("recall@10", "ndcg@10")}
-        if options.cold_seeds:
-            row["cold"] = _cold(_runs(data, name, options, options.cold_seeds, cold=True))
+    for name, found in runs.items():
+        if not found:
+            continue
+        row = _row(found)
+        reference = runs.get(_REFERENCES.get(name, _REFERENCE), [])[: len(found)]
+        if len(reference) == len(found) and reference != found:
+            differences = paired_differences(found, reference)
+            row["difference_to"] = {
+                "reference": _REFERENCES.get(name, _REFERENCE),
+                **{metric: asdict(differences[metric]) for metric in ("recall@10", "ndcg@10")},
+            }
+        if cold := _runs(data, name, options, options.cold_seeds, cold=True):
+            row["cold"] = _cold(cold)
         rows[name] = row
     return rows
 
@@ -108,6 +119,9 @@ def _runs(data: str, name: str, options: argparse.Namespace, seeds: int, *, cold
         settings |= {"data.split.held_out_items": _HELD_OUT, "generator.new_item_slots": "2"}
     settings |= _TOKENIZERS[name]
     label = f"bench-tokenizers-{data}-{name}{'-cold' if cold else ''}"
+    if options.read_only:
+        runs = [RUNS / f"{label}-seed-{seed}" for seed in range(seeds)]
+        return [run for run in runs if is_finished(run, EVALUATE)]
     return run_seeds(data, label, seeds, [f"{key}={value}" for key, value in settings.items()])
 
 
@@ -115,12 +129,19 @@ def _row(runs: Sequence[Path]) -> dict[str, Any]:
     summary = seeds_summary(runs)
     reports = [read_tokenizer_report(run) for run in runs]
     return {
+        "seeds": len(runs),
         "generator": {metric: summary["models"]["generator"][metric] for metric in _METRICS},
         "tokenizer": {fact: [report[fact] for report in reports] for fact in _FACTS if fact in reports[0]},
         "tokenizer_seconds": [costs["seconds"]["tokenize"] for costs in summary["runs"]],
         "train_seconds": [costs["seconds"]["train"] for costs in summary["runs"]],
-        "peak_memory_gib": [costs["peak_memory_gib"] for costs in summary["runs"]],
+        "tokenizer_peak_memory_gib": [_peak_memory_gib(run, TOKENIZE) for run in runs],
     }
+
+
+def _peak_memory_gib(run: Path, stage: str) -> float:
+    """Of the process until that stage was done."""
+    marker = json.loads((run / stage / STAGE_FILE).read_text())
+    return round(marker["peak_memory_mib"] / 1024, 2)
 
 
 def _cold(runs: Sequence[Path]) -> dict[str, Any]:
