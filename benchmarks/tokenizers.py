@@ -7,8 +7,8 @@ text-only RQ-VAE with its interval, and Recall@10 on items that were held out of
     recsys bench tokenizers [--data beauty scientific] [--tokenizers rqvae das ...] [--seeds 3] [--cold-seeds 1]
                             [--data-root FOLDER] [--epochs 12] [--read-only] [--json]
 
-Each cell is a run under runs/; finished ones are only read, so several processes can share the work. `--read-only` makes
-the table of what is there: a row says how many seeds it has, and is compared with the reference under the same ones.
+Each cell is a run under runs/; finished ones are only read, so that several processes can share the work. With
+`--read-only` the table is of what is there: a row says how many seeds it has, and is compared under the same ones.
 """
 
 from __future__ import annotations
