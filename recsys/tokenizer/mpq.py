@@ -1,7 +1,8 @@
 """MPQ: parallel codebooks under a mixture of experts; an item is a set of codes (REG4Rec, arXiv 2508.15308).
 
-The structure is the paper's (experts with a codebook each, a router, one decoder); it publishes no formulas, so the
-losses are ours. With x an item, e_r = E_r(x) the output of expert r of M, Z_r[c_r] its nearest code and h the router:
+The structure (experts with a codebook each, a router, one decoder) is the paper's as secondary sources report it; its
+formulas were not at hand, so the losses are ours. With x an item, e_r = E_r(x) the output of expert r of M,
+Z_r[c_r] its nearest code and h the router:
 
     h    = M softmax(W x)                             the mean weight is 1, so that codewords keep a sensible norm
     x^   = Dec( sum_r h_r (e_r + sg(Z_r[c_r] - e_r)) )                            a straight-through step an expert
@@ -31,11 +32,11 @@ from torch import Tensor, nn
 from recsys.data import IntArray, Sequences
 from recsys.errors import ArtifactError, DataError
 from recsys.progress import progress_bar
-from recsys.tokenizer.artifact import load_tensors, save_tokenizer
+from recsys.tokenizer.artifact import load_network, load_tensors, save_tokenizer
 from recsys.tokenizer.collisions import resolve_sets
 from recsys.tokenizer.mpq_config import MPQConfig
 from recsys.tokenizer.networks import cosine_factor, endless_batches, mlp, squared_error
-from recsys.tokenizer.quantizer import Quantized, ResidualQuantizer
+from recsys.tokenizer.quantizer import DEAD_CODE_SHARE, REVIVAL_SHARE, Quantized, ResidualQuantizer
 from recsys.tokenizer.residual import DoubleArray, FloatArray, nearest_code, squared_distances
 from recsys.tokenizer.semantic_ids import SemanticIds, check_codes
 from recsys.tokenizer.validation import (
@@ -43,12 +44,10 @@ from recsys.tokenizer.validation import (
     check_shape,
     check_taken,
     effective_codebook_size,
+    num_codes,
     warn_about_usage,
 )
 
-# Revived codes need time to find their place, so none is moved in the last fifth of the steps.
-_REVIVAL_SHARE = 0.8
-_DEAD_CODE_SHARE = 0.25
 _PARTS = ("experts", "router", "decoder")
 
 
@@ -167,20 +166,14 @@ class MPQTokenizer:
                 "fit the tokenizer again"
             )
         # A catalogue smaller than the codebook had cut it.
-        size = min(len(tokenizer._codebooks[0]), config.codebook_size)
+        size = min(num_codes(tokenizer._codebooks[0]), config.codebook_size)
         for expert, codebook in enumerate(tokenizer._codebooks):
             check_shape(codebook, (size, min(config.code_dim, dim)), f"codebook.{expert}", directory)
         tokenizer._mean, tokenizer._scale = tensors["mean"], float(tensors["scale"][0])
         tokenizer._gate = tensors["gate"]
         tokenizer._build(dim)
         for part in _PARTS:
-            network, state = tokenizer._part(part), {}
-            for name, value in network.state_dict().items():
-                if (array := tensors.get(f"{part}.{name}")) is None:
-                    raise ArtifactError(f"{directory} lacks {part}.{name}; fit the tokenizer again")
-                check_shape(array, tuple(value.shape), f"{part}.{name}", directory)
-                state[name] = torch.from_numpy(array)
-            network.double().requires_grad_(False).load_state_dict(state)
+            load_network(tokenizer._part(part), tensors, part, directory)
         return tokenizer
 
     def _part(self, name: str) -> nn.Module:
@@ -225,7 +218,7 @@ class MPQTokenizer:
                 codebook_size=codebook_size,
                 commitment_weight=config.commitment_weight,
                 decay=config.codebook_decay,
-                dead_code_threshold=_DEAD_CODE_SHARE * batch_size / codebook_size,
+                dead_code_threshold=DEAD_CODE_SHARE * batch_size / codebook_size,
                 kmeans_iterations=config.kmeans_iterations,
             )
             for _ in range(config.num_experts)
@@ -238,7 +231,7 @@ class MPQTokenizer:
                     with torch.no_grad():
                         for quantizer, output in zip(quantizers, self._outputs(inputs), strict=True):
                             quantizer.initialise(output, config.seed)
-                if progress >= _REVIVAL_SHARE:
+                if progress >= REVIVAL_SHARE:
                     for quantizer in quantizers:
                         quantizer.stop_reviving()
                 for group in optimizer.param_groups:

@@ -32,6 +32,11 @@ from recsys.tokenizer.networks import squared_error
 from recsys.tokenizer.residual import fit_codebooks, row_blocks
 from recsys.tokenizer.sinkhorn import uniform_assignment
 
+REVIVAL_SHARE = 0.8
+"""Share of the quantized steps in which dead codes are moved: moved ones then need time to find their place."""
+DEAD_CODE_SHARE = 0.25
+"""A code is dead below this share of the count per batch that even usage would give."""
+
 # A larger catalogue starts from a sample of this size: the library's k-means holds all distances at once.
 _KMEANS_ROWS = 1 << 17
 # Singleton clusters have residuals of zero, which rotate with enormous gradients.

@@ -58,7 +58,8 @@ def retokenize(
     Args:
         old_ids: names of the old catalogue.
         old_embeddings: float32 [n_old, dim_old], its vectors.
-        tokenizer: the one that made `old_ids`, or one fitted again with as many levels and codes. Left as it is.
+        tokenizer: the one that made `old_ids`, or one fitted again with as many levels and codes; a level that
+            counts may have any size. Left as it is.
         new_embeddings: float32 [n, dim], the new catalogue in the space of `tokenizer`.
         old_rows: int64 [n], the row of the same item in the old catalogue, each at most once; -1 = a new item.
         refitted: whether `tokenizer` was fitted again. Only tokenizers with ordered codes can be.
@@ -73,16 +74,12 @@ def retokenize(
 
     Raises:
         DataError: `old_rows` that do not fit the catalogues, another tokenizer than the one that made `old_ids`
-            although `refitted` is False, or codebooks of other sizes.
+            although `refitted` is False, codebooks of other sizes, or a level that counts on one side only.
     """
     _check_rows(old_rows, len(new_embeddings), old_ids.num_items)
     if len(old_embeddings) != old_ids.num_items:
         raise DataError(f"{len(old_embeddings)} old vectors, but names for {old_ids.num_items} items")
-    if tokenizer.codebook_sizes != old_ids.codebook_sizes:
-        raise DataError(
-            f"the old names have codebooks of {list(old_ids.codebook_sizes)}, the tokenizer of "
-            f"{list(tokenizer.codebook_sizes)}; fit it with the same levels and codebook_size"
-        )
+    _check_sizes(old_ids, tokenizer, refitted)
     kept = np.flatnonzero(old_rows >= 0)
     before = old_rows[kept]
     raw_codes = tokenizer.encode_raw(new_embeddings)
@@ -93,8 +90,15 @@ def retokenize(
                 f"{type(tokenizer).__name__} cannot take over old numbers once it is fitted again; "
                 "keep the old one, with refitted=False"
             )
+        if (tokenizer.config.collisions == "extra_level") != old_ids.ordinal:
+            raise DataError(
+                "of the old names and the tokenizer only one has a level that counts (collisions extra_level); fit it "
+                "with the same tokenizer.collisions"
+            )
         report["kept_share_without_relabelling"] = _kept_share(old_ids, raw_codes[kept], before, raw=True)
-        labels = _matching_labels(raw_codes[kept], old_ids.raw_codes[before], old_ids.codebook_sizes)
+        labels = _matching_labels(raw_codes[kept], old_ids, before)
+        if old_ids.ordinal:
+            labels.append(np.arange(tokenizer.codebook_sizes[-1]))
         tokenizer = tokenizer.relabelled(labels)
         raw_codes = np.stack([numbers[column] for numbers, column in zip(labels, raw_codes.T, strict=True)], axis=1)
         report["kept_share_with_relabelling"] = _kept_share(old_ids, raw_codes[kept], before, raw=True)
@@ -102,6 +106,8 @@ def retokenize(
         raise DataError("the old names were made by another tokenizer; pass the one that made them, or refitted=True")
 
     stays = (raw_codes[kept] == old_ids.raw_codes[before]).all(axis=1)
+    # A counting level that is smaller than it was has no room for the last of the old names.
+    stays &= (old_ids.codes[before] < np.asarray(tokenizer.codebook_sizes)).all(axis=1)
     codes = np.empty_like(raw_codes)
     codes[kept[stays]] = old_ids.codes[before[stays]]
     named = np.zeros(len(codes), dtype=bool)
@@ -137,15 +143,30 @@ def _check_rows(old_rows: IntArray, num_new: int, num_old: int) -> None:
         raise DataError(f"old_rows: old item {rows[counts > 1][0]} occurs {counts.max()} times; at most once")
 
 
-def _matching_labels(new_codes: IntArray, old_codes: IntArray, sizes: tuple[int, ...]) -> list[IntArray]:
+def _check_sizes(old_ids: SemanticIds, tokenizer: SemanticIdTokenizer, refitted: bool) -> None:
+    old, new = old_ids.codebook_sizes, tokenizer.codebook_sizes
+    if refitted and old_ids.ordinal:
+        # The counting level has the room that the largest group of its own fit needs, which no setting fixes.
+        old, new = old[:-1], new[:-1]
+    if old != new:
+        raise DataError(
+            f"the old names have codebooks of {list(old)}, the tokenizer of {list(new)}; fit it with the same levels "
+            "and codebook_size"
+        )
+
+
+def _matching_labels(new_codes: IntArray, old_ids: SemanticIds, before: IntArray) -> list[IntArray]:
     """Per level int64 [K]: for each new code the old number under which most items keep their code.
 
-    Both are int64 [n, L] of the same items. Items that have kept all codes so far count most, since only they can keep
+    A level that counts is left out. `new_codes` are int64 [n, L] of the items whose old rows are `before` (int64 [n]);
+    items that have kept all codes so far count most, since only they can keep
     the whole name.
     """
+    old_codes = old_ids.raw_codes[before]
     labels: list[IntArray] = []
     kept = np.ones(len(new_codes), dtype=bool)
-    for new, old, size in zip(new_codes.T, old_codes.T, sizes, strict=True):
+    for level in range(old_ids.levels - old_ids.ordinal):
+        new, old, size = new_codes[:, level], old_codes[:, level], old_ids.codebook_sizes[level]
         pairs = new * size + old
         shared = np.bincount(pairs[kept], minlength=size * size) * (len(pairs) + 1.0)
         shared += np.bincount(pairs, minlength=size * size)

@@ -1,8 +1,8 @@
 """User indexing: one short tuple of codes per user, out of review texts and behaviour (ULMRec, arXiv 2412.05543).
 
-Reviews, a user's behaviour vector and a residual-quantized autoencoder over both are the paper's; it prints no
-formulas, so the fusion and the two reconstructions are derived. With e_u the behaviour vector and b_k the vectors of a
-user's texts:
+As secondary sources report, the paper quantizes reviews and a user's behaviour vector with a residual autoencoder over
+both; its formulas were not at hand, so the fusion and the two reconstructions are ours. With e_u the behaviour vector
+and b_k the vectors of a user's texts:
 
     w   = softmax_k(e_u^T W b_k / sqrt(dim e))              without behaviour (e_u = 0) all texts count the same
     v_u = LayerNorm(e_u + sum_k w_k W_v b_k)
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
@@ -40,49 +40,27 @@ from recsys.encoder.collaborative import cooccurrence_embeddings
 from recsys.errors import ArtifactError, DataError
 from recsys.files import atomic_directory, write_json
 from recsys.progress import progress_bar
-from recsys.tokenizer.config import ResidualConfig
+from recsys.tokenizer.artifact import load_network, take_codebooks
 from recsys.tokenizer.nearest import NearestCodeTokenizer
 from recsys.tokenizer.networks import cosine_factor, endless_batches, mlp, squared_error
-from recsys.tokenizer.quantizer import ResidualQuantizer
+from recsys.tokenizer.quantizer import DEAD_CODE_SHARE, REVIVAL_SHARE, ResidualQuantizer
 from recsys.tokenizer.residual import DoubleArray, FloatArray, nearest_codes
 from recsys.tokenizer.semantic_ids import SemanticIds
-from recsys.tokenizer.validation import check_embeddings, check_taken, effective_codebook_size
+from recsys.tokenizer.user_config import UserIndexerConfig
+from recsys.tokenizer.validation import (
+    check_codebooks,
+    check_embeddings,
+    check_shape,
+    check_taken,
+    effective_codebook_size,
+)
 
 BoolArray = npt.NDArray[np.bool]
 
 _CONFIG_FILE = "user_indexer.json"
 _TENSOR_FILE = "user_indexer.safetensors"
 _FORMAT = 1
-_REVIVAL_SHARE = 0.8
-_DEAD_CODE_SHARE = 0.25
 _BLOCK_ROWS = 1024
-
-
-class UserIndexerConfig(ResidualConfig):
-    """Residual-quantized user indices (ULMRec, arXiv 2412.05543)."""
-
-    levels: int = Field(default=4, ge=1, le=8)
-    """Codes per user: the paper's four."""
-    max_texts: int = Field(default=20, ge=1)
-    """A user's latest texts that are read."""
-    hidden: tuple[int, ...] = (128,)
-    """Widths of the encoder's hidden layers; both decoders mirror them."""
-    warmup_steps: int = Field(default=250, ge=0)
-    """Steps without quantization, so that the codebooks start from latents that mean something."""
-    steps: int = Field(default=1250, ge=1)
-    """Steps with quantization, after the warm-up."""
-    batch_size: int = Field(default=512, ge=1)
-    """Users per step (at most all of them). Twice as many cost twice the time: their texts are what is read."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """AdamW's peak; a cosine takes it to zero over the quantized steps."""
-    weight_decay: float = Field(default=1e-4, ge=0)
-    """AdamW's decoupled weight decay."""
-    commitment_weight: float = Field(default=0.25, ge=0)
-    """Weight of the commitment term of each level against the reconstructions."""
-    codebook_decay: float = Field(default=0.99, gt=0, lt=1)
-    """Decay of the moving averages that are the codebooks."""
-    behaviour_dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of users in a batch whose behaviour vector is hidden; see the module."""
 
 
 class UserIndexer:
@@ -185,18 +163,17 @@ class UserIndexer:
                 raise ArtifactError(f"{directory} has format {facts['format']}, this version reads {_FORMAT}")
             indexer = cls(UserIndexerConfig.model_validate(facts["config"]))
             tensors = load_file(directory / _TENSOR_FILE)
-            indexer._text_mean = tensors["text_mean"]
-            indexer._text_scale, indexer._behaviour_scale = (float(scale) for scale in tensors["scales"])
-            network = _UserNetwork(len(indexer._text_mean), facts["behaviour_dim"], indexer.config)
-            state = {
-                name.removeprefix("network."): torch.from_numpy(array)
-                for name, array in tensors.items()
-                if name.startswith("network.")
-            }
-            network.double().requires_grad_(False).load_state_dict(state)
+            text_mean, scales = tensors["text_mean"], tensors["scales"]
+            check_shape(text_mean, (text_mean.size,), "text_mean", directory)
+            check_shape(scales, (2,), "scales", directory)
+            indexer._text_mean = text_mean
+            indexer._text_scale, indexer._behaviour_scale = (float(scale) for scale in scales)
+            network = _UserNetwork(text_mean.size, facts["behaviour_dim"], indexer.config)
+            load_network(network, tensors, "network", directory)
             indexer._network = network
-            levels = sum(name.startswith("codebook.") for name in tensors)
-            indexer._codes.keep([tensors[f"codebook.{level}"] for level in range(levels)])
+            codebooks = take_codebooks(tensors, "", directory)
+            check_codebooks(codebooks, indexer.config, network.code_dim, directory)
+            indexer._codes.keep(codebooks)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ValidationError) as error:
             raise ArtifactError(f"cannot read the user indexer {directory}: {error}; fit it again") from error
         return indexer
@@ -247,7 +224,7 @@ class UserIndexer:
             codebook_size=codebook_size,
             commitment_weight=config.commitment_weight,
             decay=config.codebook_decay,
-            dead_code_threshold=_DEAD_CODE_SHARE * batch_size / codebook_size,
+            dead_code_threshold=DEAD_CODE_SHARE * batch_size / codebook_size,
             kmeans_iterations=config.kmeans_iterations,
         )
         parameters = list(network.parameters())
@@ -261,7 +238,7 @@ class UserIndexer:
                         blocks = torch.split(torch.arange(len(users)), _BLOCK_ROWS)
                         latents = [network.latent(users[part], table[rows[part]], inside[part]) for part in blocks]
                     quantizer.initialise(torch.cat(latents), config.seed)
-                if progress >= _REVIVAL_SHARE:
+                if progress >= REVIVAL_SHARE:
                     quantizer.stop_reviving()
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * cosine_factor(progress)

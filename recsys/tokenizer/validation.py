@@ -11,7 +11,7 @@ import numpy as np
 from recsys.data import IntArray
 from recsys.errors import ArtifactError, DataError
 from recsys.progress import console
-from recsys.tokenizer.config import RKMeansConfig, RQVAEConfig
+from recsys.tokenizer.config import ResidualConfig
 from recsys.tokenizer.residual import FloatArray, row_blocks
 from recsys.tokenizer.semantic_ids import check_codes
 
@@ -65,22 +65,28 @@ def check_shape(array: np.ndarray[Any, Any], shape: tuple[int, ...], name: str, 
 
 
 def check_codebooks(
-    codebooks: Sequence[FloatArray], config: RKMeansConfig | RQVAEConfig, code_dim: int, directory: Path
+    codebooks: Sequence[FloatArray], config: ResidualConfig, code_dim: int, directory: Path, prefix: str = ""
 ) -> None:
     """Raise ArtifactError unless there are `config.levels` codebooks [K, code_dim] of one K <= `codebook_size`.
 
-    With `collisions: extra_level` there is one more, of any size.
+    With `collisions: extra_level` there is one more, of any size. `prefix` stands before their names in messages.
     """
     levels = config.levels + (config.collisions == "extra_level")
     if len(codebooks) != levels:
         raise ArtifactError(
-            f"{directory}: {len(codebooks)} codebooks, but its config needs {levels}; fit the tokenizer again"
+            f"{directory}: {len(codebooks)} {prefix}codebooks, but its config needs {levels}; fit the tokenizer again"
         )
     # A catalogue smaller than the codebook had cut it.
-    size = min(len(codebooks[0]), config.codebook_size)
+    size = min(num_codes(codebooks[0]), config.codebook_size)
     for level, codebook in enumerate(codebooks):
-        rows = size if level < config.levels else len(codebook)
-        check_shape(codebook, (rows, code_dim), f"codebook.{level}", directory)
+        rows = size if level < config.levels else num_codes(codebook)
+        check_shape(codebook, (rows, code_dim), f"{prefix}codebook.{level}", directory)
+
+
+def num_codes(codebook: FloatArray) -> int:
+    """K of a codebook that may be damaged: at least 1, so that an empty array has another shape than it should."""
+    rows: int = codebook.shape[0] if codebook.ndim else 0
+    return max(1, rows)
 
 
 def effective_codebook_size(codebook_size: int, num_items: int) -> int:

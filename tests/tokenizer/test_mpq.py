@@ -172,6 +172,9 @@ def test_arrays_that_do_not_fit_the_config_are_refused(fitted, tmp_path: Path) -
         ({"router.weight": None}, "lacks router.weight"),
         ({"experts.0.0.weight": np.zeros((3, 3))}, "experts.0.0.weight has shape"),
         ({"gate": np.full(3, np.nan)}, "gate holds NaN"),
+        ({"codebook.1": None}, "lacks codebook.1"),
+        ({"codebook.0": np.zeros((), dtype=np.float32)}, "codebook.0 has shape"),
+        ({"decoder.0.bias": np.full(24, np.nan)}, "decoder.0.bias holds NaN"),
     ):
         save_file({name: array for name, array in (arrays | change).items() if array is not None}, file)
         with pytest.raises(ArtifactError, match=message):

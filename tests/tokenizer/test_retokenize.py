@@ -116,6 +116,42 @@ def test_refit_after_small_drift_keeps_far_more_names_when_codes_are_relabelled(
     assert others.report["kept_share_with_relabelling"][0] < 0.3
 
 
+@pytest.mark.parametrize("more_duplicates", [True, False])
+def test_refitted_counting_level_may_have_another_size(more_duplicates: bool, embeddings) -> None:
+    crowded = embeddings.copy()
+    crowded[100:125] = crowded[100]
+    old, new = (embeddings, crowded) if more_duplicates else (crowded, embeddings)
+    _, ids = fitted(old, collisions="extra_level")
+    refit, _ = fitted(new, collisions="extra_level", seed=5)
+    sizes = ids.codebook_sizes[-1], refit.codebook_sizes[-1]
+    assert sizes[1] > sizes[0] if more_duplicates else sizes[1] < ids.codes[:, -1].max()
+    result = retokenize(ids, old, refit, new, np.arange(400), refitted=True)
+    assert result.ids.codebook_sizes == refit.codebook_sizes == result.tokenizer.codebook_sizes
+    assert result.ids.ordinal
+    np.testing.assert_array_equal(result.tokenizer.encode_raw(new), result.ids.raw_codes)
+    # Names stay where the nearest codes are the old ones and the old count still exists.
+    stays = (result.ids.raw_codes == ids.raw_codes).all(axis=1) & (ids.codes[:, -1] < sizes[1])
+    assert stays.sum() > 20
+    np.testing.assert_array_equal(result.ids.codes[stays], ids.codes[stays])
+
+
+def test_old_counts_beyond_a_smaller_counting_level_are_given_anew(embeddings) -> None:
+    crowded = embeddings.copy()
+    crowded[100:125] = crowded[100]
+    tokenizer, ids = fitted(crowded, collisions="extra_level")
+    assert ids.codes[100:125, -1].max() >= 24
+    refit = tokenizer.relabelled([np.arange(size) for size in ids.codebook_sizes])
+    refit._codebooks[-1] = refit._codebooks[-1][:10]
+    # 20 of the crowd are removed: those who stay had counts up to 24, and 10 are left.
+    rows = np.setdiff1d(np.arange(400), np.arange(100, 120))
+    result = retokenize(ids, crowded, refit, crowded[rows], rows, refitted=True)
+    fits = ids.codes[rows, -1] < 10
+    assert 0 < (~fits).sum() <= 5
+    np.testing.assert_array_equal(result.ids.codes[fits], ids.codes[rows[fits]])
+    np.testing.assert_array_equal(result.ids.codes[~fits, :-1], ids.codes[rows[~fits], :-1])
+    assert result.ids.codes[:, -1].max() < 10
+
+
 def test_relabelled_tokenizer_goes_with_the_names(embeddings) -> None:
     _, ids = fitted(embeddings)
     later = drifted(embeddings, 0.02)
@@ -182,6 +218,9 @@ def test_what_does_not_fit_together_is_named(embeddings) -> None:
     larger, _ = fitted(embeddings, codebook_size=20)
     with pytest.raises(DataError, match=r"codebooks of \[16, 16, 16\], the tokenizer of \[20, 20, 20\]"):
         retokenize(ids, embeddings, larger, embeddings, rows, refitted=True)
+    counting, _ = fitted(embeddings, levels=2, collisions="extra_level")
+    with pytest.raises(DataError, match=r"only one has a level that counts .*same tokenizer\.collisions"):
+        retokenize(ids, embeddings, counting, embeddings, rows, refitted=True)
     for bad, message in (
         (rows[:7], r"must be int64 \[400\]"),
         (np.where(rows == 5, 400, rows), "400 is no row of the 400 old items"),

@@ -22,7 +22,7 @@ def small_quantizer(kind: CodebookKind, levels: int = 3) -> ResidualQuantizer:
 @pytest.mark.parametrize("kind", ["ema", "gradient", "simvq"])
 def test_reconstruction_reaches_the_encoder_once_whatever_the_number_of_levels(kind: CodebookKind) -> None:
     tokenizer = RQVAETokenizer(RQVAEConfig(levels=3, codebook=kind))
-    tokenizer._encoder, tokenizer._decoder = nn.Sequential(), nn.Sequential()
+    tokenizer.encoder, tokenizer.decoder = nn.Sequential(), nn.Sequential()
     inputs = torch.randn(64, 4, requires_grad=True)
     # With identities around it the loss is ||q(z) - z||^2: the gradient through q cancels the other exactly when it
     # is 1, and a step per level would leave (levels - 1) times it.

@@ -1,4 +1,8 @@
-"""What every semantic-ID tokenizer promises; each test runs for each of them."""
+"""What every semantic-ID tokenizer promises, tested for each of them.
+
+Tests with `config` or `fitted` run for tokenizers of ordered codes; parallel codes (`mpq`) take part where the order
+of codes plays no part, and have their own file for the rest.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from safetensors.numpy import load_file, save_file
 from recsys.data import Sequences
 from recsys.errors import ArtifactError, DataError
 from recsys.tokenizer import (
+    DASConfig,
+    MPQConfig,
     RKMeansConfig,
     RQVAEConfig,
     SemanticIds,
@@ -29,6 +35,17 @@ CONFIGS = {
     "rqvae": RQVAEConfig(
         levels=3, codebook_size=16, code_dim=8, hidden=(32,), warmup_steps=100, steps=300, codebook_decay=0.9
     ),
+    "das": DASConfig(
+        levels=3,
+        codebook_size=16,
+        code_dim=8,
+        hidden=(32,),
+        warmup_steps=100,
+        steps=300,
+        batch_size=256,
+        behaviour_dim=8,
+        codebook_decay=0.9,
+    ),
 }
 _GRADIENT = CONFIGS["rqvae"].model_copy(update={"codebook": "gradient"})
 OPTIONS = CONFIGS | {
@@ -40,24 +57,33 @@ OPTIONS = CONFIGS | {
     "uniform": _GRADIENT.model_copy(update={"uniform_last_level": True}),
     "letter": _GRADIENT.model_copy(update={"collaborative_weight": 0.1, "diversity_weight": 0.01}),
     "extra level": CONFIGS["rkmeans"].model_copy(update={"collisions": "extra_level"}),
+    "das with extra_level": CONFIGS["das"].model_copy(update={"collisions": "extra_level"}),
+    "mpq": MPQConfig(num_experts=3, codebook_size=16, code_dim=8, hidden=(32,), decoder_hidden=(32,)),
 }
 
 
-def quick(config: RKMeansConfig | RQVAEConfig, **changes: object) -> RKMeansConfig | RQVAEConfig:
+def quick(config: TokenizerConfig, **changes: object) -> TokenizerConfig:
     """The same tokenizer, hardly trained: for tests in which good codes play no part."""
-    steps = {"warmup_steps": 5, "steps": 20} if isinstance(config, RQVAEConfig) else {}
+    steps = {} if isinstance(config, RKMeansConfig) else {"warmup_steps": 5, "steps": 20}
     return config.model_copy(update=steps | changes)
 
 
+def clicks(num_items: int) -> Sequences:
+    """Toy behaviour: 100 users with 8 clicks each, in one of 8 equal parts of the catalogue (of 400, its clusters)."""
+    rng = np.random.default_rng(0)
+    part = num_items // 8
+    return Sequences.from_lists([part * (user % 8) + rng.integers(0, part, 8) for user in range(100)])
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
-def config(request: pytest.FixtureRequest) -> RKMeansConfig | RQVAEConfig:
+def config(request: pytest.FixtureRequest) -> TokenizerConfig:
     return CONFIGS[request.param]
 
 
 @pytest.fixture(scope="module")
 def fitted(config, embeddings):
     tokenizer = build_tokenizer(config)
-    return tokenizer, tokenizer.fit(embeddings)
+    return tokenizer, tokenizer.fit(embeddings, clicks(400))
 
 
 def test_every_item_has_its_own_code_even_exact_duplicates(fitted, embeddings) -> None:
@@ -69,7 +95,7 @@ def test_every_item_has_its_own_code_even_exact_duplicates(fitted, embeddings) -
 
 
 def test_same_seed_same_codes_other_seed_other_codes(config, embeddings) -> None:
-    codes = [build_tokenizer(quick(config, seed=seed)).fit(embeddings).codes for seed in (0, 0, 1)]
+    codes = [build_tokenizer(quick(config, seed=seed)).fit(embeddings, clicks(400)).codes for seed in (0, 0, 1)]
     np.testing.assert_array_equal(codes[0], codes[1])
     assert (codes[0] != codes[2]).any()
 
@@ -126,11 +152,9 @@ def test_saved_tokenizer_does_the_same(fitted, embeddings, tmp_path: Path) -> No
 def test_every_option_is_the_same_again_and_bit_for_bit_after_loading(name: str, embeddings, tmp_path: Path) -> None:
     config = quick(OPTIONS[name])
     tokenizer = build_tokenizer(config)
-    rng = np.random.default_rng(0)
-    train = Sequences.from_lists([50 * (user % 8) + rng.permutation(50)[:8] for user in range(100)])
-    ids = tokenizer.fit(embeddings, train)
+    ids = tokenizer.fit(embeddings, clicks(400))
     assert len(np.unique(ids.codes, axis=0)) == 400
-    np.testing.assert_array_equal(build_tokenizer(config).fit(embeddings, train).codes, ids.codes)
+    np.testing.assert_array_equal(build_tokenizer(config).fit(embeddings, clicks(400)).codes, ids.codes)
 
     tokenizer.save(tmp_path / "tokenizer")
     loaded = load_tokenizer(tmp_path / "tokenizer")
@@ -150,18 +174,18 @@ def test_size_of_the_blocks_does_not_matter(config, fitted, embeddings, block_ce
     np.testing.assert_array_equal(tokenizer.encode_raw(embeddings), ids.raw_codes)
     np.testing.assert_allclose(tokenizer.latents(embeddings[:100]), tokenizer.latents(embeddings)[:100], atol=1e-12)
     if isinstance(config, RKMeansConfig):
-        np.testing.assert_array_equal(build_tokenizer(config).fit(embeddings).raw_codes, ids.raw_codes)
+        np.testing.assert_array_equal(build_tokenizer(config).fit(embeddings, clicks(400)).raw_codes, ids.raw_codes)
 
 
 def test_catalogue_smaller_than_the_codebook_works(config, capsys) -> None:
     few = np.random.default_rng(0).normal(size=(34, 6)).astype(np.float32)
-    ids = build_tokenizer(quick(config, codebook_size=256)).fit(few)
+    ids = build_tokenizer(quick(config, codebook_size=256)).fit(few, clicks(34))
     assert ids.codebook_sizes == (34, 34, 34)
     assert "exceeds the 34 items" in capsys.readouterr().err
 
 
 def test_equal_embeddings_of_all_items_work(config) -> None:
-    ids = build_tokenizer(quick(config)).fit(np.ones((20, 6), dtype=np.float32))
+    ids = build_tokenizer(quick(config)).fit(np.ones((20, 6), dtype=np.float32), clicks(20))
     assert len(np.unique(ids.codes, axis=0)) == 20
 
 
@@ -169,17 +193,17 @@ def test_broken_embeddings_are_named(config, embeddings) -> None:
     broken = embeddings.copy()
     broken[[7, 9], 3] = np.nan
     with pytest.raises(DataError, match=r"2 of 400 rows hold NaN or infinity, e\.g\. rows \[7, 9\]"):
-        build_tokenizer(config).fit(broken)
+        build_tokenizer(config).fit(broken, clicks(400))
 
 
 def test_too_few_items_and_wrong_shapes_are_errors(config, fitted, embeddings) -> None:
     tokenizer, ids = fitted
     with pytest.raises(DataError, match="at least 2 items"):
-        build_tokenizer(config).fit(embeddings[:1])
+        build_tokenizer(config).fit(embeddings[:1], clicks(400))
     with pytest.raises(DataError, match=r"\[num_items, dim\]"):
-        build_tokenizer(config).fit(embeddings[0])
+        build_tokenizer(config).fit(embeddings[0], clicks(400))
     with pytest.raises(DataError, match=r"\[num_items, dim\], found shape \[400, 0\]"):
-        build_tokenizer(config).fit(embeddings[:, :0])
+        build_tokenizer(config).fit(embeddings[:, :0], clicks(400))
     with pytest.raises(DataError, match="12 dimensions, but the tokenizer was fitted on 24"):
         tokenizer.encode(embeddings[:, :12], ids.codes)
     with pytest.raises(DataError, match="not been fitted"):
@@ -198,7 +222,7 @@ def test_codes_of_another_tokenizer_are_refused(fitted, embeddings) -> None:
 
 def test_more_items_than_codes_is_an_error(config, embeddings) -> None:
     with pytest.raises(DataError, match="400 items do not fit into 16 codes"):
-        build_tokenizer(quick(config, levels=1)).fit(embeddings)
+        build_tokenizer(quick(config, levels=1)).fit(embeddings, clicks(400))
 
 
 def test_damaged_tokenizer_is_one_error(fitted, tmp_path: Path) -> None:
@@ -234,6 +258,7 @@ def test_arrays_of_another_shape_than_the_config_says_are_one_error(fitted, tmp_
         ({"codebook.0": books[0][:, :5].copy()}, r"codebook\.0 has shape \[16, 5\], but its config needs \[16, 8\]"),
         ({"codebook.0": np.concatenate(books)}, r"codebook\.0 has shape \[48, 8\], but its config needs \[16, 8\]"),
         ({"codebook.2": books[2][0]}, r"codebook\.2 has shape \[8\]"),
+        ({"codebook.1": None}, r"lacks codebook\.1"),
         ({"codebook.2": None}, "2 codebooks, but its config needs 3"),
         ({"codebook.1": nan}, r"codebook\.1 holds NaN or infinity; fit the tokenizer again"),
         ({"mean": np.zeros(7)}, "has shape"),
@@ -269,7 +294,7 @@ def test_semantic_ids_refuse_what_is_not_unique_or_legal(fitted) -> None:
 
 
 def test_config_is_chosen_by_method() -> None:
-    adapter: TypeAdapter[RKMeansConfig | RQVAEConfig] = TypeAdapter(TokenizerConfig)
+    adapter: TypeAdapter[TokenizerConfig] = TypeAdapter(TokenizerConfig)
     assert isinstance(adapter.validate_python({"method": "rqvae", "steps": 5}), RQVAEConfig)
     with pytest.raises(ValidationError, match="steps"):
         adapter.validate_python({"method": "rkmeans", "steps": 5})
@@ -279,5 +304,5 @@ def test_fitting_leaves_the_global_random_state_alone(config, embeddings) -> Non
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    build_tokenizer(quick(config)).fit(embeddings)
+    build_tokenizer(quick(config)).fit(embeddings, clicks(400))
     assert torch.equal(torch.rand(3), expected)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
+import recsys.tokenizer as tokenizer_package
 from recsys.data import Sequences
 from recsys.errors import ArtifactError, DataError
-from recsys.tokenizer.users import UserIndexer, UserIndexerConfig, latest_texts, mean_texts, spectral_users
+from recsys.tokenizer.user_config import UserIndexerConfig
+from recsys.tokenizer.users import UserIndexer, latest_texts, mean_texts, spectral_users
 
 CONFIG = UserIndexerConfig(
     levels=3, codebook_size=16, code_dim=8, hidden=(32,), warmup_steps=60, steps=140, batch_size=200, max_texts=6
@@ -121,6 +126,38 @@ def test_saved_and_loaded_indexers_agree_bit_for_bit(
     (tmp_path / "users" / "user_indexer.safetensors").write_bytes(b"broken")
     with pytest.raises(ArtifactError, match="cannot read the user indexer"):
         UserIndexer.load(tmp_path / "users")
+
+
+def test_arrays_that_do_not_fit_the_config_are_refused(
+    fitted: tuple[UserIndexer, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    fitted[0].save(tmp_path)
+    file = tmp_path / "user_indexer.safetensors"
+    arrays = load_file(file)
+    for change, message in (
+        ({"codebook.1": arrays["codebook.1"][:5].copy()}, r"codebook\.1 has shape \[5, 8\]"),
+        ({"codebook.1": None}, r"lacks codebook\.1"),
+        ({"codebook.2": None}, "2 codebooks, but its config needs 3"),
+        ({"codebook.0": np.full((16, 8), np.nan, np.float32)}, r"codebook\.0 holds NaN"),
+        ({"network.query.weight": np.full((24, 16), np.nan)}, r"network\.query\.weight holds NaN"),
+        ({"network.norm.bias": None}, r"lacks network\.norm\.bias"),
+        ({"network.value.weight": np.zeros((2, 2))}, r"network\.value\.weight has shape"),
+        ({"text_mean": np.full(24, np.nan)}, "text_mean holds NaN"),
+        ({"scales": np.ones(3)}, "scales has shape"),
+        ({"scales": None}, "scales"),
+    ):
+        save_file({name: array for name, array in (arrays | change).items() if array is not None}, file)
+        with pytest.raises(ArtifactError, match=message):
+            UserIndexer.load(tmp_path)
+
+
+def test_the_package_offers_the_indexer_without_importing_torch_for_it() -> None:
+    assert (tokenizer_package.UserIndexer, tokenizer_package.spectral_users) == (UserIndexer, spectral_users)
+    assert tokenizer_package.UserIndexerConfig is UserIndexerConfig
+    with pytest.raises(AttributeError, match="no attribute 'UserIndexers'"):
+        tokenizer_package.UserIndexers  # noqa: B018
+    code = "import sys, recsys.tokenizer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_same_seed_gives_the_same_index_and_leaves_the_random_state(

@@ -1,7 +1,8 @@
 """The contrastive views that tie quantized vectors to behaviour (MDAM of DAS, arXiv 2508.10584).
 
-The pairs are the paper's; the form of the contrast (both directions, cosine, temperature), the projection and the masks
-are derived, since it prints none. With z_u, z_i the sums of the chosen codes of user u and item i:
+The pairs are the paper's as secondary sources report them; its formulas were not at hand, so the form of the contrast
+(both directions, cosine, temperature), the projection and the masks are ours. With z_u, z_i the
+sums of the chosen codes of user u and item i:
 
     view       anchor, positive     of
     dual_user  P_U z_u, c_i^pro     a click (u, i)
@@ -63,7 +64,8 @@ class Alignment(nn.Module):
     """The projections and the sum of the views.
 
     Args:
-        code_dim: d of users and items.
+        user_dim: d of users.
+        item_dim: d of items.
         behaviour_dim: h.
         temperature: of every view.
     """

@@ -50,9 +50,10 @@ class DASConfig(ResidualConfig):
     views: tuple[View, ...] = ALL_VIEWS
     """The contrastive terms that are on; none = semantics only."""
     alignment_weight: float = Field(default=0.1, ge=0)
-    """Weight of the sum of the views (the paper's beta) against reconstruction, which is 1 or less a side. The paper's
-    .5 goes with its own, unpublished scale; on a validation split of 4,344 items .1 raised retrieval and shared
-    prefixes of unseen pairs at 6 % more reconstruction error, .3 lost the prefixes again at 12 %."""
+    """Weight of the sum of the views against reconstruction, which is 1 or less a side. The paper's is .5, as secondary
+    sources report; the scale of its losses was not at hand. On a validation split of 4,344 items .1
+    raised retrieval and shared prefixes of unseen pairs at 6 % more reconstruction error, .3 lost the prefixes again at
+    12 %."""
     temperature: float = Field(default=0.1, gt=0)
     """Of every contrast."""
     frequency_correction: bool = False
@@ -62,7 +63,7 @@ class DASConfig(ResidualConfig):
     """Two items belong together when a user clicked them at most this many clicks apart."""
 
     behaviour_weight: float = Field(default=1.0, ge=0)
-    """Weight of the behaviour model's own loss (the paper's alpha); 0 leaves it out, with the views that need it."""
+    """Weight of the behaviour model's own loss; 0 leaves it out, with the views that need it."""
     behaviour_dim: int = Field(default=32, ge=2, le=1024)
     """Width of each half (interest, conformity; property, popularity) of an ID's vector."""
     click_loss: Literal["softmax", "bce"] = "softmax"

@@ -1,7 +1,7 @@
 """Vectors of user and item IDs, parted into taste and popularity (ICDM of DAS, arXiv 2508.10584).
 
-A user's vector is [interest ; conformity], an item's is [property ; popularity]. The list of terms is the paper's, the
-forms of L_pop and L_orth and the negatives are derived:
+A user's vector is [interest ; conformity], an item's is [property ; popularity]. The list of terms is the paper's as
+secondary sources report it; its formulas were not at hand, so the forms of L_pop and L_orth and the negatives are ours:
 
     p_unb  = sigma(<c_u^int, c_i^pro>)       L_unb: in-batch softmax over the clicks, or BCE
     p_bias = sigma(<c_u^con, c_i^pop>)       L_bias: BCE, negatives drawn evenly from the catalogue
@@ -10,8 +10,9 @@ forms of L_pop and L_orth and the negatives are derived:
     L      = L_unb + L_bias + lambda_p L_pop + lambda_o L_orth
 
 y_i is log(1 + clicks), and y_u its mean over the user's items, standardised: interaction logs hold no impressions, of
-which the paper's features are also made. Its fused vectors MLP(c^int + c^con) are left out: they serve its ranking
-model, and no loss of a tokenizer reads them. Without `debias` the vectors are whole and L is L_unb alone.
+which, as secondary sources report, the paper's features are also made. Its fused
+vectors MLP(c^int + c^con) are left out: they serve its ranking model, and no loss of a tokenizer reads them. Without
+`debias` the vectors are whole and L is L_unb alone.
 
 Shapes: U users, N items, B rows, h width of a half.
 """

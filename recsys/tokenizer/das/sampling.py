@@ -3,7 +3,7 @@
 Users are rows of the training sequences, items are dense indices. Two items belong together when a user clicked them at
 most `window` clicks apart, and are drawn in proportion to count / sqrt(deg_a deg_b), deg being the row sums of the
 counts; two users, when they clicked the same item: a click is drawn and then another user of its item, which gives a
-pair that shares an item of n users the weight 1 / (n - 1). Both weights are derived; the paper does not print its own.
+pair that shares an item of n users the weight 1 / (n - 1). Both weights are ours; the paper's were not at hand.
 """
 
 from __future__ import annotations

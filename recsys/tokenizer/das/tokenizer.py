@@ -1,20 +1,22 @@
 """DAS: semantic IDs of items and of users, quantized and aligned with debiased behaviour in one stage.
 
 After "DAS: Dual-Aligned Semantic IDs Empowered Industrial Recommender System" (arXiv 2508.10584). The three parts, the
-six views and the sum of losses are the paper's; what it does not print is derived and said to be so where it stands:
-`debias` (ICDM), `alignment` (MDAM), `sampling`, `training`.
+six views and the sum of losses are the paper's as secondary sources report them; its formulas were not at hand, so
+these are ours, and said to be so where they stand: `debias` (ICDM), `alignment` (MDAM), `sampling`, `training`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from recsys.data import IntArray, Sequences
-from recsys.errors import ConfigError, DataError
-from recsys.tokenizer.artifact import load_tensors, save_tokenizer
+from recsys.errors import ArtifactError, ConfigError, DataError
+from recsys.tokenizer.artifact import load_tensors, save_tokenizer, take_codebooks
 from recsys.tokenizer.das.config import DASConfig
 from recsys.tokenizer.das.debias import BehaviourVectors
 from recsys.tokenizer.das.sampling import Behaviour
@@ -22,7 +24,7 @@ from recsys.tokenizer.das.side import SemanticSide
 from recsys.tokenizer.das.training import DASTraining, TrainingSide
 from recsys.tokenizer.residual import DoubleArray, FloatArray, summed_codes
 from recsys.tokenizer.semantic_ids import SemanticIds, check_codes
-from recsys.tokenizer.validation import check_embeddings
+from recsys.tokenizer.validation import check_embeddings, check_shape
 
 _USERS = "users."
 _VECTORS = ("interest", "property", "conformity", "popularity")
@@ -114,8 +116,7 @@ class DASTokenizer(SemanticSide):
         """Write the directory, whole or not at all."""
         if self.user_ids is None:
             raise DataError("this tokenizer has not been fitted; call fit() first")
-        tensors = self.side_tensors()
-        tensors |= {f"{_USERS}{name}": array for name, array in self.users.side_tensors().items()}
+        tensors = self.learned_tensors() | self.users.learned_tensors(_USERS)
         tensors |= {f"{_USERS}codebook.{level}": book for level, book in enumerate(self.users.codebooks)}
         tensors |= {f"{_USERS}codes": self.user_ids.codes, f"{_USERS}raw_codes": self.user_ids.raw_codes}
         tensors[f"{_USERS}codebook_sizes"] = np.asarray(self.user_ids.codebook_sizes, dtype=np.int64)
@@ -126,24 +127,27 @@ class DASTokenizer(SemanticSide):
 
     @classmethod
     def load(cls, directory: Path, config: DASConfig) -> DASTokenizer:
-        """Read what `save` wrote; `load_tokenizer` finds the config."""
+        """Read what `save` wrote; `load_tokenizer` finds the config.
+
+        Raises:
+            ArtifactError: an array is missing, or does not fit the config or the others.
+        """
         tokenizer = cls(config)
-        required = {"mean", "scale", "encoder.0.weight", "projection.item", "projection.user"}
-        required |= {f"{_USERS}{name}" for name in ("mean", "scale", "encoder.0.weight", "codes", "raw_codes")}
-        codebooks, tensors = load_tensors(directory, required | {f"{_USERS}codebook_sizes"})
-        tokenizer.restore(codebooks, tensors)
-        of_users = {name.removeprefix(_USERS): array for name, array in tensors.items() if name.startswith(_USERS)}
-        levels = sum(name.startswith("codebook.") for name in of_users)
-        tokenizer.users.restore([of_users[f"codebook.{level}"] for level in range(levels)], of_users)
-        tokenizer.user_ids = SemanticIds(
-            codes=of_users["codes"],
-            raw_codes=of_users["raw_codes"],
-            codebook_sizes=tuple(of_users["codebook_sizes"].tolist()),
-            ordinal=config.collisions == "extra_level",
-        )
-        tokenizer._projections = {side: tensors[f"projection.{side}"] for side in ("item", "user")}
-        if "behaviour.interest" in tensors:
-            tokenizer.behaviour = BehaviourVectors(**{name: tensors[f"behaviour.{name}"] for name in _VECTORS})
+        required = {"mean", "scale", "projection.item", "projection.user"}
+        required |= {f"{_USERS}{name}" for name in ("mean", "scale", "codes", "raw_codes", "codebook_sizes")}
+        if config.behaviour_weight:
+            required |= {f"behaviour.{name}" for name in _VECTORS}
+        codebooks, tensors = load_tensors(directory, required)
+        tokenizer.restore(codebooks, tensors, directory)
+        tokenizer.users.restore(take_codebooks(tensors, _USERS, directory), tensors, directory, _USERS)
+        tokenizer.user_ids = _restored_ids(tensors, tokenizer.users, directory)
+        for name, side in (("item", tokenizer), ("user", tokenizer.users)):
+            weight = tensors[f"projection.{name}"]
+            shape = (config.behaviour_dim, side.codebooks[0].shape[1])
+            check_shape(weight, shape, f"projection.{name}", directory)
+            tokenizer._projections[name] = weight
+        if config.behaviour_weight:
+            tokenizer.behaviour = _restored_behaviour(tensors, tokenizer.user_ids.num_items, config, directory)
         return tokenizer
 
     def _check_pairs(self, behaviour: Behaviour) -> None:
@@ -164,6 +168,37 @@ class DASTokenizer(SemanticSide):
         depth = len(side.codebooks)
         check_codes(codes[:, :depth], side.codebook_sizes[:depth], f"{name} codes")
         return np.asarray(summed_codes(codes[:, :depth], side.codebooks) @ self._projections[name].T, dtype=np.float32)
+
+
+def _restored_ids(tensors: Mapping[str, np.ndarray[Any, Any]], users: SemanticSide, directory: Path) -> SemanticIds:
+    """The names of the users of `fit`, which must be in the codes of the user side."""
+    sizes = tensors[f"{_USERS}codebook_sizes"].tolist()
+    if sizes != list(users.codebook_sizes):
+        raise ArtifactError(
+            f"{directory}: {_USERS}codebook_sizes is {sizes}, but its user codebooks have "
+            f"{list(users.codebook_sizes)}; fit the tokenizer again"
+        )
+    try:
+        return SemanticIds(
+            codes=tensors[f"{_USERS}codes"],
+            raw_codes=tensors[f"{_USERS}raw_codes"],
+            codebook_sizes=users.codebook_sizes,
+            ordinal=users.config.collisions == "extra_level",
+        )
+    except DataError as error:
+        raise ArtifactError(f"{directory}: {_USERS}codes: {error}; fit the tokenizer again") from error
+
+
+def _restored_behaviour(
+    tensors: Mapping[str, np.ndarray[Any, Any]], num_users: int, config: DASConfig, directory: Path
+) -> BehaviourVectors:
+    vectors = {name: tensors[f"behaviour.{name}"] for name in _VECTORS}
+    num_items = sum(vectors["property"].shape[:1])
+    for name, array in vectors.items():
+        rows = num_users if name in ("interest", "conformity") else num_items
+        width = config.behaviour_dim if config.debias or name in ("interest", "property") else 0
+        check_shape(array, (rows, width), f"behaviour.{name}", directory)
+    return BehaviourVectors(**vectors)
 
 
 def mean_embeddings(embeddings: FloatArray, train: Sequences) -> FloatArray:

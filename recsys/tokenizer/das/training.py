@@ -30,11 +30,8 @@ from recsys.tokenizer.das.debias import BehaviourModel, ClickBatch
 from recsys.tokenizer.das.sampling import Behaviour
 from recsys.tokenizer.das.side import SemanticSide
 from recsys.tokenizer.networks import cosine_factor, endless_batches, squared_error
-from recsys.tokenizer.quantizer import ResidualQuantizer
+from recsys.tokenizer.quantizer import REVIVAL_SHARE, ResidualQuantizer
 from recsys.tokenizer.residual import DoubleArray
-
-# Revived codes need time to find their place, so none is moved in the last fifth of the quantized steps.
-_REVIVAL_SHARE = 0.8
 
 Phase = Literal["warm_up", "one_stage", "align", "quantize"]
 
@@ -119,7 +116,7 @@ class DASTraining:
                 if done == 0 and phase in ("one_stage", "quantize"):
                     self.items.initialise(config.seed)
                     self.users.initialise(config.seed)
-                if phase in ("one_stage", "quantize") and progress >= _REVIVAL_SHARE:
+                if phase in ("one_stage", "quantize") and progress >= REVIVAL_SHARE:
                     self.items.quantizer.stop_reviving()
                     self.users.quantizer.stop_reviving()
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
