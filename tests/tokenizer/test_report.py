@@ -6,7 +6,6 @@ import pytest
 from recsys.errors import DataError
 from recsys.tokenizer import RKMeansConfig, SemanticIds, build_tokenizer, tokenizer_report
 from recsys.tokenizer.agreement import agreement, chance
-from recsys.tokenizer.cce import item_hit, item_ndcg, items_before
 from recsys.tokenizer.config import CollisionStrategy
 from recsys.tokenizer.new_item_report import new_item_report
 
@@ -195,37 +194,6 @@ def test_agreement_is_down_to_a_depth_or_in_any_codes() -> None:
     first, second = np.array([[1, 2, 3], [1, 2, 3]]), np.array([[0, 2, 3], [1, 2, 0]])
     assert agreement(first, second, ordered=True).tolist() == [0.5, 0.5, 0.0]
     assert agreement(first, second, ordered=False).tolist() == [1.0, 1.0, 0.0]
-
-
-# ---- ranking with collisions -------------------------------------------------------------------------------------
-
-
-def test_without_collisions_the_item_metrics_are_the_usual_ones() -> None:
-    before, alone = np.array([0, 1, 9, 10]), np.ones(4, dtype=np.int64)
-    assert item_hit(before, alone, 10).tolist() == [1.0, 1.0, 1.0, 0.0]
-    assert item_ndcg(before, alone, 10) == pytest.approx([1.0, 1 / np.log2(3), 1 / np.log2(11), 0.0])
-
-
-def test_group_that_is_cut_off_counts_for_the_share_that_is_shown() -> None:
-    before, sizes = np.array([8, 0, 12]), np.array([4, 4, 4])
-    assert item_hit(before, sizes, 10).tolist() == [0.5, 1.0, 0.0]
-    ndcg = item_ndcg(before, sizes, 10)
-    assert ndcg[0] == pytest.approx((1 / np.log2(10) + 1 / np.log2(11)) / 4)
-    assert ndcg[1] == pytest.approx((1 + 1 / np.log2(3) + 1 / 2 + 1 / np.log2(5)) / 4)
-    assert ndcg[2] == 0.0
-
-
-def test_lists_of_codes_expand_to_items_and_unknown_codes_to_none() -> None:
-    sizes = np.array([1, 3, 2])
-    ranked = np.array([[2, 0, 1], [-1, 1, 0], [0, 2, -1]])
-    before = items_before(ranked, np.array([1, 1, 1]), sizes)
-    assert before[:2].tolist() == [3, 0]
-    assert item_hit(before, sizes[[1, 1, 1]], 5).tolist() == [2 / 3, 1.0, 0.0]
-
-
-def test_hits_on_codes_flatter_a_tokenizer_that_collides() -> None:
-    # Ten items on one tuple: "the codes were first" is a hit for each of ten targets, but a list of one shows one.
-    assert item_hit(np.array([0]), np.array([10]), 1).tolist() == [0.1]
 
 
 # ---- new items ---------------------------------------------------------------------------------------------------
