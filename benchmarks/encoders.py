@@ -4,7 +4,7 @@ For each data set (Beauty and Scientific) and encoder: Recall@10 and Recall@50 o
 ones masked, with a user as the unit mean of the unit vectors of the history's items and cosine as the score; the paired
 difference to the untuned text encoder with its interval; and Recall@50 from an item to the next one, over transitions
 that no training sequence holds. `zero_shot` is the text encoder tuned on the other data set alone. These sets have text
-only: fusion of several modalities has nothing to show here. `item_graphs` says what the graphs are worth untrained.
+only: fusion of several modalities has nothing to show here.
 
     recsys bench encoders [--data beauty scientific] [--encoders text aligned ...] [--seeds 3] [--graph-seeds 1]
                           [--data-root FOLDER] [--json]
@@ -31,8 +31,7 @@ from recsys.encoder.alignment.retrieval import Vectors, bag_of_words, mean_item_
 from recsys.encoder.alignment.towers import apply_head
 from recsys.encoder.alignment.tuning import tune_encoder
 from recsys.encoder.config import SpectralConfig
-from recsys.encoder.graph import CM3Config, LightGCNConfig, SIGERConfig, graph_report
-from recsys.encoder.modalities import Modality
+from recsys.encoder.graph import CM3Config, LightGCNConfig, SIGERConfig
 from recsys.encoder.text import item_texts
 from recsys.evaluation.bootstrap import UserBootstrap
 from recsys.evaluation.metrics import CaseMetric
@@ -96,9 +95,7 @@ def _data_set(data: str, loaded: dict[str, _Data], options: argparse.Namespace) 
         vectors = [_vectors(name, seed, data, loaded) for seed in range(seeds)]
         seconds = (time.process_time() - started) / seeds
         rows[name] = {**_row(here, vectors, reference), "cpu_seconds": round(seconds, 1), "seeds": seeds}
-    content = [Modality.from_vectors("text", here.text.vectors)]
-    report = graph_report(content, here.split.train, here.split.num_items, SIGERConfig())
-    return {"encoders": rows, "item_graphs": [part.model_dump() for part in report.modalities]}
+    return rows
 
 
 def _vectors(name: str, seed: int, data: str, loaded: dict[str, _Data]) -> Vectors:
