@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.data import Catalog, IntArray, Sequences, Split, load_dataset, make_split
+from recsys.data import Catalog, IntArray, Sequences, Split
 from recsys.encoder import EncoderConfig, ItemEmbeddings, encode_catalog
 from recsys.encoder.alignment.config import AlignmentConfig
 from recsys.encoder.alignment.retrieval import Vectors, bag_of_words, mean_item_vectors, target_ranks
@@ -35,10 +35,8 @@ from recsys.encoder.graph import CM3Config, LightGCNConfig, SIGERConfig
 from recsys.encoder.text import item_texts
 from recsys.evaluation.bootstrap import UserBootstrap
 from recsys.evaluation.metrics import CaseMetric
-from training.config import load_config
-from training.runs import packaged_config
+from training.bench import COMPARED, compared_data
 
-_FOLDERS = {"beauty": "amazon14_beauty", "scientific": "amazon18_scientific"}
 _REFERENCE = "text"
 _SEEDED = ("aligned", "zero_shot", "lightgcn", "cm3", "cm3_plain", "siger")
 _ENCODERS = ("bag_of_words", _REFERENCE, "cooccurrence", "text_and_cooccurrence", *_SEEDED)
@@ -58,7 +56,7 @@ class _Data:
 def main(arguments: list[str]) -> dict[str, Any]:
     """One entry a data set and encoder."""
     parser = argparse.ArgumentParser(prog="recsys bench encoders", description=__doc__)
-    parser.add_argument("--data", nargs="+", choices=list(_FOLDERS), default=list(_FOLDERS))
+    parser.add_argument("--data", nargs="+", choices=list(COMPARED), default=list(COMPARED))
     parser.add_argument("--encoders", nargs="+", choices=_ENCODERS, default=list(_ENCODERS))
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N", help="of the text tuning")
     parser.add_argument("--graph-seeds", type=int, default=1, choices=range(1, 101), metavar="N", help="of the graphs")
@@ -72,14 +70,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 
 def _other(data: str) -> str:
-    return next(name for name in _FOLDERS if name != data)
+    return next(name for name in COMPARED if name != data)
 
 
 def _load(data: str, root: Path | None) -> _Data:
-    overrides = [f"data.path={root / _FOLDERS[data]}"] if root is not None else []
-    config = load_config(packaged_config(data), overrides).data
-    dataset = load_dataset(config)
-    split = make_split(dataset.interactions, config)
+    dataset, split = compared_data(data, root)
     return _Data(catalog=dataset.catalog, split=split, text=encode_catalog(dataset.catalog, EncoderConfig()))
 
 

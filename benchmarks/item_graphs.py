@@ -12,14 +12,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from recsys.data import load_dataset, make_split
 from recsys.encoder import EncoderConfig, encode_catalog
 from recsys.encoder.graph import SIGERConfig, graph_report
 from recsys.encoder.modalities import Modality
-from training.config import load_config
-from training.runs import packaged_config
-
-_FOLDERS = {"beauty": "amazon14_beauty", "scientific": "amazon18_scientific"}
+from training.bench import COMPARED, compared_data
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -27,14 +23,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="recsys bench item_graphs", description=__doc__)
     parser.add_argument("--data-root", type=Path, help="folder that holds the data sets in the import format")
     options = parser.parse_args(arguments)
-    return {data: _report(data, options.data_root) for data in _FOLDERS}
+    return {data: _report(data, options.data_root) for data in COMPARED}
 
 
 def _report(data: str, root: Path | None) -> dict[str, Any]:
-    overrides = [f"data.path={root / _FOLDERS[data]}"] if root is not None else []
-    config = load_config(packaged_config(data), overrides).data
-    dataset = load_dataset(config)
-    split = make_split(dataset.interactions, config)
+    dataset, split = compared_data(data, root)
     text = Modality.from_vectors("text", encode_catalog(dataset.catalog, EncoderConfig()).vectors)
     (report,) = graph_report([text], split.train, split.num_items, SIGERConfig()).modalities
     return report.model_dump(mode="json")

@@ -25,13 +25,12 @@ import numpy as np
 import polars as pl
 
 from recsys.data import Split
-from training.bench import run_seeds, seeds_summary
+from training.bench import COMPARED, data_overrides, run_seeds, seeds_summary
 from training.comparison import paired_differences
 from training.layout import DATA, EVALUATE, LISTS, RUNS, STAGE_FILE, TOKENIZE
 from training.pipeline import is_finished
 from training.results import read_report, read_tokenizer_report
 
-_FOLDERS = {"beauty": "amazon14_beauty", "scientific": "amazon18_scientific"}
 _REFERENCE = "rqvae"
 _REFERENCES = {"rqvae_fused_codes_alone": "rqvae_codes_alone"}
 _TOKENIZERS: dict[str, dict[str, str]] = {
@@ -72,7 +71,7 @@ _FACTS = (
 def main(arguments: list[str]) -> dict[str, Any]:
     """One entry a data set and tokenizer."""
     parser = argparse.ArgumentParser(prog="recsys bench tokenizers", description=__doc__)
-    parser.add_argument("--data", nargs="+", choices=list(_FOLDERS), default=list(_FOLDERS))
+    parser.add_argument("--data", nargs="+", choices=list(COMPARED), default=list(COMPARED))
     parser.add_argument("--tokenizers", nargs="+", choices=list(_TOKENIZERS), default=list(_TOKENIZERS))
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N", help="seeds 0 .. N - 1")
     parser.add_argument("--cold-seeds", type=int, default=1, choices=range(101), metavar="N", help="0 for no such runs")
@@ -113,8 +112,6 @@ def _runs(data: str, name: str, options: argparse.Namespace, seeds: int, *, cold
         "fit.validation_users": "2000",
         "evaluation.baselines": "[popularity]",
     }
-    if options.data_root is not None:
-        settings["data.path"] = str(options.data_root / _FOLDERS[data])
     if cold:
         settings |= {"data.split.held_out_items": _HELD_OUT, "generator.new_item_slots": "2"}
     settings |= _TOKENIZERS[name]
@@ -122,7 +119,12 @@ def _runs(data: str, name: str, options: argparse.Namespace, seeds: int, *, cold
     if options.read_only:
         runs = [RUNS / f"{label}-seed-{seed}" for seed in range(seeds)]
         return [run for run in runs if is_finished(run, EVALUATE)]
-    return run_seeds(data, label, seeds, [f"{key}={value}" for key, value in settings.items()])
+    return run_seeds(
+        data,
+        label,
+        seeds,
+        [f"{key}={value}" for key, value in settings.items()] + data_overrides(data, options.data_root),
+    )
 
 
 def _row(runs: Sequence[Path]) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from recsys.data import Dataset, Split, load_dataset, make_split
 from recsys.errors import RecsysError
 from recsys.files import write_json
+from training.config import load_config
 from training.layout import RUNS
 from training.results import read_report, stage_costs
 from training.runs import packaged_config
@@ -53,6 +55,22 @@ def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     target = _directory() / "results" / f"{name}.json"
     write_json(target, result)
     return result, target
+
+
+COMPARED = {"beauty": "amazon14_beauty", "scientific": "amazon18_scientific"}
+"""Configurations whose data sets methods are compared on, and the folders of those in a `--data-root`."""
+
+
+def data_overrides(config: str, root: Path | None) -> list[str]:
+    """What makes `configs/<config>.yaml`, one of `COMPARED`, read its folder below `root`; nothing without a root."""
+    return [] if root is None else [f"data.path={root / COMPARED[config]}"]
+
+
+def compared_data(config: str, root: Path | None) -> tuple[Dataset, Split]:
+    """The data set of `configs/<config>.yaml`, one of `COMPARED`, and its split."""
+    settings = load_config(packaged_config(config), data_overrides(config, root)).data
+    dataset = load_dataset(settings)
+    return dataset, make_split(dataset.interactions, settings)
 
 
 def over_seeds(config: str, num_seeds: int, overrides: Sequence[str] = ()) -> dict[str, Any]:

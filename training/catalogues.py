@@ -17,7 +17,7 @@ from recsys.errors import ConfigError
 from recsys.files import atomic_directory, sha256_directory, write_json
 from recsys.tokenizer.drift import drift_report
 from recsys.tokenizer.retokenize import retokenize
-from training.layout import DATA, ENCODE, TEXT_ENCODER, TOKENIZE, TOKENIZER_REPORT
+from training.layout import DATA, ENCODE, SEMANTIC_IDS, TEXT_ENCODER, TOKENIZE, TOKENIZER, TOKENIZER_REPORT
 from training.stages import data, encode, tokenize
 
 
@@ -69,8 +69,8 @@ def retokenize_between(run_dir: Path, other_dir: Path, output: Path, *, refitted
         refitted=refitted,
     )
     with atomic_directory(output) as directory:
-        result.ids.save(directory / "semantic_ids")
-        result.tokenizer.save(directory / "tokenizer")
+        result.ids.save(directory / SEMANTIC_IDS)
+        result.tokenizer.save(directory / TOKENIZER)
         write_json(directory / TOKENIZER_REPORT, result.report)
     return result.report
 

@@ -56,6 +56,13 @@ class Sequences:
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         return Sequences(users=self.users[rows], offsets=offsets, items=self.items[flat])
 
+    def apart(self, distance: int) -> tuple[IntArray, IntArray]:
+        """Earlier and later items (int64 each) that stand `distance` >= 1 places apart in a sequence and differ."""
+        owner = np.repeat(np.arange(len(self)), self.lengths)
+        earlier, later = self.items[:-distance], self.items[distance:]
+        counted = (owner[:-distance] == owner[distance:]) & (earlier != later)
+        return earlier[counted], later[counted]
+
     def renumber(self, index: IntArray) -> Sequences:
         """Each item i as `index[i]`; items whose index is negative are left out, and no sequence goes."""
         items = index[self.items]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import linalg, sparse
 from scipy.sparse.linalg import aslinearoperator, eigsh
 
-from recsys.data.sequences import Sequences
+from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ def cooccurrence_embeddings(
     """
     if not 1 <= dim < num_items:
         raise ConfigError(f"encoder.collaborative.dim is {dim}; must be between 1 and {num_items - 1} (items - 1)")
-    counts = _cooccurrence_counts(train, num_items, window)
+    counts = cooccurrence_counts(train, num_items, window)
     covered = np.asarray(counts.sum(axis=1)).ravel() > 0
     if not covered.any():
         return np.zeros((num_items, dim), dtype=np.float32), covered
@@ -49,22 +49,19 @@ def fuse(*parts: tuple[FloatArray, float]) -> FloatArray:
 
     A zero row stays zero: an item without interactions is placed by its text alone.
     """
-    return np.concatenate([weight * _unit_rows(vectors) for vectors, weight in parts], axis=1).astype(np.float32)
+    return np.concatenate([weight * unit_rows(vectors) for vectors, weight in parts], axis=1).astype(np.float32)
 
 
-def _cooccurrence_counts(train: Sequences, num_items: int, window: int) -> sparse.csr_array:
-    """Symmetric float64 [num_items, num_items] without diagonal."""
-    owner = np.repeat(np.arange(len(train)), train.lengths)
-    rows, columns = [], []
-    for distance in range(1, window + 1):
-        same = owner[distance:] == owner[:-distance]
-        rows.append(train.items[:-distance][same])
-        columns.append(train.items[distance:][same])
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    different = row != column
-    row, column = row[different], column[different]
-    ones = np.ones(2 * len(row))
-    both = (np.concatenate([row, column]), np.concatenate([column, row]))
+def item_pairs(train: Sequences, window: int) -> IntArray:
+    """int64 [P, 2]: different items at most `window` positions apart in a sequence; once for each such place."""
+    return np.concatenate([np.stack(train.apart(distance), axis=1) for distance in range(1, window + 1)])
+
+
+def cooccurrence_counts(train: Sequences, num_items: int, window: int) -> sparse.csr_array:
+    """float64 [num_items, num_items], symmetric, without diagonal: how often two items were that near."""
+    pairs = item_pairs(train, window)
+    ones = np.ones(2 * len(pairs))
+    both = (np.concatenate([pairs[:, 0], pairs[:, 1]]), np.concatenate([pairs[:, 1], pairs[:, 0]]))
     return sparse.coo_array((ones, both), shape=(num_items, num_items)).tocsr()
 
 
@@ -92,7 +89,8 @@ def _truncated_svd(matrix: sparse.csr_array, rank: int) -> tuple[DoubleArray, Do
     return left, values
 
 
-def _unit_rows(vectors: FloatArray) -> FloatArray:
+def unit_rows(vectors: FloatArray) -> FloatArray:
+    """float32 [n, D] of unit norm; zero rows stay zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: FloatArray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
     return unit

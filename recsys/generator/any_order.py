@@ -18,7 +18,7 @@ D width, M codebooks, J of them left, K codes of the largest one, V tokens.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,6 @@ class AnyOrderModel(HistoryModel):
         item_vectors: npt.NDArray[np.float32] | None,
     ) -> None:
         super().__init__(config, codes, trie.codebook_sizes, item_vectors)
-        self._frozen_tokens: Tensor | None = None
         self.trie = trie
         self.decoder = TokenDecoder(config.hidden_size, trie.codebook_sizes, config.dropout)
         self.initialise_embeddings()
@@ -116,33 +115,8 @@ class AnyOrderModel(HistoryModel):
         """float32 [M, K, D]: the mean residual of the learned items that own each token, or 0."""
         if self.item_residuals is None:
             return None
-        frozen = not self.training and not torch.is_grad_enabled()
-        if torch.is_grad_enabled():
-            # Gradients announce a step, in evaluation mode too; what was computed before it must not outlive it.
-            self._frozen_tokens = None
-        if frozen and self._frozen_tokens is not None:
-            return self._frozen_tokens
-        trie, table = self.trie, self.item_residuals.weight
-        shape = (trie.num_levels * trie.width, table.shape[1])
-        sums, counts = torch.zeros(shape, device=table.device), torch.zeros(shape[0], 1, device=table.device)
-        for codebook, codes in enumerate(trie.codes.unbind(1)):
-            slots = codes + codebook * trie.width
-            sums = sums.index_add(0, slots, table)
-            counts = counts.index_add(0, slots, self.learned.to(table).unsqueeze(1))
-        means = (sums / counts.clamp(min=1)).view(trie.num_levels, trie.width, -1)
-        if frozen:
-            self._frozen_tokens = means
-        return means
-
-    def train(self, mode: bool = True) -> AnyOrderModel:
-        """Switch between training and evaluation, and forget what was computed from the weights as they were."""
-        self._frozen_tokens = None
-        return super().train(mode)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """See `torch.nn.Module.load_state_dict`; forgets what was computed from the earlier weights."""
-        self._frozen_tokens = None
-        return super().load_state_dict(*args, **kwargs)
+        columns = enumerate(self.trie.codes.unbind(1))
+        return torch.stack([self.mean_residuals(codebook, codes, self.trie.width) for codebook, codes in columns])
 
     def target_log_probs(
         self, items: Tensor, lengths: Tensor, first_target: Tensor | None = None, smoothing: float = 0.0

@@ -29,6 +29,21 @@ class Constraints:
             deny=[self.deny[row] for row in rows] if self.deny is not None else None,
         )
 
+    def allow_rows(self, num_items: int, batch_size: int, device: torch.device) -> Tensor | None:
+        """bool [B, N]; None where everything is allowed. Raises ValueError when it is not of B requests and N items."""
+        if self.allow is None:
+            return None
+        allow = torch.from_numpy(np.atleast_2d(self.allow)).to(device)
+        if allow.shape not in ((1, num_items), (batch_size, num_items)):
+            raise ValueError(f"allow must be [{num_items}] or [{batch_size}, {num_items}], got {list(allow.shape)}")
+        return allow.expand(batch_size, -1)
+
+    def deny_rows(self, batch_size: int) -> Sequence[npt.NDArray[np.int64]] | None:
+        """B arrays; None where nothing is denied. Raises ValueError when they are not of B requests."""
+        if self.deny is not None and len(self.deny) != batch_size:
+            raise ValueError(f"deny must hold one array a request: {batch_size}, got {len(self.deny)}")
+        return self.deny
+
 
 class RangeCounter:
     """Counts a request's permitted items below any node: a node is alive when that count is positive.
@@ -42,19 +57,14 @@ class RangeCounter:
         device = trie.items.device
         self.allowed_before: Tensor | None = None
         allow_at_position: Tensor | None = None
-        if constraints.allow is not None:
-            allow = torch.from_numpy(np.atleast_2d(constraints.allow)).to(device)
-            if allow.shape not in ((1, trie.num_items), (batch_size, trie.num_items)):
-                raise ValueError(
-                    f"allow must be [{trie.num_items}] or [{batch_size}, {trie.num_items}], got {list(allow.shape)}"
-                )
-            allow_at_position = allow[:, trie.items].expand(batch_size, -1)
+        allow = constraints.allow_rows(trie.num_items, batch_size, device)
+        if allow is not None:
+            allow_at_position = allow[:, trie.items]
             self.allowed_before = torch.nn.functional.pad(allow_at_position.long().cumsum(-1), (1, 0))
         self.denied: Tensor | None = None
-        if constraints.deny is not None:
-            if len(constraints.deny) != batch_size:
-                raise ValueError(f"deny must hold one array a request: {batch_size}, got {len(constraints.deny)}")
-            rows = [torch.from_numpy(np.unique(items)).to(device) for items in constraints.deny]
+        deny = constraints.deny_rows(batch_size)
+        if deny is not None:
+            rows = [torch.from_numpy(np.unique(items)).to(device) for items in deny]
             self.denied = torch.full((batch_size, max(1, max(len(row) for row in rows))), trie.num_items, device=device)
             for index, row in enumerate(rows):
                 positions = trie.positions[row]

@@ -6,7 +6,7 @@ Shapes: B sequences, T items (right-padded), D width, L codes an item.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ class HistoryModel(nn.Module):
         item_vectors: npt.NDArray[np.float32] | None,
     ) -> None:
         super().__init__()
+        self._frozen_means: dict[int, Tensor] = {}
         self.config = config
         width = config.hidden_size
         self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
@@ -70,6 +71,45 @@ class HistoryModel(nn.Module):
         if self.vector_projection is not None:
             embedded = embedded + self.vector_projection(self.item_vectors[items])
         return embedded
+
+    def mean_residuals(self, level: int, owners: Tensor, count: int) -> Tensor:
+        """float32 [count, D]: the mean residual of the learned items of each owner on `level`, or 0.
+
+        Kept from call to call in evaluation mode, for searches.
+
+        Args:
+            level: under which it is kept.
+            owners: int64 [N], the node or code of each item on that level.
+            count: how many there are.
+        """
+        assert self.item_residuals is not None, "callers have asked"
+        frozen = not self.training and not torch.is_grad_enabled()
+        if torch.is_grad_enabled():
+            # Gradients announce a step, in evaluation mode too; what was computed before it must not outlive it.
+            self._frozen_means = {}
+        if frozen and level in self._frozen_means:
+            return self._frozen_means[level]
+        table = self.item_residuals.weight
+        counts = torch.zeros(count, 1, device=table.device).index_add(0, owners, self.learned.to(table).unsqueeze(1))
+        sums = torch.zeros(count, table.shape[1], device=table.device).index_add(0, owners, table)
+        means = sums / counts.clamp(min=1)
+        if frozen:
+            self._frozen_means[level] = means
+        return means
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation, and forget what was computed from the weights as they were.
+
+        Weights change between a call of `train()` and the next of `eval()`. Their version counters cannot tell: fused
+        optimizers do not raise them.
+        """
+        self._frozen_means = {}
+        return super().train(mode)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """See `torch.nn.Module.load_state_dict`; forgets what was computed from the earlier weights."""
+        self._frozen_means = {}
+        return super().load_state_dict(*args, **kwargs)
 
     def hidden_states(self, items: Tensor) -> Tensor:
         """float32 [B, T + 1, D]: entry t summarises the first t items; entry 0 is the empty history."""

@@ -8,7 +8,7 @@ Shapes: B sequences, T items (right-padded), P supervised positions, W beams, D 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,6 @@ class NestedModel(HistoryModel):
         item_vectors: npt.NDArray[np.float32] | None,
     ) -> None:
         super().__init__(config, codes, trie.codebook_sizes, item_vectors)
-        self._frozen_nodes: dict[int, Tensor] = {}
         self.trie = trie
         self.depth = DepthDecoder(config.hidden_size, trie.codebook_sizes, config.dropout)
         self.initialise_embeddings()
@@ -94,34 +93,7 @@ class NestedModel(HistoryModel):
         """float32 [M_l, D]: the mean residual of the learned items below each node of `level`, or 0."""
         if self.item_residuals is None:
             return None
-        frozen = not self.training and not torch.is_grad_enabled()
-        if torch.is_grad_enabled():
-            # Gradients announce a step, in evaluation mode too; what was computed before it must not outlive it.
-            self._frozen_nodes = {}
-        if frozen and level in self._frozen_nodes:
-            return self._frozen_nodes[level]
-        table = self.item_residuals.weight
-        counts = torch.zeros(len(self.trie.codes[level]), 1, device=table.device)
-        counts = counts.index_add(0, self.trie.paths[:, level], self.learned.to(table).unsqueeze(1))
-        sums = torch.zeros(len(counts), table.shape[1], device=table.device)
-        means = sums.index_add(0, self.trie.paths[:, level], table) / counts.clamp(min=1)
-        if frozen:
-            self._frozen_nodes[level] = means
-        return means
-
-    def train(self, mode: bool = True) -> NestedModel:
-        """Switch between training and evaluation, and forget what was computed from the weights as they were.
-
-        Weights change between a call of `train()` and the next of `eval()`. Their version counters cannot tell: fused
-        optimizers do not raise them.
-        """
-        self._frozen_nodes = {}
-        return super().train(mode)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """See `torch.nn.Module.load_state_dict`; forgets what was computed from the earlier weights."""
-        self._frozen_nodes = {}
-        return super().load_state_dict(*args, **kwargs)
+        return self.mean_residuals(level, self.trie.paths[:, level], len(self.trie.codes[level]))
 
     def target_log_probs(
         self, items: Tensor, lengths: Tensor, first_target: Tensor | None = None, smoothing: float = 0.0

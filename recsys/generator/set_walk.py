@@ -107,21 +107,11 @@ class _Permitted:
         self.trie = trie
         self.batch_size = batch_size
         device = trie.items.device
-        self.allow: Tensor | None = None
-        if constraints.allow is not None:
-            allow = torch.from_numpy(np.atleast_2d(constraints.allow)).to(device)
-            if allow.shape not in ((1, trie.num_items), (batch_size, trie.num_items)):
-                raise ValueError(
-                    f"allow must be [{trie.num_items}] or [{batch_size}, {trie.num_items}], got {list(allow.shape)}"
-                )
-            self.allow = allow.expand(batch_size, -1)
+        self.allow = constraints.allow_rows(trie.num_items, batch_size, device)
         self.denied: Tensor | None = None
-        if constraints.deny is not None:
-            if len(constraints.deny) != batch_size:
-                raise ValueError(f"deny must hold one array a request: {batch_size}, got {len(constraints.deny)}")
-            keys = [
-                np.asarray(items, dtype=np.int64) + row * trie.num_items for row, items in enumerate(constraints.deny)
-            ]
+        deny = constraints.deny_rows(batch_size)
+        if deny is not None:
+            keys = [np.asarray(items, dtype=np.int64) + row * trie.num_items for row, items in enumerate(deny)]
             self.denied = torch.from_numpy(np.unique(np.concatenate(keys))).to(device)
 
     def alive(self, members: Members | None, codebook: Tensor) -> Tensor | None:

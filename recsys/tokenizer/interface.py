@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from recsys.data import IntArray, Sequences
 from recsys.tokenizer.artifact import load_config
@@ -69,35 +69,29 @@ class SemanticIdTokenizer(Protocol):
 
 def build_tokenizer(config: TokenizerConfig) -> SemanticIdTokenizer:
     """An unfitted tokenizer."""
-    if isinstance(config, RKMeansConfig):
-        return RKMeansTokenizer(config)
-    # The others are imported when they are asked for, because importing torch takes seconds.
-    if isinstance(config, RQVAEConfig):
-        from recsys.tokenizer.rqvae import RQVAETokenizer
-
-        return RQVAETokenizer(config)
-    if isinstance(config, MPQConfig):
-        from recsys.tokenizer.mpq import MPQTokenizer
-
-        return MPQTokenizer(config)
-    from recsys.tokenizer.das.tokenizer import DASTokenizer
-
-    return DASTokenizer(config)
+    tokenizer: SemanticIdTokenizer = _implementation(config)(config)
+    return tokenizer
 
 
 def load_tokenizer(directory: Path) -> SemanticIdTokenizer:
     """A fitted tokenizer from what `save` wrote. Raises ArtifactError when it is missing or damaged."""
     config = load_config(directory)
+    tokenizer: SemanticIdTokenizer = _implementation(config).load(directory, config)
+    return tokenizer
+
+
+def _implementation(config: TokenizerConfig) -> Any:
+    """The class for these settings. All but one are imported when asked for, because importing torch takes seconds."""
     if isinstance(config, RKMeansConfig):
-        return RKMeansTokenizer.load(directory, config)
+        return RKMeansTokenizer
     if isinstance(config, RQVAEConfig):
         from recsys.tokenizer.rqvae import RQVAETokenizer
 
-        return RQVAETokenizer.load(directory, config)
+        return RQVAETokenizer
     if isinstance(config, MPQConfig):
         from recsys.tokenizer.mpq import MPQTokenizer
 
-        return MPQTokenizer.load(directory, config)
+        return MPQTokenizer
     from recsys.tokenizer.das.tokenizer import DASTokenizer
 
-    return DASTokenizer.load(directory, config)
+    return DASTokenizer

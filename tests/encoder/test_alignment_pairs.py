@@ -14,10 +14,11 @@ from recsys.data import Catalog, Sequences
 from recsys.encoder.alignment.batch_loss import batch_loss, plan_batch
 from recsys.encoder.alignment.config import AlignmentConfig, ProfileConfig
 from recsys.encoder.alignment.objective import item_item_loss, user_item_loss
-from recsys.encoder.alignment.pairs import PairSampler, item_pairs, nearest_items, pasts
+from recsys.encoder.alignment.pairs import PairSampler, nearest_items, pasts
 from recsys.encoder.alignment.profiles import NUM_PHRASINGS, item_profiles, user_texts
 from recsys.encoder.alignment.retrieval import alignment_gap, bag_of_words, mean_item_vectors, retrieval_recall
 from recsys.encoder.alignment.tuning import learning_rate_factor, split_holdout
+from recsys.encoder.collaborative import item_pairs
 from recsys.errors import DataError
 
 ALL = ProfileConfig(field_dropout=0)

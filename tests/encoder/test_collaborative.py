@@ -5,7 +5,7 @@ import pytest
 
 from recsys.data import Sequences
 from recsys.encoder import cooccurrence_embeddings, fuse
-from recsys.encoder.collaborative import _cooccurrence_counts, _positive_pmi
+from recsys.encoder.collaborative import _positive_pmi, cooccurrence_counts
 from recsys.errors import ConfigError
 
 
@@ -51,16 +51,16 @@ def test_columns_beyond_the_rank_are_zero() -> None:
 
 def test_window_counts_neighbours_of_one_user_only() -> None:
     train = Sequences.from_lists([[0, 1, 2, 0], [3], [1, 3]])
-    one = _cooccurrence_counts(train, 4, window=1).toarray()
+    one = cooccurrence_counts(train, 4, window=1).toarray()
     assert one.tolist() == [[0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0]]
     # Distance 2 adds 0-2 and 1-0; distance 3 would be item 0 with itself, which is left out.
-    two = _cooccurrence_counts(train, 4, window=2).toarray()
+    two = cooccurrence_counts(train, 4, window=2).toarray()
     assert two.tolist() == [[0, 2, 2, 0], [2, 0, 1, 1], [2, 1, 0, 0], [0, 1, 0, 0]]
-    np.testing.assert_array_equal(_cooccurrence_counts(train, 4, window=3).toarray(), two)
+    np.testing.assert_array_equal(cooccurrence_counts(train, 4, window=3).toarray(), two)
 
 
 def test_pointwise_information_is_positive_and_exact() -> None:
-    counts = _cooccurrence_counts(Sequences.from_lists([[0, 1], [0, 1], [1, 2]]), 3, window=1)
+    counts = cooccurrence_counts(Sequences.from_lists([[0, 1], [0, 1], [1, 2]]), 3, window=1)
     # p(0,1) = 2/6, p(0) = 2/6, p(1) = 3/6; and the same for 1 and 2.
     expected = np.log(2.0)
     np.testing.assert_allclose(_positive_pmi(counts).toarray(), expected * (counts.toarray() > 0))

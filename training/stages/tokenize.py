@@ -19,12 +19,9 @@ from recsys.tokenizer import (
     tokenizer_report,
 )
 from training.config import RunConfig
-from training.layout import DATA, ENCODE, TOKENIZE, TOKENIZER_REPORT
+from training.layout import DATA, ENCODE, SEMANTIC_IDS, TOKENIZE, TOKENIZER, TOKENIZER_REPORT
 from training.pipeline import Stage, Workspace
 from training.stages import data, encode
-
-_IDS = "semantic_ids"
-_TOKENIZER = "tokenizer"
 
 
 def stage(config: RunConfig) -> Stage:
@@ -35,8 +32,8 @@ def stage(config: RunConfig) -> Stage:
         split = data.load_split(workspace.inputs[DATA])
         tokenizer = build_tokenizer(config.tokenizer)
         ids = _name_items(tokenizer, embeddings.vectors, split)
-        ids.save(workspace.output / _IDS)
-        tokenizer.save(workspace.output / _TOKENIZER)
+        ids.save(workspace.output / SEMANTIC_IDS)
+        tokenizer.save(workspace.output / TOKENIZER)
         # Neither codes nor vectors were fitted on validation transitions, so they judge both.
         pairs = _transitions(split.valid)
         report = tokenizer_report(ids, tokenizer, embeddings.vectors, pairs)
@@ -69,12 +66,12 @@ def _name_items(tokenizer: SemanticIdTokenizer, vectors: FloatArray, split: Spli
 
 def load_ids(directory: Path) -> SemanticIds:
     """The semantic IDs of a finished stage."""
-    return SemanticIds.load(directory / _IDS)
+    return SemanticIds.load(directory / SEMANTIC_IDS)
 
 
 def load_fitted(directory: Path) -> SemanticIdTokenizer:
     """The tokenizer of a finished stage."""
-    return load_tokenizer(directory / _TOKENIZER)
+    return load_tokenizer(directory / TOKENIZER)
 
 
 def _transitions(cases: Examples) -> IntArray:

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from recsys.data import IntArray, Sequences
 from recsys.encoder.alignment.config import AlignmentConfig
+from recsys.encoder.collaborative import item_pairs, unit_rows
 from recsys.errors import DataError
 
 FloatArray = npt.NDArray[np.float32]
@@ -135,18 +136,6 @@ def pasts(train: Sequences, users: IntArray, cuts: IntArray) -> Sequences:
     return Sequences.from_lists(parts, users=train.users[users].tolist())
 
 
-def item_pairs(train: Sequences, window: int) -> IntArray:
-    """int64 [P, 2]: different items at most `window` positions apart in a history; once for each such place."""
-    owner = np.repeat(np.arange(len(train)), train.lengths)
-    found = [np.zeros((0, 2), dtype=np.int64)]
-    for distance in range(1, window + 1):
-        same = owner[distance:] == owner[:-distance]
-        found.append(np.stack([train.items[:-distance][same], train.items[distance:][same]], axis=1))
-    pairs = np.concatenate(found)
-    different: IntArray = pairs[pairs[:, 0] != pairs[:, 1]]
-    return different
-
-
 def nearest_items(vectors: FloatArray, train: Sequences, window: int, pool: int) -> IntArray:
     """int64 [N, k]: for each item the k <= `pool` items of highest cosine that were never consumed together with it.
 
@@ -167,8 +156,7 @@ def nearest_items(vectors: FloatArray, train: Sequences, window: int, pool: int)
         raise DataError(
             f"encoder.alignment.hard_negatives: an item was consumed together with all other {others}; set it to 0"
         )
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    unit = unit_rows(vectors)
     nearest = np.empty((num_items, pool), dtype=np.int64)
     step = max(1, _BLOCK_CELLS // num_items)
     for start in range(0, num_items, step):

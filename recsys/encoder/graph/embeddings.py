@@ -21,10 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recsys.data import IntArray, Sequences
-from recsys.encoder.collaborative import FloatArray
+from recsys.encoder.collaborative import FloatArray, unit_rows
 from recsys.encoder.graph.cm3 import CM3, CM3Placement
 from recsys.encoder.graph.config import CM3Config, GraphConfig, SIGERConfig
-from recsys.encoder.graph.item_graph import unit_rows
 from recsys.encoder.graph.lightgcn import LightGCN, NeighbourPlacement
 from recsys.encoder.graph.model import GraphModel, NewItems, Placement, to_array
 from recsys.encoder.graph.propagation import interaction_matrix

@@ -13,20 +13,13 @@ import numpy as np
 from scipy import sparse
 
 from recsys.data import IntArray
-from recsys.encoder.collaborative import FloatArray
+from recsys.encoder.collaborative import FloatArray, unit_rows
 from recsys.encoder.graph.config import SIGERConfig
 from recsys.encoder.graph.propagation import degrees, symmetric_normalised
 from recsys.encoder.modalities import Modality
 
 # Of a block of cosines.
 _BLOCK_CELLS = 1 << 22
-
-
-def unit_rows(vectors: FloatArray) -> FloatArray:
-    """float32 [n, D] of unit norm; zero rows stay zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: FloatArray = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-    return unit
 
 
 def nearest_items(queries: FloatArray, modality: Modality, k: int) -> tuple[IntArray, FloatArray]:

@@ -14,8 +14,8 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from recsys.encoder.collaborative import FloatArray
-from recsys.encoder.graph.item_graph import nearest_items, unit_rows
+from recsys.encoder.collaborative import FloatArray, unit_rows
+from recsys.encoder.graph.item_graph import nearest_items
 from recsys.encoder.graph.sampling import Batch
 from recsys.encoder.modalities import Modality
 

@@ -9,8 +9,8 @@ import torch
 from scipy import sparse
 
 from recsys.data import Examples, IntArray, Sequences
+from recsys.encoder.collaborative import unit_rows
 from recsys.encoder.graph.config import GraphTrainingConfig
-from recsys.encoder.graph.item_graph import unit_rows
 from recsys.encoder.graph.model import GraphModel, to_array
 from recsys.encoder.graph.propagation import interaction_matrix
 from recsys.encoder.graph.sampling import batches, keep_back_last

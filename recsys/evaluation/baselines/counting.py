@@ -26,13 +26,11 @@ def transitions(sequences: Sequences, num_items: int, max_distance: int, decay: 
 
     Distances from 1 to `max_distance` within a sequence count; an item that follows itself does not.
     """
-    owner = np.repeat(np.arange(len(sequences)), sequences.lengths)
     counts = sparse.csr_array((num_items, num_items), dtype=np.float32)
     for distance in range(1, max_distance + 1):
-        earlier, later = sequences.items[:-distance], sequences.items[distance:]
-        counted = (owner[:-distance] == owner[distance:]) & (earlier != later)
-        weights = np.full(int(counted.sum()), decay ** (distance - 1), dtype=np.float32)
-        counts = counts + sparse.csr_array((weights, (earlier[counted], later[counted])), shape=counts.shape)
+        earlier, later = sequences.apart(distance)
+        weights = np.full(len(earlier), decay ** (distance - 1), dtype=np.float32)
+        counts = counts + sparse.csr_array((weights, (earlier, later)), shape=(num_items, num_items))
     return sparse.csr_array(counts)
 
 

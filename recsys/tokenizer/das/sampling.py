@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from recsys.data import IntArray, Sequences
+from recsys.encoder.collaborative import cooccurrence_counts
 from recsys.errors import DataError
 from recsys.tokenizer.residual import DoubleArray
 
@@ -49,7 +50,7 @@ class Behaviour:
         self.item_clicks: IntArray = np.bincount(train.items, minlength=num_items)
         """int64 [N]: all clicks of each item, repeats included."""
 
-        self._together = _window_counts(users, train.items, num_items, window)
+        self._together = cooccurrence_counts(train, num_items, window)
         cells = self._together.tocoo()
         degree = np.asarray(self._together.sum(axis=1)).ravel()
         self._pairs = np.stack([cells.row, cells.col], axis=1).astype(np.int64)
@@ -116,17 +117,3 @@ class Behaviour:
     def users_together(self, a: IntArray, b: IntArray) -> BoolArray:
         """bool [B, C]: whether user b of `a` and user c of `b` belong together or are the same."""
         return np.asarray(((self._matrix[a] @ self._matrix[b].T).toarray() > 0) | (a[:, None] == b))
-
-
-def _window_counts(users: IntArray, items: IntArray, num_items: int, window: int) -> sparse.csr_array:
-    """float64 [N, N], symmetric, without diagonal: how often two items were at most `window` clicks apart."""
-    first: list[IntArray] = []
-    second: list[IntArray] = []
-    for distance in range(1, min(window, len(items) - 1) + 1):
-        same = (users[distance:] == users[:-distance]) & (items[distance:] != items[:-distance])
-        first.append(items[:-distance][same])
-        second.append(items[distance:][same])
-    a = np.concatenate([*first, *second, np.zeros(0, np.int64)])
-    b = np.concatenate([*second, *first, np.zeros(0, np.int64)])
-    counts = sparse.coo_array((np.ones(len(a)), (a, b)), shape=(num_items, num_items))
-    return counts.tocsr()
