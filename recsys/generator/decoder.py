@@ -115,9 +115,9 @@ class PrefixWalk:
 def beam_search(
     model: SidModel,
     trie: ItemTrie | SetTrie,
-    items: Tensor,
-    lengths: Tensor,
+    state: Any,
     *,
+    batch_size: int,
     k: int,
     beams: int,
     constraints: Constraints,
@@ -127,21 +127,19 @@ def beam_search(
     Args:
         model: gives the logits.
         trie: the catalogue.
-        items: int64 [B, T], histories, right-padded.
-        lengths: int64 [B].
+        state: what `model` made of B requests, one beam each: its `start`, or another way in that it has.
+        batch_size: B.
         k: length of the lists.
         beams: prefixes kept a level, at least k are kept.
         constraints: of the B requests.
     """
-    batch_size = len(lengths)
     beams = max(beams, k)
     walk: Walk
     if isinstance(trie, SetTrie):
         walk = SetWalk(trie, constraints, batch_size)
     else:
         walk = PrefixWalk(trie, constraints, batch_size)
-    state = model.start(items, lengths)
-    scores = torch.zeros((batch_size, 1), device=lengths.device)
+    scores = torch.zeros((batch_size, 1), device=trie.items.device)
     for level in range(trie.num_levels):
         # A beam without permitted items enters with -inf, and -inf + x stays there, so it cannot revive.
         candidates = (scores.unsqueeze(-1) + walk.expand(model, state, level)).flatten(1)

@@ -122,8 +122,16 @@ class GenerativeRecommender:
         items = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         for rows, batch, lengths in history_batches(histories, self.config.model.max_history, batch_size):
+            with torch.inference_mode():
+                state = self.model.start(batch, lengths)
             result = beam_search(
-                self.model, self.trie, batch, lengths, k=k, beams=beams, constraints=constraints.select(rows)
+                self.model,
+                self.trie,
+                state,
+                batch_size=len(rows),
+                k=k,
+                beams=beams,
+                constraints=constraints.select(rows),
             )
             items[rows], scores[rows] = result.items, result.scores
         return Recommendations(items=items, scores=scores)
