@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,6 +54,12 @@ class FitConfig(StrictConfig):
     """Beams of the validation search."""
     patience: int = Field(default=4, ge=1)
     """Stop after so many validations without a better NDCG@10; the best weights are kept."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA where there is a device, else the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; `auto`: bfloat16 on a GPU that multiplies it natively, else float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
 
 
 @dataclass(frozen=True, kw_only=True)

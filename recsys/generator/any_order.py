@@ -184,10 +184,6 @@ class AnyOrderModel(HistoryModel):
             [self._logits(state, column, children.members) for column in children.codebooks.unbind(1)], dim=1
         )
 
-    def start(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """State [B, 1, D] of the decoder: see `SidModel`."""
-        return self.last_states(items, lengths).unsqueeze(1)
-
     def child_logits(self, state: Tensor, level: int, children: TokenChildren) -> Tensor:
         """Logits [R, J, K] of the beams' tokens from a state [B, W, D]: see `SidModel`."""
         return self._all_logits(state.flatten(0, 1), children)

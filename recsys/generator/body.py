@@ -60,7 +60,7 @@ class Body(nn.Module):
     def prefill(self, inputs: Tensor) -> tuple[Tensor, DynamicCache]:
         """Like `forward`, and the keys and values [B, H, S, D/H] of every layer as a cache that `extend` takes."""
         cache = DynamicCache(config=self.transformer.config)
-        output = self.transformer(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+        output = self.transformer(inputs_embeds=inputs, cache=cache, use_cache=True)
         return cast(Tensor, output.last_hidden_state), cache
 
     def extend(self, inputs: Tensor, cache: DynamicCache, positions: Tensor, visible: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Body(nn.Module):
         mask = torch.zeros(visible.shape, device=inputs.device).masked_fill(~visible, torch.finfo(torch.float32).min)
         output = self.transformer(
             inputs_embeds=inputs,
-            past_key_values=cache,
+            cache=cache,
             position_ids=positions,
             attention_mask=mask.unsqueeze(1),
             use_cache=True,

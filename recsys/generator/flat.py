@@ -16,7 +16,7 @@ from recsys.data.sequences import IntArray
 from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
 from recsys.generator.likelihood import path_log_probs, target_mask
-from recsys.generator.tree_decoding import TreeState, grow, plant
+from recsys.generator.tree_decoding import Prefix, TreeState, grow, plant, read, read_on
 from recsys.generator.trie import Children, ItemTrie
 
 
@@ -77,9 +77,21 @@ class FlatModel(nn.Module):
         logits: Tensor = self.heads[level](hidden)
         return logits.gather(-1, children.codes)
 
+    def encode(self, items: Tensor, lengths: Tensor) -> Prefix:
+        """Read histories (int64 [B, T], right-padded) of `lengths` (int64 [B]): see `sessions.SessionModel`."""
+        return read(self.body, self._embed(items), 1 + lengths * self.trie.num_levels)
+
+    def extend(self, prefix: Prefix, items: Tensor) -> Prefix:
+        """Read `items` (int64 [B, E]) after what was read: see `sessions.SessionModel`."""
+        return read_on(self.body, prefix, self.embedding(self.tokens[items].flatten(1)))
+
+    def state(self, prefix: Prefix) -> TreeState:
+        """One beam a request; rows of the search do not become part of the prefix."""
+        return plant(prefix)
+
     def start(self, items: Tensor, lengths: Tensor) -> TreeState:
-        """Encode histories (int64 [B, T], right-padded) of `lengths` (int64 [B]): see `SidModel`."""
-        return plant(self.body, self._embed(items), 1 + lengths * self.trie.num_levels)
+        """One beam a request at the end of its history: see `SidModel`."""
+        return self.state(self.encode(items, lengths))
 
     def child_logits(self, state: TreeState, level: int, children: Children) -> Tensor:
         """Logits [B, W, C] of the beams' children: see `SidModel`."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
+from recsys.generator.tree_decoding import Prefix, read, read_on
 
 
 class HistoryModel(nn.Module):
@@ -113,9 +114,23 @@ class HistoryModel(nn.Module):
 
     def hidden_states(self, items: Tensor) -> Tensor:
         """float32 [B, T + 1, D]: entry t summarises the first t items; entry 0 is the empty history."""
-        begin = self.begin.expand(len(items), 1, -1)
-        return cast(Tensor, self.body(torch.cat([begin, self.embed_items(items)], dim=1)))
+        return cast(Tensor, self.body(self._inputs(items)))
 
-    def last_states(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """float32 [B, D]: what each whole history (int64 [B, T], of `lengths` int64 [B]) comes to."""
-        return self.hidden_states(items)[torch.arange(len(items), device=items.device), lengths]
+    def _inputs(self, items: Tensor) -> Tensor:
+        return torch.cat([self.begin.expand(len(items), 1, -1), self.embed_items(items)], dim=1)
+
+    def encode(self, items: Tensor, lengths: Tensor) -> Prefix:
+        """Read histories (int64 [B, T], right-padded) of `lengths` (int64 [B]): see `sessions.SessionModel`."""
+        return read(self.body, self._inputs(items), 1 + lengths)
+
+    def extend(self, prefix: Prefix, items: Tensor) -> Prefix:
+        """Read `items` (int64 [B, E]) after what was read: see `sessions.SessionModel`."""
+        return read_on(self.body, prefix, self.embed_items(items))
+
+    def state(self, prefix: Prefix) -> Tensor:
+        """State [B, 1, D] of the decoder, which needs nothing but what the histories came to."""
+        return prefix.hidden.unsqueeze(1)
+
+    def start(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """State [B, 1, D] of the decoder: see `SidModel`."""
+        return self.state(self.encode(items, lengths))

@@ -122,10 +122,6 @@ class NestedModel(HistoryModel):
 
         return path_log_probs(self.trie, targets, logits, smoothing)
 
-    def start(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """State [B, 1, D] of the decoder: see `SidModel`."""
-        return self.last_states(items, lengths).unsqueeze(1)
-
     def advance(self, state: Tensor, level: int, beams: Tensor, codes: Tensor) -> Tensor:
         """State [B, W, D] after a step: see `SidModel`."""
         parents = state.gather(1, beams.unsqueeze(-1).expand(-1, -1, state.shape[-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +26,7 @@ from recsys.generator.decoder import Recommendations, beam_search
 from recsys.generator.flat import FlatModel
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
+from recsys.generator.sessions import Sessions
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.trie import ItemTrie
 
@@ -74,6 +76,8 @@ class GenerativeRecommender:
         self.codebook_sizes = codebook_sizes
         self.item_vectors = item_vectors
         self.model = model.eval()
+        self.sessions = Sessions(config.session_cache_mib << 20)
+        """Histories that stay encoded, of requests that name their session."""
 
     @property
     def trie(self) -> ItemTrie | SetTrie:
@@ -88,6 +92,7 @@ class GenerativeRecommender:
         constraints: Constraints | None = None,
         beams: int | None = None,
         batch_size: int = 64,
+        sessions: Sequence[str] | None = None,
     ) -> Recommendations:
         """The `k` best items for each history (item indices, oldest first; may be empty).
 
@@ -97,6 +102,8 @@ class GenerativeRecommender:
             constraints: restrictions of the B requests.
             beams: width of the search; the configured one when None.
             batch_size: histories decoded at a time; changes memory, not results.
+            sessions: a key for each history, under which it stays encoded: the same history, or one that goes on from
+                it, is then not read again. Changes time and memory, not results.
 
         Raises:
             ValueError: k or beams below 1, or an item index outside the catalogue.
@@ -107,23 +114,36 @@ class GenerativeRecommender:
         if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < len(self.codes):
             raise ValueError(f"histories: item indices must lie in 0..{len(self.codes) - 1}")
         constraints = constraints if constraints is not None else Constraints()
-        found = self._search(histories, k, constraints, beams, batch_size)
+        if sessions is not None and len(sessions) != len(histories):
+            raise ValueError(f"sessions must hold one key a history: {len(histories)}, got {len(sessions)}")
+        found = self._search(histories, k, constraints, beams, batch_size, sessions)
         slots = min(self.config.new_item_slots, k)
         if slots == 0 or self.model.learned.all():
             return found
         is_new = ~self.model.learned.numpy()
         allow = is_new if constraints.allow is None else constraints.allow & is_new
-        new = self._search(histories, slots, replace(constraints, allow=allow), max(beams, slots), batch_size)
+        new = self._search(histories, slots, replace(constraints, allow=allow), max(beams, slots), batch_size, sessions)
         return reserve_slots(found, new, is_new)
 
     def _search(
-        self, histories: Sequences, k: int, constraints: Constraints, beams: int, batch_size: int
+        self,
+        histories: Sequences,
+        k: int,
+        constraints: Constraints,
+        beams: int,
+        batch_size: int,
+        sessions: Sequence[str] | None,
     ) -> Recommendations:
         items = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         for rows, batch, lengths in history_batches(histories, self.config.model.max_history, batch_size):
             with torch.inference_mode():
-                state = self.model.start(batch, lengths)
+                if sessions is None:
+                    state = self.model.start(batch, lengths)
+                else:
+                    recent = [row[:length] for row, length in zip(batch.numpy(), lengths.tolist(), strict=True)]
+                    keys = [sessions[int(row)] for row in rows]
+                    state = self.model.state(self.sessions.read(self.model, keys, recent))
             result = beam_search(
                 self.model,
                 self.trie,

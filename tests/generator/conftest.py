@@ -5,17 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from random_codes import random_codes
 
 from recsys.generator.config import GeneratorConfig, ModelConfig
 from recsys.generator.recommender import GenerativeRecommender, build_model
 
 RecommenderFactory = Callable[..., GenerativeRecommender]
-
-
-def random_codes(num_items: int, sizes: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    flat = rng.choice(int(np.prod(sizes)), size=num_items, replace=False)
-    return np.stack(np.unravel_index(flat, sizes), axis=1).astype(np.int64)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ _CURVE = "curve.json"
 def stage(config: RunConfig) -> Stage:
     """Goes on from the last finished epoch."""
     settings = {
-        "generator": config.generator.model_dump(mode="json", exclude={"beams", "new_item_slots"}),
+        "generator": config.generator.model_dump(mode="json", exclude={"beams", "new_item_slots", "session_cache_mib"}),
         "fit": config.fit.model_dump(mode="json"),
         "mask_seen": config.evaluation.mask_seen,
         "seed": config.run.seed,

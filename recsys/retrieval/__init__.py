@@ -1,0 +1,1 @@
+"""Candidates from several sources, and their fusion."""

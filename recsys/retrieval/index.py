@@ -1,0 +1,226 @@
+"""A Faiss index over item vectors, with each request's constraints. Knows no users, no models and no fusion.
+
+What the index returns is filtered and ordered here. A row that it leaves short, or whose last place may be tied with an
+item that it left out, is answered by brute force over the permitted items: a flat index is exact whatever the filter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recsys.data.sequences import IntArray
+from recsys.errors import ArtifactError, DataError
+from recsys.files import atomic_path, sha256_file, write_json
+from recsys.generator.constraints import Constraints
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+IndexKind = Literal["flat", "hnsw", "ivf_pq"]
+
+_FORMAT = 1
+_FACTS, _FAISS = "index.json", "index.faiss"
+_FLAT_UP_TO = 50_000
+_HNSW_UP_TO = 5_000_000
+_SELECTIVE = 0.1
+"""Below this permitted share a filter is worked off before the search: the survivors are few, and exact is cheap."""
+_HNSW_LINKS, _HNSW_BUILD_BREADTH, _HNSW_BREADTH = 32, 80, 128
+_PROBES, _REFINED, _MOST_SUBSPACES, _POINTS_A_CELL = 16, 8, 64, 39
+_GPU_DEPTH = 2048
+"""The longest list that Faiss gives on a GPU."""
+
+
+def choose_kind(num_items: int) -> IndexKind:
+    """`flat` (exact) up to 50,000 items, `hnsw` up to 5 million, `ivf_pq` (compressed) above."""
+    if num_items <= _FLAT_UP_TO:
+        return "flat"
+    return "hnsw" if num_items <= _HNSW_UP_TO else "ivf_pq"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Hits:
+    """Items found for B queries, best first; equal scores in the order of their indices."""
+
+    items: IntArray
+    """int64 [B, n]: item indices; -1 where there are no more."""
+    scores: FloatArray
+    """float32 [B, n]: inner products; -inf beside -1."""
+
+
+class ItemIndex:
+    """Maximum inner product over the rows of `vectors`.
+
+    `hnsw` is a graph (arXiv 1603.09320); `ivf_pq` compares 4-bit codes of the vectors in the nearest cells
+    (arXiv 1702.08734, section 4) and ranks the best of them by the vectors themselves.
+
+    Args:
+        vectors: float32 [N, D], finite, N at least 1.
+        kind: how it searches; chosen by N when None.
+
+    Raises:
+        DataError: no vectors, or one that is not finite.
+    """
+
+    def __init__(self, vectors: FloatArray, kind: IndexKind | None = None, *, built: Any = None) -> None:
+        if vectors.ndim != 2 or 0 in vectors.shape or not np.isfinite(vectors).all():
+            found = list(vectors.shape)
+            raise DataError(f"an index needs finite vectors [items, dim], found {found}; check the encoder")
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self.kind: IndexKind = choose_kind(len(vectors)) if kind is None else kind
+        self._built = _build(self.vectors, self.kind) if built is None else built
+        self._on_gpu = _copy_to_gpu(self._built, self.kind)
+
+    def search(self, queries: FloatArray, n: int, constraints: Constraints | None = None) -> Hits:
+        """The `n` items with the largest inner product for each query; all permitted ones when there are fewer.
+
+        Args:
+            queries: float32 [B, D].
+            n: length of the lists, at least 1.
+            constraints: restrictions of the B requests.
+        """
+        num_items, dim = self.vectors.shape
+        if n < 1 or queries.ndim != 2 or queries.shape[1] != dim:
+            raise ValueError(f"n must be at least 1 and queries [B, {dim}], got n={n} and {list(queries.shape)}")
+        batch = len(queries)
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        constraints = constraints if constraints is not None else Constraints()
+        rows = constraints.allow_rows(num_items, batch, torch.device("cpu"))
+        allow = None if rows is None else rows.numpy()
+        deny = constraints.deny_rows(batch)
+        share = 1.0 if allow is None else float(allow.mean(axis=1).min(initial=1.0))
+        if share < _SELECTIVE:
+            items, scores, settled = _empty(batch, n)
+        else:
+            items, scores, settled = self._filtered(queries, n, allow, deny, share)
+        for row in np.flatnonzero(~settled):
+            permitted = np.ones(num_items, dtype=bool) if allow is None else allow[row].copy()
+            if deny is not None:
+                permitted[deny[int(row)]] = False
+            items[row], scores[row] = self._exact(queries[row], n, permitted)
+        return Hits(items=items, scores=scores)
+
+    def save(self, directory: Path) -> None:
+        """Write into an existing directory; the vectors are their owner's to keep, and a flat index is nothing else."""
+        stored = None
+        if self.kind != "flat":
+            with atomic_path(directory / _FAISS) as temporary:
+                faiss.write_index(self._built, str(temporary))
+            stored = sha256_file(directory / _FAISS)
+        facts = {"format": _FORMAT, "kind": self.kind, "vectors_sha256": _digest(self.vectors), "faiss_sha256": stored}
+        write_json(directory / _FACTS, facts)
+
+    @classmethod
+    def load(cls, directory: Path, vectors: FloatArray) -> ItemIndex:
+        """Read what `save` wrote, over the same vectors.
+
+        Raises:
+            ArtifactError: a file is missing or was changed, or the vectors are others.
+        """
+        try:
+            facts = json.loads((directory / _FACTS).read_text())
+            if facts["format"] != _FORMAT:
+                raise ArtifactError(f"index: {directory} has format {facts['format']}, this version reads {_FORMAT}")
+            kind, vectors_sha256, faiss_sha256 = (facts[key] for key in ("kind", "vectors_sha256", "faiss_sha256"))
+            # Before Faiss reads it: a crafted file must not reach its parser.
+            whole = faiss_sha256 is None or sha256_file(directory / _FAISS) == faiss_sha256
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"index: cannot read {directory}: {error}; build it again") from error
+        if not whole:
+            raise ArtifactError(f"index: {directory / _FAISS} was changed; build it again")
+        if vectors_sha256 != _digest(vectors):
+            raise ArtifactError(f"index: {directory} was built over other vectors; load it with those of the same run")
+        return cls(vectors, kind, built=faiss.read_index(str(directory / _FAISS)) if faiss_sha256 else None)
+
+    def _filtered(
+        self, queries: FloatArray, n: int, allow: BoolArray | None, deny: Sequence[IntArray] | None, share: float
+    ) -> tuple[IntArray, FloatArray, BoolArray]:
+        """Lists from what the index returns, and bool [B]: which of them nothing that it left out can change."""
+        num_items = len(self.vectors)
+        most_denied = max(map(len, deny), default=0) if deny is not None else 0
+        # One more than the list shows whether its end is tied; permitted items may be rare near a query, hence twice.
+        depth = min(num_items, math.ceil((n + 1) * (1 if allow is None else 2) / share) + most_denied)
+        # The number of threads belongs to the calling thread.
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        searched = self._built if self._on_gpu is None or depth > _GPU_DEPTH else self._on_gpu
+        found_scores, found = searched.search(queries, depth)
+        worst = found_scores[:, -1]
+        permitted = found >= 0
+        if allow is not None:
+            permitted &= np.take_along_axis(allow, np.maximum(found, 0), axis=1)
+        if deny is not None:
+            # One number for each (row, item) pair.
+            owner = np.repeat(np.arange(len(deny)), [len(items) for items in deny])
+            denied = owner * num_items + np.concatenate([*deny, np.zeros(0, dtype=np.int64)])
+            permitted &= ~np.isin(np.arange(len(found))[:, None] * num_items + found, denied)
+        found_scores = np.where(permitted, found_scores, -np.inf).astype(np.float32)
+        order = np.lexsort((found, -found_scores), axis=1)[:, :n]
+        items, scores, settled = _empty(len(queries), n)
+        scores[:, : order.shape[1]] = np.take_along_axis(found_scores, order, axis=1)
+        items[:, : order.shape[1]] = np.take_along_axis(found, order, axis=1)
+        items[np.isneginf(scores)] = -1
+        if self.kind == "flat":
+            settled |= (depth == num_items) | (scores[:, -1] > worst)
+        else:
+            settled |= items[:, -1] >= 0
+        return items, scores, settled
+
+    def _exact(self, query: FloatArray, n: int, permitted: BoolArray) -> tuple[IntArray, FloatArray]:
+        """One row by brute force."""
+        candidates = np.flatnonzero(permitted)
+        scores = self.vectors[candidates] @ query
+        order = np.lexsort((candidates, -scores))[:n]
+        missing = (0, n - len(order))
+        return np.pad(candidates[order], missing, constant_values=-1), np.pad(
+            scores[order], missing, constant_values=-np.inf
+        )
+
+
+def _empty(batch: int, n: int) -> tuple[IntArray, FloatArray, BoolArray]:
+    return (
+        np.full((batch, n), -1, dtype=np.int64),
+        np.full((batch, n), -np.inf, dtype=np.float32),
+        np.zeros(batch, dtype=bool),
+    )
+
+
+def _build(vectors: FloatArray, kind: IndexKind) -> Any:
+    num_items, dim = vectors.shape
+    index: Any
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    if kind == "flat":
+        index = faiss.IndexFlatIP(dim)
+    elif kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dim, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = _HNSW_BUILD_BREADTH
+        index.hnsw.efSearch = _HNSW_BREADTH
+    else:
+        cells = max(1, min(2 ** round(math.log2(4 * math.sqrt(num_items))), num_items // _POINTS_A_CELL))
+        subspaces = max(size for size in range(1, min(dim, _MOST_SUBSPACES) + 1) if dim % size == 0)
+        index = faiss.index_factory(dim, f"IVF{cells},PQ{subspaces}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
+        parameters: Any = faiss.ParameterSpace()
+        parameters.set_index_parameters(index, f"nprobe={min(_PROBES, cells)},k_factor_rf={_REFINED}")
+        index.train(vectors)
+    index.add(vectors)
+    return index
+
+
+def _copy_to_gpu(built: Any, kind: IndexKind) -> Any:
+    """The index on the first GPU; None where Faiss has none, or no GPU version of the kind (`hnsw`)."""
+    if faiss.get_num_gpus() == 0 or kind == "hnsw":
+        return None
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, built)
+
+
+def _digest(vectors: FloatArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(vectors, dtype=np.float32).tobytes()).hexdigest()
