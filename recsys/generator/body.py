@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,50 +11,32 @@ from transformers import DynamicCache, GPT2Config, GPT2Model, LlamaConfig, Llama
 from recsys.generator.config import ModelConfig
 
 
-class Body(nn.Module):
+class CausalBody(nn.Module):
     """Maps inputs [B, S, D] to hidden states [B, S, D], each position seeing itself and the ones before it."""
 
-    def __init__(self, config: ModelConfig, max_positions: int) -> None:
-        super().__init__()
-        self.transformer: nn.Module
-        if config.body == "gpt2":
-            self.transformer = GPT2Model(
-                GPT2Config(
-                    vocab_size=1,
-                    bos_token_id=None,
-                    eos_token_id=None,
-                    n_positions=max_positions,
-                    n_embd=config.hidden_size,
-                    n_layer=config.num_layers,
-                    n_head=config.num_heads,
-                    resid_pdrop=config.dropout,
-                    embd_pdrop=config.dropout,
-                    attn_pdrop=config.dropout,
-                    use_cache=False,
-                )
-            )
-            self.input_dropout: nn.Module = nn.Identity()
-        else:
-            self.transformer = LlamaModel(
-                LlamaConfig(
-                    vocab_size=1,
-                    bos_token_id=None,
-                    eos_token_id=None,
-                    max_position_embeddings=max_positions,
-                    hidden_size=config.hidden_size,
-                    intermediate_size=4 * config.hidden_size,
-                    num_hidden_layers=config.num_layers,
-                    num_attention_heads=config.num_heads,
-                    attention_dropout=config.dropout,
-                    use_cache=False,
-                )
-            )
-            # Llama has no dropout on its inputs, and small catalogues overfit without one.
-            self.input_dropout = nn.Dropout(config.dropout)
+    transformer: Any
+    """A transformers model without a head."""
+    input_dropout: nn.Module
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """float32 [B, S, D] to float32 [B, S, D]."""
-        output = self.transformer(inputs_embeds=self.input_dropout(inputs))
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return int(self.transformer.config.hidden_size)
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence that the body reads."""
+        return int(self.transformer.config.max_position_embeddings)
+
+    def forward(self, inputs: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Float32 [B, S, D] to float32 [B, S, D].
+
+        Args:
+            inputs: one sequence a row; with `positions` several, one after another.
+            positions: int64 [B, S], each row's place in its own sequence. A sequence begins where they do not go on by
+                1, and sees nothing of the others.
+        """
+        output = self.transformer(inputs_embeds=self.input_dropout(inputs), position_ids=positions, use_cache=False)
         return cast(Tensor, output.last_hidden_state)
 
     def prefill(self, inputs: Tensor) -> tuple[Tensor, DynamicCache]:
@@ -81,3 +63,44 @@ class Body(nn.Module):
             use_cache=True,
         )
         return cast(Tensor, output.last_hidden_state)
+
+
+class Body(CausalBody):
+    """A body of the size that `config` says, with random weights."""
+
+    def __init__(self, config: ModelConfig, max_positions: int) -> None:
+        super().__init__()
+        if config.body == "gpt2":
+            self.transformer = GPT2Model(
+                GPT2Config(
+                    vocab_size=1,
+                    bos_token_id=None,
+                    eos_token_id=None,
+                    n_positions=max_positions,
+                    n_embd=config.hidden_size,
+                    n_layer=config.num_layers,
+                    n_head=config.num_heads,
+                    resid_pdrop=config.dropout,
+                    embd_pdrop=config.dropout,
+                    attn_pdrop=config.dropout,
+                    use_cache=False,
+                )
+            )
+            self.input_dropout = nn.Identity()
+        else:
+            self.transformer = LlamaModel(
+                LlamaConfig(
+                    vocab_size=1,
+                    bos_token_id=None,
+                    eos_token_id=None,
+                    max_position_embeddings=max_positions,
+                    hidden_size=config.hidden_size,
+                    intermediate_size=4 * config.hidden_size,
+                    num_hidden_layers=config.num_layers,
+                    num_attention_heads=config.num_heads,
+                    attention_dropout=config.dropout,
+                    use_cache=False,
+                )
+            )
+            # Llama has no dropout on its inputs, and small catalogues overfit without one.
+            self.input_dropout = nn.Dropout(config.dropout)

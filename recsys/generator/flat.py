@@ -16,6 +16,8 @@ from recsys.data.sequences import IntArray
 from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
 from recsys.generator.likelihood import path_log_probs, target_mask
+from recsys.generator.lm.backbone import Backbone
+from recsys.generator.lm.instruction import Instruction
 from recsys.generator.tree_decoding import Prefix, TreeState, grow, plant, read, read_on
 from recsys.generator.trie import Children, ItemTrie
 
@@ -27,9 +29,10 @@ class FlatModel(nn.Module):
         config: size of the model.
         trie: the catalogue.
         codes: int64 [N, L], the items' semantic IDs.
+        backbone: the language model to go on from; None = a body from scratch.
     """
 
-    def __init__(self, config: ModelConfig, trie: ItemTrie, codes: IntArray) -> None:
+    def __init__(self, config: ModelConfig, trie: ItemTrie, codes: IntArray, backbone: Backbone | None = None) -> None:
         super().__init__()
         self.config = config
         self.trie = trie
@@ -41,15 +44,30 @@ class FlatModel(nn.Module):
         self.register_buffer("learned", torch.ones(len(codes), dtype=torch.bool))
         self.learned: Tensor
         self.offsets = [int(offset) for offset in offsets]
-        self.embedding = nn.Embedding(1 + sum(sizes), config.hidden_size)
+        self.body = Body(config, max_positions=(config.max_history + 1) * len(sizes)) if backbone is None else backbone
+        width = self.body.hidden_size
+        self.embedding = nn.Embedding(1 + sum(sizes), width)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.body = Body(config, max_positions=(config.max_history + 1) * len(sizes))
-        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, size) for size in sizes)
+        self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
+        self.instruction = Instruction(backbone)
+
+    @property
+    def rows_per_item(self) -> int:
+        """Rows of an item in a sequence."""
+        return int(self.trie.num_levels)
+
+    def item_rows(self, items: Tensor) -> Tensor:
+        """Float32 [..., L, D]: the input rows of each item (int64 [...])."""
+        embedded: Tensor = self.embedding(self.tokens[items])
+        return embedded
+
+    def _beginning(self) -> Tensor:
+        """float32 [P, D]: what stands before the first item."""
+        return self.instruction.rows() if self.instruction.is_given else self.embedding.weight[:1]
 
     def _embed(self, items: Tensor) -> Tensor:
-        tokens = nn.functional.pad(self.tokens[items].flatten(1), (1, 0), value=0)
-        embedded: Tensor = self.embedding(tokens)
-        return embedded
+        beginning = self._beginning().expand(len(items), -1, -1)
+        return torch.cat([beginning, self.item_rows(items).flatten(1, 2)], dim=1)
 
     def target_log_probs(
         self, items: Tensor, lengths: Tensor, first_target: Tensor | None = None, smoothing: float = 0.0
@@ -64,8 +82,13 @@ class FlatModel(nn.Module):
         """
         is_target = target_mask(items, lengths, first_target)
         targets = items[is_target]
-        hidden: Tensor = self.body(self._embed(items)[:, :-1])
-        hidden = hidden.view(*items.shape, self.trie.num_levels, -1)[is_target]
+        # From the last row of the beginning on: a row's state predicts what stands in the next one.
+        hidden: Tensor = self.body(self._embed(items)[:, :-1])[:, len(self._beginning()) - 1 :].contiguous()
+        hidden = hidden.view(*items.shape, self.rows_per_item, -1)[is_target]
+        return self.item_log_probs(hidden, targets, smoothing)
+
+    def item_log_probs(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """float32 [P]: log-probabilities of `targets` (int64 [P]) from the states [P, L, D] before their rows."""
         return path_log_probs(
             self.trie,
             targets,
@@ -79,11 +102,12 @@ class FlatModel(nn.Module):
 
     def encode(self, items: Tensor, lengths: Tensor) -> Prefix:
         """Read histories (int64 [B, T], right-padded) of `lengths` (int64 [B]): see `sessions.SessionModel`."""
-        return read(self.body, self._embed(items), 1 + lengths * self.trie.num_levels)
+        beginning = len(self._beginning())
+        return read(self.body, self._embed(items), beginning + lengths * self.rows_per_item)
 
     def extend(self, prefix: Prefix, items: Tensor) -> Prefix:
         """Read `items` (int64 [B, E]) after what was read: see `sessions.SessionModel`."""
-        return read_on(self.body, prefix, self.embedding(self.tokens[items].flatten(1)))
+        return read_on(self.body, prefix, self.item_rows(items).flatten(1, 2))
 
     def state(self, prefix: Prefix) -> TreeState:
         """One beam a request; rows of the search do not become part of the prefix."""

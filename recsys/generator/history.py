@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
+from recsys.generator.lm.backbone import Backbone
+from recsys.generator.lm.instruction import Instruction
 from recsys.generator.tree_decoding import Prefix, read, read_on
 
 
@@ -26,6 +28,7 @@ class HistoryModel(nn.Module):
         codes: int64 [N, L], the items' semantic IDs.
         codebook_sizes: number of codes on each level.
         item_vectors: float32 [N, V] that describe the items' content, or None.
+        backbone: the language model to go on from; None = a body from scratch.
     """
 
     def __init__(
@@ -34,14 +37,17 @@ class HistoryModel(nn.Module):
         codes: npt.NDArray[np.int64],
         codebook_sizes: Sequence[int],
         item_vectors: npt.NDArray[np.float32] | None,
+        backbone: Backbone | None = None,
     ) -> None:
         super().__init__()
         self._frozen_means: dict[int, Tensor] = {}
         self.config = config
-        width = config.hidden_size
+        self.body = Body(config, max_positions=config.max_history + 1) if backbone is None else backbone
+        self.width = width = self.body.hidden_size
+        self.instruction = Instruction(backbone)
         self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
         self.codes: Tensor
-        self.begin = nn.Parameter(torch.zeros(width))
+        self.begin = nn.Parameter(torch.zeros(width)) if backbone is None else None
         self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in codebook_sizes)
         self.item_residuals = nn.Embedding(len(codes), width) if config.item_residuals else None
         # Items that join after the fit have no residual, and do not water down the means that they are part of.
@@ -52,7 +58,6 @@ class HistoryModel(nn.Module):
             self.register_buffer("item_vectors", torch.from_numpy(item_vectors), persistent=False)
             self.item_vectors: Tensor
             self.vector_projection = nn.Linear(item_vectors.shape[1], width)
-        self.body = Body(config, max_positions=config.max_history + 1)
 
     def initialise_embeddings(self) -> None:
         """Small random embeddings, zero residuals; call it once all modules are there."""
@@ -114,14 +119,27 @@ class HistoryModel(nn.Module):
 
     def hidden_states(self, items: Tensor) -> Tensor:
         """float32 [B, T + 1, D]: entry t summarises the first t items; entry 0 is the empty history."""
-        return cast(Tensor, self.body(self._inputs(items)))
+        return cast(Tensor, self.body(self._inputs(items)))[:, len(self._beginning()) - 1 :]
+
+    def _beginning(self) -> Tensor:
+        """float32 [P, D]: what stands before the first item."""
+        return self.instruction.rows() if self.begin is None else self.begin.unsqueeze(0)
 
     def _inputs(self, items: Tensor) -> Tensor:
-        return torch.cat([self.begin.expand(len(items), 1, -1), self.embed_items(items)], dim=1)
+        return torch.cat([self._beginning().expand(len(items), -1, -1), self.embed_items(items)], dim=1)
+
+    @property
+    def rows_per_item(self) -> int:
+        """Rows of an item in a sequence."""
+        return 1
+
+    def item_rows(self, items: Tensor) -> Tensor:
+        """Float32 [..., 1, D]: the input row of each item (int64 [...])."""
+        return self.embed_items(items).unsqueeze(-2)
 
     def encode(self, items: Tensor, lengths: Tensor) -> Prefix:
         """Read histories (int64 [B, T], right-padded) of `lengths` (int64 [B]): see `sessions.SessionModel`."""
-        return read(self.body, self._inputs(items), 1 + lengths)
+        return read(self.body, self._inputs(items), len(self._beginning()) + lengths)
 
     def extend(self, prefix: Prefix, items: Tensor) -> Prefix:
         """Read `items` (int64 [B, E]) after what was read: see `sessions.SessionModel`."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from recsys.generator.config import ModelConfig
 from recsys.generator.history import HistoryModel
 from recsys.generator.likelihood import path_log_probs, target_mask
+from recsys.generator.lm.backbone import Backbone
 from recsys.generator.pair_dots import pair_dots
 from recsys.generator.trie import Children, ItemTrie
 
@@ -60,6 +61,7 @@ class NestedModel(HistoryModel):
         trie: the catalogue.
         codes: int64 [N, L], the items' semantic IDs.
         item_vectors: float32 [N, V] that describe the items' content, or None.
+        backbone: the language model to go on from; None = a body from scratch.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class NestedModel(HistoryModel):
         trie: ItemTrie,
         codes: npt.NDArray[np.int64],
         item_vectors: npt.NDArray[np.float32] | None,
+        backbone: Backbone | None = None,
     ) -> None:
-        super().__init__(config, codes, trie.codebook_sizes, item_vectors)
+        super().__init__(config, codes, trie.codebook_sizes, item_vectors, backbone)
         self.trie = trie
-        self.depth = DepthDecoder(config.hidden_size, trie.codebook_sizes, config.dropout)
+        self.depth = DepthDecoder(self.width, trie.codebook_sizes, config.dropout)
         self.initialise_embeddings()
 
     def child_logits(self, state: Tensor, level: int, children: Children) -> Tensor:
@@ -107,9 +110,13 @@ class NestedModel(HistoryModel):
             smoothing: share of the target's mass spread over its siblings on each level; 0 for true log-probabilities.
         """
         is_target = target_mask(items, lengths, first_target)
-        targets = items[is_target]
-        state = self.hidden_states(items[:, :-1])[is_target]
-        kept = torch.arange(len(targets), device=items.device)
+        hidden = self.hidden_states(items[:, :-1])[is_target]
+        return self.item_log_probs(hidden.unsqueeze(1), items[is_target], smoothing)
+
+    def item_log_probs(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """float32 [P]: log-probabilities of `targets` (int64 [P]) from the states [P, 1, D] before their rows."""
+        state = hidden.squeeze(1)
+        kept = torch.arange(len(targets), device=targets.device)
 
         def logits(level: int, rows: Tensor, children: Children) -> Tensor:
             nonlocal state, kept

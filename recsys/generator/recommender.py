@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from recsys.data.sequences import IntArray, Sequences
-from recsys.errors import ArtifactError, DataError
+from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.files import write_json
 from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.batches import history_batches
@@ -24,6 +24,9 @@ from recsys.generator.config import GeneratorConfig
 from recsys.generator.constraints import Constraints
 from recsys.generator.decoder import Recommendations, beam_search
 from recsys.generator.flat import FlatModel
+from recsys.generator.lm.backbone import Backbone, load_backbone
+from recsys.generator.lm.examples import Piece
+from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.sessions import Sessions
@@ -42,14 +45,31 @@ def build_model(
     codes: IntArray,
     codebook_sizes: tuple[int, ...],
     item_vectors: npt.NDArray[np.float32] | None,
+    backbone: Backbone | None = None,
 ) -> GeneratorModel:
-    """A model with random weights over the catalogue of `codes` (int64 [N, L], rows unique)."""
+    """A model with random weights over the catalogue of `codes` (int64 [N, L], rows unique).
+
+    Where `config` names a language model, `backbone` is its body; read from its source when None.
+    """
+    if config.model.lm is not None and backbone is None:
+        backbone = load_backbone(config.model.lm)
+    if backbone is not None:
+        _check_length(config, codes.shape[1], backbone)
     if config.model.shape == "any_order":
         return AnyOrderModel(config.model, SetTrie(codes, codebook_sizes), codes, item_vectors)
     trie = ItemTrie(codes, codebook_sizes)
     if config.model.shape == "flat":
-        return FlatModel(config.model, trie, codes)
-    return NestedModel(config.model, trie, codes, item_vectors)
+        return FlatModel(config.model, trie, codes, backbone)
+    return NestedModel(config.model, trie, codes, item_vectors, backbone)
+
+
+def _check_length(config: GeneratorConfig, num_levels: int, backbone: Backbone) -> None:
+    rows = (config.model.max_history + 1) * (num_levels if config.model.shape == "flat" else 1)
+    if rows > backbone.max_positions:
+        raise ConfigError(
+            f"generator.model.max_history={config.model.max_history} takes {rows} positions, the language model reads "
+            f"{backbone.max_positions}; lower it"
+        )
 
 
 class GenerativeRecommender:
@@ -78,6 +98,10 @@ class GenerativeRecommender:
         self.model = model.eval()
         self.sessions = Sessions(config.session_cache_mib << 20)
         """Histories that stay encoded, of requests that name their session."""
+
+    @property
+    def _backbone(self) -> Backbone | None:
+        return self.model.body if isinstance(self.model.body, Backbone) else None
 
     @property
     def trie(self) -> ItemTrie | SetTrie:
@@ -124,6 +148,42 @@ class GenerativeRecommender:
         allow = is_new if constraints.allow is None else constraints.allow & is_new
         new = self._search(histories, slots, replace(constraints, allow=allow), max(beams, slots), batch_size, sessions)
         return reserve_slots(found, new, is_new)
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[Piece]],
+        k: int,
+        *,
+        constraints: Constraints | None = None,
+        beams: int | None = None,
+    ) -> Recommendations:
+        """The `k` best items after each prompt of text and items; needs a language model as the body.
+
+        Args:
+            prompts: B prompts in the wording that the model was taught with; none may be empty.
+            k: length of each list.
+            constraints: restrictions of the B requests.
+            beams: width of the search; the configured one when None.
+
+        Raises:
+            ConfigError: the model knows no words.
+        """
+        if isinstance(self.model, AnyOrderModel):
+            raise ConfigError(
+                "generator.model.shape any_order reads no text; use nested or flat with generator.model.lm"
+            )
+        language = ItemLanguage(self.model)
+        with torch.inference_mode():
+            state = self.model.state(language.read(prompts))
+        return beam_search(
+            self.model,
+            self.trie,
+            state,
+            batch_size=len(prompts),
+            k=k,
+            beams=self.config.beams if beams is None else beams,
+            constraints=constraints if constraints is not None else Constraints(),
+        )
 
     def _search(
         self,
@@ -187,7 +247,8 @@ class GenerativeRecommender:
                 found = "none" if item_vectors is None else str(list(item_vectors.shape))
                 raise DataError(f"item_vectors must be {list(shape)}, as this model reads them; found {found}")
             vectors = item_vectors
-        model = build_model(self.config, codes, self.codebook_sizes, vectors)
+        model = build_model(self.config, codes, self.codebook_sizes, vectors, self._backbone)
+        _same_instruction(model, self.model.state_dict())
         state = dict(self.model.state_dict())
         kept = known >= 0
         for name, table in model.state_dict().items():
@@ -198,7 +259,13 @@ class GenerativeRecommender:
         return GenerativeRecommender(self.config, codes, self.codebook_sizes, vectors, model)
 
     def save(self, directory: Path) -> None:
-        """Write weights and settings into an existing directory; codes and vectors are artifacts of their own."""
+        """Write weights and settings into an existing directory; codes and vectors are artifacts of their own.
+
+        The adapters of a language model are merged into it for good.
+        """
+        if self._backbone is not None:
+            self._backbone.merge_adapters()
+            self._backbone.save_description(directory)
         save_file(dict(self.model.state_dict()), directory / "model.safetensors")
         write_json(
             directory / "generator.json",
@@ -242,13 +309,21 @@ class GenerativeRecommender:
             )
         config = GeneratorConfig.model_validate(facts["config"])
         vectors = item_vectors if takes_vectors else None
-        model = build_model(config, codes, codebook_sizes, vectors)
+        backbone = Backbone.from_description(directory) if config.model.lm is not None else None
+        model = build_model(config, codes, codebook_sizes, vectors, backbone)
+        _same_instruction(model, weights)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"generator: the weights in {directory} do not fit its config: {reason}") from error
         return cls(config, codes, codebook_sizes, vectors, model)
+
+
+def _same_instruction(model: GeneratorModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Take the words of `weights`, which may be more or fewer than those of today's package."""
+    if model.instruction.is_given and "instruction.tokens" in weights:
+        model.instruction.set(weights["instruction.tokens"].tolist())
 
 
 def _digest(codes: IntArray) -> str:

@@ -1,0 +1,165 @@
+"""Pretrained causal language models as bodies: loading, adapters, text in and text out. Knows no items and no tasks.
+
+Any causal language model of transformers will do: an asset, a directory or a name on the Hub. Weights are read from
+safetensors or GGUF; no code of a model is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from recsys.assets import ASSETS, fetch
+from recsys.errors import ArtifactError, AssetError, ConfigError
+from recsys.generator.body import CausalBody
+from recsys.generator.config import LanguageModelConfig
+
+_FILES = "lm"
+"""Directory of a saved generator that holds the language model's configuration and text tokenizer."""
+
+
+class Backbone(CausalBody):
+    """A language model that is fed with vectors and asked for hidden states, and knows words beside.
+
+    Args:
+        model: the language model; its text embeddings and its text head stay its own.
+        text_tokenizer: of the same model.
+    """
+
+    def __init__(self, model: PreTrainedModel, text_tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.transformer = model.base_model
+        self.input_dropout = nn.Identity()
+        # Tied heads are the embeddings under another name; one tensor must not be saved twice.
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        self.text_head: nn.Module | None = None if tied else model.get_output_embeddings()
+        self.text_tokenizer = text_tokenizer
+
+    @property
+    def text_embeddings(self) -> nn.Embedding:
+        """The rows of the model's own vocabulary."""
+        return cast(nn.Embedding, self.transformer.get_input_embeddings())
+
+    @property
+    def end_of_text(self) -> int:
+        """The token that ends a text."""
+        token = self.text_tokenizer.eos_token_id
+        assert token is not None, "load_backbone has looked"
+        return int(token)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Token numbers of a stretch of text, with nothing added at its ends."""
+        tokens: list[int] = self.text_tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokens
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of token numbers, as it stands."""
+        decoded = self.text_tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(decoded)
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """float32 [..., V] over the model's own vocabulary from hidden states [..., D]."""
+        if self.text_head is not None:
+            return cast(Tensor, self.text_head(hidden))
+        return nn.functional.linear(hidden, self.text_embeddings.weight)
+
+    def tune(self, config: LanguageModelConfig) -> None:
+        """Say which weights are trained, and put adapters in place."""
+        # Imported here: it takes seconds, and a served model has no adapters left.
+        from peft import LoraConfig as PeftLora
+        from peft import inject_adapter_in_model
+
+        self.requires_grad_(config.tuning == "full")
+        if config.tuning == "lora":
+            adapters = PeftLora(
+                r=config.lora.rank,
+                lora_alpha=config.lora.alpha,
+                lora_dropout=config.lora.dropout,
+                target_modules="all-linear",
+            )
+            inject_adapter_in_model(adapters, self.transformer)
+            for name, parameter in self.transformer.named_parameters():
+                parameter.requires_grad_("lora_" in name)
+
+    def merge_adapters(self) -> None:
+        """Add the adapters to the weights that they adapt, and drop them."""
+        from peft.tuners.lora import LoraLayer
+
+        for name, module in list(self.transformer.named_modules()):
+            if isinstance(module, LoraLayer):
+                module.merge()
+                self.transformer.set_submodule(name, module.get_base_layer())
+
+    def save_description(self, directory: Path) -> None:
+        """Write what `from_description` reads, into `directory`: architecture and text tokenizer, no weights."""
+        target = directory / _FILES
+        target.mkdir()
+        self.transformer.config.save_pretrained(target)
+        self.text_tokenizer.save_pretrained(target)
+
+    @classmethod
+    def from_description(cls, directory: Path) -> Backbone:
+        """The model that `save_description` described, with weights yet to be loaded.
+
+        Raises:
+            ArtifactError: a file is missing or damaged.
+        """
+        source = directory / _FILES
+        try:
+            config = AutoConfig.from_pretrained(source, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"generator: cannot read {source}: {_one_line(error)}") from error
+        return cls(AutoModelForCausalLM.from_config(config), tokenizer)
+
+
+def load_backbone(config: LanguageModelConfig) -> Backbone:
+    """The language model that `config` names, tuned as it says.
+
+    Raises:
+        AssetError: there is no such model, or it has neither safetensors nor a GGUF file, or no tokenizer.
+        ConfigError: 8-bit weights without CUDA or without bitsandbytes.
+    """
+    source: Path | str = config.name
+    if config.name in ASSETS:
+        source = fetch(config.name)
+    ggufs = sorted(Path(source).glob("*.gguf")) if Path(source).is_dir() else []
+    weights: dict[str, Any] = {"gguf_file": ggufs[0].name} if ggufs else {}
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if not ggufs:
+        options["use_safetensors"] = True
+    if config.load_in_8bit:
+        options |= _eight_bits()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), **weights)
+        model = AutoModelForCausalLM.from_pretrained(str(source), **weights, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise AssetError(
+            f"generator.model.lm.name {config.name!r} must be a causal language model (an asset, a directory or a name "
+            f"of the Hub) with a tokenizer and with safetensors or a GGUF file: {_one_line(error)}"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise AssetError(f"generator.model.lm.name {config.name!r}: the tokenizer has no end-of-text token")
+    if ggufs:
+        # How the file was quantized is no property of the weights that were read from it.
+        del model.config.quantization_config
+    backbone = Backbone(model, tokenizer)
+    backbone.tune(config)
+    return backbone
+
+
+def _eight_bits() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        raise ConfigError("generator.model.lm.load_in_8bit needs a CUDA device; set it to false")
+    from transformers import BitsAndBytesConfig
+
+    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": "cuda"}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
