@@ -1,4 +1,8 @@
-"""What a language model is taught with: text and items in one sequence. Knows no tokens, no models, no templates."""
+"""What a language model is taught with: text, items and users in one sequence. Knows no tokens, no models, no wording.
+
+`UserTokens` is a kind of piece that only appears where a task mix is asked for it (`user_tokens`); it then stands first
+in a prompt.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,18 @@ class Items:
     """Dense indices, oldest first; may be empty in a prompt."""
 
 
-Piece: TypeAlias = str | Items
-"""A stretch of a sequence. Text is written as it stands: spaces between pieces are part of it."""
+@dataclass(frozen=True)
+class UserTokens:
+    """A user, written as the user's own semantic ID (ULMRec, arXiv 2412.05543)."""
+
+    user: int
+    """User index."""
+
+
+Piece: TypeAlias = str | Items | UserTokens
+"""A stretch of a sequence. Text is written as it stands: spaces between pieces are part of it. Two texts one after the
+other are two on purpose, the second always being the same: tokenize them apart, so that it always has the same
+tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +44,9 @@ class Example:
     response: tuple[Piece, ...]
     """What is to be produced: every text token and every item of it is a target, given all that stands before it."""
     without_history: tuple[Piece, ...] | None = None
-    """The prompt without the user's history, for tasks that have one: what can be known of the response without it."""
+    """The prompt without the user and the user's history, for tasks that have one in the prompt: what can be known of
+    the response without it (NextQuill, arXiv 2506.02368). It is a function of the phrasing and what else is asked, so
+    that what a model makes of it and an item can be kept. None where the history is the response itself."""
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -41,3 +57,10 @@ class Example:
 def item_indices(pieces: Iterable[Piece]) -> list[int]:
     """All items of `pieces`, in order."""
     return [index for piece in pieces if isinstance(piece, Items) for index in piece.indices]
+
+
+def for_user(prompt: tuple[Piece, ...], user: int) -> tuple[Piece, ...]:
+    """The prompt with the user's semantic ID on a line of its own at the head."""
+    if prompt and isinstance(prompt[0], str):
+        return (UserTokens(user), "\n" + prompt[0], *prompt[1:])
+    return (UserTokens(user), "\n", *prompt)

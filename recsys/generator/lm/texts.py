@@ -17,32 +17,16 @@ from typing import Protocol
 
 import numpy as np
 import polars as pl
-from pydantic import Field
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
-from recsys.config import StrictConfig
 from recsys.data import Catalog, IntArray
 from recsys.errors import DataError
+from recsys.generator.lm.config import TextConfig
 
 _RUN = re.compile(
     r"[^\W\d_](?:[\w'’-]*\w)?(?: [^\W\d_](?:[\w'’-]*\w)?)*"
 )  # words with nothing but a blank between them
 _HORIZONS = ("overall", "long_term", "short_term")
-
-
-class TextConfig(StrictConfig):
-    """How intentions and preferences are put into words."""
-
-    table: Path | None = None
-    """A Parquet or JSONL file of written texts (see `TextTable`); empty: the offline ones, which say less."""
-    keyphrases: int = Field(default=3, ge=1)
-    """Phrases that stand for an item: those of the highest TF-IDF."""
-    top: int = Field(default=3, ge=1)
-    """Categories, brands and phrases, of each at most so many, that a preference names."""
-    recent_items: int = Field(default=3, ge=1)
-    """Latest items of a history that make up the short-term preference; the long-term one is of those before."""
-    max_words: int = Field(default=32, ge=1)
-    """Words of a text; what is longer is cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +36,12 @@ class Preferences:
     overall: str = ""
     long_term: str = ""
     short_term: str = ""
+
+    @property
+    def known(self) -> list[tuple[str, str]]:
+        """Name of the horizon as a prompt has it, and text, of what is known."""
+        named = (("overall", self.overall), ("long-term", self.long_term), ("short-term", self.short_term))
+        return [(horizon, text) for horizon, text in named if text]
 
 
 class TextSource(Protocol):
