@@ -25,6 +25,7 @@ from recsys.generator import GeneratorConfig
 from recsys.tokenizer import TokenizerConfig
 from training.fit import FitConfig
 from training.layout import CONFIG_FILE, RUNS
+from training.teach import TeachConfig
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _NAME_RULE = "may have letters, digits, '.', '_' and '-' only, and not begin with '.'"
@@ -66,6 +67,8 @@ class RunConfig(StrictConfig):
     """The generative model and its search."""
     fit: FitConfig = FitConfig()
     """How the generative model is trained."""
+    teach: TeachConfig = TeachConfig()
+    """What a language model is taught with, where `generator.model.lm` names one."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Protocol, metrics and baselines."""
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from recsys.config import StrictConfig
-from recsys.data.sequences import IntArray, Sequences
-from recsys.data.windows import cut_windows
+from recsys.data.sequences import Sequences
 from recsys.files import atomic_directory, write_json
-from recsys.generator.batches import epoch_batches, padded_windows
 from recsys.generator.recommender import GeneratorModel
 from recsys.progress import progress_bar
+from training.objectives import BatchLoss, Objective, WindowObjective
+from training.throughput import Throughput, flops_per_row
 
 
 class FitConfig(StrictConfig):
@@ -72,16 +72,32 @@ class FitResult:
     """The epoch whose weights were kept, from 1."""
 
 
-def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
+def _optimizer(model: GeneratorModel, config: FitConfig, body_rate: float) -> torch.optim.AdamW:
+    """Groups with weight decay and without, and the body apart where its learning rate is another one (`share`)."""
     embeddings = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    decayed = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings]
-    chosen = {id(p) for p in decayed}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    body = {id(p) for p in model.body.parameters()} if body_rate != 1.0 else set()
+    groups = []
+    for share, inside in ((1.0, False), (body_rate, True)):
+        trained = [p for p in model.parameters() if p.requires_grad and (id(p) in body) == inside]
+        decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
+        chosen = {id(p) for p in decayed}
+        others = [p for p in trained if id(p) not in chosen]
+        groups += [
+            {"params": params, "weight_decay": decay, "share": share}
+            for params, decay in ((decayed, config.weight_decay), (others, 0.0))
+            if params or not inside
+        ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def _learned_state(model: nn.Module) -> dict[str, Tensor]:
+    """What a fit changes, and buffers: weights that are frozen need not be kept with every checkpoint."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: value.detach() for name, value in model.state_dict().items() if name not in frozen}
+
+
+def _restore(model: nn.Module, state: dict[str, Tensor]) -> None:
+    model.load_state_dict({**model.state_dict(), **state})
 
 
 def learning_rate_factor(progress: float, warmup_share: float) -> float:
@@ -115,7 +131,7 @@ class _Checkpoint:
         }
         older = self._by_epoch()
         with atomic_directory(self.directory / f"checkpoint-{len(curve)}") as target:
-            save_file(dict(model.state_dict()), target / "model.safetensors")
+            save_file(_learned_state(model), target / "model.safetensors")
             save_file(best, target / "best.safetensors")
             save_file(moments, target / "optimizer.safetensors")
             write_json(target / "curve.json", curve)
@@ -129,7 +145,7 @@ class _Checkpoint:
         if not checkpoints:
             return None
         newest = checkpoints[-1]
-        model.load_state_dict(load_file(newest / "model.safetensors"))
+        _restore(model, load_file(newest / "model.safetensors"))
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in load_file(newest / "optimizer.safetensors").items():
             index, name = key.split(".", 1)
@@ -152,6 +168,8 @@ def fit_generator(
     validate: Callable[[], float],
     checkpoint_dir: Path | None = None,
     log: Callable[[str, float, int], None] = lambda tag, value, step: None,
+    objective: Objective | None = None,
+    body_rate: float = 1.0,
 ) -> FitResult:
     """Fit `model` in place on `train` by the mean negative log-likelihood of items under the trie.
 
@@ -164,19 +182,23 @@ def fit_generator(
         checkpoint_dir: where the state after each epoch is kept; a fit found there is continued. It must have been
             started with the same model, sequences, settings and seed: the caller guarantees it, nothing here checks.
         log: receives (tag, value, step) scalars.
+        objective: where the batches come from; None = windows of `train`.
+        body_rate: learning rate of the body's own weights, as a share of the configured one.
 
     Returns:
         The curve; the model holds the weights of the best validation.
     """
-    fit = _Fit(model=model, train=train, config=config, seed=seed, log=log)
+    if objective is None:
+        objective = WindowObjective(model, train, config.batch_positions, config.label_smoothing)
+    fit = _Fit(model=model, objective=objective, config=config, seed=seed, log=log, body_rate=body_rate)
     checkpoint = _Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     restored = checkpoint.load(model, fit.optimizer) if checkpoint is not None else None
     if restored is not None:
         best, curve = restored
-    with progress_bar("train", total=config.epochs * len(fit.windows)) as advance:
-        advance(len(curve) * len(fit.windows), "")
+    with progress_bar("train", total=config.epochs * objective.epoch_units) as advance:
+        advance(len(curve) * objective.epoch_units, "")
         for epoch in range(len(curve), config.epochs):
             if _exhausted(curve, config.patience):
                 break
@@ -186,11 +208,11 @@ def fit_generator(
                 entry["ndcg@10"] = validate()
                 log("validation/ndcg@10", entry["ndcg@10"], int(entry["steps"]))
                 if entry["ndcg@10"] > max((past.get("ndcg@10", -1.0) for past in curve), default=-1.0):
-                    best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+                    best = {name: value.clone() for name, value in _learned_state(model).items()}
             curve.append(entry)
             if checkpoint is not None:
                 checkpoint.save(model, best, fit.optimizer, curve)
-    model.load_state_dict(best)
+    _restore(model, best)
     model.eval()
     best_entry = max((entry for entry in curve if "ndcg@10" in entry), key=lambda entry: entry["ndcg@10"])
     return FitResult(curve=curve, best_epoch=int(best_entry["epoch"]))
@@ -208,50 +230,51 @@ class _Fit:
         self,
         *,
         model: GeneratorModel,
-        train: Sequences,
+        objective: Objective,
         config: FitConfig,
         seed: int,
         log: Callable[[str, float, int], None],
+        body_rate: float,
     ) -> None:
         self.model = model
-        self.train = train
+        self.objective = objective
         self.config = config
         self.seed = seed
         self.log = log
-        # One more than the model reads: the last item of a window is a target, never an input.
-        self.windows = cut_windows(train, model.config.max_history + 1)
-        self.optimizer = _optimizer(model, config)
+        self.optimizer = _optimizer(model, config, body_rate)
+        self.flops_per_row = flops_per_row(model.body)
 
     def run_epoch(self, epoch: int, first_step: int, advance: Callable[[int, str], None]) -> dict[str, float]:
         """Train for one epoch (numbered from 0); the curve's entry, with the steps taken since the fit began."""
         self.model.train()
         random = np.random.default_rng([self.seed, epoch])
         torch.manual_seed(int(random.integers(2**62)))
-        batches = epoch_batches(self.windows, self.config.batch_positions, random)
+        batches = self.objective.epoch(epoch, random)
         total_loss = 0.0
         total_targets = 0
-        for index, rows in enumerate(batches):
+        meter = Throughput(self.flops_per_row, self.log)
+        for index, batch in enumerate(batches):
             # The end of the step, so that the first one is taken at more than nothing.
             progress = (epoch + (index + 1) / (len(batches) + 1)) / self.config.epochs
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * learning_rate_factor(progress, self.config.warmup_share)
-            loss, num_targets = self._step(rows)
-            total_loss += loss * num_targets
-            total_targets += num_targets
-            self.log("train/loss", loss, first_step + index)
-            advance(len(rows), f"epoch {epoch + 1} loss {total_loss / total_targets:.3f}")
+                factor = learning_rate_factor(progress, self.config.warmup_share)
+                group["lr"] = self.config.learning_rate * group["share"] * factor
+            loss = self._step(batch)
+            total_loss += loss.item_loss * loss.num_items
+            total_targets += loss.num_items
+            self.log("train/loss", loss.item_loss, first_step + index)
+            meter.count(loss.num_rows, loss.num_items, first_step + index)
+            advance(self.objective.units(batch), f"epoch {epoch + 1} loss {total_loss / max(1, total_targets):.3f}")
         return {
             "epoch": float(epoch + 1),
             "steps": float(first_step + len(batches)),
-            "loss": total_loss / total_targets,
+            "loss": total_loss / max(1, total_targets),
         }
 
-    def _step(self, rows: IntArray) -> tuple[float, int]:
-        items, lengths, first_target = padded_windows(self.train, self.windows, rows)
-        log_probs = self.model.target_log_probs(items, lengths, first_target, self.config.label_smoothing)
-        loss = -log_probs.mean()
+    def _step(self, batch: Any) -> BatchLoss:
+        found = self.objective.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        found.loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
-        return loss.item(), len(log_probs)
+        return found

@@ -27,6 +27,7 @@ from recsys.generator.flat import FlatModel
 from recsys.generator.lm.backbone import Backbone, load_backbone
 from recsys.generator.lm.examples import Piece
 from recsys.generator.lm.language import ItemLanguage
+from recsys.generator.lm.templates import Templates
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.sessions import Sessions
@@ -168,13 +169,9 @@ class GenerativeRecommender:
         Raises:
             ConfigError: the model knows no words.
         """
-        if isinstance(self.model, AnyOrderModel):
-            raise ConfigError(
-                "generator.model.shape any_order reads no text; use nested or flat with generator.model.lm"
-            )
-        language = ItemLanguage(self.model)
+        language = ItemLanguage.of(self.model)
         with torch.inference_mode():
-            state = self.model.state(language.read(prompts))
+            state = language.model.state(language.read(prompts))
         return beam_search(
             self.model,
             self.trie,
@@ -184,6 +181,24 @@ class GenerativeRecommender:
             beams=self.config.beams if beams is None else beams,
             constraints=constraints if constraints is not None else Constraints(),
         )
+
+    def search(
+        self, queries: Sequence[str], k: int, *, constraints: Constraints | None = None, beams: int | None = None
+    ) -> Recommendations:
+        """The `k` best items for each wish or title in words; needs a language model that was taught to find items.
+
+        Args:
+            queries: B texts.
+            k: length of each list.
+            constraints: restrictions of the B requests.
+            beams: width of the search; the configured one when None.
+
+        Raises:
+            ConfigError: the model knows no words.
+        """
+        templates = Templates.load()
+        prompts = [templates.search_prompt(query) for query in queries]
+        return self.complete(prompts, k, constraints=constraints, beams=beams)
 
     def _search(
         self,

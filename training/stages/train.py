@@ -4,34 +4,45 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from recsys.assets import ASSETS
 from recsys.data import Examples, IntArray, Sequences
 from recsys.encoder import ItemEmbeddings
+from recsys.errors import DataError
 from recsys.evaluation.metrics import accuracy_metrics
-from recsys.files import write_json
+from recsys.files import sha256_directory, sha256_file, write_json
 from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig, build_model
+from recsys.generator.lm.initial_rows import ground_rows
+from recsys.generator.lm.tasks import TaskMix
+from recsys.generator.lm.texts import make_texts
 from recsys.tokenizer import SemanticIds
 from training.config import RunConfig
 from training.fit import fit_generator
-from training.layout import DATA, ENCODE, TOKENIZE, TRAIN
+from training.language_report import language_report
+from training.layout import DATA, ENCODE, LANGUAGE_REPORT, TOKENIZE, TRAIN
+from training.objectives import TaskObjective
 from training.pipeline import Stage, Workspace
 from training.scalars import ScalarLog
 from training.stages import data, encode, tokenize
+from training.teach import TeachConfig
 
 _CURVE = "curve.json"
 
 
 def stage(config: RunConfig) -> Stage:
     """Goes on from the last finished epoch."""
-    settings = {
+    settings: dict[str, Any] = {
         "generator": config.generator.model_dump(mode="json", exclude={"beams", "new_item_slots", "session_cache_mib"}),
         "fit": config.fit.model_dump(mode="json"),
         "mask_seen": config.evaluation.mask_seen,
         "seed": config.run.seed,
     }
+    if config.generator.model.lm is not None:
+        settings |= {"teach": _portable(config.teach), "language_model": _source(config.generator.model.lm.name)}
     return Stage(
         name=TRAIN,
         version=3,
@@ -53,21 +64,59 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     torch.manual_seed(config.run.seed)
     model = build_model(config.generator, codes, ids.codebook_sizes, known_vectors)
     recommender = GenerativeRecommender(config.generator, codes, ids.codebook_sizes, known_vectors, model)
+    train = split.train.renumber(index)
+    mix = objective = None
+    if config.generator.model.lm is not None:
+        ground_rows(model, codes, ids.codebook_sizes, embeddings.vectors[fitted], config.run.seed)
+        mix = _task_mix(config, workspace, train, fitted)
+        objective = TaskObjective(model, mix, config.teach, config.fit.batch_positions, config.fit.label_smoothing)
     cases = _sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
     with ScalarLog(workspace.run_dir) as log:
         result = fit_generator(
             model,
-            split.train.renumber(index),
+            train,
             config.fit,
             seed=config.run.seed,
             validate=lambda: _ndcg_at_10(recommender, cases, config),
             checkpoint_dir=workspace.resume,
             log=log,
+            objective=objective,
+            body_rate=1.0 if objective is None else config.teach.language_rate,
         )
+    if mix is not None:
+        told = language_report(recommender, mix, config.teach.line_rows, config.teach.report_samples)
+        write_json(workspace.output / LANGUAGE_REPORT, told)
     if len(split.held_out):
         recommender = recommender.with_catalog(ids.codes, vectors, known=fitted)
     recommender.save(workspace.output)
     write_json(workspace.output / _CURVE, {"best_epoch": result.best_epoch, "curve": result.curve})
+
+
+def _task_mix(config: RunConfig, workspace: Workspace, train: Sequences, fitted: IntArray) -> TaskMix:
+    catalog = data.load_catalog(workspace.inputs[DATA])
+    user_ids = data.load_interactions(workspace.inputs[DATA]).user_ids
+    texts = make_texts(config.teach.tasks.texts, catalog, user_ids, fitted)
+    return TaskMix(config.teach.tasks, catalog, train, texts, seed=config.run.seed, items=fitted)
+
+
+def _portable(config: TeachConfig) -> dict[str, Any]:
+    """The settings with the content of files instead of their paths."""
+    settings = config.model_dump(mode="json")
+    tasks = settings["tasks"]
+    for holder, key, file in (
+        (tasks, "templates", config.tasks.templates),
+        (tasks["texts"], "table", config.tasks.texts.table),
+    ):
+        if file is not None:
+            if not file.is_file():
+                raise DataError(f"teach.tasks: no file {file} for {key!r}; check the path")
+            holder[key] = sha256_file(file)
+    return settings
+
+
+def _source(name: str) -> str:
+    """What tells a language model from another: its name, or the content of a directory."""
+    return sha256_directory(Path(name)) if name not in ASSETS and Path(name).is_dir() else name
 
 
 def load_recommender(

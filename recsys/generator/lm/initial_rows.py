@@ -13,8 +13,42 @@ import torch
 from torch import Tensor
 
 from recsys.data.sequences import IntArray
+from recsys.generator.any_order import AnyOrderModel
+from recsys.generator.flat import FlatModel
+from recsys.generator.lm.language import ItemLanguage
+from recsys.generator.nested import NestedModel
 
 FloatArray = npt.NDArray[np.float32]
+
+
+@torch.no_grad()
+def ground_rows(
+    model: FlatModel | NestedModel | AnyOrderModel,
+    codes: IntArray,
+    codebook_sizes: tuple[int, ...],
+    item_vectors: FloatArray,
+    seed: int,
+) -> None:
+    """Set the input rows of all codes, and in the flat shape their output rows, to projected centroids.
+
+    Args:
+        model: nested or flat, with a language model as its body; changed in place.
+        codes: int64 [N, L].
+        codebook_sizes: number of codes on each level.
+        item_vectors: float32 [N, V], the vectors that the codes name.
+        seed: of the projection.
+    """
+    language = ItemLanguage.of(model)
+    words = language.backbone.text_embeddings.weight.detach().float()
+    rows = projected_rows(code_centroids(codes, codebook_sizes, item_vectors), words, seed)
+    if isinstance(language.model, FlatModel):
+        language.model.embedding.weight[1:] = torch.cat(rows)
+        for head, level in zip(language.model.heads, rows, strict=True):
+            head.weight.copy_(level - level.mean(dim=0))  # type: ignore[operator]
+            head.bias.zero_()  # type: ignore[operator]
+        return
+    for table, level in zip(language.model.code_embeddings, rows, strict=True):
+        table.weight.copy_(level)  # type: ignore[operator]
 
 
 def code_centroids(codes: IntArray, codebook_sizes: tuple[int, ...], item_vectors: FloatArray) -> list[FloatArray]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ConfigError
+from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.flat import FlatModel
 from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.examples import Piece
@@ -45,6 +46,13 @@ class ItemLanguage:
     Raises:
         ConfigError: the body is none.
     """
+
+    @classmethod
+    def of(cls, model: LanguageShape | AnyOrderModel) -> ItemLanguage:
+        """The view of a generator's model. Raises ConfigError when it knows no words."""
+        if isinstance(model, AnyOrderModel):
+            raise ConfigError("generator.model.shape any_order reads no text; set it to nested or flat, with lm")
+        return cls(model)
 
     def __init__(self, model: LanguageShape) -> None:
         if not isinstance(model.body, Backbone):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from recsys.data.sequences import IntArray
-from recsys.generator.lm.examples import Example, Items, Piece
+from recsys.errors import ConfigError
+from recsys.generator.lm.examples import Example, Items, Piece, UserTokens
 
 _NONE = -1
 _POOL = 1024
@@ -81,6 +82,8 @@ class SequenceWriter:
             if isinstance(piece, Items):
                 block = np.full((2, len(piece.indices) * self._rows_per_item), _NONE, dtype=np.int64)
                 block[1, :: self._rows_per_item] = piece.indices
+            elif isinstance(piece, UserTokens):
+                raise ConfigError("tasks.user_tokens: this model has no semantic IDs of users; set it to false")
             else:
                 tokens = np.array(self._text_tokens(piece), dtype=np.int64)
                 block = np.stack([tokens, np.full_like(tokens, _NONE)])

@@ -1,0 +1,137 @@
+"""What a fit learns from: the batches of an epoch and the loss of one. Knows no optimizer and no schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.data.sequences import IntArray, Sequences
+from recsys.data.windows import cut_windows
+from recsys.generator.batches import epoch_batches, padded_windows
+from recsys.generator.lm.language import ItemLanguage
+from recsys.generator.lm.preference import PreferenceWeighting
+from recsys.generator.lm.rows import Packed, packed_batches
+from recsys.generator.lm.tasks import TaskMix
+from recsys.generator.recommender import GeneratorModel
+from training.teach import TeachConfig
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BatchLoss:
+    """What a step is made of."""
+
+    loss: Tensor
+    """Scalar, to be minimised."""
+    item_loss: float
+    """Mean negative log-likelihood of the batch's target items, in nats; what curves show."""
+    num_items: int
+    """Target items."""
+    num_rows: int
+    """Rows that the body read, padding left out."""
+
+
+class Objective(Protocol):
+    """A source of batches for one model."""
+
+    epoch_units: int
+    """Length of an epoch, for progress."""
+
+    def epoch(self, number: int, random: np.random.Generator) -> Sequence[Any]:
+        """The batches of an epoch (numbered from 0), in order."""
+
+    def units(self, batch: Any) -> int:
+        """How much of an epoch a batch is."""
+
+    def loss(self, batch: Any) -> BatchLoss:
+        """The loss of the model as it stands."""
+
+
+class WindowObjective:
+    """Items of a user's window, each given those before it: what a body trained from scratch learns."""
+
+    def __init__(self, model: GeneratorModel, train: Sequences, batch_positions: int, smoothing: float) -> None:
+        self._model = model
+        self._train = train
+        self._batch_positions = batch_positions
+        self._smoothing = smoothing
+        # One more than the model reads: the last item of a window is a target, never an input.
+        self._windows = cut_windows(train, model.config.max_history + 1)
+        self.epoch_units = len(self._windows)
+
+    def epoch(self, number: int, random: np.random.Generator) -> Sequence[IntArray]:
+        """Window numbers, by batch."""
+        return epoch_batches(self._windows, self._batch_positions, random)
+
+    def units(self, batch: IntArray) -> int:
+        """Windows."""
+        return len(batch)
+
+    def loss(self, batch: IntArray) -> BatchLoss:
+        """Mean over the target items."""
+        items, lengths, first_target = padded_windows(self._train, self._windows, batch)
+        log_probs = self._model.target_log_probs(items, lengths, first_target, self._smoothing)
+        loss = -log_probs.mean()
+        return BatchLoss(
+            loss=loss,
+            item_loss=loss.item(),
+            num_items=len(log_probs),
+            num_rows=int(lengths.sum()) * self._model.rows_per_item,
+        )
+
+
+class TaskObjective:
+    """Text and items of a mix of tasks: what a language model is taught.
+
+    The loss is the mean over what is produced, token by token: a target item counts as its codes.
+    """
+
+    def __init__(
+        self, model: GeneratorModel, mix: TaskMix, config: TeachConfig, batch_rows: int, smoothing: float
+    ) -> None:
+        self._language = ItemLanguage.of(model)
+        self._mix = mix
+        self._config = config
+        self._smoothing = smoothing
+        self._writer = self._language.writer(config.line_rows)
+        self._lines_per_batch = max(1, batch_rows // config.line_rows)
+        self._preference = (
+            PreferenceWeighting(self._language, config.preference) if config.preference is not None else None
+        )
+        # Only packing tells how many batches there are; those of the first epoch stand for all.
+        self.epoch_units = len(self.epoch(0, np.random.default_rng(0)))
+
+    def epoch(self, number: int, random: np.random.Generator) -> Sequence[Packed]:
+        """Packed lines, by batch."""
+        if self._preference is not None:
+            self._preference.forget()
+        batches = packed_batches(
+            self._mix.epoch(number), self._writer, self._config.line_rows, self._lines_per_batch, random
+        )
+        return list(islice(batches, self._config.steps_per_epoch))
+
+    def units(self, batch: Packed) -> int:
+        """Batches."""
+        return 1
+
+    def loss(self, batch: Packed) -> BatchLoss:
+        """See the class."""
+        found = self._language.target_log_probs(batch, self._smoothing)
+        codes_per_item = self._language.model.trie.num_levels
+        weights = torch.ones_like(found.items)
+        if self._preference is not None:
+            weights = self._preference.weights(found)
+        text_weight = self._config.text_weight
+        total = text_weight * found.text.sum() + (weights * found.items).sum()
+        count = text_weight * len(found.text) + codes_per_item * len(found.items)
+        return BatchLoss(
+            loss=-total / count,
+            item_loss=-found.items.detach().mean().item() if len(found.items) else 0.0,
+            num_items=len(found.items),
+            num_rows=batch.num_rows,
+        )
