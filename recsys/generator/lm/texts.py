@@ -103,9 +103,9 @@ class CatalogTexts:
         phrases, kind, brand = self.keyphrases[item], self.kinds[item], self.brands[item]
         texts = []
         if phrases:
-            texts += [" ".join(phrases), f"something with {_listed(phrases)}"]
+            texts += [" ".join(phrases), f"something with {listed(phrases)}"]
         if phrases and kind:
-            texts += [f"{kind}, {', '.join(phrases)}", f"I am looking for {kind}. Important to me: {_listed(phrases)}."]
+            texts += [f"{kind}, {', '.join(phrases)}", f"I am looking for {kind}. Important to me: {listed(phrases)}."]
         if kind and brand:
             texts.append(f"{kind} by {brand}")
         return [first_words(text, self._config.max_words) for text in texts]
@@ -127,7 +127,7 @@ class CatalogTexts:
         said = (phrase for item in history for phrase in self.keyphrases[item])
         phrases = _frequent(said, top, at_least=2 if kinds else 1)
         sentences = [
-            f"{beginning} {_listed(names)}."
+            f"{beginning} {listed(names)}."
             for beginning, names in zip(words, (kinds, brands, phrases), strict=True)
             if names
         ]
@@ -251,7 +251,8 @@ def _frequent(values: Iterable[str], limit: int, at_least: int = 1) -> list[str]
     return [value for value, count in counts.most_common(limit) if count >= at_least]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """At least one name as one says them: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 

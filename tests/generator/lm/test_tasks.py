@@ -166,7 +166,7 @@ def test_in_long_histories_every_item_is_a_target_once_and_prompts_hold_the_late
         (instruction,),
     ]
     assert [item_indices(example.response) for example in windows] == [[0, 1, 2, 3], [4, 5], [5, 4]]
-    assert mix.history(5) == (2, 3, 4)
+    assert mix.write("history_to_description", 4, 0.0, 0.0, held_out=False).prompt[1] == Items((1, 2, 3))
 
 
 def test_titles_and_descriptions_are_cut() -> None:
