@@ -112,7 +112,13 @@ class ChatTeacher:
         return self._config.base_url.rstrip("/") + "/chat/completions"
 
     def _explain(self, client: httpx.Client, case: Case) -> Chain | None:
-        fate, chain = self._ask_about(client, case)
+        if self._stopped.is_set():
+            return None
+        try:
+            fate, chain = self._ask_about(client, case)
+        except TeacherError:
+            self._stopped.set()
+            raise
         with self._lock:
             self.counts[fate] += 1
         return chain
@@ -162,10 +168,10 @@ class ChatTeacher:
             wait = self._config.backoff_s * 2**attempt
             try:
                 response = client.post(self._url, json=request)
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise TeacherError(f"{self._url}: {error}; mend reasoning.chat.base_url") from error
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
-            except httpx.InvalidURL as error:
-                raise TeacherError(f"{self._url}: {error}; mend reasoning.chat.base_url") from error
             else:
                 if response.is_success:
                     with self._lock:
