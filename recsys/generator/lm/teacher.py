@@ -76,7 +76,7 @@ class RuleTeacher:
             return None
         latest = _sayable([texts.kinds[case.history[-1]]], title)
         evidence = [
-            f"Chose {len(case.history)} items",
+            f"Chose {len(case.history)} items" if len(case.history) > 1 else "Chose one item",
             f": {_counted(kinds.counts)}." if kinds.counts else ".",
             f" Brands: {_counted(brands.counts)}." if brands.counts else "",
             f" Latest: {latest[0]}." if latest else "",
