@@ -90,7 +90,8 @@ class ChatTeacherConfig(StrictConfig):
     retries: int = Field(default=4, ge=0)
     """Further attempts after a timeout, a lost connection, or the statuses 408, 429 and 5xx."""
     backoff_s: float = Field(default=1.0, ge=0)
-    """Seconds before the first further attempt; they double each time. A `Retry-After` that is longer is heeded."""
+    """Seconds before the first further attempt; they double each time. A `Retry-After` that is longer is heeded,
+    up to `timeout_s`."""
     give_up_after: int = Field(default=8, ge=1)
     """Requests in a row that fail with all their attempts before the run ends with an error."""
     max_description_words: int = Field(default=40, ge=0)

@@ -28,9 +28,9 @@ class UserTokens:
 
 
 Piece: TypeAlias = str | Items | UserTokens
-"""A stretch of a sequence. Text is written as it stands: spaces between pieces are part of it. Two texts one after the
-other are two on purpose, the second always being the same: tokenize them apart, so that it always has the same
-tokens."""
+"""A stretch of a sequence. Text is written as it stands: spaces between pieces are part of it. Where texts
+follow each other, all but the first always say the same (the end of reasoning, the beginning of an answer): tokenize
+them apart, so that they always have the same tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

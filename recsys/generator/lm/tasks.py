@@ -21,6 +21,8 @@ from recsys.data import Catalog, IntArray, Sequences
 from recsys.data.windows import cut_windows
 from recsys.generator.lm.config import TaskMixConfig, TaskShare
 from recsys.generator.lm.examples import Example, Items, Piece, for_user
+from recsys.generator.lm.histories import Histories, latest_places
+from recsys.generator.lm.reasoning import Reasons
 from recsys.generator.lm.templates import NO_HISTORY, PLACEHOLDERS, TaskName, Templates, render
 from recsys.generator.lm.texts import TextSource, column_texts, first_words
 
@@ -43,6 +45,7 @@ class TaskMix:
         *,
         seed: int,
         items: IntArray | None = None,
+        reasons: Mapping[int, Reasons] | None = None,
     ) -> None:
         """Find the samples of all tasks; what lacks the text that a task needs is none.
 
@@ -54,6 +57,8 @@ class TaskMix:
             seed: of all that is random.
             items: int64 [n], the row in `catalog` of each item of `train`, where held-out items were left out of the
                 numbering (`Split.fitted_items`, with `Split.fitted_index`); every row in order when not given.
+            reasons: the reasoning of `find_cases`' cases, by place and for this `train` and `max_history`; without
+                them, the task has no samples.
 
         Raises:
             ValueError: `train` has an item that `items` has no row for.
@@ -71,7 +76,8 @@ class TaskMix:
         self._titles = _cut(column_texts(catalog, "title"), self._rows, config.max_title_words)
         self._descriptions = _cut(column_texts(catalog, "description"), self._rows, config.max_description_words)
         self._windows = cut_windows(train, config.max_history + 1)
-        self._sequence = np.repeat(np.arange(len(train)), train.lengths)
+        self._histories = Histories(train, config.max_history)
+        self._reasons = reasons or {}
         self._intentions: list[Sequence[str]] = [texts.intentions(row) for row in self._rows]
         self._preferences: dict[int, Sequence[tuple[str, str]]] = {}
         self._samples = self._find_samples()
@@ -130,15 +136,9 @@ class TaskMix:
         return Example(
             task=task,
             prompt=self._of_user(sample, render(prompt, values)),
-            response=render(wording.response, values),
+            response=self._reasoned(sample) if task == "reasoning" else render(wording.response, values),
             without_history=render(prompt, {**values, **_HISTORIES}),
         )
-
-    def history(self, place: int) -> tuple[int, ...]:
-        """The latest `max_history` items before a place in the training items, without the item there."""
-        begin = max(int(self._train.offsets[self._sequence[place]]), place - self.config.max_history)
-        target = self._train.items[place]
-        return tuple(item for item in self._train.items[begin:place].tolist() if item != target)
 
     def _window(self, prompt: str, response: str, window: int) -> Example:
         start, first_target, end = (
@@ -163,8 +163,8 @@ class TaskMix:
         }
 
     def _about_history(self, task: TaskName, place: int, text: float) -> dict[str, str | Items]:
-        history = self.history(place)
-        values = self._about_item(int(self._train.items[place]), text)
+        history = self._histories.before(place)
+        values = self._about_item(self._histories.target(place), text)
         values["history"] = Items(history)
         if task == "titles_to_item":
             values["titles"] = "; ".join(filter(None, (self._titles[item] for item in history)))
@@ -172,10 +172,16 @@ class TaskMix:
             values["horizon"], values["preference"] = _pick(self._preferences[place], text)
         return values
 
+    def _reasoned(self, place: int) -> tuple[Piece, ...]:
+        wording, reasons, history = self.templates.reasoning, self._reasons[place], self._histories.before(place)
+        kept = None if reasons.kept is None else Items(tuple(history[number] for number in reasons.kept))
+        answer = wording.answer(Items((self._histories.target(place),)), kept)
+        return (reasons.chain.write(wording.steps), wording.end, *answer)
+
     def _of_user(self, place: int, prompt: tuple[Piece, ...]) -> tuple[Piece, ...]:
         if not self.config.user_tokens:
             return prompt
-        return for_user(prompt, int(self._train.users[self._sequence[place]]))
+        return for_user(prompt, self._histories.user(place))
 
     def _find_samples(self) -> dict[TaskName, IntArray]:
         train = self._train
@@ -183,15 +189,15 @@ class TaskMix:
             np.array([bool(text) for text in texts], dtype=bool)
             for texts in (self._titles, self._descriptions, self._intentions)
         )
-        histories = {place: self.history(place) for place in range(len(train.items))}
+        histories = {place: self._histories.before(place) for place in range(len(train.items))}
         followers = _ints(place for place, history in histories.items() if history)
         after_titles = _ints(
             place for place in followers.tolist() if any(self._titles[item] for item in histories[place])
         )
-        last = np.intersect1d(followers, train.offsets[1:] - 1)
+        last = np.intersect1d(followers, latest_places(train, 1))
         for place in last.tolist():
             history = [self._rows[item] for item in histories[place]]
-            known = self._texts.preferences(int(train.users[self._sequence[place]]), history).known
+            known = self._texts.preferences(self._histories.user(place), history).known
             if known:
                 self._preferences[place] = known
         return {
@@ -208,7 +214,7 @@ class TaskMix:
             "intention_to_item": np.flatnonzero(wanted),
             "history_and_intention_to_item": last[wanted[train.items[last]]],
             "history_to_preference": _ints(self._preferences),
-            "reasoning": np.zeros(0, dtype=np.int64),
+            "reasoning": _ints(self._reasons),
         }
 
 

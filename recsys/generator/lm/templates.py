@@ -58,6 +58,8 @@ PLACEHOLDERS: Mapping[TaskName, tuple[frozenset[str], frozenset[str]]] = {
     name: (frozenset(prompt.split()), frozenset(response.split())) for name, (prompt, response) in _FIELDS.items()
 }
 """What the prompt and the response of each task must have, once each."""
+REASONS = ("evidence", "preference", "intent")
+"""What `reasoning.steps` must have, once each."""
 
 
 class TaskTemplates(StrictConfig):
@@ -69,6 +71,43 @@ class TaskTemplates(StrictConfig):
     """Phrasings of the prompt; the first is canonical."""
     held_out: str
     """A phrasing that training never sees."""
+
+
+class ReasoningTemplates(TaskTemplates):
+    """The wording of the reasoning task: `steps`, `end`, `rewriting` where it is asked for, and `response`."""
+
+    steps: str
+    """The reasons, each in a line of its own, so that they can be read back."""
+    end: str
+    """What stands after the reasons and never within: a line of its own, always the same."""
+    rewriting: str
+    """The items of the history that bear on the answer."""
+
+    @model_validator(mode="after")
+    def _reasons_can_be_read_back(self) -> ReasoningTemplates:
+        _check("reasoning.steps", self.steps, frozenset(REASONS))
+        _check("reasoning.rewriting", self.rewriting, frozenset({"kept"}))
+        _check("reasoning.end", self.end, frozenset())
+        parts = [literal for literal, _, _, _ in Formatter().parse(self.steps)]
+        if not all(part.startswith("\n") and part.strip() for part in parts[1 : len(REASONS)]):
+            raise ValueError("reasoning.steps: begin each reason but the first with a line break and its name")
+        if not (self.end.startswith("\n") and self.end.strip()):
+            raise ValueError("reasoning.end: begin it with a line break, and write a word that ends the reasons")
+        if self.end in self.steps:
+            raise ValueError("reasoning.end: stands in reasoning.steps too; reword one of them")
+        if not self.response.endswith("{item}"):
+            raise ValueError("reasoning.response: end it with {item}")
+        return self
+
+    def answer(self, item: Items, kept: Items | None) -> tuple[Piece, ...]:
+        """What comes after `end`: the rewritten history if there is one, and the item."""
+        if kept is None:
+            return render(self.response, {"item": item})
+        return render(self.rewriting + self.response, {"kept": kept, "item": item})
+
+    def lead(self, kept: Items | None) -> tuple[Piece, ...]:
+        """What stands between `end` and the item: given to a model that has finished its reasons."""
+        return self.answer(Items(()), kept)[:-1]
 
 
 class Templates(StrictConfig):
@@ -100,7 +139,7 @@ class Templates(StrictConfig):
     """The item that the user of a history looks for in words."""
     history_to_preference: TaskTemplates
     """What a history says about its user's taste, in words."""
-    reasoning: TaskTemplates
+    reasoning: ReasoningTemplates
     """The item after a history, with the reasons before it. The reasons follow the prompt."""
 
     @model_validator(mode="after")
@@ -199,7 +238,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _explain(details: ErrorDetails) -> str:
     field = ".".join(map(str, details["loc"]))
     if details["type"] == "extra_forbidden":
-        known = Templates if len(details["loc"]) == 1 else TaskTemplates
+        tasks = {"reasoning": ReasoningTemplates}
+        known = Templates if len(details["loc"]) == 1 else tasks.get(str(details["loc"][0]), TaskTemplates)
         return f"unknown key {field}; the keys are {', '.join(known.model_fields)}"
     if details["type"] == "value_error":
         return str(details["ctx"]["error"])

@@ -103,9 +103,9 @@ class CatalogTexts:
         phrases, kind, brand = self.keyphrases[item], self.kinds[item], self.brands[item]
         texts = []
         if phrases:
-            texts += [" ".join(phrases), f"something with {_listed(phrases)}"]
+            texts += [" ".join(phrases), f"something with {listed(phrases)}"]
         if phrases and kind:
-            texts += [f"{kind}, {', '.join(phrases)}", f"I am looking for {kind}. Important to me: {_listed(phrases)}."]
+            texts += [f"{kind}, {', '.join(phrases)}", f"I am looking for {kind}. Important to me: {listed(phrases)}."]
         if kind and brand:
             texts.append(f"{kind} by {brand}")
         return [first_words(text, self._config.max_words) for text in texts]
@@ -127,7 +127,7 @@ class CatalogTexts:
         said = (phrase for item in history for phrase in self.keyphrases[item])
         phrases = _frequent(said, top, at_least=2 if kinds else 1)
         sentences = [
-            f"{beginning} {_listed(names)}."
+            f"{beginning} {listed(names)}."
             for beginning, names in zip(words, (kinds, brands, phrases), strict=True)
             if names
         ]
@@ -162,7 +162,8 @@ class TextTable:
             DataError: the file cannot be read, or a column, kind, id or text is not as described.
         """
         frame = _read_table(path)
-        _require(path, frame, ~pl.col("kind").is_in(["intention", *_HORIZONS]), f"kind: write intention, {_HORIZONS}")
+        kinds = ("intention", *_HORIZONS)
+        _require(path, frame, ~pl.col("kind").is_in(list(kinds)), f"kind: must be one of {', '.join(kinds)}")
         _require(path, frame, pl.col("text").str.strip_chars() == "", "text: is empty; leave the row out")
         about_items = frame.filter(pl.col("kind") == "intention")
         about_users = frame.filter(pl.col("kind") != "intention")
@@ -226,10 +227,10 @@ def _keyphrases(phrases: list[list[str]], named: list[set[str]], counted: IntArr
     chosen = []
     for item, used in enumerate(named):
         row = slice(scores.indptr[item], scores.indptr[item + 1])
-        ranked = sorted(zip(-scores.data[row], scores.indices[row], strict=True))
+        found = ((score, vocabulary[index]) for score, index in zip(scores.data[row], scores.indices[row], strict=True))
         kept: list[str] = []
-        for _, index in ranked:
-            phrase = vocabulary[index]
+        # Of equals the longer: two words that only come together are one phrase.
+        for _, phrase in sorted(found, key=lambda each: (-each[0], -each[1].count(" "), each[1])):
             if len(kept) < limit and not used & _stems(phrase):
                 kept.append(phrase)
                 used = used | _stems(phrase)
@@ -238,7 +239,8 @@ def _keyphrases(phrases: list[list[str]], named: list[set[str]], counted: IntArr
 
 
 def _stems(*phrases: str) -> set[str]:
-    return {word.rstrip("s") for phrase in phrases for word in re.findall(r"\w+", phrase.lower())}
+    words = (word.rstrip("s") for phrase in phrases for word in re.findall(r"\w+", phrase.lower()))
+    return {word for word in words if word}
 
 
 def _rarest(names: list[str], carriers: Counter[str]) -> str:
@@ -251,7 +253,8 @@ def _frequent(values: Iterable[str], limit: int, at_least: int = 1) -> list[str]
     return [value for value, count in counts.most_common(limit) if count >= at_least]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """At least one name as one says them: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 

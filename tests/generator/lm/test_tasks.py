@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tiny_shop import CATALOG, TEXTS, TRAIN
 
 from recsys.data import Catalog, DataConfig, Interactions, Sequences, make_split
-from recsys.generator.lm.config import TaskMixConfig, TaskShare, TaskShares, TextConfig
+from recsys.generator.lm.config import ReasoningConfig, TaskMixConfig, TaskShare, TaskShares, TextConfig
 from recsys.generator.lm.examples import Example, Items, UserTokens, item_indices
+from recsys.generator.lm.reasoning import find_cases
 from recsys.generator.lm.tasks import TASKS, TaskMix
 from recsys.generator.lm.templates import TaskName
 from recsys.generator.lm.texts import CatalogTexts, Preferences, TextTable
@@ -166,7 +167,7 @@ def test_in_long_histories_every_item_is_a_target_once_and_prompts_hold_the_late
         (instruction,),
     ]
     assert [item_indices(example.response) for example in windows] == [[0, 1, 2, 3], [4, 5], [5, 4]]
-    assert mix.history(5) == (2, 3, 4)
+    assert mix.write("history_to_description", 4, 0.0, 0.0, held_out=False).prompt[1] == Items((1, 2, 3))
 
 
 def test_titles_and_descriptions_are_cut() -> None:
@@ -338,6 +339,8 @@ def test_no_validation_or_test_item_of_a_user_stands_in_an_example(lengths: list
     )
     split = make_split(as_interactions(full), DataConfig(source="movielens"))
     later = {item for history in full for item in history[-2:]}
+    cases = find_cases(ReasoningConfig(min_history=1), split.train, 20, seed=0, rows=np.arange(catalog.num_items))
+    assert not any(later & {*case.history, case.target} for case in cases)
     mix = TaskMix(TaskMixConfig(), catalog, split.train, CatalogTexts(catalog, TextConfig()), seed=0)
     for example in mix.epoch(epoch):
         if example.task == "next_item" or example.task in HISTORY_TASKS:
