@@ -1,0 +1,178 @@
+"""The reasoning mode: a language model writes its reasons first, then the answer is decoded under the trie.
+
+GREAM (arXiv 2510.20815) ranks the answers of several chains by the likelihood of the whole text, by which short chains
+win. Here items are ranked by what they are worth over the chains: p(item) = mean over chains c of p(item | history, c),
+one normalised probability an item. Chains are sampled, so this is an unbiased estimate of the model's own marginal.
+
+Shapes: B requests, C chains a request, N = B * C, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recsys.config import StrictConfig
+from recsys.data.sequences import IntArray, Sequences
+from recsys.generator.constraints import Constraints
+from recsys.generator.decoder import Recommendations
+from recsys.generator.lm.examples import Items, Piece
+from recsys.generator.lm.language import ItemLanguage
+from recsys.generator.lm.templates import NO_HISTORY, Templates, render
+from recsys.generator.recommender import GenerativeRecommender
+
+
+class ReasonConfig(StrictConfig):
+    """How chains are sampled."""
+
+    chains: int = Field(default=4, ge=1)
+    """Chains a request."""
+    max_tokens: int = Field(default=160, ge=1)
+    """Tokens of a chain; a chain that has not ended by then is ended."""
+    temperature: float = Field(default=0.7, gt=0)
+    """Below 1 chains are more alike."""
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    """Words are drawn from the most probable ones that together have this probability."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reasoned:
+    """Answers with the reasons that led to them."""
+
+    recommendations: Recommendations
+    """Scores are log-probabilities, marginalised over the chains."""
+    chains: list[list[str]]
+    """The C texts of each request."""
+
+
+def recommend_with_reasons(
+    recommender: GenerativeRecommender,
+    histories: Sequences,
+    k: int,
+    config: ReasonConfig,
+    *,
+    seed: int = 0,
+    constraints: Constraints | None = None,
+    beams: int | None = None,
+) -> Reasoned:
+    """The `k` best items for each history by their probability over sampled chains.
+
+    The candidates are the best items after each chain; every candidate is then scored after every chain.
+
+    Args:
+        recommender: with a language model that was taught to reason.
+        histories: B histories.
+        k: length of the lists.
+        config: how chains are sampled.
+        seed: of the sampling; a request's chains depend on its place among the B.
+        constraints: restrictions of the B requests.
+        beams: width of the searches.
+
+    Raises:
+        ConfigError: the model knows no words.
+    """
+    language = ItemLanguage.of(recommender.model)
+    templates = Templates.load()
+    wording = templates.reasoning
+    prompts = [_prompt(wording.train[0], history, recommender.config.model.max_history) for history in histories]
+    rows = np.repeat(np.arange(len(histories)), config.chains)
+    chains = write(language, [prompts[row] for row in rows], wording.end, config, seed=seed)
+    finished = [
+        (*prompts[row], chain, wording.end, *wording.lead(None)) for row, chain in zip(rows, chains, strict=True)
+    ]
+    constraints = constraints if constraints is not None else Constraints()
+    found = recommender.complete(finished, k, constraints=constraints.select(rows), beams=beams)
+    # Everything that any chain of the request proposes is scored after each of its chains.
+    num_items = recommender.trie.num_items
+    proposed = np.zeros((len(histories), num_items), dtype=bool)
+    request, place = np.nonzero(found.items >= 0)
+    proposed[rows[request], found.items[request, place]] = True
+    widest = max(1, int(proposed.sum(axis=1).max(initial=1)))
+    scored = recommender.complete(finished, widest, constraints=Constraints(allow=proposed[rows]), beams=widest)
+    total = np.full((len(histories), num_items), -np.inf)
+    request, place = np.nonzero(scored.items >= 0)
+    np.logaddexp.at(total, (rows[request], scored.items[request, place]), scored.scores[request, place])
+    marginal = (total - np.log(config.chains)).astype(np.float32)
+    return Reasoned(
+        recommendations=_ranked(marginal, recommender.trie.positions.cpu().numpy(), k),
+        chains=[chains[begin : begin + config.chains] for begin in range(0, len(chains), config.chains)],
+    )
+
+
+@torch.inference_mode()
+def write(
+    language: ItemLanguage, prompts: Sequence[Sequence[Piece]], end: str, config: ReasonConfig, *, seed: int
+) -> list[str]:
+    """A sampled text after each prompt, up to `end`, which is left out.
+
+    Args:
+        language: writes.
+        prompts: N prompts, none empty.
+        end: the words that end a text; a text also ends with the model's own end of text.
+        config: how words are drawn and how many at most.
+        seed: of the draws.
+    """
+    backbone = language.backbone
+    generator = torch.Generator(device=language.device).manual_seed(seed)
+    prefix = language.read(prompts)
+    stop = torch.tensor(backbone.text_tokens(end), device=language.device)
+    cache, lengths = prefix.cache, prefix.lengths
+    size = cache.get_seq_length()
+    visible = torch.arange(size, device=language.device) < lengths.unsqueeze(1)
+    hidden = prefix.hidden
+    written = torch.zeros((len(prompts), 0), dtype=torch.int64, device=language.device)
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=language.device)
+    for step in range(config.max_tokens):
+        tokens = _draw(backbone.text_logits(hidden).float(), config, generator)
+        # What is written after the end is not read back.
+        written = torch.cat([written, tokens.masked_fill(done, backbone.end_of_text).unsqueeze(1)], dim=1)
+        done = done | (tokens == backbone.end_of_text)
+        if step + 1 >= len(stop):
+            done = done | (written[:, -len(stop) :] == stop).all(dim=1)
+        if bool(done.all()):
+            break
+        visible = torch.nn.functional.pad(visible, (0, 1), value=True)
+        hidden = backbone.extend(
+            backbone.text_embeddings(tokens).unsqueeze(1),
+            cache,
+            positions=(lengths + step).unsqueeze(1),
+            visible=visible.unsqueeze(1),
+        )[:, 0]
+    return [_text(language, row, stop.tolist()) for row in written.tolist()]
+
+
+def _draw(logits: Tensor, config: ReasonConfig, generator: torch.Generator) -> Tensor:
+    """int64 [N] from logits float32 [N, V]: nucleus sampling (arXiv 1904.09751)."""
+    probabilities, order = (logits / config.temperature).softmax(-1).sort(dim=-1, descending=True)
+    # The word that reaches top_p is still in: what counts is the sum before it.
+    probabilities = probabilities.masked_fill(probabilities.cumsum(-1) - probabilities >= config.top_p, 0.0)
+    return order.gather(1, torch.multinomial(probabilities, 1, generator=generator)).squeeze(1)
+
+
+def _text(language: ItemLanguage, tokens: list[int], stop: list[int]) -> str:
+    if language.backbone.end_of_text in tokens:
+        tokens = tokens[: tokens.index(language.backbone.end_of_text)]
+    if tokens[len(tokens) - len(stop) :] == stop:
+        tokens = tokens[: len(tokens) - len(stop)]
+    return language.backbone.text(tokens)
+
+
+def _prompt(template: str, history: IntArray, max_history: int) -> tuple[Piece, ...]:
+    recent = tuple(history[-max_history:].tolist())
+    return render(template, {"history": Items(recent) if recent else NO_HISTORY})
+
+
+def _ranked(scores: np.ndarray, positions: np.ndarray, k: int) -> Recommendations:
+    """Lists of k from log-probabilities [B, N]; equal ones by semantic ID."""
+    order = np.lexsort((np.broadcast_to(positions, scores.shape), -scores), axis=1)[:, :k]
+    best = np.take_along_axis(scores, order, axis=1)
+    items = np.where(np.isneginf(best), -1, order).astype(np.int64)
+    missing = ((0, 0), (0, k - order.shape[1]))
+    return Recommendations(
+        items=np.pad(items, missing, constant_values=-1), scores=np.pad(best, missing, constant_values=-np.inf)
+    )
