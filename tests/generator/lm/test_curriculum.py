@@ -55,7 +55,7 @@ def test_in_the_last_shard_reasoning_is_spread_evenly() -> None:
 
 @pytest.mark.parametrize("num_reasoning", [20, 300])
 def test_three_quarters_come_on_the_way_at_the_probability_of_the_paper(num_reasoning: int) -> None:
-    size, repeats = 50, 400
+    size, repeats = 50, 200
     after = np.zeros(size)
     for seed in range(repeats):
         place = -1
