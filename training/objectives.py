@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -14,6 +14,8 @@ from torch import Tensor
 from recsys.data.sequences import IntArray, Sequences
 from recsys.data.windows import cut_windows
 from recsys.generator.batches import epoch_batches, padded_windows
+from recsys.generator.lm.curriculum import curriculum
+from recsys.generator.lm.examples import Example
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.preference import PreferenceWeighting
 from recsys.generator.lm.rows import Packed, packed_batches
@@ -88,7 +90,8 @@ class WindowObjective:
 class TaskObjective:
     """Text and items of a mix of tasks: what a language model is taught.
 
-    The loss is the mean over what is produced, token by token: a target item counts as its codes.
+    The loss is the mean over what is produced, token by token: a target item counts as its codes. An epoch with
+    reasoning in it follows GREAM's curriculum (arXiv 2510.20815), in three shards.
     """
 
     def __init__(
@@ -110,10 +113,25 @@ class TaskObjective:
         """Packed lines, by batch."""
         if self._preference is not None:
             self._preference.forget()
-        batches = packed_batches(
-            self._mix.epoch(number), self._writer, self._config.line_rows, self._lines_per_batch, random
+        examples = self._mix.epoch(number)
+        limit = self._config.steps_per_epoch
+        if len(examples.numbers("reasoning")) == 0:
+            return list(islice(self._packed(examples, random), limit))
+        is_reasoning = np.zeros(len(examples), dtype=bool)
+        is_reasoning[examples.numbers("reasoning")] = True
+        alignment, reasoning = (
+            list(self._packed((examples[int(row)] for row in np.flatnonzero(chosen)), random))
+            for chosen in (~is_reasoning, is_reasoning)
         )
-        return list(islice(batches, self._config.steps_per_epoch))
+        shards = curriculum(len(alignment), len(reasoning), seed=int(random.integers(2**31)))
+        steps = [(reasoning if step.reasoning else alignment)[step.number] for shard in shards for step in shard]
+        if limit is not None and limit < len(steps):
+            # A small budget takes steps from everywhere, so that what rises along the curriculum still does.
+            steps = [steps[int(place)] for place in np.linspace(0, len(steps) - 1, limit)]
+        return steps
+
+    def _packed(self, examples: Iterable[Example], random: np.random.Generator) -> Iterator[Packed]:
+        return packed_batches(examples, self._writer, self._config.line_rows, self._lines_per_batch, random)
 
     def units(self, batch: Packed) -> int:
         """Batches."""

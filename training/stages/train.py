@@ -12,13 +12,14 @@ import torch
 from recsys.assets import ASSETS
 from recsys.data import Examples, IntArray, Sequences
 from recsys.encoder import ItemEmbeddings
+from recsys.encoder.encoder import FloatArray
 from recsys.errors import DataError
 from recsys.evaluation.metrics import accuracy_metrics
 from recsys.files import sha256_directory, sha256_file, write_json
 from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig, build_model
 from recsys.generator.lm.initial_rows import ground_rows
+from recsys.generator.lm.make import make_task_mix
 from recsys.generator.lm.tasks import TaskMix
-from recsys.generator.lm.texts import make_texts
 from recsys.tokenizer import SemanticIds
 from training.config import RunConfig
 from training.fit import fit_generator
@@ -68,7 +69,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     mix = objective = None
     if config.generator.model.lm is not None:
         ground_rows(model, codes, ids.codebook_sizes, embeddings.vectors[fitted], config.run.seed)
-        mix = _task_mix(config, workspace, train, fitted)
+        mix = _task_mix(config, workspace, train, fitted, embeddings.vectors)
         objective = TaskObjective(model, mix, config.teach, config.fit.batch_positions, config.fit.label_smoothing)
     cases = _sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
     with ScalarLog(workspace.run_dir) as log:
@@ -92,11 +93,14 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     write_json(workspace.output / _CURVE, {"best_epoch": result.best_epoch, "curve": result.curve})
 
 
-def _task_mix(config: RunConfig, workspace: Workspace, train: Sequences, fitted: IntArray) -> TaskMix:
+def _task_mix(
+    config: RunConfig, workspace: Workspace, train: Sequences, fitted: IntArray, vectors: FloatArray
+) -> TaskMix:
     catalog = data.load_catalog(workspace.inputs[DATA])
     user_ids = data.load_interactions(workspace.inputs[DATA]).user_ids
-    texts = make_texts(config.teach.tasks.texts, catalog, user_ids, fitted)
-    return TaskMix(config.teach.tasks, catalog, train, texts, seed=config.run.seed, items=fitted)
+    return make_task_mix(
+        config.teach.tasks, catalog, train, user_ids, seed=config.run.seed, items=fitted, vectors=vectors
+    )
 
 
 def _portable(config: TeachConfig) -> dict[str, Any]:
