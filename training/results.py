@@ -82,6 +82,14 @@ def print_retokenization(report: dict[str, Any], output: Path) -> None:
     stdout.print(f"semantic IDs: {output}", highlight=False, soft_wrap=True)
 
 
+def print_found(items: list[dict[str, Any]]) -> None:
+    """Print items with their titles and log-probabilities on stdout, best first."""
+    table = Table("item", "title", "log-probability")
+    for item in items:
+        table.add_row(item["item_id"], item["title"] or "", f"{item['log_probability']:.3f}")
+    Console().print(table)
+
+
 def stage_costs(run_dir: Path) -> dict[str, Any]:
     """`seconds` of each stage and in all, and `peak_memory_gib` of the process that ran them.
 

@@ -6,13 +6,15 @@ safetensors or GGUF; no code of a model is executed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from recsys.assets import ASSETS, fetch
 from recsys.errors import ArtifactError, AssetError, ConfigError
@@ -136,8 +138,9 @@ def load_backbone(config: LanguageModelConfig) -> Backbone:
     if config.load_in_8bit:
         options |= _eight_bits()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), **weights)
-        model = AutoModelForCausalLM.from_pretrained(str(source), **weights, **options)
+        with _no_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(str(source), **weights)
+            model = AutoModelForCausalLM.from_pretrained(str(source), **weights, **options)
     except (OSError, ValueError, ImportError) as error:
         raise AssetError(
             f"generator.model.lm.name {config.name!r} must be a causal language model (an asset, a directory or a name "
@@ -151,6 +154,18 @@ def load_backbone(config: LanguageModelConfig) -> Backbone:
     backbone = Backbone(model, tokenizer)
     backbone.tune(config)
     return backbone
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """A bar a tensor would drown the run's own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _eight_bits() -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""A run whose generator is a language model: every stage for real, then the bundle is served and searched by words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_lm import save_tiny_lm
+from typer.testing import CliRunner
+
+from recsys.bundle import Bundle
+from recsys.cli.main import build_app
+from recsys.data.sequences import Sequences
+from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
+from serving.runtime import RecommenderRuntime
+from training.config import load_config
+from training.runs import execute
+
+TASKS = """
+teach:
+  line_rows: 128
+  steps_per_epoch: 8
+  report_samples: 4
+  tasks: {max_history: 8, shares: {reasoning: {passes: 1}}}
+"""
+
+
+@pytest.fixture(scope="module", params=["flat", "nested"])
+def run_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, toy_config_text: str) -> Path:
+    home = tmp_path_factory.mktemp(request.param)
+    lm = save_tiny_lm(home / "lm")
+    (home / "toy.yaml").write_text(toy_config_text.replace("epochs: 3,", "epochs: 2,", 1) + TASKS)
+    overrides = [
+        f"run.dir={home / 'runs'}",
+        f"generator.model.shape={request.param}",
+        f"generator.model.lm={{name: {lm}, lora: {{rank: 2}}}}",
+        "fit.batch_positions=256",
+        "evaluation.baselines=[popularity]",
+    ]
+    execute(load_config(home / "toy.yaml", overrides))
+    return home / "runs" / "toy"
+
+
+def test_the_bundle_needs_nothing_but_itself(run_dir: Path) -> None:
+    bundle = Bundle.load(run_dir / "bundle")
+    served = bundle.recommender.recommend(Sequences.from_lists([[1, 2, 3], []]), k=5)
+    assert (served.items >= 0).all()
+    assert "lora" not in " ".join(bundle.recommender.model.state_dict())
+    answer = RecommenderRuntime.from_bundle(bundle).recommend(["i1", "i2"], k=5)
+    assert answer.source == "generator"
+    assert len(answer.picks) == 5
+
+
+def test_the_report_says_what_was_learned_of_each_task(run_dir: Path) -> None:
+    report = json.loads((run_dir / "train" / "language.json").read_text())
+    assert set(report["title_to_item"]) == {"samples", "recall@1", "recall@10"}
+    assert set(report["item_to_title"]) == {"samples", "nats_per_token"}
+    assert report["reasoning"]["samples"] == 4
+    curve = json.loads((run_dir / "train" / "curve.json").read_text())["curve"]
+    assert curve[-1]["steps"] == 16
+
+
+def test_reasons_come_with_an_answer(run_dir: Path) -> None:
+    recommender = Bundle.load(run_dir / "bundle").recommender
+    config = ReasonConfig(chains=2, max_tokens=8)
+    reasoned = recommend_with_reasons(recommender, Sequences.from_lists([[1, 2]]), 5, config)
+    assert np.exp(reasoned.recommendations.scores).sum() <= 1
+    assert [len(chains) for chains in reasoned.chains] == [2]
+
+
+def test_items_are_searched_by_words_on_the_command_line(run_dir: Path) -> None:
+    result = CliRunner().invoke(build_app(), ["search", str(run_dir), "red lamp", "-k", "3", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert len(found["items"]) == 3
+    assert set(found["items"][0]) == {"item_id", "title", "log_probability"}
