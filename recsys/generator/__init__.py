@@ -2,7 +2,7 @@
 
 from recsys.generator.config import GeneratorConfig, ModelConfig
 from recsys.generator.constraints import Constraints
-from recsys.generator.decoder import Recommendations
+from recsys.generator.recommendations import Recommendations
 from recsys.generator.recommender import GenerativeRecommender, build_model
 from recsys.generator.trie import ItemTrie
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from recsys.generator.decoder import Recommendations
+from recsys.generator.recommendations import Recommendations
 
 
 def reserve_slots(found: Recommendations, new: Recommendations, is_new: npt.NDArray[np.bool_]) -> Recommendations:

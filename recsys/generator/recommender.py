@@ -22,10 +22,11 @@ from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.batches import history_batches
 from recsys.generator.config import GeneratorConfig
 from recsys.generator.constraints import Constraints
-from recsys.generator.decoder import Recommendations, beam_search
+from recsys.generator.decoder import beam_search
 from recsys.generator.flat import FlatModel
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
+from recsys.generator.recommendations import Recommendations
 from recsys.generator.sessions import Sessions
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.trie import ItemTrie

@@ -11,7 +11,7 @@ import torch
 from recsys.data.sequences import Sequences
 from recsys.errors import ArtifactError, DataError
 from recsys.generator.constraints import Constraints
-from recsys.generator.decoder import Recommendations
+from recsys.generator.recommendations import Recommendations
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.recommender import GenerativeRecommender
 
