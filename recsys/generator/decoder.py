@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from recsys.generator.constraints import Constraints
-from recsys.generator.recommendations import Recommendations
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.set_walk import SetWalk
 from recsys.generator.trie import ItemTrie
@@ -65,12 +64,27 @@ class Found:
     bound_place: Tensor
     """int64 [B]: no item below what was given up at that rank has a lower place."""
 
-    @property
-    def certified(self) -> Tensor:
-        """bool [B]: nothing that was given up can come before the last item of the list."""
-        last, place = self.ranks[:, -1], self.places[:, -1]
-        tied = (last == self.bound) & (place < self.bound_place)
-        return (last > self.bound) | tied | (self.bound == -torch.inf)
+    certified: Tensor
+    """bool [B]: nothing that was given up can come before the last item of the list."""
+
+    def to(self, device: torch.device) -> Found:
+        """The same on another device."""
+        return Found(**{name: table.to(device) for name, table in vars(self).items()})
+
+    def select(self, rows: Tensor) -> Found:
+        """The lists of the requests at `rows` (int64 [R])."""
+        return Found(**{name: table[rows] for name, table in vars(self).items()})
+
+    def replace(self, rows: Tensor, lists: Found) -> Found:
+        """These lists with those of the requests at `rows` (int64 [R]) being `lists`."""
+        return Found(**{name: table.index_copy(0, rows, vars(lists)[name]) for name, table in vars(self).items()})
+
+
+def is_certified(ranks: Tensor, places: Tensor, bound: Tensor, bound_place: Tensor) -> Tensor:
+    """bool [B]: see `Found`, whose fields these are."""
+    last, place = ranks[:, -1], places[:, -1]
+    tied = (last == bound) & (place < bound_place)
+    return (last > bound) | tied | (bound == -torch.inf)
 
 
 def select_best(ranks: Tensor, count: int, order: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -109,7 +123,7 @@ def start_walk(trie: ItemTrie | SetTrie, constraints: Constraints, batch_size: i
 
 
 @torch.inference_mode()
-def search(
+def beam_search(
     model: SidModel,
     trie: ItemTrie | SetTrie,
     state: Any,
@@ -143,7 +157,9 @@ def search(
     device = trie.items.device
     scores = torch.zeros((batch_size, 1), device=device)
     ranks = scores
-    bound = torch.full((batch_size,), -torch.inf, device=device)
+    bound = torch.full(
+        (batch_size,), -torch.inf, dtype=torch.float32 if noise is None else torch.float64, device=device
+    )
     bound_place = torch.full((batch_size,), trie.num_items, dtype=torch.int64, device=device)
     for level in range(trie.num_levels):
         is_leaf = level == trie.num_levels - 1
@@ -187,43 +203,17 @@ def search(
     places, scores = walk.leaves().gather(1, order), scores.gather(1, order)
     none = ranks == -torch.inf
     missing = (0, k - ranks.shape[1])
+    ranks = torch.nn.functional.pad(ranks, missing, value=-torch.inf)
+    items = torch.nn.functional.pad(trie.items[places].masked_fill(none, -1), missing, value=-1)
+    places = torch.nn.functional.pad(places.masked_fill(none, trie.num_items), missing, value=trie.num_items)
     return Found(
-        items=torch.nn.functional.pad(trie.items[places].masked_fill(none, -1), missing, value=-1),
+        items=items,
         scores=torch.nn.functional.pad(scores, missing, value=-torch.inf),
-        ranks=torch.nn.functional.pad(ranks, missing, value=-torch.inf),
-        places=torch.nn.functional.pad(places.masked_fill(none, trie.num_items), missing, value=trie.num_items),
+        ranks=ranks,
+        places=places,
         bound=bound,
         bound_place=bound_place,
-    )
-
-
-def beam_search(
-    model: SidModel,
-    trie: ItemTrie | SetTrie,
-    state: Any,
-    *,
-    batch_size: int,
-    k: int,
-    beams: int,
-    constraints: Constraints,
-    temperature: float = 1.0,
-) -> Recommendations:
-    """One `search` as plain arrays; its arguments are explained there."""
-    found = search(
-        model,
-        trie,
-        state,
-        batch_size=batch_size,
-        k=k,
-        beams=beams,
-        constraints=constraints,
-        temperature=temperature,
-    )
-    return Recommendations(
-        items=found.items.cpu().numpy(),
-        scores=found.scores.cpu().numpy(),
-        certified=found.certified.cpu().numpy(),
-        bound=found.bound.float().cpu().numpy(),
+        certified=is_certified(ranks, places, bound, bound_place),
     )
 
 

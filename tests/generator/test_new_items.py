@@ -11,8 +11,8 @@ import torch
 from recsys.data.sequences import Sequences
 from recsys.errors import ArtifactError, DataError
 from recsys.generator.constraints import Constraints
-from recsys.generator.recommendations import Recommendations
 from recsys.generator.new_items import reserve_slots
+from recsys.generator.recommendations import Recommendations
 from recsys.generator.recommender import GenerativeRecommender
 
 SHAPES = ["nested", "flat", "any_order"]
