@@ -7,25 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from padding import padded
+from scored_catalogue import score_catalogue
 
 from recsys.data.sequences import Sequences
 from recsys.generator.constraints import Constraints
 from recsys.generator.decoder import select_best
-from recsys.generator.recommender import GenerativeRecommender
 
 HISTORIES = Sequences.from_lists([[3, 17, 256], [], [499], [1, 2, 3, 4, 5, 6, 7, 8, 9]])
 MODELS = [("nested", "gpt2"), ("nested", "llama"), ("flat", "gpt2"), ("flat", "llama")]
-
-
-def score_catalogue(recommender: GenerativeRecommender, history: np.ndarray) -> np.ndarray:
-    """Log-probability of every item as the next one after `history`, by the path that training uses."""
-    num_items = recommender.trie.num_items
-    rows = [np.append(history, item) for item in range(num_items)]
-    items, lengths = padded(rows)
-    with torch.inference_mode():
-        log_probs = recommender.model.target_log_probs(items, lengths, first_target=lengths - 1)
-    return log_probs.numpy()
 
 
 @pytest.mark.parametrize(("shape", "body"), MODELS)
