@@ -12,7 +12,7 @@ from recsys.data import Examples, IntArray, Sequences
 from recsys.encoder import ItemEmbeddings
 from recsys.evaluation.metrics import accuracy_metrics
 from recsys.files import write_json
-from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig, build_model
+from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig, Recommendations, build_model
 from recsys.tokenizer import SemanticIds
 from training.config import RunConfig
 from training.fit import fit_generator
@@ -84,10 +84,17 @@ def load_curve(directory: Path) -> list[dict[str, float]]:
     return curve
 
 
-def rank(recommender: GenerativeRecommender, histories: Sequences, k: int, *, beams: int, mask_seen: bool) -> IntArray:
-    """int64 [B, k]: the generator's lists, as every evaluation asks for them; -1 where there are no more items."""
+def recommend(
+    recommender: GenerativeRecommender, histories: Sequences, k: int, *, beams: int, mask_seen: bool
+) -> Recommendations:
+    """The generator's lists, as every evaluation asks for them."""
     constraints = Constraints(deny=list(histories)) if mask_seen else None
-    return recommender.recommend(histories, k, constraints=constraints, beams=beams).items
+    return recommender.recommend(histories, k, constraints=constraints, beams=beams)
+
+
+def rank(recommender: GenerativeRecommender, histories: Sequences, k: int, *, beams: int, mask_seen: bool) -> IntArray:
+    """int64 [B, k]: the items of `recommend`; -1 where there are no more."""
+    return recommend(recommender, histories, k, beams=beams, mask_seen=mask_seen).items
 
 
 def _sample(cases: Examples, size: int, seed: int) -> Examples:
