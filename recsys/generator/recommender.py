@@ -142,7 +142,7 @@ class GenerativeRecommender:
             batch_size,
             sessions,
         )
-        return reserve_slots(found, new, is_new)
+        return reserve_slots(found, new, is_new, constraints.caps)
 
     def sample(
         self,
