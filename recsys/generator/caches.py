@@ -49,6 +49,14 @@ def take(cache: DynamicCache, row: int, length: int) -> DynamicCache:
     return taken
 
 
+def select(cache: DynamicCache, rows: Tensor) -> DynamicCache:
+    """The sequences at `rows` (int64 [R]) as a batch of their own, padded as they were."""
+    chosen = fork(cache)
+    for layer in chosen.layers:
+        layer.keys, layer.values = (table[rows] for table in _tables(layer))
+    return chosen
+
+
 def _tables(layer: object) -> tuple[Tensor, Tensor]:
     keys, values = layer.keys, layer.values  # type: ignore[attr-defined]
     return keys, values

@@ -10,24 +10,61 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recsys.data.sequences import IntArray
+from recsys.generator.groups import Groups
 from recsys.generator.trie import ItemTrie
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Cap:
+    """At most `most` items of one group in a list: what is walked in order of score skips items of full groups.
+
+    Raises:
+        ValueError: `most` below 1; deny items instead.
+    """
+
+    groups: Groups
+    """The groups of every item; an item counts in all of its own."""
+    most: int
+    """Items of a group that a list may hold."""
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise ValueError(f"most must be at least 1, got {self.most}; deny the items of a group instead")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Constraints:
-    """Restrictions of a batch of B requests; both kinds hold together."""
+    """Restrictions of a batch of B requests; all kinds hold together."""
 
     allow: npt.NDArray[np.bool_] | None = None
     """bool [N] for all requests or [B, N] for each; None allows the whole catalogue."""
     deny: Sequence[npt.NDArray[np.int64]] | None = None
     """B arrays of item indices (seen or excluded items); duplicates are harmless."""
+    caps: Sequence[Cap] = ()
+    """Of every request: how much of a list may be alike."""
 
     def select(self, rows: npt.NDArray[np.int64]) -> Constraints:
         """The restrictions of the requests at `rows`, in that order."""
         return Constraints(
             allow=self.allow[rows] if self.allow is not None and self.allow.ndim == 2 else self.allow,
             deny=[self.deny[row] for row in rows] if self.deny is not None else None,
+            caps=self.caps,
         )
+
+    def deny_also(self, items: Sequence[IntArray]) -> Constraints:
+        """These restrictions with further items denied, an array a request."""
+        if self.deny is not None:
+            items = [np.concatenate(pair).astype(np.int64) for pair in zip(self.deny, items, strict=True)]
+        return Constraints(allow=self.allow, deny=items, caps=self.caps)
+
+    def num_permitted(self, row: int, num_items: int) -> int:
+        """How many of `num_items` items allow and deny leave to the request at `row`."""
+        allow = None if self.allow is None else self.allow[row] if self.allow.ndim == 2 else self.allow
+        denied = np.zeros(0, dtype=np.int64) if self.deny is None else np.unique(self.deny[row]).astype(np.int64)
+        if allow is None:
+            return num_items - len(denied)
+        return int(allow.sum() - allow[denied].sum())
 
     def allow_rows(self, num_items: int, batch_size: int, device: torch.device) -> Tensor | None:
         """bool [B, N]; None where everything is allowed. Raises ValueError when it is not of B requests and N items."""
@@ -64,7 +101,7 @@ class RangeCounter:
         self.denied: Tensor | None = None
         deny = constraints.deny_rows(batch_size)
         if deny is not None:
-            rows = [torch.from_numpy(np.unique(items)).to(device) for items in deny]
+            rows = [torch.from_numpy(np.unique(items).astype(np.int64)).to(device) for items in deny]
             self.denied = torch.full((batch_size, max(1, max(len(row) for row in rows))), trie.num_items, device=device)
             for index, row in enumerate(rows):
                 positions = trie.positions[row]
@@ -73,8 +110,8 @@ class RangeCounter:
                 self.denied[index, : len(positions)] = positions
             self.denied = self.denied.sort(-1).values
 
-    def alive(self, level: int, nodes: Tensor) -> Tensor | None:
-        """bool like `nodes` (int64 [B, W, C], nodes of `level`): some permitted item lies below. None: all do."""
+    def counts(self, level: int, nodes: Tensor) -> Tensor | None:
+        """int64 like `nodes` (int64 [B, W, C], nodes of `level`): permitted items below each. None: all are."""
         if self.allowed_before is None and self.denied is None:
             return None
         flat = nodes.flatten(1)
@@ -85,4 +122,9 @@ class RangeCounter:
             count = self.allowed_before.gather(1, end) - self.allowed_before.gather(1, start)
         if self.denied is not None:
             count = count - torch.searchsorted(self.denied, end) + torch.searchsorted(self.denied, start)
-        return (count > 0).view(nodes.shape)
+        return count.view(nodes.shape)
+
+    def alive(self, level: int, nodes: Tensor) -> Tensor | None:
+        """bool like `nodes` (int64 [B, W, C], nodes of `level`): some permitted item lies below. None: all do."""
+        counts = self.counts(level, nodes)
+        return None if counts is None else counts > 0

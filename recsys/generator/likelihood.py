@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from recsys.generator.decoder import legal_log_softmax
 from recsys.generator.trie import Children, ItemTrie
+from recsys.generator.walk import legal_log_softmax
 
 
 def smoothed_gather(log_probs: Tensor, slots: Tensor, legal: Tensor, smoothing: float) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -15,23 +16,29 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from recsys.data.sequences import IntArray, Sequences
+from recsys.data import Examples, IntArray, Sequences
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.files import write_json
 from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.batches import history_batches
+from recsys.generator.calibration import Calibration, fit_temperature
 from recsys.generator.config import GeneratorConfig
+from recsys.generator.consistency import Consistency
 from recsys.generator.constraints import Constraints
-from recsys.generator.decoder import Recommendations, beam_search
 from recsys.generator.flat import FlatModel
+from recsys.generator.lists import SearchPlan, find_lists, shortages
 from recsys.generator.lm.backbone import Backbone, load_backbone
 from recsys.generator.lm.examples import Piece
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.templates import Templates
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
+from recsys.generator.recommendations import Recommendations, Shortage
+from recsys.generator.scoring import forced_steps
 from recsys.generator.sessions import Sessions
 from recsys.generator.set_trie import SetTrie
+from recsys.generator.slates import Slates, draw_slates
+from recsys.generator.tree_decoding import Prefix
 from recsys.generator.trie import ItemTrie
 
 GeneratorModel: TypeAlias = NestedModel | FlatModel | AnyOrderModel
@@ -118,6 +125,10 @@ class GenerativeRecommender:
         beams: int | None = None,
         batch_size: int = 64,
         sessions: Sequence[str] | None = None,
+        exact: bool = False,
+        max_beams: int = 4096,
+        temperature: float = 1.0,
+        consistency: Consistency | None = None,
     ) -> Recommendations:
         """The `k` best items for each history (item indices, oldest first; may be empty).
 
@@ -129,26 +140,125 @@ class GenerativeRecommender:
             batch_size: histories decoded at a time; changes memory, not results.
             sessions: a key for each history, under which it stays encoded: the same history, or one that goes on from
                 it, is then not read again. Changes time and memory, not results.
+            exact: search again, with up to `max_beams` beams, what is not certified to be the list that scoring every
+                permitted item gives. `Recommendations.certified` says for which lists that sufficed.
+            max_beams: see `exact`.
+            temperature: of every step (see `calibration`); scores are those of the tempered model.
+            consistency: give up paths whose codes point to unrelated categories.
 
         Raises:
-            ValueError: k or beams below 1, or an item index outside the catalogue.
+            ValueError: k or beams below 1, a temperature that is not positive, an item index outside the catalogue, or
+                `exact` together with `consistency`, which gives up items that exact lists have.
         """
-        beams = self.config.beams if beams is None else beams
-        if k < 1 or beams < 1:
-            raise ValueError(f"k and beams must be at least 1, got k={k}, beams={beams}")
-        if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < len(self.codes):
-            raise ValueError(f"histories: item indices must lie in 0..{len(self.codes) - 1}")
-        constraints = constraints if constraints is not None else Constraints()
-        if sessions is not None and len(sessions) != len(histories):
-            raise ValueError(f"sessions must hold one key a history: {len(histories)}, got {len(sessions)}")
-        found = self._search(histories, k, constraints, beams, batch_size, sessions)
+        if exact and consistency is not None:
+            raise ValueError("exact lists keep every path, consistency gives some up: ask for one of them")
+        plan = self._plan(k, beams, max_beams if exact else None, temperature, consistency)
+        constraints = self._checked(histories, constraints, sessions)
+        found = self._search(histories, constraints, plan, batch_size, sessions)
         slots = min(self.config.new_item_slots, k)
         if slots == 0 or self.model.learned.all():
             return found
         is_new = ~self.model.learned.numpy()
         allow = is_new if constraints.allow is None else constraints.allow & is_new
-        new = self._search(histories, slots, replace(constraints, allow=allow), max(beams, slots), batch_size, sessions)
-        return reserve_slots(found, new, is_new)
+        new = self._search(
+            histories,
+            replace(constraints, allow=allow),
+            replace(plan, k=slots, beams=max(plan.beams, slots)),
+            batch_size,
+            sessions,
+        )
+        return reserve_slots(found, new, is_new, constraints.caps)
+
+    def sample(
+        self,
+        histories: Sequences,
+        k: int,
+        *,
+        seeds: IntArray,
+        constraints: Constraints | None = None,
+        batch_size: int = 64,
+        sessions: Sequence[str] | None = None,
+        max_beams: int = 4096,
+        temperature: float = 1.0,
+    ) -> Slates:
+        """A random slate for each history: k items without replacement from the model, with their propensities.
+
+        The arguments that `recommend` has too are explained there. A request's slate follows from its history, its
+        constraints and its seed alone.
+
+        Args:
+            histories: B histories.
+            k: length of each slate.
+            seeds: int64 [B].
+            constraints: restrictions of the B requests, without caps.
+            batch_size: histories decoded at a time.
+            sessions: a key for each history.
+            max_beams: how wide the search may become where constraints make it necessary.
+            temperature: above 1 for more even slates, below for surer ones.
+
+        Raises:
+            ValueError: as `recommend`; or seeds that are not one a history, or caps.
+        """
+        if len(seeds) != len(histories):
+            raise ValueError(f"seeds must hold one number a history: {len(histories)}, got {len(seeds)}")
+        plan = self._plan(k, k, max_beams, temperature, None)
+        constraints = self._checked(histories, constraints, sessions)
+        items = np.full((len(histories), k), -1, dtype=np.int64)
+        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        log_propensities = np.zeros((len(histories), k), dtype=np.float64)
+        exact = np.zeros(len(histories), dtype=bool)
+        short: list[Shortage | None] = [None] * len(histories)
+        for rows, prefix in self._prefixes(histories, batch_size, sessions):
+            drawn = draw_slates(
+                self.model, self.trie, prefix, constraints.select(rows), plan, torch.from_numpy(seeds[rows])
+            )
+            items[rows], scores[rows] = drawn.items, drawn.scores
+            log_propensities[rows], exact[rows] = drawn.log_propensities, drawn.exact
+            for row, reason in zip(rows.tolist(), drawn.short, strict=True):
+                short[row] = reason
+        return Slates(items=items, scores=scores, log_propensities=log_propensities, exact=exact, short=short)
+
+    def calibrate(self, cases: Examples, *, batch_size: int = 64) -> Calibration:
+        """The temperature at which the true next items of `cases`, of validation, are the most likely."""
+        self._checked(cases.histories, None, None)
+        steps = [
+            forced_steps(self.model, self.trie, self.model.state(prefix), torch.from_numpy(cases.targets[rows]))
+            for rows, prefix in self._prefixes(cases.histories, batch_size, None)
+        ]
+        return fit_temperature(steps)
+
+    def _plan(
+        self, k: int, beams: int | None, max_beams: int | None, temperature: float, consistency: Consistency | None
+    ) -> SearchPlan:
+        beams = self.config.beams if beams is None else beams
+        if k < 1 or beams < 1:
+            raise ValueError(f"k and beams must be at least 1, got k={k}, beams={beams}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        return SearchPlan(k=k, beams=beams, max_beams=max_beams, temperature=temperature, consistency=consistency)
+
+    def _checked(
+        self, histories: Sequences, constraints: Constraints | None, sessions: Sequence[str] | None
+    ) -> Constraints:
+        if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < len(self.codes):
+            raise ValueError(f"histories: item indices must lie in 0..{len(self.codes) - 1}")
+        if sessions is not None and len(sessions) != len(histories):
+            raise ValueError(f"sessions must hold one key a history: {len(histories)}, got {len(sessions)}")
+        return constraints if constraints is not None else Constraints()
+
+    def _prefixes(
+        self, histories: Sequences, batch_size: int, sessions: Sequence[str] | None
+    ) -> Iterator[tuple[IntArray, Prefix]]:
+        """Row numbers and encoded histories, batch by batch."""
+        for rows, batch, lengths in history_batches(histories, self.config.model.max_history, batch_size):
+            with torch.inference_mode():
+                if sessions is None:
+                    prefix = self.model.encode(batch, lengths)
+                else:
+                    recent = [row[:length] for row, length in zip(batch.numpy(), lengths.tolist(), strict=True)]
+                    keys = [sessions[int(row)] for row in rows]
+                    prefix = self.sessions.read(self.model, keys, recent)
+            yield rows, prefix
 
     def complete(
         self,
@@ -169,18 +279,10 @@ class GenerativeRecommender:
         Raises:
             ConfigError: the model knows no words.
         """
-        language = ItemLanguage.of(self.model)
-        with torch.inference_mode():
-            state = language.model.state(language.read(prompts))
-        return beam_search(
-            self.model,
-            self.trie,
-            state,
-            batch_size=len(prompts),
-            k=k,
-            beams=self.config.beams if beams is None else beams,
-            constraints=constraints if constraints is not None else Constraints(),
-        )
+        plan = self._plan(k, beams, None, 1.0, None)
+        prefix = ItemLanguage.of(self.model).read(prompts)
+        held = constraints if constraints is not None else Constraints()
+        return self._lists([(np.arange(len(prompts)), prefix)], len(prompts), held, plan)
 
     def search(
         self, queries: Sequence[str], k: int, *, constraints: Constraints | None = None, beams: int | None = None
@@ -203,33 +305,30 @@ class GenerativeRecommender:
     def _search(
         self,
         histories: Sequences,
-        k: int,
         constraints: Constraints,
-        beams: int,
+        plan: SearchPlan,
         batch_size: int,
         sessions: Sequence[str] | None,
     ) -> Recommendations:
-        items = np.full((len(histories), k), -1, dtype=np.int64)
-        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        for rows, batch, lengths in history_batches(histories, self.config.model.max_history, batch_size):
-            with torch.inference_mode():
-                if sessions is None:
-                    state = self.model.start(batch, lengths)
-                else:
-                    recent = [row[:length] for row, length in zip(batch.numpy(), lengths.tolist(), strict=True)]
-                    keys = [sessions[int(row)] for row in rows]
-                    state = self.model.state(self.sessions.read(self.model, keys, recent))
-            result = beam_search(
-                self.model,
-                self.trie,
-                state,
-                batch_size=len(rows),
-                k=k,
-                beams=beams,
-                constraints=constraints.select(rows),
-            )
-            items[rows], scores[rows] = result.items, result.scores
-        return Recommendations(items=items, scores=scores)
+        return self._lists(self._prefixes(histories, batch_size, sessions), len(histories), constraints, plan)
+
+    def _lists(
+        self, prefixes: Iterable[tuple[IntArray, Prefix]], count: int, constraints: Constraints, plan: SearchPlan
+    ) -> Recommendations:
+        """The lists of `count` requests, given as row numbers and encoded requests, batch by batch."""
+        items = np.full((count, plan.k), -1, dtype=np.int64)
+        scores = np.full((count, plan.k), -np.inf, dtype=np.float32)
+        certified = np.zeros(count, dtype=bool)
+        bound = np.full(count, -np.inf, dtype=np.float32)
+        short: list[Shortage | None] = [None] * count
+        for rows, prefix in prefixes:
+            held = constraints.select(rows)
+            found = find_lists(self.model, self.trie, prefix, held, plan)
+            items[rows], scores[rows] = found.items.numpy(), found.scores.numpy()
+            certified[rows], bound[rows] = found.certified.numpy(), found.bound.numpy()
+            for row, reason in zip(rows.tolist(), shortages(found, held, len(self.codes)), strict=True):
+                short[row] = reason
+        return Recommendations(items=items, scores=scores, certified=certified, bound=bound, short=short)
 
     def with_catalog(
         self, codes: IntArray, item_vectors: npt.NDArray[np.float32] | None, known: IntArray

@@ -65,7 +65,7 @@ class SetTrie:
         """int64 [N, M]."""
         self.width = max(self.codebook_sizes)
         """K: slots of a codebook; a smaller one leaves its last slots illegal."""
-        offsets = np.concatenate([[0], np.cumsum(self.codebook_sizes[:-1])])
+        offsets = np.cumsum([0, *self.codebook_sizes[:-1]])
         self.offsets = torch.from_numpy(offsets.astype(np.int64))
         """int64 [M]: code c of codebook r is token offsets[r] + c."""
         self.num_tokens = sum(self.codebook_sizes)

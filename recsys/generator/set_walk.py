@@ -56,26 +56,58 @@ def take_codebook(codebooks: Tensor, chosen: Tensor) -> Tensor:
 
 
 class SetWalk:
-    """The beams of B requests on their way from the whole catalogue to single items; see `decoder.Walk`."""
+    """The beams of B requests on their way from the whole catalogue to single items; see `walk.Walk`."""
 
     def __init__(self, trie: SetTrie, constraints: Constraints, batch_size: int) -> None:
         self.trie = trie
         self.permitted = _Permitted(trie, constraints, batch_size)
         self.batch_size = batch_size
-        device = trie.items.device
+        self.device = trie.items.device
         self.members: Members | None = None
-        self.codebooks = torch.arange(trie.num_levels, device=device).expand(batch_size, -1)
-        self.chosen = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.codebooks = torch.arange(trie.num_levels, device=self.device).expand(batch_size, -1)
+        self.chosen = torch.zeros(batch_size, dtype=torch.int64, device=self.device)
+        self.legal: Tensor
 
     def expand(self, model: _OrderFreeModel, state: Any, level: int) -> Tensor:
-        """float32 [B, W, K]: log-probabilities of the chosen codebook's codes; -inf where no permitted item is left."""
+        """float32 [B, W, K]: log-probabilities of the chosen codebook's codes; -inf where no item has them."""
         legal = torch.stack([self.trie.legal(self.members, column) for column in self.codebooks.unbind(1)], dim=1)
         children = TokenChildren(members=self.members, codebooks=self.codebooks, legal=legal)
         self.chosen, log_probs = confident_choice(model.child_logits(state, level, children), legal)
-        alive = self.permitted.alive(self.members, self._codebook())
-        if alive is not None:
-            log_probs = log_probs.masked_fill(~alive, -torch.inf)
+        self.legal = legal[torch.arange(len(legal), device=legal.device), self.chosen]
         return log_probs.view(self.batch_size, -1, self.trie.width)
+
+    def alive(self) -> Tensor | None:
+        """bool [B, W, K]: some permitted item has the code. None: all have one."""
+        found = self.permitted.alive(self.members, self._codebook())
+        return None if found is None else found.view(self.batch_size, -1, self.trie.width)
+
+    def whole(self) -> Tensor:
+        """bool [B, W, K]: some possible item has the code, and all that have it are permitted."""
+        forbidden = self.permitted.forbidden(self.members, self._codebook())
+        found = self.legal if forbidden is None else self.legal & ~forbidden
+        return found.view(self.batch_size, -1, self.trie.width)
+
+    def codes(self) -> Tensor:
+        """int64 [B, W, K]: the token of each code; anything beyond a smaller codebook's end."""
+        tokens = self.trie.offsets[self._codebook()].unsqueeze(1) + torch.arange(self.trie.width, device=self.device)
+        return tokens.view(self.batch_size, -1, self.trie.width)
+
+    def slots(self, items: Tensor) -> Tensor:
+        """int64 [B, W]: the code that each beam's item (int64 [B, W]) has in the chosen codebook."""
+        return self.trie.codes[items, self._codebook().view(items.shape)]
+
+    def first_places(self, candidates: Tensor) -> Tensor:
+        """int64 [B]: 0, as the items of a candidate may stand anywhere among the sorted codes."""
+        return torch.zeros_like(candidates)
+
+    def leaf_order(self) -> Tensor | None:
+        """int64 [B, W * K]: the place of each way's one item among the sorted codes; None for a single codebook."""
+        if self.members is None:
+            return None
+        slots = self.trie.slots(self.members, self._codebook())
+        places = torch.zeros(len(self.codebooks) * self.trie.width, dtype=torch.int64, device=self.device)
+        places[slots] = self.trie.positions[self.members.items]
+        return places.view(self.batch_size, -1)
 
     def keep(self, level: int, best: Tensor) -> tuple[Tensor, Tensor]:
         """Go on with the candidates `best` (int64 [B, W'], flat [W * K]): their old beams and their tokens [B, W']."""
@@ -119,12 +151,24 @@ class _Permitted:
         if self.allow is None and self.denied is None:
             return None
         if members is None:
-            return self._alive_at_root(codebook)
+            return self._counts_at_root(codebook) > 0
         requests = members.rows // (members.num_rows // self.batch_size)
         permitted = self._of(requests, members.items)
         alive = torch.zeros(len(codebook) * self.trie.width, dtype=torch.bool, device=codebook.device)
         alive[self.trie.slots(members, codebook)[permitted]] = True
         return alive.view(-1, self.trie.width)
+
+    def forbidden(self, members: Members | None, codebook: Tensor) -> Tensor | None:
+        """bool [R, K]: some possible item of the row with the code in its `codebook` is forbidden. None: none is."""
+        if self.allow is None and self.denied is None:
+            return None
+        if members is None:
+            return self._counts_at_root(codebook) < self._sizes_at_root(codebook)
+        requests = members.rows // (members.num_rows // self.batch_size)
+        permitted = self._of(requests, members.items)
+        forbidden = torch.zeros(len(codebook) * self.trie.width, dtype=torch.bool, device=codebook.device)
+        forbidden[self.trie.slots(members, codebook)[~permitted]] = True
+        return forbidden.view(-1, self.trie.width)
 
     def _of(self, requests: Tensor, items: Tensor) -> Tensor:
         """bool [E]: whether each request (int64 [E]) may be shown the item (int64 [E])."""
@@ -137,16 +181,24 @@ class _Permitted:
             permitted = permitted & (self.denied[found] != keys)
         return permitted
 
-    def _alive_at_root(self, codebook: Tensor) -> Tensor:
-        """As `alive` for one row a request, with counts, so that no deny list is spread over the catalogue."""
-        width, device = self.trie.width, codebook.device
-        requests = torch.arange(self.batch_size, device=device)
+    def _sizes_at_root(self, codebook: Tensor) -> Tensor:
+        """int64 [B, K]: the items of each code, for one row a request."""
         codes = self.trie.codes[:, codebook].T
-        counts = torch.zeros(self.batch_size, width, dtype=torch.int64, device=device)
-        counts = counts.scatter_add(1, codes, torch.ones_like(codes) if self.allow is None else self.allow.long())
+        sizes = torch.zeros(self.batch_size, self.trie.width, dtype=torch.int64, device=codebook.device)
+        return sizes.scatter_add(1, codes, torch.ones_like(codes))
+
+    def _counts_at_root(self, codebook: Tensor) -> Tensor:
+        """int64 [B, K]: the permitted items of each code, so that no deny list is spread over the catalogue."""
+        width = self.trie.width
+        if self.allow is None:
+            counts = self._sizes_at_root(codebook)
+        else:
+            codes = self.trie.codes[:, codebook].T
+            counts = torch.zeros(self.batch_size, width, dtype=torch.int64, device=codebook.device)
+            counts = counts.scatter_add(1, codes, self.allow.long())
         if self.denied is not None:
             requests, items = self.denied // self.trie.num_items, self.denied % self.trie.num_items
             weight = torch.ones_like(items) if self.allow is None else self.allow[requests, items].long()
             slots = requests * width + self.trie.codes[items, codebook[requests]]
             counts = counts.flatten().index_add(0, slots, -weight).view(self.batch_size, width)
-        return counts > 0
+        return counts

@@ -87,6 +87,11 @@ def stack(prefixes: Sequence[Prefix]) -> Prefix:
     )
 
 
+def select(prefix: Prefix, rows: Tensor) -> Prefix:
+    """The sequences at `rows` (int64 [R]) as a batch of their own."""
+    return Prefix(hidden=prefix.hidden[rows], cache=caches.select(prefix.cache, rows), lengths=prefix.lengths[rows])
+
+
 def split(prefix: Prefix) -> list[Prefix]:
     """Every sequence as a prefix of its own, without padding, in memory of its own."""
     return [

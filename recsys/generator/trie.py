@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recsys.data.sequences import IntArray
 from recsys.errors import ArtifactError
 
 
@@ -50,21 +51,19 @@ class ItemTrie:
             raise ArtifactError(
                 f"codes must be [items, {len(codebook_sizes)} levels] with at least one item, got {list(codes.shape)}"
             )
-        out_of_range = (codes < 0) | (codes >= np.asarray(codebook_sizes))
-        if out_of_range.any():
+        if (codes.min(axis=0) < 0).any() or (codes.max(axis=0) >= np.asarray(codebook_sizes)).any():
+            out_of_range = (codes < 0) | (codes >= np.asarray(codebook_sizes))
             item, level = (int(index) for index in np.argwhere(out_of_range)[0])
             raise ArtifactError(
                 f"codes: item {item} has code {codes[item, level]} on level {level}, "
                 f"whose codebook has {codebook_sizes[level]} codes"
             )
-        order = np.lexsort(codes.T[::-1])
-        ordered = codes[order]
-        is_new_prefix = np.ones((len(codes), codes.shape[1]), dtype=bool)
-        is_new_prefix[1:] = np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1)
-        if not is_new_prefix[:, -1].all():
-            position = int(np.flatnonzero(~is_new_prefix[:, -1])[0])
+        order, starts_of_level = _sort(codes, codebook_sizes)
+        if len(starts_of_level[-1]) < len(codes):
+            position = int(np.setdiff1d(np.arange(len(codes)), starts_of_level[-1])[0])
+            first, second = sorted(order[position - 1 : position + 1].tolist())
             raise ArtifactError(
-                f"codes: items {order[position - 1]} and {order[position]} share {ordered[position].tolist()}; "
+                f"codes: items {first} and {second} share {codes[first].tolist()}; "
                 "resolve collisions before building a trie"
             )
 
@@ -83,19 +82,25 @@ class ItemTrie:
         """For each level int64 [M_(l-1) + 1]: parent p has the children first_child[p] .. first_child[p + 1] - 1."""
         self.max_children: list[int] = []
         """For each level C_l."""
-        node_of_position = np.cumsum(is_new_prefix, axis=0) - 1
-        self.paths = torch.from_numpy(node_of_position[self.positions.numpy()])
-        """int64 [N, L]: the node of each item on each level."""
-
+        node_of_position = np.empty(codes.shape, dtype=np.int64)
         parent_starts = np.array([0, self.num_items])
-        for level in range(self.num_levels):
-            starts = np.append(np.flatnonzero(is_new_prefix[:, level]), self.num_items)
+        for level, firsts in enumerate(starts_of_level):
+            starts = np.append(firsts, self.num_items)
+            node_of_position[:, level] = np.repeat(np.arange(len(firsts)), np.diff(starts))
             first_child = np.searchsorted(starts, parent_starts)
             self.starts.append(torch.from_numpy(starts))
-            self.codes.append(torch.from_numpy(ordered[starts[:-1], level]))
+            self.codes.append(torch.from_numpy(codes[order[firsts], level]))
             self.first_child.append(torch.from_numpy(first_child))
             self.max_children.append(int(np.diff(first_child).max()))
             parent_starts = starts
+        self.paths = torch.from_numpy(node_of_position[self.positions.numpy()])
+        """int64 [N, L]: the node of each item on each level."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all its arrays."""
+        tables = [self.items, self.positions, self.paths, *self.starts, *self.codes, *self.first_child]
+        return sum(table.nbytes for table in tables)
 
     def children(self, level: int, parents: Tensor) -> Children:
         """The children on `level` of `parents` (int64 [...], nodes of level - 1)."""
@@ -111,3 +116,28 @@ class ItemTrie:
         nodes = self.paths[items, level]
         parents = self.paths[items, level - 1] if level else torch.zeros_like(nodes)
         return parents, nodes - self.first_child[level][parents]
+
+
+def _sort(codes: IntArray, codebook_sizes: Sequence[int]) -> tuple[IntArray, list[IntArray]]:
+    """The items in the order of their codes (int64 [N]), and for each level the sorted positions where prefixes begin.
+
+    Codes that fit 64 bits together are sorted as one integer, which is several times faster than column by column.
+    """
+    widths = [max(1, (int(size) - 1).bit_length()) for size in codebook_sizes]
+    if sum(widths) > 64:
+        order = np.lexsort(codes.T[::-1])
+        ordered = codes[order]
+        differs = np.logical_or.accumulate(ordered[1:] != ordered[:-1], axis=1)
+        return order, [np.append(0, np.flatnonzero(column) + 1) for column in differs.T]
+    keys = np.zeros(len(codes), dtype=np.uint64)
+    for level, width in enumerate(widths):
+        keys = (keys << np.uint64(width)) | codes[:, level].astype(np.uint64)
+    order = np.argsort(keys)
+    keys = keys[order]
+    changes = keys[1:] ^ keys[:-1]
+    begins = []
+    for level in range(len(widths)):
+        # A prefix begins where a bit of its own code, or of one before it, changes.
+        below = np.uint64(sum(widths[level + 1 :]))
+        begins.append(np.append(0, np.flatnonzero(changes >> below) + 1))
+    return order, begins

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_lm import save_tiny_lm
-from typer.testing import CliRunner
 
 from recsys.bundle import Bundle
-from recsys.cli.main import build_app
 from recsys.data.sequences import Sequences
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
 from serving.runtime import RecommenderRuntime
@@ -71,8 +71,9 @@ def test_reasons_come_with_an_answer(run_dir: Path) -> None:
 
 
 def test_items_are_searched_by_words_on_the_command_line(run_dir: Path) -> None:
-    result = CliRunner().invoke(build_app(), ["search", str(run_dir), "red lamp", "-k", "3", "--json"])
-    assert result.exit_code == 0, result.output
+    command = [sys.executable, "-m", "recsys", "search", str(run_dir), "red lamp", "-k", "3", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert len(found["items"]) == 3
     assert set(found["items"][0]) == {"item_id", "title", "log_probability"}

@@ -67,6 +67,7 @@ def test_report_has_the_names_that_scripts_depend_on(finished_run: Path) -> None
         for metric in ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr@10", "coverage@10"):
             assert set(metrics[metric]) >= {"value", "low", "high"}
     assert report["protocol"]["mask_seen"] is True
+    assert report["protocol"]["notes"]["lists certified exact"].endswith("%")
 
 
 def test_bundle_can_be_served(finished_run: Path) -> None:

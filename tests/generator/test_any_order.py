@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from padding import padded
+from scored_catalogue import score_catalogue
 
 from recsys.data.sequences import Sequences
 from recsys.generator.any_order import AnyOrderModel
@@ -49,12 +50,6 @@ def make(
 @pytest.fixture(scope="module")
 def recommender() -> GenerativeRecommender:
     return make(crowded_codes())
-
-
-def score_catalogue(recommender: GenerativeRecommender, history: np.ndarray) -> np.ndarray:
-    items, lengths = padded([np.append(history, item) for item in range(recommender.trie.num_items)])
-    with torch.inference_mode():
-        return recommender.model.target_log_probs(items, lengths, first_target=lengths - 1).numpy()
 
 
 @pytest.mark.parametrize(

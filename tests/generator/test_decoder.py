@@ -5,25 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from padding import padded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scored_catalogue import score_catalogue
 
 from recsys.data.sequences import Sequences
 from recsys.generator.constraints import Constraints
 from recsys.generator.decoder import select_best
-from recsys.generator.recommender import GenerativeRecommender
 
 HISTORIES = Sequences.from_lists([[3, 17, 256], [], [499], [1, 2, 3, 4, 5, 6, 7, 8, 9]])
 MODELS = [("nested", "gpt2"), ("nested", "llama"), ("flat", "gpt2"), ("flat", "llama")]
-
-
-def score_catalogue(recommender: GenerativeRecommender, history: np.ndarray) -> np.ndarray:
-    """Log-probability of every item as the next one after `history`, by the path that training uses."""
-    num_items = recommender.trie.num_items
-    rows = [np.append(history, item) for item in range(num_items)]
-    items, lengths = padded(rows)
-    with torch.inference_mode():
-        log_probs = recommender.model.target_log_probs(items, lengths, first_target=lengths - 1)
-    return log_probs.numpy()
 
 
 @pytest.mark.parametrize(("shape", "body"), MODELS)
@@ -114,7 +105,27 @@ def test_equal_scores_are_ordered_by_semantic_id(make_recommender) -> None:
 
 def test_select_best_takes_the_first_of_equals() -> None:
     scores = torch.tensor([[1.0, 3.0, 1.0, 1.0], [-torch.inf, -torch.inf, 2.0, -torch.inf]])
-    assert select_best(scores, 3).tolist() == [[0, 1, 2], [0, 1, 2]]
+    best, cut = select_best(scores, 3)
+    assert best.tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert cut is not None
+    assert cut.tolist() == [3, 3]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.sampled_from([-np.inf, -2.5, -1.0, -0.0, 0.0, 1e-38, 3.0]), min_size=1, max_size=12),
+    st.data(),
+)
+def test_select_best_is_a_stable_sort(values: list[float], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(values)))
+    order = data.draw(st.permutations(range(len(values))))
+    for places in (list(range(len(values))), order):
+        expected = sorted(range(len(values)), key=lambda index: (-values[index], places[index]))
+        best, cut = select_best(torch.tensor([values], dtype=torch.float32), count, torch.tensor([places]))
+        assert best.tolist() == [sorted(expected[:count])]
+        assert (cut is None) == (count == len(values))
+        if cut is not None:
+            assert cut.tolist() == [expected[count]]
 
 
 def test_an_item_outside_the_catalogue_is_refused(make_recommender) -> None:

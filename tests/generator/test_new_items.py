@@ -10,9 +10,10 @@ import torch
 
 from recsys.data.sequences import Sequences
 from recsys.errors import ArtifactError, DataError
-from recsys.generator.constraints import Constraints
-from recsys.generator.decoder import Recommendations
+from recsys.generator.constraints import Cap, Constraints
+from recsys.generator.groups import Groups
 from recsys.generator.new_items import reserve_slots
+from recsys.generator.recommendations import Recommendations
 from recsys.generator.recommender import GenerativeRecommender
 
 SHAPES = ["nested", "flat", "any_order"]
@@ -161,3 +162,26 @@ def test_places_are_reserved(found: list[int], new: list[int], expected: list[in
     merged = reserve_slots(lists(found), lists(new), is_new)
     assert merged.items.tolist() == [expected]
     assert merged.scores.tolist() == [[-item for item in expected]]
+
+
+def test_a_reserved_place_does_not_break_a_cap() -> None:
+    found = Recommendations(
+        items=np.array([[0, 1], [0, 1]]),
+        scores=np.array([[-1.0, -2.0], [-1.0, -2.0]], dtype=np.float32),
+        certified=np.array([True, False]),
+        short=[None, None],
+    )
+    new = Recommendations(
+        items=np.array([[2], [3]]),
+        scores=np.array([[-5.0], [-6.0]], dtype=np.float32),
+        certified=np.array([True, True]),
+        short=[None, None],
+    )
+    # Items 0 and 2 are of one group, of which a list holds one.
+    cap = Cap(groups=Groups.from_labels([["a"], ["b"], ["a"], ["c"]]), most=1)
+    joined = reserve_slots(found, new, np.array([False, False, True, True]), [cap])
+    assert joined.items.tolist() == [[0, 1], [0, 3]]
+    assert joined.scores.tolist() == [[-1.0, -2.0], [-1.0, -6.0]]
+    assert joined.certified is not None
+    assert joined.certified.tolist() == [True, False]
+    assert joined.short == [None, None]

@@ -116,7 +116,11 @@ def test_a_walk_over_all_beams_reaches_each_permitted_item_once(seed: int, kind:
     walk = SetWalk(trie, constraints, 2)
     scores = torch.zeros(2, 1)
     for level in range(3):
-        candidates = (scores.unsqueeze(-1) + walk.expand(_Uniform(), None, level)).flatten(1)
+        candidates = scores.unsqueeze(-1) + walk.expand(_Uniform(), None, level)
+        alive = walk.alive()
+        if alive is not None:
+            candidates = candidates.masked_fill(~alive, -torch.inf)
+        candidates = candidates.flatten(1)
         best = torch.arange(candidates.shape[1]).expand(2, -1)
         walk.keep(level, best)
         scores = candidates

@@ -62,9 +62,38 @@ def test_alive_equals_counting_permitted_items_below_a_node(
                 assert bool(alive[row, 0, node]) == bool((permitted[row] & below).any())
 
 
+@settings(deadline=None, max_examples=60)
+@given(unique_codes())
+def test_codes_too_wide_for_one_integer_make_the_same_trie(case: tuple[np.ndarray, tuple[int, ...]]) -> None:
+    codes, sizes = case
+    packed, columns = ItemTrie(codes, sizes), ItemTrie(codes, [2**40] * len(sizes))
+    assert packed.items.tolist() == np.lexsort(codes.T[::-1]).tolist() == columns.items.tolist()
+    assert packed.paths.tolist() == columns.paths.tolist()
+    for level in range(len(sizes)):
+        assert packed.starts[level].tolist() == columns.starts[level].tolist()
+        assert packed.codes[level].tolist() == columns.codes[level].tolist()
+        assert packed.first_child[level].tolist() == columns.first_child[level].tolist()
+
+
+def test_codes_of_exactly_64_bits_are_sorted_as_unsigned() -> None:
+    codes = np.array([[2**32 - 1, 0], [0, 2**32 - 1], [2**31, 1], [2**31 - 1, 5]])
+    assert ItemTrie(codes, (2**32, 2**32)).items.tolist() == [1, 3, 2, 0]
+
+
+def test_memory_is_that_of_the_arrays() -> None:
+    trie = ItemTrie(np.array([[0, 1], [1, 0], [0, 0]]), (2, 2))
+    # Items, positions and paths of three items; starts 3 + 4, codes 2 + 3, first children 2 + 3.
+    assert trie.num_bytes == 8 * (3 + 3 + 6 + 7 + 5 + 5)
+
+
 def test_two_items_on_one_code_are_refused() -> None:
     with pytest.raises(ArtifactError, match="items 0 and 2 share"):
         ItemTrie(np.array([[0, 1], [1, 0], [0, 1]]), (2, 2))
+
+
+def test_two_items_on_one_code_are_refused_when_codes_are_wide() -> None:
+    with pytest.raises(ArtifactError, match=r"items 0 and 2 share \[0, 1\]"):
+        ItemTrie(np.array([[0, 1], [1, 0], [0, 1]]), (2**40, 2**40))
 
 
 def test_a_code_outside_its_codebook_is_refused() -> None:

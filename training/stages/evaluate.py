@@ -25,6 +25,7 @@ from recsys.evaluation import (
 )
 from recsys.evaluation.ranker import rank_cases
 from recsys.files import atomic_path
+from recsys.generator import GenerativeRecommender
 from recsys.tokenizer import SemanticIds
 from training.config import RunConfig
 from training.layout import DATA, ENCODE, EVALUATE, LISTS, REPORT, REPORT_PAGE, TOKENIZE, TRAIN
@@ -77,7 +78,8 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
             mask_seen=config.evaluation.mask_seen,
             batch_size=config.evaluation.batch_size,
         )
-        ranked[name] = _Ranked(lists=lists, curve=curve)
+        certified = ranker.certified_share if isinstance(ranker, _Generator) else None
+        ranked[name] = _Ranked(lists=lists, curve=curve, certified=certified)
         ranked[name].save(stored)
     report = evaluate(
         {name: _Lookup(split.test.histories.users, result.lists) for name, result in ranked.items()},
@@ -89,6 +91,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
             "beams": config.generator.beams,
             "new item slots": config.generator.new_item_slots,
             "held out items": split.protocol.num_held_out_items,
+            **({} if (share := ranked[_GENERATOR].certified) is None else {"lists certified exact": f"{share:.1%}"}),
         },
         training_curves={name: result.curve for name, result in ranked.items() if result.curve is not None},
         code_usage=[np.bincount(ids.codes[:, level], minlength=size) for level, size in enumerate(ids.codebook_sizes)],
@@ -107,20 +110,44 @@ class _Ranked:
     lists: IntArray
     """int64 [cases, max(ks)]."""
     curve: TrainingCurve | None
+    certified: float | None
+    """Share of the lists that are proven to be the exact ones; None where nobody looked."""
 
     def save(self, path: Path) -> None:
-        metadata = None if self.curve is None else {"curve": self.curve.model_dump_json()}
+        metadata = {} if self.curve is None else {"curve": self.curve.model_dump_json()}
+        if self.certified is not None:
+            metadata["certified"] = repr(self.certified)
         with atomic_path(path) as temporary:
-            save_file({"lists": np.ascontiguousarray(self.lists)}, temporary, metadata=metadata)
+            save_file({"lists": np.ascontiguousarray(self.lists)}, temporary, metadata=metadata or None)
 
     @classmethod
     def load(cls, path: Path) -> _Ranked:
         with safe_open(path, framework="numpy") as file:
-            curve = (file.metadata() or {}).get("curve")
+            metadata = file.metadata() or {}
+            curve, certified = metadata.get("curve"), metadata.get("certified")
             return cls(
                 lists=file.get_tensor("lists"),
                 curve=None if curve is None else TrainingCurve.model_validate_json(curve),
+                certified=None if certified is None else float(certified),
             )
+
+
+class _Generator:
+    """The generator as a `Ranker` that remembers how many of its lists were certified."""
+
+    def __init__(self, recommender: GenerativeRecommender, beams: int, mask_seen: bool) -> None:
+        self._recommender, self._beams, self._mask_seen = recommender, beams, mask_seen
+        self._certified: list[bool] = []
+
+    def __call__(self, histories: Sequences, k: int) -> IntArray:
+        found = train.recommend(self._recommender, histories, k, beams=self._beams, mask_seen=self._mask_seen)
+        if found.certified is not None:
+            self._certified.extend(found.certified.tolist())
+        return found.items
+
+    @property
+    def certified_share(self) -> float | None:
+        return float(np.mean(self._certified)) if self._certified else None
 
 
 class _Lookup:
@@ -148,7 +175,7 @@ def _generator(config: RunConfig, inputs: Mapping[str, Path], ids: SemanticIds) 
         },
     )
     beams, mask_seen = config.generator.beams, config.evaluation.mask_seen
-    return lambda histories, k: train.rank(recommender, histories, k, beams=beams, mask_seen=mask_seen), curve
+    return _Generator(recommender, beams, mask_seen), curve
 
 
 def _baseline(name: BaselineName, config: RunConfig, split: Split) -> _Fitted:

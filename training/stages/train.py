@@ -16,7 +16,7 @@ from recsys.encoder.encoder import FloatArray
 from recsys.errors import DataError
 from recsys.evaluation.metrics import accuracy_metrics
 from recsys.files import sha256_directory, sha256_file, write_json
-from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig, build_model
+from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig, Recommendations, build_model
 from recsys.generator.lm.initial_rows import ground_rows
 from recsys.generator.lm.make import make_task_mix
 from recsys.generator.lm.tasks import TaskMix
@@ -137,10 +137,17 @@ def load_curve(directory: Path) -> list[dict[str, float]]:
     return curve
 
 
-def rank(recommender: GenerativeRecommender, histories: Sequences, k: int, *, beams: int, mask_seen: bool) -> IntArray:
-    """int64 [B, k]: the generator's lists, as every evaluation asks for them; -1 where there are no more items."""
+def recommend(
+    recommender: GenerativeRecommender, histories: Sequences, k: int, *, beams: int, mask_seen: bool
+) -> Recommendations:
+    """The generator's lists, as every evaluation asks for them."""
     constraints = Constraints(deny=list(histories)) if mask_seen else None
-    return recommender.recommend(histories, k, constraints=constraints, beams=beams).items
+    return recommender.recommend(histories, k, constraints=constraints, beams=beams)
+
+
+def rank(recommender: GenerativeRecommender, histories: Sequences, k: int, *, beams: int, mask_seen: bool) -> IntArray:
+    """int64 [B, k]: the items of `recommend`; -1 where there are no more."""
+    return recommend(recommender, histories, k, beams=beams, mask_seen=mask_seen).items
 
 
 def _sample(cases: Examples, size: int, seed: int) -> Examples:

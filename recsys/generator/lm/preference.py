@@ -70,5 +70,5 @@ class PreferenceWeighting:
         )
         model.train(training)
         alone = torch.empty(num_items, device=device)
-        alone[torch.from_numpy(found.items[0]).to(device)] = torch.from_numpy(found.scores[0]).to(device)
+        alone[found.items[0]] = found.scores[0]
         return alone

@@ -20,10 +20,10 @@ from torch import Tensor
 from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
 from recsys.generator.constraints import Constraints
-from recsys.generator.decoder import Recommendations
 from recsys.generator.lm.examples import Items, Piece
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.templates import NO_HISTORY, Templates, render
+from recsys.generator.recommendations import Recommendations
 from recsys.generator.recommender import GenerativeRecommender
 
 
