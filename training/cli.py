@@ -15,7 +15,7 @@ import typer
 
 from recsys.errors import ConfigError
 from recsys.progress import console
-from training.layout import BUNDLE
+from training.layout import BUNDLE, ONNX
 from training.output import print_document, results_only_stdout
 
 app = typer.Typer()
@@ -101,6 +101,37 @@ def evaluate(run: RunPath, as_json: AsJson = False) -> None:
             print_document(stdout, read_report(config.run_dir))
     if not as_json:
         print_report(config.run_dir)
+
+
+@app.command()
+def export(
+    run: RunPath,
+    int8: Annotated[bool, typer.Option("--int8", help="Make the weights 8-bit integers: smaller and faster.")] = False,
+    max_recall_drop: Annotated[float, typer.Option(min=0, help="Relative loss of Recall@10 that is allowed.")] = 0.02,
+    max_ndcg_drop: Annotated[float, typer.Option(min=0, help="Relative loss of NDCG@10 that is allowed.")] = 0.02,
+    min_overlap: Annotated[float, typer.Option(min=0, max=1, help="Share of items both lists must have.")] = 0.9,
+    cases: Annotated[int, typer.Option(min=1, help="Validation cases to compare on, at most.")] = 4000,
+    as_json: AsJson = False,
+) -> None:
+    """Export a finished run's generator for ONNX Runtime on the CPU, to RUN/export/onnx.
+
+    The exported form must rank the validation cases as well as the generator itself, or nothing is written.
+    """
+    from training.results import find_run
+
+    run_dir = find_run(run)
+    from recsys.generator.onnx import GateConfig
+    from training.config import stored_config
+    from training.export import export_run, print_manifest
+
+    config = stored_config(run_dir)
+    gate = GateConfig(max_recall_drop=max_recall_drop, max_ndcg_drop=max_ndcg_drop, min_overlap=min_overlap)
+    with results_only_stdout() as stdout:
+        manifest = export_run(config, int8=int8, gate=gate, max_cases=cases)
+        if as_json:
+            print_document(stdout, manifest.model_dump(mode="json"))
+    if not as_json:
+        print_manifest(manifest, config.run_dir / ONNX)
 
 
 @tokenizer_app.command()

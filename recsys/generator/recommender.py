@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ArtifactError, DataError
@@ -156,6 +158,16 @@ class GenerativeRecommender:
             items[rows], scores[rows] = result.items, result.scores
         return Recommendations(items=items, scores=scores)
 
+    def with_body(self, body: nn.Module) -> GenerativeRecommender:
+        """The same recommender with another body, for example an exported one (`recsys.generator.onnx`).
+
+        This one stays as it is; the two share all weights beside the body.
+        """
+        model = copy.copy(self.model)
+        # A shallow copy shares the very table that names the modules, in which only the body is to differ.
+        model._modules = {**self.model._modules, "body": body}
+        return GenerativeRecommender(self.config, self.codes, self.codebook_sizes, self.item_vectors, model)
+
     def with_catalog(
         self, codes: IntArray, item_vectors: npt.NDArray[np.float32] | None, known: IntArray
     ) -> GenerativeRecommender:
@@ -188,6 +200,8 @@ class GenerativeRecommender:
                 raise DataError(f"item_vectors must be {list(shape)}, as this model reads them; found {found}")
             vectors = item_vectors
         model = build_model(self.config, codes, self.codebook_sizes, vectors)
+        if self._body_is_exported:
+            model.body = self.model.body
         state = dict(self.model.state_dict())
         kept = known >= 0
         for name, table in model.state_dict().items():
@@ -198,7 +212,13 @@ class GenerativeRecommender:
         return GenerativeRecommender(self.config, codes, self.codebook_sizes, vectors, model)
 
     def save(self, directory: Path) -> None:
-        """Write weights and settings into an existing directory; codes and vectors are artifacts of their own."""
+        """Write weights and settings into an existing directory; codes and vectors are artifacts of their own.
+
+        Raises:
+            ValueError: the body is an exported one, which has no weights here.
+        """
+        if self._body_is_exported:
+            raise ValueError("an exported body has no weights to save; save the recommender that it was exported from")
         save_file(dict(self.model.state_dict()), directory / "model.safetensors")
         write_json(
             directory / "generator.json",
@@ -210,6 +230,10 @@ class GenerativeRecommender:
                 "vector_dim": None if self.item_vectors is None else self.item_vectors.shape[1],
             },
         )
+
+    @property
+    def _body_is_exported(self) -> bool:
+        return next(self.model.body.parameters(), None) is None
 
     @classmethod
     def load(

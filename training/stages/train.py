@@ -53,7 +53,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     torch.manual_seed(config.run.seed)
     model = build_model(config.generator, codes, ids.codebook_sizes, known_vectors)
     recommender = GenerativeRecommender(config.generator, codes, ids.codebook_sizes, known_vectors, model)
-    cases = _sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
+    cases = sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
     with ScalarLog(workspace.run_dir) as log:
         result = fit_generator(
             model,
@@ -90,7 +90,8 @@ def rank(recommender: GenerativeRecommender, histories: Sequences, k: int, *, be
     return recommender.recommend(histories, k, constraints=constraints, beams=beams).items
 
 
-def _sample(cases: Examples, size: int, seed: int) -> Examples:
+def sample(cases: Examples, size: int, seed: int) -> Examples:
+    """At most `size` of the cases, in their order; the same ones under the same seed."""
     if len(cases) <= size:
         return cases
     return cases.select(np.sort(np.random.default_rng(seed).choice(len(cases), size, replace=False)))
