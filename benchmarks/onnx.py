@@ -6,7 +6,8 @@ turns, and the minimum of each is reported: wall-clock and CPU milliseconds.
 Quality: flat and nested models trained for a few epochs on Amazon Scientific, and whatever finished runs are named; the
 test cases ranked by PyTorch, by ONNX in float32 and in 8 bits, and what the gate of `recsys export --int8` says.
 
-    recsys bench onnx [--threads 1 2] [--repeats 9] [--data-root FOLDER] [--epochs 6] [--run RUN ...] [--json]
+    recsys bench onnx [--threads 1 2] [--repeats 9] [--data-root FOLDER] [--epochs 6] [--cases 10000]
+                      [--run RUN ...] [--json]
 
 Exports and trained models are kept in the cache, outside the checkout.
 """
@@ -75,12 +76,13 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--repeats", type=int, default=9, help="timed requests a side")
     parser.add_argument("--data-root", type=Path, help="folder that holds the data sets in the import format")
     parser.add_argument("--epochs", type=int, default=6, help="of the models that are trained for the quality")
+    parser.add_argument("--cases", type=int, default=10_000, help="test cases that are ranked, at most")
     parser.add_argument("--run", nargs="*", default=[], help="finished runs whose models are judged too")
     options = parser.parse_args(arguments)
     cache = default_cache_dir() / "bench-onnx"
     models = {f"scientific_{shape}": _train(shape, options, cache) for shape in ("nested", "flat")}
     models |= {run: stored_config(find_run(Path(run))) for run in options.run}
-    quality = {name: _quality(name, config, cache) for name, config in models.items()}
+    quality = {name: _quality(name, config, options.cases, cache) for name, config in models.items()}
     speed = {name: _speed(name, config, options.threads, options.repeats, cache) for name, config in _SHAPES.items()}
     return {"seven_bit_weights": saturates(), "speed": speed, "quality": quality}
 
@@ -218,11 +220,11 @@ def _train(shape: str, options: argparse.Namespace, cache: Path) -> RunConfig:
     return config
 
 
-def _quality(name: str, config: RunConfig, cache: Path) -> dict[str, Any]:
+def _quality(name: str, config: RunConfig, max_cases: int, cache: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     ids, embeddings = tokenize.load_ids(config.run_dir / TOKENIZE), encode.load_embeddings(config.run_dir / ENCODE)
     recommender = train.load_recommender(config.run_dir / TRAIN, config.generator, ids, embeddings)
-    cases = data.load_split(config.run_dir / DATA).test
+    cases = train.sample(data.load_split(config.run_dir / DATA).test, max_cases, config.run.seed)
     # The name holds the moment of the fit, so that another fit is exported anew.
     fitted = (config.run_dir / TRAIN / "model.safetensors").stat().st_mtime_ns
     sides = _sides(recommender, _graphs(f"{name.replace('/', '-')}-{fitted}", recommender, cache), threads=1)

@@ -14,9 +14,9 @@ from recsys.evaluation.metrics import LIST_LENGTH, accuracy_metrics
 class GateConfig(StrictConfig):
     """What a cheaper form may lose, on cases that neither was fitted on."""
 
-    max_recall_drop: float = Field(default=0.02, ge=0, lt=1)
+    max_recall_drop: float = Field(default=0.02, ge=0, le=1)
     """Largest relative loss of Recall@10."""
-    max_ndcg_drop: float = Field(default=0.02, ge=0, lt=1)
+    max_ndcg_drop: float = Field(default=0.02, ge=0, le=1)
     """Largest relative loss of NDCG@10."""
     min_overlap: float = Field(default=0.9, ge=0, le=1)
     """Least share of items that both lists of ten have in common, on average."""
