@@ -3,21 +3,26 @@
 Speed: one request, a history of 50 items (201 rows), 20 beams, 4 codes, 10,000 items; flat models with random weights,
 since speed does not depend on them, of 8.7 million parameters and of the shape of SmolLM2-135M. The three sides take
 turns, and the minimum of each is reported: wall-clock and CPU milliseconds.
-Quality: flat and nested models trained for a few epochs on Amazon Scientific, and whatever finished runs are named; the
-test cases ranked by PyTorch, by ONNX in float32 and in 8 bits, and what the gate of `recsys export --int8` says.
+Quality: flat and nested models trained for a few epochs on Amazon Scientific (codes of co-occurrence vectors), and
+whatever finished runs are named; the test cases ranked by PyTorch, by ONNX in float32 and in 8 bits, and what the gate
+of `recsys export --int8` says.
 
     recsys bench onnx [--threads 1 2] [--repeats 9] [--data-root FOLDER] [--epochs 6] [--cases 10000]
                       [--run RUN ...] [--json]
 
-Exports and trained models are kept in the cache, outside the checkout.
+Exports and trained models are kept in the cache, outside the checkout. Where other processes have the cores too, set
+OMP_WAIT_POLICY=PASSIVE: else PyTorch's threads wait for each other by spinning, and lose by far more than they should.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +32,7 @@ from transformers import LlamaConfig, LlamaModel
 from recsys.assets import default_cache_dir
 from recsys.data import Examples, IntArray
 from recsys.data.sequences import Sequences
+from recsys.encoder.collaborative import cooccurrence_embeddings
 from recsys.errors import QualityError
 from recsys.files import atomic_directory
 from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
@@ -35,13 +41,13 @@ from recsys.generator.onnx.export import export_body
 from recsys.generator.onnx.gate import check, compare
 from recsys.generator.onnx.quantize import quantize_graph, saturates
 from recsys.progress import console
-from training.bench import data_overrides
-from training.config import RunConfig, load_config, stored_config
+from recsys.tokenizer import RKMeansConfig, build_tokenizer
+from training.bench import compared_data
+from training.config import stored_config
+from training.fit import FitConfig, fit_generator
 from training.layout import DATA, ENCODE, TOKENIZE, TRAIN
-from training.pipeline import run_stages
 from training.results import find_run
-from training.runs import packaged_config
-from training.stages import build_stages, data, encode, tokenize, train
+from training.stages import data, encode, tokenize, train
 
 _CODEBOOKS = (256, 256, 256, 256)
 _ITEMS, _HISTORY, _BEAMS, _LIST = 10_000, 50, 20, 10
@@ -70,7 +76,7 @@ _SHAPES: dict[str, LlamaConfig] = {"nano_8.7m": _NANO, "smollm2_135m": _SMOLLM2}
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
-    """`speed` by shape and threads, `quality` by model, and whether the CPU needs 7-bit weights."""
+    """`speed` by shape and threads, `quality` by model, whether the CPU needs 7-bit weights, and how threads wait."""
     parser = argparse.ArgumentParser(prog="recsys bench onnx", description=__doc__)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="CPU threads of a pass")
     parser.add_argument("--repeats", type=int, default=9, help="timed requests a side")
@@ -80,11 +86,16 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--run", nargs="*", default=[], help="finished runs whose models are judged too")
     options = parser.parse_args(arguments)
     cache = default_cache_dir() / "bench-onnx"
-    models = {f"scientific_{shape}": _train(shape, options, cache) for shape in ("nested", "flat")}
-    models |= {run: stored_config(find_run(Path(run))) for run in options.run}
-    quality = {name: _quality(name, config, options.cases, cache) for name, config in models.items()}
+    judged = {f"scientific_{shape}": _trained_here(shape, options, cache) for shape in ("nested", "flat")}
+    judged |= {Path(run).name: _finished_run(run, options.cases) for run in options.run}
+    quality = {name: _quality(name, one) for name, one in judged.items()}
     speed = {name: _speed(name, config, options.threads, options.repeats, cache) for name, config in _SHAPES.items()}
-    return {"seven_bit_weights": saturates(), "speed": speed, "quality": quality}
+    return {
+        "seven_bit_weights": saturates(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "speed": speed,
+        "quality": quality,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -203,42 +214,66 @@ def _file_size(graph: Path) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _train(shape: str, options: argparse.Namespace, cache: Path) -> RunConfig:
-    """A run up to the trained model; a finished one is only read."""
-    overrides = [
-        *data_overrides("scientific", options.data_root),
-        "tokenizer={method: rkmeans, levels: 4}",
-        f"generator.model.shape={shape}",
-        f"fit.epochs={options.epochs}",
-        f"fit.patience={options.epochs}",
-        f"run.dir={cache / 'runs'}",
-        f"run.name={shape}",
-    ]
-    config = load_config(packaged_config("scientific"), overrides)
-    stages = [stage for stage in build_stages(config) if stage.name in (DATA, ENCODE, TOKENIZE, TRAIN)]
-    run_stages(config.run_dir, stages)
-    return config
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Judged:
+    """A trained recommender, and the cases that it is judged on."""
+
+    recommender: GenerativeRecommender
+    cases: Examples
+    mask_seen: bool
+
+    def lists(self, side: GenerativeRecommender) -> IntArray:
+        """int64 [n, 10]: what the recommender, or another form of it, answers to the cases."""
+        return train.rank(side, self.cases.histories, _LIST, beams=_BEAMS, mask_seen=self.mask_seen)
 
 
-def _quality(name: str, config: RunConfig, max_cases: int, cache: Path) -> dict[str, Any]:
-    torch.set_num_threads(1)
+def _trained_here(shape: str, options: argparse.Namespace, cache: Path) -> _Judged:
+    """A nano model over codes of residual k-means on co-occurrence vectors; kept in the cache."""
+    dataset, split = compared_data("scientific", options.data_root)
+    vectors, _ = cooccurrence_embeddings(split.train, dataset.catalog.num_items)
+    ids = build_tokenizer(RKMeansConfig(levels=len(_CODEBOOKS), codebook_size=_CODEBOOKS[0])).fit(vectors)
+    directory = cache / f"scientific-{shape}-{options.epochs}-epochs"
+    if not directory.is_dir():
+        config = GeneratorConfig(model=ModelConfig.model_validate({"shape": shape}))
+        torch.manual_seed(0)
+        model = build_model(config, ids.codes, ids.codebook_sizes, vectors)
+        recommender = GenerativeRecommender(config, ids.codes, ids.codebook_sizes, vectors, model)
+        valid = _Judged(recommender=recommender, cases=train.sample(split.valid, 1000, 0), mask_seen=True)
+        fit = FitConfig(epochs=options.epochs, patience=options.epochs, validate_every=options.epochs)
+
+        def ndcg() -> float:
+            return compare(valid.lists(recommender), valid.lists(recommender), valid.cases).ndcg
+
+        fit_generator(model, split.train, fit, seed=0, validate=ndcg)
+        with atomic_directory(directory) as temporary:
+            recommender.save(temporary)
+    return _Judged(
+        recommender=GenerativeRecommender.load(directory, ids.codes, ids.codebook_sizes, vectors),
+        cases=train.sample(split.test, options.cases, 0),
+        mask_seen=True,
+    )
+
+
+def _finished_run(run: str, max_cases: int) -> _Judged:
+    config = stored_config(find_run(Path(run)))
     ids, embeddings = tokenize.load_ids(config.run_dir / TOKENIZE), encode.load_embeddings(config.run_dir / ENCODE)
-    recommender = train.load_recommender(config.run_dir / TRAIN, config.generator, ids, embeddings)
-    cases = train.sample(data.load_split(config.run_dir / DATA).test, max_cases, config.run.seed)
-    # The name holds the moment of the fit, so that another fit is exported anew.
-    fitted = (config.run_dir / TRAIN / "model.safetensors").stat().st_mtime_ns
-    sides = _sides(recommender, _graphs(f"{name.replace('/', '-')}-{fitted}", recommender, cache), threads=1)
-    lists = {side: _lists(one, cases, config) for side, one in sides.items()}
-    reports = {side: compare(lists["torch"], lists[side], cases) for side in ("onnx", "onnx_int8")}
+    return _Judged(
+        recommender=train.load_recommender(config.run_dir / TRAIN, config.generator, ids, embeddings),
+        cases=train.sample(data.load_split(config.run_dir / DATA).test, max_cases, 0),
+        mask_seen=config.evaluation.mask_seen,
+    )
+
+
+def _quality(name: str, judged: _Judged) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as temporary:
+        graphs = _graphs(name, judged.recommender, Path(temporary))
+        lists = {side: judged.lists(one) for side, one in _sides(judged.recommender, graphs, threads=1).items()}
     return {
-        "shape": config.generator.model.shape,
-        "body_parameters": sum(parameter.numel() for parameter in recommender.model.body.parameters()),
-        **{side: _figures(report) for side, report in reports.items()},
+        "shape": judged.recommender.config.model.shape,
+        "body_parameters": sum(parameter.numel() for parameter in judged.recommender.model.body.parameters()),
+        **{side: _figures(compare(lists["torch"], lists[side], judged.cases)) for side in graphs},
     }
-
-
-def _lists(recommender: GenerativeRecommender, cases: Examples, config: RunConfig) -> IntArray:
-    return train.rank(recommender, cases.histories, _LIST, beams=_BEAMS, mask_seen=config.evaluation.mask_seen)
 
 
 def _figures(report: GateReport) -> dict[str, Any]:
