@@ -25,7 +25,16 @@ from training.layout import RUNS
 from training.results import read_report, stage_costs
 from training.runs import packaged_config
 
-_VERSIONS_OF = ("recsys", "torch", "transformers", "sentence-transformers", "numpy", "polars", "faiss-cpu")
+_VERSIONS_OF = (
+    "recsys",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "numpy",
+    "polars",
+    "faiss-cpu",
+    "onnxruntime",
+)
 
 
 def bench_names() -> list[str]:

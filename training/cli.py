@@ -109,7 +109,7 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Make the weights 8-bit integers: smaller and faster.")] = False,
     max_recall_drop: Annotated[float, typer.Option(min=0, max=1, help="Allowed relative loss of Recall@10.")] = 0.02,
     max_ndcg_drop: Annotated[float, typer.Option(min=0, max=1, help="Allowed relative loss of NDCG@10.")] = 0.02,
-    min_overlap: Annotated[float, typer.Option(min=0, max=1, help="Share of items both lists must have.")] = 0.9,
+    min_overlap: Annotated[float, typer.Option(min=0, max=1, help="Share of items both lists must have.")] = 0.95,
     cases: Annotated[int, typer.Option(min=1, help="Validation cases to compare on, at most.")] = 4000,
     as_json: AsJson = False,
 ) -> None:

@@ -18,7 +18,7 @@ class GateConfig(StrictConfig):
     """Largest relative loss of Recall@10."""
     max_ndcg_drop: float = Field(default=0.02, ge=0, le=1)
     """Largest relative loss of NDCG@10."""
-    min_overlap: float = Field(default=0.9, ge=0, le=1)
+    min_overlap: float = Field(default=0.95, ge=0, le=1)
     """Least share of items that both lists of ten have in common, on average."""
 
 
