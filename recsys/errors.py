@@ -21,3 +21,7 @@ class AssetError(RecsysError):
 
 class ArtifactError(RecsysError):
     """A stored artifact is missing, damaged, or was made by an incompatible version."""
+
+
+class QualityError(RecsysError):
+    """A cheaper form of a model ranks worse than its settings allow. The message holds the figures."""

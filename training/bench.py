@@ -25,7 +25,16 @@ from training.layout import RUNS
 from training.results import read_report, stage_costs
 from training.runs import packaged_config
 
-_VERSIONS_OF = ("recsys", "torch", "transformers", "sentence-transformers", "numpy", "polars", "faiss-cpu")
+_VERSIONS_OF = (
+    "recsys",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "numpy",
+    "polars",
+    "faiss-cpu",
+    "onnxruntime",
+)
 
 
 def bench_names() -> list[str]:
@@ -51,7 +60,9 @@ def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up their module by name
     spec.loader.exec_module(module)
-    result = {"name": name, "arguments": arguments, "metrics": module.main(arguments), "environment": environment()}
+    # Where this machine keeps its data is nobody else's business.
+    said = [Path(argument).name if Path(argument).is_absolute() else argument for argument in arguments]
+    result = {"name": name, "arguments": said, "metrics": module.main(arguments), "environment": environment()}
     target = _directory() / "results" / f"{name}.json"
     write_json(target, result)
     return result, target

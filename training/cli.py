@@ -15,7 +15,7 @@ import typer
 
 from recsys.errors import ConfigError
 from recsys.progress import console
-from training.layout import BUNDLE
+from training.layout import BUNDLE, ONNX
 from training.output import print_document, results_only_stdout
 
 app = typer.Typer()
@@ -104,6 +104,7 @@ def evaluate(run: RunPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
+<<<<<<< HEAD
 def search(
     run: RunPath,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="A wish, a title, or words of one.")],
@@ -128,6 +129,36 @@ def search(
             print_document(stdout, {"query": query, "items": items})
     if not as_json:
         print_found(items)
+=======
+def export(
+    run: RunPath,
+    int8: Annotated[bool, typer.Option("--int8", help="Make the weights 8-bit integers: smaller and faster.")] = False,
+    max_recall_drop: Annotated[float, typer.Option(min=0, max=1, help="Allowed relative loss of Recall@10.")] = 0.02,
+    max_ndcg_drop: Annotated[float, typer.Option(min=0, max=1, help="Allowed relative loss of NDCG@10.")] = 0.02,
+    min_overlap: Annotated[float, typer.Option(min=0, max=1, help="Share of items both lists must have.")] = 0.95,
+    cases: Annotated[int, typer.Option(min=1, help="Validation cases to compare on, at most.")] = 4000,
+    as_json: AsJson = False,
+) -> None:
+    """Export a finished run's generator for ONNX Runtime on the CPU, to RUN/export/onnx.
+
+    The exported form must rank the validation cases as well as the generator itself, or nothing is written.
+    """
+    from training.results import find_run
+
+    run_dir = find_run(run)
+    from recsys.generator.onnx import GateConfig
+    from training.config import stored_config
+    from training.export import export_run, print_manifest
+
+    config = stored_config(run_dir)
+    gate = GateConfig(max_recall_drop=max_recall_drop, max_ndcg_drop=max_ndcg_drop, min_overlap=min_overlap)
+    with results_only_stdout() as stdout:
+        manifest = export_run(config, int8=int8, gate=gate, max_cases=cases)
+        if as_json:
+            print_document(stdout, manifest.model_dump(mode="json"))
+    if not as_json:
+        print_manifest(manifest, config.run_dir / ONNX)
+>>>>>>> onnx
 
 
 @tokenizer_app.command()

@@ -17,6 +17,8 @@ TOKENIZE = "tokenize"
 TRAIN = "train"
 EVALUATE = "evaluate"
 BUNDLE = "bundle"
+ONNX = "export/onnx"
+"""Made by `recsys export`, not by a stage: the generator's body for ONNX Runtime."""
 
 TEXT_ENCODER = "text_encoder"
 """In `encode`, and in a bundle: the text model as it was tuned; absent when it was taken as it is."""

@@ -20,7 +20,7 @@ def execute(config: RunConfig) -> None:
     Raises:
         RunLockedError: another process is writing this run.
     """
-    _set_threads(config)
+    set_threads(config)
     stages = build_stages(config)
     with run_lock(config.run_dir):
         with atomic_path(config.run_dir / CONFIG_FILE) as temporary:
@@ -35,7 +35,7 @@ def evaluate_run(config: RunConfig) -> None:
         ArtifactError: a stage that the evaluation reads is not finished.
         RunLockedError: another process is writing this run.
     """
-    _set_threads(config)
+    set_threads(config)
     # Only this stage is made: making the stage `data` already reads the raw files.
     stage = evaluate.stage(config)
     with run_lock(config.run_dir):
@@ -47,7 +47,8 @@ def evaluate_run(config: RunConfig) -> None:
         run_stages(config.run_dir, [stage])
 
 
-def _set_threads(config: RunConfig) -> None:
+def set_threads(config: RunConfig) -> None:
+    """Compute with as many CPU threads as the run asks for."""
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from recsys.data import Examples, IntArray, Sequences
 from recsys.errors import ArtifactError, ConfigError, DataError
@@ -330,6 +332,16 @@ class GenerativeRecommender:
                 short[row] = reason
         return Recommendations(items=items, scores=scores, certified=certified, bound=bound, short=short)
 
+    def with_body(self, body: nn.Module) -> GenerativeRecommender:
+        """The same recommender with another body, for example an exported one (`recsys.generator.onnx`).
+
+        This one stays as it is; the two share all weights beside the body.
+        """
+        model = copy.copy(self.model)
+        # A shallow copy shares the very table that names the modules, in which only the body is to differ.
+        model._modules = {**self.model._modules, "body": body}
+        return GenerativeRecommender(self.config, self.codes, self.codebook_sizes, self.item_vectors, model)
+
     def with_catalog(
         self, codes: IntArray, item_vectors: npt.NDArray[np.float32] | None, known: IntArray
     ) -> GenerativeRecommender:
@@ -361,8 +373,12 @@ class GenerativeRecommender:
                 found = "none" if item_vectors is None else str(list(item_vectors.shape))
                 raise DataError(f"item_vectors must be {list(shape)}, as this model reads them; found {found}")
             vectors = item_vectors
+        if self._body_is_exported and self.config.model.lm is not None:
+            raise ConfigError("an exported language model reads no new catalogue; change the catalogue, then export it")
         model = build_model(self.config, codes, self.codebook_sizes, vectors, self._backbone)
         _same_instruction(model, self.model.state_dict())
+        if self._body_is_exported:
+            model.body = self.model.body
         state = dict(self.model.state_dict())
         kept = known >= 0
         for name, table in model.state_dict().items():
@@ -376,7 +392,12 @@ class GenerativeRecommender:
         """Write weights and settings into an existing directory; codes and vectors are artifacts of their own.
 
         The adapters of a language model are merged into it for good.
+
+        Raises:
+            ValueError: the body is an exported one, which has no weights here.
         """
+        if self._body_is_exported:
+            raise ValueError("an exported body has no weights to save; save the recommender that it was exported from")
         if self._backbone is not None:
             self._backbone.merge_adapters()
             self._backbone.save_description(directory)
@@ -391,6 +412,10 @@ class GenerativeRecommender:
                 "vector_dim": None if self.item_vectors is None else self.item_vectors.shape[1],
             },
         )
+
+    @property
+    def _body_is_exported(self) -> bool:
+        return next(self.model.body.parameters(), None) is None
 
     @classmethod
     def load(

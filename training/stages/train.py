@@ -71,7 +71,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         ground_rows(model, codes, ids.codebook_sizes, embeddings.vectors[fitted], config.run.seed)
         mix = _task_mix(config, workspace, train, fitted, embeddings.vectors)
         objective = TaskObjective(model, mix, config.teach, config.fit.batch_positions, config.fit.label_smoothing)
-    cases = _sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
+    cases = sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
     with ScalarLog(workspace.run_dir) as log:
         result = fit_generator(
             model,
@@ -150,7 +150,8 @@ def rank(recommender: GenerativeRecommender, histories: Sequences, k: int, *, be
     return recommend(recommender, histories, k, beams=beams, mask_seen=mask_seen).items
 
 
-def _sample(cases: Examples, size: int, seed: int) -> Examples:
+def sample(cases: Examples, size: int, seed: int) -> Examples:
+    """At most `size` of the cases, in their order; the same ones under the same seed."""
     if len(cases) <= size:
         return cases
     return cases.select(np.sort(np.random.default_rng(seed).choice(len(cases), size, replace=False)))
