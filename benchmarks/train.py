@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from recsys.data import IntArray, Sequences, Split, load_dataset, make_split
 from recsys.data.windows import cut_windows
