@@ -51,7 +51,7 @@ _SMOLLM2 = {
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
-    """Speed-ups are seconds of `generate` over ours; `mask_share` is of a whole request, with a body of 135M."""
+    """Speed-ups are seconds of `generate` over ours; `mask_share` is of a batch with the body of SmolLM2-135M."""
     parser = argparse.ArgumentParser(prog="recsys bench decode", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="turns of either side; ours takes three a turn")
     parser.add_argument("--codes", type=Path, help="semantic IDs of a finished run instead of synthetic ones")
@@ -92,11 +92,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
             f"1x{options.beams}": _against(flat, nested, wide, table, histories, 1, options.beams, options.repeats),
         }
         del wide
-    shares = {"small_body": _profile(flat, histories, options)}
+    shares = {"small_body": _profile(flat, histories, options, 2 * options.repeats)}
     if not options.no_large_body:
         large = _recommender("flat", codes, sizes, options)
         _give_body(large.model, LlamaConfig(**_SMOLLM2, vocab_size=1, bos_token_id=None, eos_token_id=None))
-        shares["large_body"] = _profile(large, histories, options)
+        shares["large_body"] = _profile(large, histories, options, 2)
         if options.smollm2:
             twin = causal_lm(large.model)
             details["large_body"] = {
@@ -289,17 +289,26 @@ class _Stopwatch:
             handle.remove()
 
 
-def _profile(recommender: GenerativeRecommender, histories: _Histories, options: argparse.Namespace) -> dict[str, Any]:
-    """A batch whose seen items are denied: seconds, rows of the body, and the share of time that is not the network's.
+def _profile(
+    recommender: GenerativeRecommender, histories: _Histories, options: argparse.Namespace, turns: int
+) -> dict[str, Any]:
+    """A batch whose seen items are denied: seconds, rows of the body, and the share of time outside the network.
 
     That share holds the walk down the trie, counts, selection and all else around the network's calls.
     `filtered` has a filter too, which lets every other item through.
     """
-    network = [recommender.model.embedding, recommender.model.body.transformer, *recommender.model.heads]
+    body = recommender.model.body.transformer
+    network = [recommender.model.embedding, body, *recommender.model.heads]
     every_other = np.arange(len(recommender.codes)) % 2 == 0
     shares: dict[str, list[float]] = {"denied": [], "filtered": []}
     seconds = []
-    for turn in range(1 + 2 * options.repeats):
+    rows: list[int] = []
+
+    def count(_: nn.Module, __: tuple[()], inputs: dict[str, Tensor]) -> None:
+        rows.append(inputs["inputs_embeds"].shape[:2].numel())
+
+    counter = body.register_forward_pre_hook(count, with_kwargs=True)
+    for turn in range(1 + turns):
         batch = histories.draw(options.requests)
         for kind, allow in (("denied", None), ("filtered", every_other)):
             held = Constraints(allow=allow, deny=list(batch))
@@ -310,10 +319,12 @@ def _profile(recommender: GenerativeRecommender, histories: _Histories, options:
                 shares[kind].append(1 - watch.seconds / total)
                 if kind == "denied":
                     seconds.append(total)
+    counter.remove()
     return {
         "seconds": min(seconds),
         "share": statistics.median(shares["denied"]),
         "filtered_share": statistics.median(shares["filtered"]),
+        "body_rows": sum(rows) / (2 * (1 + turns)),
         "body_parameters": _num_parameters(recommender.model.body),
     }
 
@@ -324,7 +335,7 @@ def _scaled(num_items: int, options: argparse.Namespace) -> dict[str, Any]:
     _, building = _timed(lambda: ItemTrie(recommender.codes, recommender.codebook_sizes))
     return {
         "items": num_items,
-        **_profile(recommender, _Histories(num_items, options.history), options),
+        **_profile(recommender, _Histories(num_items, options.history), options, options.repeats),
         "build_seconds": building,
         "trie_mib": _trie_bytes(recommender) / 2**20,
         "trie_mib_a_million": _trie_bytes(recommender) / 2**20 / (num_items / 1e6),
