@@ -6,7 +6,7 @@ trie's legal children) and the recipe of LC-Rec and MiniOneRec with the Hugging 
 history is a sample, padded to the longest of its batch; cross-entropy over the vocabulary on the last item's tokens).
 Both are evaluated by the same constrained decoder.
 
-    recsys bench train [--config quickstart] [--epochs 3] [key=value ...] [--json]
+    recsys bench train [--config quickstart] [--epochs 2] [key=value ...] [--json]
 
 The data set is that of `configs/<config>.yaml` with its overrides (for example `data.path=FOLDER`); its semantic IDs
 are residual k-means of co-occurrence in training. Ours is trained before and after the other, under two seeds. One
@@ -52,10 +52,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="recsys bench train", description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the configuration")
     parser.add_argument("--config", default="quickstart", help="configuration whose data set and codebooks are used")
-    parser.add_argument("--epochs", type=int, default=3, help="over all targets, of both")
+    parser.add_argument("--epochs", type=int, default=2, help="over all targets, of both")
     parser.add_argument("--targets-per-step", type=int, default=256, help="of both")
-    parser.add_argument("--max-history", type=int, default=10, help="items that either model sees")
-    parser.add_argument("--hidden-size", type=int, default=64)
+    parser.add_argument("--max-history", type=int, default=20, help="items that either model sees")
+    parser.add_argument("--hidden-size", type=int, default=32)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--group-by-length", action="store_true", help="the Trainer's option against padding")
