@@ -104,7 +104,6 @@ def evaluate(run: RunPath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-<<<<<<< HEAD
 def search(
     run: RunPath,
     query: Annotated[str, typer.Argument(metavar="QUERY", help="A wish, a title, or words of one.")],
@@ -129,7 +128,9 @@ def search(
             print_document(stdout, {"query": query, "items": items})
     if not as_json:
         print_found(items)
-=======
+
+
+@app.command()
 def export(
     run: RunPath,
     int8: Annotated[bool, typer.Option("--int8", help="Make the weights 8-bit integers: smaller and faster.")] = False,
@@ -158,7 +159,6 @@ def export(
             print_document(stdout, manifest.model_dump(mode="json"))
     if not as_json:
         print_manifest(manifest, config.run_dir / ONNX)
->>>>>>> onnx
 
 
 @tokenizer_app.command()

@@ -8,6 +8,8 @@ Shapes: B sequences, T items (right-padded), P targets, W beams, D width, L leve
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,16 @@ from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.instruction import Instruction
 from recsys.generator.tree_decoding import Prefix, TreeState, grow, plant, read, read_on
 from recsys.generator.trie import Children, ItemTrie
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FlatState:
+    """Where the beams of a search stand."""
+
+    tree: TreeState
+    """What the body has read of them."""
+    nodes: Tensor
+    """int64 [B, W]: their prefixes in the trie, on the last level that they have a code of."""
 
 
 class FlatModel(nn.Module):
@@ -109,18 +121,25 @@ class FlatModel(nn.Module):
         """Read `items` (int64 [B, E]) after what was read: see `sessions.SessionModel`."""
         return read_on(self.body, prefix, self.item_rows(items).flatten(1, 2))
 
-    def state(self, prefix: Prefix) -> TreeState:
+    def state(self, prefix: Prefix) -> FlatState:
         """One beam a request; rows of the search do not become part of the prefix."""
-        return plant(prefix)
+        return FlatState(tree=plant(prefix), nodes=torch.zeros_like(prefix.lengths).unsqueeze(1))
 
-    def start(self, items: Tensor, lengths: Tensor) -> TreeState:
+    def start(self, items: Tensor, lengths: Tensor) -> FlatState:
         """One beam a request at the end of its history: see `SidModel`."""
         return self.state(self.encode(items, lengths))
 
-    def child_logits(self, state: TreeState, level: int, children: Children) -> Tensor:
+    def child_logits(self, state: FlatState, level: int, children: Children) -> Tensor:
         """Logits [B, W, C] of the beams' children: see `SidModel`."""
-        return self._read(state.hidden, level, children)
+        return self._read(state.tree.hidden, level, children)
 
-    def advance(self, state: TreeState, level: int, beams: Tensor, codes: Tensor) -> TreeState:
+    def advance(self, state: FlatState, level: int, beams: Tensor, codes: Tensor) -> FlatState:
         """The state of the beams [B, W] after a step: see `SidModel`."""
-        return grow(self.body, state, beams, self.embedding(codes + self.offsets[level]))
+        children = self.trie.children(level, state.nodes.gather(1, beams))
+        slots = (children.legal & (children.codes == codes.unsqueeze(-1))).int().argmax(-1, keepdim=True)
+        nodes = children.nodes.gather(-1, slots).squeeze(-1)
+        # Below a node with one item all that follows is certain, whatever the logits are.
+        starts = self.trie.starts[level]
+        open_end = starts[nodes + 1] - starts[nodes] > 1
+        tree = grow(self.body, state.tree, beams, self.embedding(codes + self.offsets[level]), open_end)
+        return FlatState(tree=tree, nodes=nodes)

@@ -129,12 +129,39 @@ def plant(prefix: Prefix) -> TreeState:
     )
 
 
-def grow(body: TreeBody, state: TreeState, beams: Tensor, inputs: Tensor) -> TreeState:
-    """The state after old beam `beams[b, w]` (int64 [B, W]) was extended by row `inputs[b, w]` (float32 [B, W, D])."""
+def grow(body: TreeBody, state: TreeState, beams: Tensor, inputs: Tensor, wanted: Tensor | None = None) -> TreeState:
+    """The state after old beam `beams[b, w]` (int64 [B, W]) was extended by row `inputs[b, w]` (float32 [B, W, D]).
+
+    Beams that are not `wanted` (bool [B, W]; None: all are) cost no row: neither their hidden state nor that of any
+    beam that goes on from them is one that the caller reads.
+    """
     batch_size, width = beams.shape
     ancestors = state.visible.gather(1, beams.unsqueeze(-1).expand(-1, -1, state.visible.shape[-1]))
-    itself = torch.eye(width, dtype=torch.bool, device=beams.device).expand(batch_size, -1, -1)
-    visible = torch.cat([ancestors, itself], dim=-1)
-    positions = state.next_position.unsqueeze(1).expand(-1, width)
-    hidden = body.extend(inputs, state.cache, positions=positions, visible=visible)
-    return TreeState(hidden=hidden, cache=state.cache, visible=visible, next_position=state.next_position + 1)
+    next_position = state.next_position + 1
+    rows = None
+    count = width
+    if wanted is not None:
+        count = int(wanted.sum(-1).max())
+        if count < width:
+            # The wanted ones first; a request with fewer of them than another one fills up with others.
+            rows = wanted.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    if count == 0:
+        hidden = torch.zeros_like(inputs)
+        return TreeState(hidden=hidden, cache=state.cache, visible=ancestors, next_position=next_position)
+    itself = torch.eye(count, dtype=torch.bool, device=beams.device).expand(batch_size, -1, -1)
+    positions = state.next_position.unsqueeze(1).expand(-1, count)
+    if rows is None:
+        visible = torch.cat([ancestors, itself], dim=-1)
+        hidden = body.extend(inputs, state.cache, positions=positions, visible=visible)
+    else:
+        seen = ancestors.gather(1, rows.unsqueeze(-1).expand(-1, -1, ancestors.shape[-1]))
+        extended = body.extend(
+            inputs.gather(1, rows.unsqueeze(-1).expand(-1, -1, inputs.shape[-1])),
+            state.cache,
+            positions=positions,
+            visible=torch.cat([seen, itself], dim=-1),
+        )
+        hidden = torch.zeros_like(inputs).scatter(1, rows.unsqueeze(-1).expand_as(extended), extended)
+        itself = itself.new_zeros(batch_size, width, count).scatter(1, rows.unsqueeze(-1).expand_as(itself), itself)
+        visible = torch.cat([ancestors, itself], dim=-1)
+    return TreeState(hidden=hidden, cache=state.cache, visible=visible, next_position=next_position)

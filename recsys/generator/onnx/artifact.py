@@ -19,7 +19,7 @@ from recsys.config import StrictConfig
 from recsys.data.sequences import Examples, IntArray
 from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, sha256_file, write_json
-from recsys.generator.body import Body
+from recsys.generator.body import CausalBody
 from recsys.generator.onnx.export import export_body
 from recsys.generator.onnx.gate import GateConfig, GateReport, check, compare
 from recsys.generator.onnx.quantize import quantize_graph, saturates
@@ -142,7 +142,7 @@ def read_manifest(directory: Path) -> ExportManifest:
         raise ArtifactError(f"onnx: cannot read {directory}: {reason}; make it with `recsys export RUN`") from error
 
 
-def _torch_body(recommender: GenerativeRecommender) -> Body:
+def _torch_body(recommender: GenerativeRecommender) -> CausalBody:
     body = recommender.model.body
     if isinstance(body, OnnxBody):
         raise ValueError("recommender: its body is an exported one already; take the one in PyTorch")
@@ -153,7 +153,7 @@ def _weights_of(graph: Path) -> Path:
     return graph.with_name(f"{graph.name}.data")
 
 
-def _digest(body: Body) -> str:
+def _digest(body: CausalBody) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(body.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype} ".encode())

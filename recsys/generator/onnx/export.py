@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from recsys.errors import ConfigError
-from recsys.generator.body import Body
+from recsys.generator.body import CausalBody
 from recsys.generator.onnx.runtime import HIDDEN, INPUTS, MASK, POSITIONS, past_names
 
 
@@ -30,7 +30,7 @@ def require_extra() -> None:
         raise ConfigError(f"export needs {' and '.join(absent)}; install with: pip install 'recsys[onnx]'")
 
 
-def export_body(body: Body, graph: Path) -> None:
+def export_body(body: CausalBody, graph: Path) -> None:
     """Write the body as `graph`, and its weights as `<graph>.data` beside it: a protobuf holds 2 GiB at most.
 
     Args:

@@ -1,0 +1,349 @@
+"""The claim: our constrained decoder against transformers' `generate` under a prefix function, side by side.
+
+The same Llama body and weights, catalogue, histories and beams in one process: our flat shape and the twin that a user
+would assemble (`training.transformers_twin`), whose lists must be the same items in the same order. The nested shape
+with a body of the same size is held against the same `generate`. Then, of ours alone: what is not the network
+(`mask_share`), and cost against the size of the catalogue.
+
+    recsys bench decode [--repeats 3] [--codes DIRECTORY] [--smollm2] [--json]
+
+Weights are random, and logits spread as widely as a trained model's (standard deviation 2). One thread counts CPU
+seconds, which other processes disturb least; more threads count wall seconds. Either side counts with its fastest
+repetition; the two take turns. Codes are synthetic, or those of a run (`--codes runs/NAME/tokenize/semantic_ids`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaModel
+
+from recsys.data import IntArray, Sequences
+from recsys.generator.config import GeneratorConfig, ModelConfig
+from recsys.generator.constraints import Constraints
+from recsys.generator.flat import FlatModel
+from recsys.generator.recommender import GenerativeRecommender, build_model
+from recsys.generator.trie import ItemTrie
+from recsys.tokenizer import SemanticIds
+from training.transformers_twin import PrefixTable, causal_lm, generate, item_tokens
+
+T = TypeVar("T")
+
+_K = 10
+_LEVELS = 4
+_CODES = 256
+_SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+}
+"""The shape of SmolLM2-135M, without its vocabulary."""
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Speed-ups are seconds of `generate` over ours; `mask_share` is of a batch with the body of SmolLM2-135M."""
+    parser = argparse.ArgumentParser(prog="recsys bench decode", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3, help="turns of either side; ours takes three a turn")
+    parser.add_argument("--codes", type=Path, help="semantic IDs of a finished run instead of synthetic ones")
+    parser.add_argument("--items", type=int, default=12_000, help="items of the synthetic catalogue")
+    parser.add_argument("--hidden-size", type=int, default=256, help="width of the small body")
+    parser.add_argument("--layers", type=int, default=8, help="layers of the small body")
+    parser.add_argument("--requests", type=int, default=8, help="requests of a batch")
+    parser.add_argument("--beams", type=int, default=50)
+    parser.add_argument("--history", type=int, default=20, help="items of a history")
+    parser.add_argument("--vocabulary", type=int, default=150_000, help="a language model's; 0 leaves it out")
+    parser.add_argument("--smollm2", action="store_true", help="against `generate` with a body of 135M too; minutes")
+    parser.add_argument("--no-large-body", action="store_true", help="measure mask_share with the small body only")
+    parser.add_argument(
+        "--catalogues", type=int, nargs="*", default=[10_000, 100_000, 1_000_000, 10_000_000], help="sizes to scale to"
+    )
+    options = parser.parse_args(arguments)
+
+    if options.codes is None:
+        codes, sizes = synthetic_codes(options.items), (_CODES,) * _LEVELS
+    else:
+        ids = SemanticIds.load(options.codes)
+        codes, sizes = ids.codes, ids.codebook_sizes
+    histories = _Histories(len(codes), options.history)
+    flat = _recommender("flat", codes, sizes, options)
+    nested = _recommender("nested", codes, sizes, options)
+    lm = causal_lm(flat.model)
+    table = PrefixTable(item_tokens(flat.model).numpy())
+
+    batch = f"{options.requests}x{options.beams}"
+    many = _against(flat, nested, lm, table, histories, options.requests, options.beams, options.repeats)
+    one = _against(flat, nested, lm, table, histories, 1, options.beams, 2 * options.repeats)
+    identical = [many["identical_top10"], one["identical_top10"]]
+    details: dict[str, Any] = {"small_body": {batch: many, f"1x{options.beams}": one}}
+    if options.vocabulary:
+        wide = causal_lm(flat.model, options.vocabulary)
+        details["large_vocabulary"] = {
+            batch: _against(flat, nested, wide, table, histories, options.requests, options.beams, 1),
+            f"1x{options.beams}": _against(flat, nested, wide, table, histories, 1, options.beams, options.repeats),
+        }
+        del wide
+    shares = {"small_body": _profile(flat, histories, options, 2 * options.repeats)}
+    if not options.no_large_body:
+        large = _recommender("flat", codes, sizes, options)
+        _give_body(large.model, LlamaConfig(**_SMOLLM2, vocab_size=1, bos_token_id=None, eos_token_id=None))
+        shares["large_body"] = _profile(large, histories, options, 2)
+        if options.smollm2:
+            twin = causal_lm(large.model)
+            details["large_body"] = {
+                f"1x{options.beams}": _against(large, None, twin, table, histories, 1, options.beams, 2),
+                batch: _against(large, None, twin, table, histories, options.requests, options.beams, 1),
+            }
+    del lm, table
+    return {
+        "speedup_8x50": many["speedup"],
+        "speedup_1x50": one["speedup"],
+        "identical_top10": min(identical),
+        "mask_share": shares["small_body" if options.no_large_body else "large_body"]["share"],
+        "nested_speedup_8x50": many["nested_speedup"],
+        "settings": {
+            "batches": [batch, f"1x{options.beams}"],
+            "levels": len(sizes),
+            "codebook_sizes": list(sizes),
+            "items": len(codes),
+            "history_items": options.history,
+            "body_parameters": _num_parameters(flat.model.body),
+            "threads": torch.get_num_threads(),
+            "clock": "cpu seconds" if torch.get_num_threads() == 1 else "wall seconds",
+        },
+        "mask_shares": shares,
+        **details,
+        "catalogues": [_scaled(size, options) for size in options.catalogues],
+    }
+
+
+def synthetic_codes(num_items: int) -> IntArray:
+    """int64 [num_items, 4]: distinct codes below 256, as uneven below each prefix as those of product catalogues.
+
+    Every code follows a Zipf-like law (perplexity 158 of 256) that begins at another code for each prefix.
+    """
+    rng = np.random.default_rng(0)
+    weights = 1 / (8 + np.arange(_CODES))
+    keys = np.zeros(0, dtype=np.int64)
+    while len(keys) < num_items:
+        count = num_items + num_items // 4 - len(keys)
+        drawn = np.zeros(count, dtype=np.int64)
+        for _ in range(_LEVELS):
+            rank = rng.choice(_CODES, size=count, p=weights / weights.sum())
+            drawn = drawn * _CODES + (rank + drawn * 2_654_435_761 // 97) % _CODES
+        keys = np.unique(np.concatenate([keys, drawn]))
+    keys = rng.permutation(keys)[:num_items]
+    return np.stack([keys >> 8 * (_LEVELS - 1 - level) & 255 for level in range(_LEVELS)], axis=1)
+
+
+class _Histories:
+    """Batches of random histories of equal length; another one each time."""
+
+    def __init__(self, num_items: int, length: int) -> None:
+        self.num_items = num_items
+        self.length = length
+        self._rng = np.random.default_rng(1)
+
+    def draw(self, count: int) -> Sequences:
+        return Sequences.from_lists(self._rng.integers(0, self.num_items, (count, self.length)))
+
+
+def _recommender(
+    shape: str, codes: IntArray, sizes: tuple[int, ...], options: argparse.Namespace
+) -> GenerativeRecommender:
+    config = GeneratorConfig(
+        model=ModelConfig.model_validate(
+            {
+                "shape": shape,
+                "body": "llama",
+                "hidden_size": options.hidden_size,
+                "num_layers": options.layers,
+                "num_heads": max(1, options.hidden_size // 64),
+                "max_history": options.history,
+                "dropout": 0.0,
+            }
+        ),
+        beams=options.beams,
+    )
+    torch.manual_seed(0)
+    model = build_model(config, codes, sizes, None)
+    if isinstance(model, FlatModel):
+        _initialise(model)
+    return GenerativeRecommender(config, codes, sizes, None, model)
+
+
+def _initialise(model: FlatModel) -> None:
+    width = model.embedding.embedding_dim
+    with torch.no_grad():
+        model.embedding.weight.normal_(std=0.5)
+        for head in model.heads:
+            # The last norm leaves vectors of length sqrt(width).
+            head.weight.normal_(std=2 / width**0.5)
+            head.bias.zero_()
+
+
+def _give_body(model: FlatModel, config: LlamaConfig) -> None:
+    """Put another body in place, and embedding and heads that fit its width."""
+    torch.manual_seed(0)
+    model.body.transformer = LlamaModel(config).eval()
+    model.embedding = nn.Embedding(model.embedding.num_embeddings, config.hidden_size)
+    model.heads = nn.ModuleList(nn.Linear(config.hidden_size, head.out_features) for head in model.heads)
+    _initialise(model)
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _clock() -> float:
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def _timed(action: Callable[[], T]) -> tuple[T, float]:
+    started = _clock()
+    result = action()
+    return result, _clock() - started
+
+
+def _prompts(model: FlatModel, histories: Sequences) -> Tensor:
+    items = torch.from_numpy(histories.items.reshape(len(histories), -1))
+    return nn.functional.pad(item_tokens(model)[items].flatten(1), (1, 0))
+
+
+def _against(
+    flat: GenerativeRecommender,
+    nested: GenerativeRecommender | None,
+    lm: Any,
+    table: PrefixTable,
+    histories: _Histories,
+    requests: int,
+    beams: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """Both sides in turns on the same histories, other ones every time."""
+
+    levels = flat.codes.shape[1]
+    identical: list[bool] = []
+    times: dict[str, list[float]] = {"flat": [], "nested": [], "generate": []}
+    # The first of either side warms up.
+    generate(lm, table, _prompts(flat.model, histories.draw(1)), levels=levels, k=_K, beams=beams)
+    flat.recommend(histories.draw(requests), _K)
+    for _ in range(repeats):
+        batch = histories.draw(requests)
+        prompts = _prompts(flat.model, batch)
+        for _ in range(3):
+            ours, seconds = _timed(lambda batch=batch: flat.recommend(batch, _K))  # type: ignore[misc]
+            times["flat"].append(seconds)
+            if nested is not None:
+                times["nested"].append(_timed(lambda batch=batch: nested.recommend(batch, _K))[1])  # type: ignore[misc]
+        (items, _), seconds = _timed(
+            lambda prompts=prompts: generate(  # type: ignore[misc]
+                lm, table, prompts, levels=levels, k=_K, beams=beams, with_scores=False
+            )
+        )
+        times["generate"].append(seconds)
+        identical += (items.numpy() == ours.items).all(axis=1).tolist()
+    last = histories.draw(1)
+    _, scores = generate(lm, table, _prompts(flat.model, last), levels=levels, k=_K, beams=beams)
+    assert scores is not None
+    largest = float(np.abs(scores.numpy() - flat.recommend(last, _K).scores).max())
+    fastest = {name: min(values) for name, values in times.items() if values}
+    return {
+        "speedup": fastest["generate"] / fastest["flat"],
+        **({"nested_speedup": fastest["generate"] / fastest["nested"]} if nested is not None else {}),
+        "seconds": fastest,
+        "median_seconds": {name: statistics.median(values) for name, values in times.items() if values},
+        "requests": requests * repeats,
+        "identical_top10": statistics.fmean(identical),
+        "largest_score_difference": largest,
+    }
+
+
+class _Stopwatch:
+    """Seconds spent inside modules, by hooks on their calls."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.seconds = 0.0
+        self._handles = []
+        for module in modules:
+            self._handles.append(module.register_forward_pre_hook(self._begin))
+            self._handles.append(module.register_forward_hook(self._end))
+
+    def _begin(self, *_: Any) -> None:
+        self.seconds -= _clock()
+
+    def _end(self, *_: Any) -> None:
+        self.seconds += _clock()
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _profile(
+    recommender: GenerativeRecommender, histories: _Histories, options: argparse.Namespace, turns: int
+) -> dict[str, Any]:
+    """A batch whose seen items are denied: seconds, rows of the body, and the share of time outside the network.
+
+    That share holds the walk down the trie, counts, selection and all else around the network's calls.
+    `filtered` has a filter too, which lets every other item through.
+    """
+    body = recommender.model.body.transformer
+    network = [recommender.model.embedding, body, *recommender.model.heads]
+    every_other = np.arange(len(recommender.codes)) % 2 == 0
+    shares: dict[str, list[float]] = {"denied": [], "filtered": []}
+    seconds = []
+    rows: list[int] = []
+
+    def count(_: nn.Module, __: tuple[()], inputs: dict[str, Tensor]) -> None:
+        rows.append(inputs["inputs_embeds"].shape[:2].numel())
+
+    counter = body.register_forward_pre_hook(count, with_kwargs=True)
+    for turn in range(1 + turns):
+        batch = histories.draw(options.requests)
+        for kind, allow in (("denied", None), ("filtered", every_other)):
+            held = Constraints(allow=allow, deny=list(batch))
+            watch = _Stopwatch(network)
+            _, total = _timed(lambda batch=batch, held=held: recommender.recommend(batch, _K, constraints=held))  # type: ignore[misc]
+            watch.remove()
+            if turn:
+                shares[kind].append(1 - watch.seconds / total)
+                if kind == "denied":
+                    seconds.append(total)
+    counter.remove()
+    return {
+        "seconds": min(seconds),
+        "share": statistics.median(shares["denied"]),
+        "filtered_share": statistics.median(shares["filtered"]),
+        "body_rows": sum(rows) / (2 * (1 + turns)),
+        "body_parameters": _num_parameters(recommender.model.body),
+    }
+
+
+def _scaled(num_items: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Our flat shape over a synthetic catalogue of `num_items`."""
+    recommender = _recommender("flat", synthetic_codes(num_items), (_CODES,) * _LEVELS, options)
+    _, building = _timed(lambda: ItemTrie(recommender.codes, recommender.codebook_sizes))
+    return {
+        "items": num_items,
+        **_profile(recommender, _Histories(num_items, options.history), options, options.repeats),
+        "build_seconds": building,
+        "trie_mib": _trie_bytes(recommender) / 2**20,
+        "trie_mib_a_million": _trie_bytes(recommender) / 2**20 / (num_items / 1e6),
+    }
+
+
+def _trie_bytes(recommender: GenerativeRecommender) -> int:
+    tables: list[Tensor] = []
+    for value in vars(recommender.trie).values():
+        tables += [table for table in (value if isinstance(value, list) else [value]) if isinstance(table, Tensor)]
+    return sum(table.nbytes for table in tables)
