@@ -15,6 +15,8 @@ DATA = "data"
 ENCODE = "encode"
 TOKENIZE = "tokenize"
 TRAIN = "train"
+RETRIEVE = "retrieve"
+FUSE = "fuse"
 EVALUATE = "evaluate"
 BUNDLE = "bundle"
 

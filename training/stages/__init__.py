@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from training.config import RunConfig
 from training.pipeline import Stage
-from training.stages import bundle, data, encode, evaluate, tokenize, train
+from training.stages import bundle, data, encode, evaluate, retrieve, tokenize, train
 
 
 def build_stages(config: RunConfig) -> list[Stage]:
     """All stages, from the source to the bundle."""
-    return [module.stage(config) for module in (data, encode, tokenize, train, evaluate, bundle)]
+    retrieval = () if config.fusion is None else (retrieve,)
+    return [module.stage(config) for module in (data, encode, tokenize, train, *retrieval, evaluate, bundle)]
