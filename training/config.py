@@ -216,7 +216,9 @@ def parse_config(values: Any, source: str) -> RunConfig:
     sections = {name: getattr(config, name) for name in RunConfig.model_fields if name != "run"}
     return config.model_copy(
         update={
-            name: _with_seed(section, config.run.seed, name) for name, section in sections.items() if section is not None
+            name: _with_seed(section, config.run.seed, name)
+            for name, section in sections.items()
+            if section is not None
         }
     )
 

@@ -22,6 +22,8 @@ BUNDLE = "bundle"
 
 TEXT_ENCODER = "text_encoder"
 """In `encode`, and in a bundle: the text model as it was tuned; absent when it was taken as it is."""
+FUSION = "fusion"
+"""In `fuse`, and in a bundle: the sources beside the generator, and the ranker."""
 SEMANTIC_IDS = "semantic_ids"
 """In `tokenize`."""
 TOKENIZER = "tokenizer"

@@ -22,7 +22,7 @@ class FusionConfig(StrictConfig):
     """L2 penalties on the ranker's standardised weights, for a mean log-likelihood; the best one on held-out validation
     users is taken."""
     held_out_users: float = Field(default=0.25, gt=0, lt=1)
-    """Share of validation users that choose the penalty and measure the calibration; the ranker is then fitted on all."""
+    """Share of validation users that choose the penalty and judge the calibration; in the end all are fitted on."""
     seed: int = Field(default=0, ge=0)
     """Of the choice of those users."""
 

@@ -58,6 +58,11 @@ class SkipGram:
         self._following = scale_rows(counts, 1 / np.sqrt(np.where(totals > 0, totals, 1)))
         return self
 
+    def evidence(self, histories: Sequences) -> sparse.csr_array:
+        """float32 [B, num_items]: the decayed counts alone, where there are any."""
+        weights = recency_weights(histories, len(self._counts), self.history_decay)
+        return sparse.csr_array(weights @ self._following)
+
     def scores(self, histories: Sequences) -> FloatArray:
         """float32 [B, num_items]: decayed counts; below 0, in order of popularity, where there are none."""
         weights = recency_weights(histories, len(self._counts), self.history_decay)
