@@ -139,7 +139,8 @@ def calibration_error(log_probabilities: Float64Array, chosen: IntArray, num_bin
     hits = np.zeros(len(order))
     hits[chosen[chosen >= 0]] = 1
     mass = np.cumsum(probabilities)
-    bins = np.minimum((mass / mass[-1] * num_bins).astype(np.int64), num_bins - 1)
+    middle = (mass - probabilities / 2) / mass[-1]
+    bins = np.minimum((middle * num_bins).astype(np.int64), num_bins - 1)
     expected = np.bincount(bins, probabilities, minlength=num_bins)
     observed = np.bincount(bins, hits[order], minlength=num_bins)
     return float(np.abs(expected - observed).sum() / mass[-1])

@@ -112,10 +112,13 @@ class _Projected:
         self._index = index
 
     def scores(self, items: IntArray) -> FloatArray:
+        scores = np.full(items.shape, -np.inf, dtype=np.float32)
         places = np.where(items >= 0, self._index[items], -1)
-        known = (places >= 0) & self._queries.any(axis=1, keepdims=True)
-        products = np.einsum("bd,bcd->bc", self._queries, self._vectors[places], optimize=True)
-        return np.where(known, products, -np.inf).astype(np.float32)
+        # Row by row: all vectors of a batch at once would be B * C * D numbers.
+        for row in np.flatnonzero(self._queries.any(axis=1)):
+            known = places[row] >= 0
+            scores[row, known] = self._vectors[places[row, known]] @ self._queries[row]
+        return scores
 
 
 class CounterSource:
