@@ -13,8 +13,8 @@ class FusionConfig(StrictConfig):
     """Candidates of the generator, SASRec, the skip-gram counter, content and popularity; one ranker over all."""
 
     depth: int = Field(default=50, ge=1)
-    """Candidates that each source gives; raised to k when k is larger. On validation cases of Amazon Beauty twice as many
-    changed nothing but the time."""
+    """Candidates that each source gives; raised to k when k is larger. On validation cases of Amazon Beauty twice as
+    many did not help."""
     index: Literal["auto", "flat", "hnsw", "ivf_pq"] = "auto"
     """How the Faiss indices of SASRec's and the content vectors search. `auto`: exact up to 50,000 items."""
     content_decay: float = Field(default=0.7, gt=0, le=1)
