@@ -65,7 +65,7 @@ class Manifest(StrictConfig):
     config: dict[str, Any]
     """The resolved config of the run."""
     metrics: dict[str, Any]
-    """Test metrics of the generator, `{"value", "low", "high"}` by name."""
+    """Test metrics of what is served, `{"value", "low", "high"}` by name."""
     files: dict[str, str]
     """SHA-256 by path relative to the bundle, with `/`."""
 
@@ -99,7 +99,8 @@ def write_bundle(
         semantic_ids: of all items.
         tokenizer: that made them; encodes new items.
         recommender: trained on them.
-        report: the content of report.json; `models.generator` becomes the manifest's metrics.
+        report: the content of report.json; `models.fused`, with a fusion, or `models.generator` becomes the manifest's
+            metrics.
         text_encoder: directory of the text model, if it was tuned.
         fusion: directory of a saved fusion over `recommender` and `embeddings`, if there is one.
 
@@ -133,7 +134,7 @@ def write_bundle(
                 **{library: importlib.metadata.version(library) for library in _LIBRARIES},
             },
             config=dict(config),
-            metrics=report.get("models", {}).get("generator", {}),
+            metrics=report.get("models", {}).get("generator" if fusion is None else "fused", {}),
             files=files,
         )
         write_json(directory / _MANIFEST, manifest.model_dump(mode="json"))

@@ -6,7 +6,6 @@ no cases. Items are numbered as in the catalogue; what a source was never fitted
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from recsys.data.sequences import IntArray, Sequences
 from recsys.evaluation.baselines import SkipGram
 from recsys.generator.constraints import Constraints
 from recsys.generator.decoder import Recommendations
-from recsys.retrieval.index import ItemIndex
+from recsys.retrieval.index import ItemIndex, denied_pairs
 from recsys.retrieval.towers import Tower
 
 FloatArray = npt.NDArray[np.float32]
@@ -170,7 +169,7 @@ class _Evidence:
             permitted &= allow.numpy()[rows, items]
         deny = constraints.deny_rows(batch)
         if deny is not None:
-            permitted &= ~np.isin(self._pairs, _denied_pairs(deny, self._num_items))
+            permitted &= ~np.isin(self._pairs, denied_pairs(deny, self._num_items))
         rows, items, values = rows[permitted], items[permitted], self._values[permitted]
         best_first = np.lexsort((items, -values, rows))
         rows, items = rows[best_first], items[best_first]
@@ -207,7 +206,7 @@ class PopularitySource:
         permitted = np.ones((batch, len(order)), dtype=bool) if allow is None else allow.numpy()[:, order]
         if deny is not None:
             pairs = order + num_items * np.arange(batch)[:, None]
-            permitted = permitted & ~np.isin(pairs, _denied_pairs(deny, num_items))
+            permitted = permitted & ~np.isin(pairs, denied_pairs(deny, num_items))
         rows, columns = np.nonzero(permitted)
         place = np.arange(len(rows)) - np.searchsorted(rows, rows)
         items = np.full((batch, n), -1, dtype=np.int64)
@@ -246,12 +245,6 @@ class _Places:
         if deny is not None:
             deny = [places[places >= 0] for places in (self.index[items] for items in deny)]
         return Constraints(allow=allow, deny=deny)
-
-
-def _denied_pairs(deny: Sequence[IntArray], num_items: int) -> IntArray:
-    """One number for each denied (row, item)."""
-    owner = np.repeat(np.arange(len(deny)), [len(items) for items in deny])
-    return np.asarray(owner * num_items + np.concatenate([*deny, np.zeros(0, dtype=np.int64)]))
 
 
 def _look_up(pairs: IntArray, values: FloatArray, asked: IntArray, exists: BoolArray) -> FloatArray:
