@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NEW, NUM_ITEMS, World  # type: ignore[import-not-found]
+from small_world import NEW, NUM_ITEMS, World
 
 from recsys.data import Examples, Sequences
 from recsys.errors import ArtifactError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import FITTED, NEW, NUM_ITEMS, World  # type: ignore[import-not-found]
+from small_world import FITTED, NEW, NUM_ITEMS, World
 
 from recsys.data import Sequences
 from recsys.generator import Constraints
