@@ -111,6 +111,7 @@ def _runs(data: str, name: str, options: argparse.Namespace, seeds: int, *, cold
         "fit.validate_every": "3",
         "fit.validation_users": "2000",
         "evaluation.baselines": "[popularity]",
+        "fusion": "null",
     }
     if cold:
         settings |= {"data.split.held_out_items": _HELD_OUT, "generator.new_item_slots": "2"}

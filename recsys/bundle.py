@@ -6,6 +6,7 @@
     popularity.safetensors   int64 [num_items] interaction counts
     semantic_ids/  tokenizer/  embeddings/  generator/     each in the format of its room
     text_encoder/       the text model, where it was tuned
+    fusion/             further sources and a ranker, where there are any (recsys.retrieval)
     report.json         the evaluation
 
 Loading executes no code from a file. Knows no HTTP and no training.
@@ -38,11 +39,13 @@ from recsys.encoder import ItemEmbeddings, TextEncoder
 from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, sha256_file, sha256_json, write_json
 from recsys.generator import GenerativeRecommender
+from recsys.retrieval import FusedRecommender, load_fused
 from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, load_tokenizer
 
 FORMAT = 2
 _MANIFEST = "manifest.json"
 _TEXT_ENCODER = "text_encoder"
+_FUSION = "fusion"
 _LIBRARIES = ("torch", "transformers", "numpy", "polars", "safetensors")
 
 
@@ -62,7 +65,7 @@ class Manifest(StrictConfig):
     config: dict[str, Any]
     """The resolved config of the run."""
     metrics: dict[str, Any]
-    """Test metrics of the generator, `{"value", "low", "high"}` by name."""
+    """Test metrics of what is served, `{"value", "low", "high"}` by name."""
     files: dict[str, str]
     """SHA-256 by path relative to the bundle, with `/`."""
 
@@ -81,6 +84,7 @@ def write_bundle(
     recommender: GenerativeRecommender,
     report: Mapping[str, Any],
     text_encoder: Path | None = None,
+    fusion: Path | None = None,
 ) -> Manifest:
     """Write the bundle at `path`, whole or not at all; an earlier one there is replaced.
 
@@ -95,8 +99,10 @@ def write_bundle(
         semantic_ids: of all items.
         tokenizer: that made them; encodes new items.
         recommender: trained on them.
-        report: the content of report.json; `models.generator` becomes the manifest's metrics.
+        report: the content of report.json; `models.fused`, with a fusion, or `models.generator` becomes the manifest's
+            metrics.
         text_encoder: directory of the text model, if it was tuned.
+        fusion: directory of a saved fusion over `recommender` and `embeddings`, if there is one.
 
     Raises:
         ArtifactError: the parts disagree on the number of items.
@@ -111,6 +117,8 @@ def write_bundle(
         embeddings.save(directory / "embeddings")
         if text_encoder is not None:
             shutil.copytree(text_encoder, directory / _TEXT_ENCODER)
+        if fusion is not None:
+            shutil.copytree(fusion, directory / _FUSION)
         (directory / "generator").mkdir()
         recommender.save(directory / "generator")
         write_json(directory / "report.json", report)
@@ -126,7 +134,7 @@ def write_bundle(
                 **{library: importlib.metadata.version(library) for library in _LIBRARIES},
             },
             config=dict(config),
-            metrics=report.get("models", {}).get("generator", {}),
+            metrics=report.get("models", {}).get("generator" if fusion is None else "fused", {}),
             files=files,
         )
         write_json(directory / _MANIFEST, manifest.model_dump(mode="json"))
@@ -143,6 +151,8 @@ class Bundle:
     embeddings: ItemEmbeddings
     semantic_ids: SemanticIds
     recommender: GenerativeRecommender
+    fused: FusedRecommender | None
+    """Over `recommender` and further sources; None where the run had no fusion."""
     item_counts: IntArray
     """int64 [num_items]."""
     report: dict[str, Any]
@@ -185,13 +195,16 @@ class Bundle:
         embeddings = ItemEmbeddings.load(path / "embeddings")
         semantic_ids = SemanticIds.load(path / "semantic_ids")
         _check_sizes(catalog, item_counts, embeddings, semantic_ids)
+        recommender = _load_recommender(path / "generator", semantic_ids, embeddings)
+        has_fusion = (path / _FUSION).is_dir()
         return cls(
             path=path,
             manifest=manifest,
             catalog=catalog,
             embeddings=embeddings,
             semantic_ids=semantic_ids,
-            recommender=_load_recommender(path / "generator", semantic_ids, embeddings),
+            recommender=recommender,
+            fused=load_fused(path / _FUSION, recommender, embeddings.vectors) if has_fusion else None,
             item_counts=item_counts,
             report=report,
         )

@@ -38,7 +38,7 @@ class Metrics:
         )
         self._recommendations = Counter(
             "recsys_recommendations",
-            "Lists by their source, and why it was not the generator.",
+            "Lists by their source, and why it was not the best one.",
             ("source", "fallback_reason"),
             registry=self.registry,
         )

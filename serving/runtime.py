@@ -21,8 +21,8 @@ from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ArtifactError
 from recsys.generator import Constraints, Recommendations
 
-Source = Literal["generator", "popularity"]
-FallbackReason = Literal["empty_history", "unknown_items", "generator_failed"]
+Source = Literal["fusion", "generator", "popularity"]
+FallbackReason = Literal["empty_history", "unknown_items", "fusion_failed", "generator_failed"]
 
 _EXPLAINED_HISTORY = 50
 """The most recent items that a reason may name: what the model reads, or about that."""
@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Recommender(Protocol):
-    """The part of `GenerativeRecommender` that serving uses."""
+    """The part of `GenerativeRecommender` and `FusedRecommender` that serving uses."""
 
     def recommend(self, histories: Sequences, k: int, *, constraints: Constraints | None = None) -> Recommendations:
         """The k best items of each history."""
@@ -58,7 +58,7 @@ class Pick:
 
     item: int
     score: float
-    """Log-probability: of the model, or the item's share of all interactions."""
+    """Log-probability: of the generator, the fusion's calibrated one, or the item's share of all interactions."""
     reason: Reason
 
 
@@ -69,7 +69,7 @@ class Answer:
     picks: list[Pick]
     source: Source
     fallback_reason: FallbackReason | None
-    """Why the generator was not used; None when it was."""
+    """Why the list is not of the best source that the bundle has; None when it is."""
     unknown_items: list[str]
     """Ids of the request that the catalogue does not have; they were ignored."""
     timings_ms: dict[str, float]
@@ -93,6 +93,7 @@ class RecommenderRuntime:
         info: names the model.
         catalog: all items.
         recommender: generates lists.
+        fused: ranks what the generator and further sources propose; is asked first, where there is one.
         embeddings: float32 [num_items, dim], for the reasons.
         codes: int64 [num_items, levels], the semantic IDs.
         item_counts: int64 [num_items], interactions an item, for the fallback.
@@ -105,6 +106,7 @@ class RecommenderRuntime:
         info: ModelInfo,
         catalog: Catalog,
         recommender: Recommender,
+        fused: Recommender | None = None,
         embeddings: npt.NDArray[np.float32],
         codes: IntArray,
         item_counts: IntArray,
@@ -115,7 +117,8 @@ class RecommenderRuntime:
         self.codes = codes
         self.item_counts = item_counts
         self.report = report
-        self._recommender = recommender
+        self._recommenders: dict[Source, Recommender] = {} if fused is None else {"fusion": fused}
+        self._recommenders["generator"] = recommender
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
@@ -147,6 +150,7 @@ class RecommenderRuntime:
             ),
             catalog=bundle.catalog,
             recommender=bundle.recommender,
+            fused=bundle.fused,
             embeddings=bundle.embeddings.vectors,
             codes=bundle.semantic_ids.codes,
             item_counts=bundle.item_counts,
@@ -157,16 +161,17 @@ class RecommenderRuntime:
         """Generate one list, so that the first user does not wait for lazy initialisation, and a broken model is found.
 
         Raises:
-            ArtifactError: the catalogue is empty, or the generator fails.
+            ArtifactError: the catalogue is empty, or the generator or the fusion fails.
         """
         if not self.catalog.num_items:
             raise ArtifactError(f"bundle: the catalogue of {self.info.name} has no items; build the bundle again")
-        try:
-            self._generate(self._by_popularity[:1], 1, None, np.empty(0, dtype=np.int64))
-        except Exception as error:  # a generator may fail in any way; unlike a request, a start has no substitute
-            raise ArtifactError(
-                f"bundle: the generator of {self.info.name} cannot answer: {error!r}; build the bundle again"
-            ) from error
+        for source, recommender in self._recommenders.items():
+            try:
+                _ask(recommender, self._by_popularity[:1], 1, None, np.empty(0, dtype=np.int64))
+            except Exception as error:  # it may fail in any way; unlike a request, a start has no substitute
+                raise ArtifactError(
+                    f"bundle: the {source} of {self.info.name} cannot answer: {error!r}; build the bundle again"
+                ) from error
 
     def recommend(
         self,
@@ -179,8 +184,9 @@ class RecommenderRuntime:
     ) -> Answer:
         """The k best items after `history`; fewer when the restrictions leave fewer.
 
-        The generator answers if it knows any item of the history, else the most popular items do. A generator
-        that fails is logged and replaced in the same way: a user gets a list as long as there is one.
+        The fusion answers if there is one, else the generator, as long as the catalogue has any item of the history;
+        if it has none, the most popular items do. What fails is logged and replaced by the next of the three: a user
+        gets a list as long as there is one.
 
         Args:
             history: item ids, oldest first; unknown ones are left out.
@@ -203,21 +209,26 @@ class RecommenderRuntime:
                 denied = np.concatenate([denied, history_items])
             denied = np.unique(denied)
             allow = self._allowed(categories)
-        source: Source = "generator"
+        source: Source = "popularity"
         fallback_reason: FallbackReason | None = None
+        found: tuple[IntArray, npt.NDArray[np.float32]] | None = None
         if len(history_items):
             with clock.step("decode"):
-                try:
-                    items, scores = self._generate(history_items, k, allow, denied)
-                except Exception:
-                    _log.exception("generator failed, falling back to popularity")
-                    fallback_reason = "generator_failed"
+                for name, recommender in self._recommenders.items():
+                    try:
+                        found = _ask(recommender, history_items, k, allow, denied)
+                    except Exception:
+                        _log.exception("recommender failed, falling back to the next", source=name)
+                        fallback_reason = "fusion_failed" if name == "fusion" else "generator_failed"
+                        continue
+                    source = name
+                    break
         else:
             fallback_reason = "unknown_items" if len(history) else "empty_history"
-        if fallback_reason is not None:
-            source = "popularity"
+        if found is None:
             with clock.step("popularity"):
-                items, scores = self._most_popular(k, allow, denied)
+                found = self._most_popular(k, allow, denied)
+        items, scores = found
         with clock.step("reasons"):
             reasons = self._reasons(items, history_items[-_EXPLAINED_HISTORY:])
         return Answer(
@@ -230,16 +241,6 @@ class RecommenderRuntime:
             unknown_items=list(dict.fromkeys(unknown)),
             timings_ms=clock.timings_ms,
         )
-
-    def _generate(
-        self, history: IntArray, k: int, allow: npt.NDArray[np.bool_] | None, denied: IntArray
-    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
-        constraints = Constraints(allow=allow, deny=[denied] if len(denied) else None)
-        # The number of threads belongs to the calling thread; one request a core beats many cores a request.
-        _one_thread()
-        result = self._recommender.recommend(Sequences.from_lists([history]), k, constraints=constraints)
-        found = result.items[0] >= 0
-        return result.items[0][found], result.scores[0][found]
 
     def _most_popular(
         self, k: int, allow: npt.NDArray[np.bool_] | None, denied: IntArray
@@ -283,6 +284,17 @@ class RecommenderRuntime:
     def title(self, item: int) -> str:
         """What to call an item: its title, or its id when it has none."""
         return self.catalog.titles[item] or self.catalog.item_ids[item]
+
+
+def _ask(
+    recommender: Recommender, history: IntArray, k: int, allow: npt.NDArray[np.bool_] | None, denied: IntArray
+) -> tuple[IntArray, npt.NDArray[np.float32]]:
+    constraints = Constraints(allow=allow, deny=[denied] if len(denied) else None)
+    # The number of threads belongs to the calling thread; one request a core beats many cores a request.
+    _one_thread()
+    result = recommender.recommend(Sequences.from_lists([history]), k, constraints=constraints)
+    found = result.items[0] >= 0
+    return result.items[0][found], result.scores[0][found]
 
 
 class _Clock:

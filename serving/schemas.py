@@ -138,7 +138,7 @@ class RecommendResponse(_Response):
     items: list[RecommendedItem]
     source: Source
     fallback_reason: FallbackReason | None
-    """Why the generator was not used; null when it was."""
+    """Why the list is not of the best source that the bundle has; null when it is."""
     unknown_items: list[str]
     """Item ids of the request or the history that the catalogue does not have; they were ignored."""
     model_version: str

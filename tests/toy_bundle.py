@@ -9,9 +9,14 @@ import polars as pl
 import torch
 
 from recsys.bundle import Manifest, write_bundle
-from recsys.data import Catalog, Interactions
+from recsys.data import Catalog, Interactions, Sequences
 from recsys.encoder import EncoderConfig, ItemEmbeddings
+from recsys.evaluation import SasRecConfig
+from recsys.evaluation.baselines import SkipGram
 from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
+from recsys.retrieval import FusionConfig, Retrieval, SasRecTower
+from recsys.retrieval.features import feature_names
+from recsys.retrieval.ranker import ConditionalLogit
 from recsys.tokenizer import RKMeansConfig, build_tokenizer
 
 NUM_ITEMS, NUM_USERS, HISTORY = 40, 12, 6
@@ -29,8 +34,11 @@ REPORT = {
 }
 
 
-def write_toy_bundle(path: Path, *, seed: int = 0) -> Manifest:
-    """Users u0 .. u11, items i0 .. i39; the title of i7 is an attack on the page that shows it."""
+def write_toy_bundle(path: Path, *, seed: int = 0, fusion: Path | None = None) -> Manifest:
+    """Users u0 .. u11, items i0 .. i39; the title of i7 is an attack on the page that shows it.
+
+    `fusion` is a directory to make, of a fusion that goes into the bundle.
+    """
     random = np.random.default_rng(seed)
     index = range(NUM_ITEMS)
     catalog = Catalog(
@@ -64,16 +72,37 @@ def write_toy_bundle(path: Path, *, seed: int = 0) -> Manifest:
     config = GeneratorConfig(model=ModelConfig(hidden_size=16, num_layers=1, num_heads=2, max_history=10), beams=40)
     torch.manual_seed(seed)
     model = build_model(config, ids.codes, ids.codebook_sizes, vectors)
+    item_counts = np.bincount(items, minlength=NUM_ITEMS)
+    if fusion is not None:
+        _write_fusion(fusion, interactions.sequences(), item_counts, vectors)
     return write_bundle(
         path,
         name="toy",
         config={"run": {"name": "toy"}},
         catalog=catalog,
         interactions=interactions,
-        item_counts=np.bincount(items, minlength=NUM_ITEMS),
+        item_counts=item_counts,
         embeddings=ItemEmbeddings(vectors=vectors, text_dim=16, encoder=EncoderConfig()),
         semantic_ids=ids,
         tokenizer=tokenizer,
         recommender=GenerativeRecommender(config, ids.codes, ids.codebook_sizes, vectors, model),
         report=REPORT,
+        fusion=fusion,
     )
+
+
+def _write_fusion(directory: Path, train: Sequences, item_counts: np.ndarray, vectors: np.ndarray) -> None:
+    """A ranker with weights made up over sources that were fitted for real."""
+    sasrec = SasRecConfig(hidden_size=16, num_layers=1, max_history=10, epochs=1)
+    retrieval = Retrieval.build(
+        FusionConfig(depth=10),
+        item_counts=item_counts,
+        fitted=np.arange(NUM_ITEMS),
+        tower=SasRecTower(sasrec).fit(train, NUM_ITEMS),
+        counter=SkipGram().fit(train, NUM_ITEMS),
+        vectors=vectors,
+    )
+    names = feature_names(("generator", "sasrec", "skip_gram", "content", "popularity"))
+    weights = np.where([name in ("generator value", "content value") for name in names], 1.0, 0.0)
+    directory.mkdir()
+    retrieval.save(directory, ConditionalLogit(names=names, weights=weights, outside=0.0), {})

@@ -5,6 +5,7 @@ A script has `main(arguments: list[str]) -> dict[str, Any]`, which returns its m
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib.metadata
 import os
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from typing import Any
 from recsys.data import Dataset, Split, load_dataset, make_split
 from recsys.errors import RecsysError
 from recsys.files import write_json
+from recsys.retrieval import load_report
+from training.comparison import paired_differences
 from training.config import load_config
-from training.layout import RUNS
+from training.layout import FUSE, FUSION, RUNS
 from training.results import read_report, stage_costs
 from training.runs import packaged_config
 
@@ -87,6 +91,37 @@ def compared_data(config: str, root: Path | None) -> tuple[Dataset, Split]:
 def over_seeds(config: str, num_seeds: int, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Run `configs/<config>.yaml` under several seeds, and what `seeds_summary` says of the runs."""
     return seeds_summary(run_seeds(config, config, num_seeds, overrides))
+
+
+def fusion_bench(config: str, arguments: Sequence[str], description: str | None) -> dict[str, Any]:
+    """`over_seeds` of a configuration with a fusion, and how far the fusion is ahead.
+
+    Args:
+        config: name of the configuration and of the benchmark.
+        arguments: `--seeds N` (3) and `--data-path FOLDER`, a data set in the import format.
+        description: for `--help`.
+
+    Returns:
+        What `seeds_summary` says, `fused_minus`: paired differences to the generator, SASRec and the counter by metric,
+        and `rankers`: of each run, how its ranker was chosen and how well calibrated it is.
+    """
+    parser = argparse.ArgumentParser(prog=f"recsys bench {config}", description=description)
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N", help="seeds 0 .. N - 1")
+    parser.add_argument("--data-path", type=Path, help="folder with the data set in the import format")
+    options = parser.parse_args(arguments)
+    overrides = [f"data.path={options.data_path}"] if options.data_path else []
+    runs = run_seeds(config, config, options.seeds, overrides)
+    return {
+        **seeds_summary(runs),
+        "fused_minus": {
+            other: {
+                metric: asdict(interval)
+                for metric, interval in paired_differences(runs, runs, models=("fused", other)).items()
+            }
+            for other in ("generator", "sasrec", "skip_gram")
+        },
+        "rankers": [load_report(run / FUSE / FUSION) for run in runs],
+    }
 
 
 def run_seeds(config: str, label: str, num_seeds: int, overrides: Sequence[str] = ()) -> list[Path]:

@@ -37,7 +37,7 @@ def run_command(
         bool, typer.Option("--print-config", help="Print the whole resolved configuration and stop.")
     ] = False,
 ) -> None:
-    """Run every stage: data, encode, tokenize, train, evaluate, bundle.
+    """Run every stage: data, encode, tokenize, train, with a fusion retrieve and fuse, evaluate, bundle.
 
     What is up to date is skipped; a run that was killed goes on where it was.
     """

@@ -22,6 +22,7 @@ from recsys.encoder import EncoderConfig
 from recsys.errors import ConfigError
 from recsys.evaluation import EvaluationConfig
 from recsys.generator import GeneratorConfig
+from recsys.retrieval import FusionConfig
 from recsys.tokenizer import TokenizerConfig
 from training.fit import FitConfig
 from training.layout import CONFIG_FILE, RUNS
@@ -69,6 +70,9 @@ class RunConfig(StrictConfig):
     """How the generative model is trained."""
     teach: TeachConfig = TeachConfig()
     """What a language model is taught with, where `generator.model.lm` names one."""
+    fusion: FusionConfig | None = None
+    """Several sources of candidates and a ranker over them, served instead of the generator alone; null: off. Its
+    SASRec is the one of `evaluation.sasrec`, fitted once for both."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Protocol, metrics and baselines."""
 
@@ -154,7 +158,7 @@ def config_yaml(config: RunConfig) -> str:
     """The whole configuration, defaults included, as YAML that `load_config` reads back."""
     values = config.model_dump(mode="json")
     for section, content in values.items():
-        if section != "run":
+        if section != "run" and content is not None:
             _drop_seeds(getattr(config, section), content)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
@@ -214,7 +218,11 @@ def parse_config(values: Any, source: str) -> RunConfig:
         raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(messages))) from error
     sections = {name: getattr(config, name) for name in RunConfig.model_fields if name != "run"}
     return config.model_copy(
-        update={name: _with_seed(section, config.run.seed, name) for name, section in sections.items()}
+        update={
+            name: _with_seed(section, config.run.seed, name)
+            for name, section in sections.items()
+            if section is not None
+        }
     )
 
 

@@ -159,10 +159,7 @@ class ItemIndex:
         if allow is not None:
             permitted &= np.take_along_axis(allow, np.maximum(found, 0), axis=1)
         if deny is not None:
-            # One number for each (row, item) pair.
-            owner = np.repeat(np.arange(len(deny)), [len(items) for items in deny])
-            denied = owner * num_items + np.concatenate([*deny, np.zeros(0, dtype=np.int64)])
-            permitted &= ~np.isin(np.arange(len(found))[:, None] * num_items + found, denied)
+            permitted &= ~np.isin(np.arange(len(found))[:, None] * num_items + found, denied_pairs(deny, num_items))
         found_scores = np.where(permitted, found_scores, -np.inf).astype(np.float32)
         order = np.lexsort((found, -found_scores), axis=1)[:, :n]
         items, scores, settled = _empty(len(queries), n)
@@ -184,6 +181,12 @@ class ItemIndex:
         return np.pad(candidates[order], missing, constant_values=-1), np.pad(
             scores[order], missing, constant_values=-np.inf
         )
+
+
+def denied_pairs(deny: Sequence[IntArray], num_items: int) -> IntArray:
+    """One number for each denied (row, item) pair: `row * num_items + item`."""
+    owner = np.repeat(np.arange(len(deny)), [len(items) for items in deny])
+    return np.asarray(owner * num_items + np.concatenate([*deny, np.zeros(0, dtype=np.int64)]))
 
 
 def _empty(batch: int, n: int) -> tuple[IntArray, FloatArray, BoolArray]:

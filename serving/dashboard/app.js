@@ -109,8 +109,9 @@ function renderList(answer) {
   $("recommendations").replaceChildren(...(rows.length ? rows : [el("li", { class: "empty" }, "No item is left for these restrictions.")]));
   state.shown = answer.items.map((item) => item.item_id);
   const why = { empty_history: "no history yet", unknown_items: "no item of the history is in the catalogue", generator_failed: "the generator failed" };
-  $("source").textContent = answer.source === "generator"
-    ? "Generated code by code from the history. Click an item, and watch the list change."
+  const made = { fusion: "Ranked from what the generator, SASRec, a counter and the items' content propose.", generator: "Generated code by code from the history." };
+  $("source").textContent = made[answer.source]
+    ? `${made[answer.source]} Click an item, and watch the list change.`
     : `Most popular items: ${why[answer.fallback_reason]}. Click an item to begin.`;
 }
 

@@ -13,12 +13,13 @@ export function renderEvaluation(report) {
     $("evaluation").replaceChildren(el("caption", { class: "empty" }, "This bundle has no evaluation."));
     return;
   }
+  const served = report.models.fused ? "fused" : "generator";
   const best = Object.fromEntries(metrics.map((metric) => [metric, Math.max(...models.map(([, values]) => values[metric]?.value ?? 0))]));
   const widest = Object.fromEntries(metrics.map((metric) => [metric, Math.max(...models.map(([, values]) => values[metric]?.high ?? values[metric]?.value ?? 0))]));
   $("evaluation").replaceChildren(
     el("thead", {}, el("tr", {}, el("th", {}, "Model"), ...metrics.map((metric) => el("th", {}, label(metric))))),
     el("tbody", {}, ...models.map(([model, values]) =>
-      el("tr", { class: model === "generator" ? "served" : null },
+      el("tr", { class: model === served ? "served" : null },
         el("th", { scope: "row" }, NAMES[model] ?? model),
         ...metrics.map((metric) => cell(values[metric], best[metric], widest[metric]))))));
 }

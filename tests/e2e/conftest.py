@@ -89,6 +89,7 @@ tokenizer: {{method: rqvae, levels: 2, codebook_size: 8, code_dim: 8, hidden: [1
 generator:
   model: {{hidden_size: 16, num_layers: 1, num_heads: 2, max_history: 12}}
   beams: 10
+fusion: {{depth: 20}}
 fit: {{epochs: 3, batch_positions: 128, validation_beams: 10}}
 evaluation:
   ks: [5, 10]

@@ -97,3 +97,25 @@ def test_items_held_out_of_everything_are_served_afterwards(shape: str, toy_conf
     report = json.loads((config.run_dir / "evaluate" / "report.json").read_text())
     assert report["protocol"]["notes"]["held out items"] == 12
     assert report["segments"]["target_popularity"]["cold"]["cases"] >= np.isin(split.test.targets, split.held_out).sum()
+
+
+def test_a_fusion_does_not_depend_on_test_items(toy_dataset: Path, toy_config_text: str, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(toy_config_text)
+    other = tmp_path / "other_last_items"
+    shutil.copytree(toy_dataset, other)
+    log = pl.read_parquet(toy_dataset / "interactions.parquet")
+    is_last = pl.col("position") == pl.col("position").max().over("user_id")
+    others = pl.Series([f"i{item}" for item in np.random.default_rng(7).integers(0, 60, log.height)])
+    item = pl.when(is_last).then(others).otherwise(pl.col("item_id"))
+    log.with_columns(item.alias("item_id")).write_parquet(other / "interactions.parquet")
+    fitted = []
+    for name, overrides in (("as_it_is", []), ("otherwise", [f"data.path={other}"])):
+        config = load_config(tmp_path / "toy.yaml", [f"run.dir={tmp_path}", f"run.name={name}", *overrides])
+        (tmp_path / name).mkdir()
+        run_stages(tmp_path / name, build_stages(config)[:6])
+        split = Split.load(tmp_path / name / "data" / "split")
+        fitted.append((split, sha256_directory(tmp_path / name / "fuse" / "fusion")))
+    (split, fusion), (other_split, other_fusion) = fitted
+    assert (split.test.targets != other_split.test.targets).mean() > 0.9
+    assert split.valid.targets.tolist() == other_split.valid.targets.tolist()
+    assert fusion == other_fusion

@@ -20,8 +20,8 @@ from training.pipeline import finished_key
 from training.results import stage_costs
 from training.runs import evaluate_run, execute
 
-STAGES = ("data", "encode", "tokenize", "train", "evaluate", "bundle")
-MODELS = ("generator", "popularity", "item_knn", "skip_gram", "sasrec")
+STAGES = ("data", "encode", "tokenize", "train", "retrieve", "fuse", "evaluate", "bundle")
+MODELS = ("generator", "fused", "popularity", "item_knn", "skip_gram", "sasrec")
 
 # Where a run is killed, one time after the other: in the middle of each stage's work, or between its files.
 KILLS = (
@@ -30,6 +30,8 @@ KILLS = (
     ("tokenize", "before", "recsys.tokenizer.rqvae:RQVAETokenizer._loss", 30),
     ("train", "before", "training.scalars:ScalarLog.__call__", 10),
     ("train", "after", "training.fit:write_json", 1),  # a checkpoint is written and has not taken its name
+    ("retrieve", "before", "recsys.evaluation.baselines.sasrec:SasRec.save", 1),
+    ("fuse", "before", "recsys.retrieval.ranker:ConditionalLogit.save", 1),
     ("evaluate", "before", "recsys.evaluation.baselines.sasrec:SasRec.__call__", 1),
     ("bundle", "before", "recsys.generator.recommender:GenerativeRecommender.save", 1),
 )
@@ -91,7 +93,7 @@ def test_a_wider_search_evaluates_again_and_fits_nothing_again(finished_run: Pat
     config = load_config(finished_run.parents[1] / "toy.yaml", [f"run.dir={tmp_path}", "generator.beams=20"])
     execute(config)
     renewed = {name for name in STAGES if finished_key(run_dir, name) != finished_key(finished_run, name)}
-    assert renewed == {"evaluate", "bundle"}
+    assert renewed == {"fuse", "evaluate", "bundle"}
     assert Bundle.load(run_dir / "bundle").recommender.config.beams == 20
 
 
@@ -141,7 +143,7 @@ def test_histories_too_short_for_sasrec_are_an_error_before_any_training(
     ):
         execute(load_config(tmp_path / "toy.yaml", overrides))
     assert not (tmp_path / "toy" / "data").exists()
-    execute(load_config(tmp_path / "toy.yaml", [*overrides, "evaluation.baselines=[popularity]"]))
+    execute(load_config(tmp_path / "toy.yaml", [*overrides, "evaluation.baselines=[popularity]", "fusion=null"]))
     assert set(report_of(tmp_path / "toy")["models"]) == {"generator", "popularity"}
 
 

@@ -10,6 +10,7 @@ from toy_bundle import NUM_ITEMS, REPORT, write_toy_bundle
 from recsys.bundle import Bundle
 from recsys.data import Sequences
 from recsys.errors import ArtifactError
+from recsys.retrieval import load_fused
 from serving.runtime import RecommenderRuntime
 
 
@@ -42,6 +43,36 @@ def test_the_loaded_model_recommends_what_the_written_one_did(path: Path, tmp_pa
     np.testing.assert_array_equal(first.scores, second.scores)
     answer = RecommenderRuntime.from_bundle(Bundle.load(path)).recommend(["i1", "i2", "i3"], k=5, exclude_seen=False)
     assert [pick.item for pick in answer.picks] == first.items[0].tolist()
+
+
+def test_a_bundle_with_a_fusion_serves_the_fused_list(tmp_path: Path) -> None:
+    write_toy_bundle(tmp_path / "bundle", fusion=tmp_path / "fusion")
+    bundle = Bundle.load(tmp_path / "bundle")
+    made = load_fused(tmp_path / "fusion", bundle.recommender, bundle.embeddings.vectors)
+    expected = made.recommend(Sequences.from_lists([[1, 2, 3]]), 5)
+    runtime = RecommenderRuntime.from_bundle(bundle)
+    runtime.warm_up()
+    answer = runtime.recommend(["i1", "i2", "i3"], k=5, exclude_seen=False)
+    assert (answer.source, answer.fallback_reason) == ("fusion", None)
+    assert [pick.item for pick in answer.picks] == expected.items[0].tolist()
+    assert [pick.score for pick in answer.picks] == pytest.approx(expected.scores[0].tolist(), abs=1e-5)
+    generated = bundle.recommender.recommend(Sequences.from_lists([[1, 2, 3]]), 5)
+    assert expected.items[0].tolist() != generated.items[0].tolist()
+    filtered = runtime.recommend(["i1", "i2"], k=20, categories=["Noir"])
+    assert sorted(pick.item for pick in filtered.picks) == list(range(3, 40, 4))
+    assert runtime.recommend([], k=3).source == "popularity"
+
+
+def test_a_bundle_without_a_fusion_has_none(path: Path) -> None:
+    assert Bundle.load(path).fused is None
+    answer = RecommenderRuntime.from_bundle(Bundle.load(path)).recommend(["i1"], k=3)
+    assert answer.source == "generator"
+
+
+def test_a_damaged_fusion_is_refused(tmp_path: Path) -> None:
+    write_toy_bundle(tmp_path / "bundle", fusion=tmp_path / "fusion")
+    (tmp_path / "bundle" / "fusion" / "ranker.json").unlink()
+    _refuses(tmp_path / "bundle", r"fusion/ranker\.json is missing")
 
 
 def test_the_version_names_the_content(path: Path, tmp_path: Path) -> None:

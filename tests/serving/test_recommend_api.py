@@ -185,3 +185,27 @@ def test_concurrent_requests_answer_as_single_ones_do(app: FastAPI) -> None:
         with ThreadPoolExecutor(6) as pool:
             together = list(pool.map(lambda body: client.post("/v1/recommend", json=body).json()["items"], bodies))
     assert together == single
+
+
+def test_a_fusion_is_asked_first_and_replaced_by_the_generator_then_by_popularity(
+    make_runtime, store: OnlineStore
+) -> None:
+    fused, generator = BrokenRecommender(), BrokenRecommender()
+    with TestClient(create_app(make_runtime(generator, fused), store)) as client:
+        answers = []
+        for fused.is_broken, generator.is_broken in ((False, False), (True, False), (True, True)):
+            answers.append(client.post("/v1/recommend", json={"history": ["i0"], "k": 2}).json())
+    assert [(answer["source"], answer["fallback_reason"]) for answer in answers] == [
+        ("fusion", None),
+        ("generator", "fusion_failed"),
+        ("popularity", "generator_failed"),
+    ]
+    assert {item["source"] for item in answers[0]["items"]} == {"fusion"}
+    assert all(_ids(answer) for answer in answers)
+
+
+def test_a_fusion_that_fails_keeps_the_service_from_starting(make_runtime) -> None:
+    broken = BrokenRecommender()
+    broken.is_broken = True
+    with pytest.raises(ArtifactError, match="the fusion of toy cannot answer"):
+        make_runtime(fused=broken).warm_up()

@@ -37,6 +37,19 @@ def test_a_difference_is_of_means_over_seeds(tmp_path: Path) -> None:
     assert found["recall@5"].value == 1
 
 
+def test_two_models_of_the_same_runs_are_compared(tmp_path: Path) -> None:
+    run = write(tmp_path / "a", 4)
+    lists = run / "evaluate" / "lists.parquet"
+    frame = pl.read_parquet(lists)
+    first = np.tile(np.arange(10), (USERS, 1))
+    first[:, 0] = frame["target"].to_numpy()
+    frame.with_columns(pl.Series("fused", first, dtype=pl.List(pl.Int64))).write_parquet(lists)
+    found = paired_differences([run], [run], models=("fused", "generator"))
+    assert found["ndcg@10"].value == pytest.approx(1 - 1 / np.log2(6))
+    with pytest.raises(ArtifactError, match=r"a/evaluate/lists\.parquet"):
+        paired_differences([run], [run], models=("fused", "sasrec"))
+
+
 def test_cut_offs_beyond_the_lists_are_left_out_or_refused(tmp_path: Path) -> None:
     runs = [write(tmp_path / "a", 0)], [write(tmp_path / "b", 0)]
     assert {name.rpartition("@")[2] for name in paired_differences(*runs)} == {"5", "10"}

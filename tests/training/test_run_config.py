@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from recsys.errors import ConfigError
+from recsys.retrieval import FusionConfig
 from training.config import config_yaml, load_config, stored_config
-from training.stages import encode
+from training.stages import build_stages, encode
 
 MINIMAL = "tokenizer: {method: rkmeans}\ndata: {source: movielens}\n"
 
@@ -73,6 +74,26 @@ def test_one_seed_drives_every_section(config_file: Path) -> None:
     config = load_config(config_file, ["run.seed=7"])
     assert (config.tokenizer.seed, config.evaluation.seed, config.evaluation.sasrec.seed) == (7, 7, 7)
     assert "set run.seed" in error_of(config_file, "evaluation.sasrec.seed=1")
+
+
+def test_a_fusion_is_off_unless_its_section_is_there(config_file: Path, tmp_path: Path) -> None:
+    off = load_config(config_file)
+    on = load_config(config_file, ["fusion={}", "run.seed=7"])
+    assert off.fusion is None
+    assert on.fusion is not None
+    assert (on.fusion.depth, on.fusion.seed) == (FusionConfig().depth, 7)
+    for config in (off, on):
+        (tmp_path / "printed.yaml").write_text(config_yaml(config))
+        assert load_config(tmp_path / "printed.yaml") == config
+    assert "set run.seed" in error_of(config_file, "fusion.seed=1")
+    assert "fusion.penalties" in error_of(config_file, "fusion.penalties=[]")
+
+
+def test_stages_of_a_fusion_come_between_the_fit_and_the_evaluation(config_file: Path) -> None:
+    configs = [load_config(config_file, [override]) for override in ("fusion=null", "fusion={}")]
+    without, whole = ([stage.name for stage in build_stages(config)] for config in configs)
+    assert without == ["data", "encode", "tokenize", "train", "evaluate", "bundle"]
+    assert whole == ["data", "encode", "tokenize", "train", "retrieve", "fuse", "evaluate", "bundle"]
 
 
 def test_local_data_are_found_from_any_working_directory(config_file: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from training.config import RunConfig
 from training.pipeline import Stage
-from training.stages import bundle, data, encode, evaluate, tokenize, train
+from training.stages import bundle, data, encode, evaluate, fuse, retrieve, tokenize, train
 
 
 def build_stages(config: RunConfig) -> list[Stage]:
     """All stages, from the source to the bundle."""
-    return [module.stage(config) for module in (data, encode, tokenize, train, evaluate, bundle)]
+    stages = [module.stage(config) for module in (data, encode, tokenize, train)]
+    if config.fusion is not None:
+        stages += [retrieve.stage(config), fuse.stage(config, config.fusion)]
+    return [*stages, evaluate.stage(config), bundle.stage(config)]

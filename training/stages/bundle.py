@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys.bundle import write_bundle
 from training.config import RunConfig
-from training.layout import BUNDLE, DATA, ENCODE, EVALUATE, REPORT, TEXT_ENCODER, TOKENIZE, TRAIN
+from training.layout import BUNDLE, DATA, ENCODE, EVALUATE, FUSE, FUSION, REPORT, TEXT_ENCODER, TOKENIZE, TRAIN
 from training.pipeline import Stage, Workspace
 from training.stages import data, encode, tokenize, train
 
@@ -35,13 +35,14 @@ def stage(config: RunConfig) -> Stage:
             tokenizer=tokenize.load_fitted(inputs[TOKENIZE]),
             recommender=train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings),
             report=json.loads((inputs[EVALUATE] / REPORT).read_text()),
+            fusion=None if config.fusion is None else inputs[FUSE] / FUSION,
             text_encoder=tuned if (tuned := inputs[ENCODE] / TEXT_ENCODER).is_dir() else None,
         )
 
     return Stage(
         name=BUNDLE,
         version=2,
-        inputs=(DATA, ENCODE, TOKENIZE, TRAIN, EVALUATE),
+        inputs=(DATA, ENCODE, TOKENIZE, TRAIN, *(() if config.fusion is None else (FUSE,)), EVALUATE),
         settings=_portable(config),
         build=build,
     )

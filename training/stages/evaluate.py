@@ -1,4 +1,4 @@
-"""Stage `evaluate`: the generator beside its baselines on the test cases, as data, as a page and on the terminal."""
+"""Stage `evaluate`: generator, fusion and baselines on the test cases, as data, as a page and on the terminal."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from recsys.data import IntArray, Sequences, Split
 from recsys.evaluation import (
+    Baseline,
     BaselineName,
     Ranker,
     SasRec,
@@ -25,14 +26,15 @@ from recsys.evaluation import (
 )
 from recsys.evaluation.ranker import rank_cases
 from recsys.files import atomic_path
-from recsys.generator import GenerativeRecommender
+from recsys.generator import Constraints, GenerativeRecommender
 from recsys.tokenizer import SemanticIds
 from training.config import RunConfig
-from training.layout import DATA, ENCODE, EVALUATE, LISTS, REPORT, REPORT_PAGE, TOKENIZE, TRAIN
+from training.layout import DATA, ENCODE, EVALUATE, FUSE, LISTS, REPORT, REPORT_PAGE, RETRIEVE, TOKENIZE, TRAIN
 from training.pipeline import Stage, Workspace
-from training.stages import data, encode, tokenize, train
+from training.stages import data, encode, fuse, retrieve, tokenize, train
 
 _GENERATOR = "generator"
+_FUSED = "fused"
 _SASREC = "sasrec"
 _LIST = pl.List(pl.Int64)
 
@@ -50,7 +52,7 @@ def stage(config: RunConfig) -> Stage:
     return Stage(
         name=EVALUATE,
         version=3,
-        inputs=(DATA, ENCODE, TOKENIZE, TRAIN),
+        inputs=(DATA, ENCODE, TOKENIZE, TRAIN, *(() if config.fusion is None else (RETRIEVE, FUSE))),
         settings=settings,
         build=lambda workspace: _build(config, workspace),
     )
@@ -62,7 +64,9 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     ids = tokenize.load_ids(inputs[TOKENIZE])
     ranked: dict[str, _Ranked] = {}
     models: dict[str, Callable[[], _Fitted]] = {_GENERATOR: partial(_generator, config, inputs, ids)}
-    models |= {name: partial(_baseline, name, config, split) for name in config.evaluation.baselines}
+    if config.fusion is not None:
+        models[_FUSED] = partial(_fused, config, inputs)
+    models |= {name: partial(_baseline, name, config, inputs, split) for name in config.evaluation.baselines}
     for name, fit in models.items():
         stored = workspace.resume / f"{name}.safetensors"
         if stored.exists():
@@ -85,7 +89,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         {name: _Lookup(split.test.histories.users, result.lists) for name, result in ranked.items()},
         split,
         config.evaluation,
-        seeds={name: config.run.seed for name in (_GENERATOR, _SASREC) if name in ranked},
+        seeds={name: config.run.seed for name in (_GENERATOR, _FUSED, _SASREC) if name in ranked},
         notes={
             "generator": config.generator.model.shape,
             "beams": config.generator.beams,
@@ -178,11 +182,25 @@ def _generator(config: RunConfig, inputs: Mapping[str, Path], ids: SemanticIds) 
     return _Generator(recommender, beams, mask_seen), curve
 
 
-def _baseline(name: BaselineName, config: RunConfig, split: Split) -> _Fitted:
+def _fused(config: RunConfig, inputs: Mapping[str, Path]) -> _Fitted:
+    recommender, mask_seen = fuse.load(config, inputs), config.evaluation.mask_seen
+
+    def rank(histories: Sequences, k: int) -> IntArray:
+        constraints = Constraints(deny=list(histories)) if mask_seen else None
+        return recommender.recommend(histories, k, constraints=constraints).items
+
+    return rank, None
+
+
+def _baseline(name: BaselineName, config: RunConfig, inputs: Mapping[str, Path], split: Split) -> _Fitted:
     fitted, index = split.fitted_items, split.fitted_index
-    baseline = build_baseline(name, config.evaluation).fit(
-        split.train.renumber(index), len(fitted), split.valid.renumber(index)
-    )
+    baseline: Baseline
+    if name == _SASREC and config.fusion is not None:
+        baseline = retrieve.load_tower(inputs[RETRIEVE])  # the very model that is a source of the fusion
+    else:
+        baseline = build_baseline(name, config.evaluation).fit(
+            split.train.renumber(index), len(fitted), split.valid.renumber(index)
+        )
     # Items that are held out are unknown to a baseline for good; the last entry maps "no item" to itself.
     names = np.append(fitted, -1)
     curve = baseline.training_curve() if isinstance(baseline, SasRec) else None

@@ -186,7 +186,7 @@ class SasRec:
             (temporary / "sasrec.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     @classmethod
-    def load(cls, directory: Path) -> SasRec:
+    def load(cls, directory: Path) -> Self:
         """Read what `save` wrote. Raises ArtifactError when a file is missing or damaged."""
         try:
             facts = json.loads((directory / "sasrec.json").read_text())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Self
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from recsys.data.sequences import Examples, IntArray, Sequences
+from recsys.errors import ArtifactError
 from recsys.evaluation.baselines.counting import (
     evidence_then_popularity,
     item_counts,
@@ -16,6 +21,7 @@ from recsys.evaluation.baselines.counting import (
     transitions,
 )
 from recsys.evaluation.baselines.ranking import FloatArray, rank_by_score
+from recsys.files import atomic_directory
 
 
 class SkipGram:
@@ -52,6 +58,11 @@ class SkipGram:
         self._following = scale_rows(counts, 1 / np.sqrt(np.where(totals > 0, totals, 1)))
         return self
 
+    def evidence(self, histories: Sequences) -> sparse.csr_array:
+        """float32 [B, num_items]: the decayed counts alone, where there are any."""
+        weights = recency_weights(histories, len(self._counts), self.history_decay)
+        return sparse.csr_array(weights @ self._following)
+
     def scores(self, histories: Sequences) -> FloatArray:
         """float32 [B, num_items]: decayed counts; below 0, in order of popularity, where there are none."""
         weights = recency_weights(histories, len(self._counts), self.history_decay)
@@ -60,3 +71,32 @@ class SkipGram:
     def __call__(self, histories: Sequences, k: int) -> IntArray:
         """Ranked lists int64 [B, k], best first, -1 where there are no more items."""
         return rank_by_score(self.scores(histories), k, seen=histories if self.mask_seen else None)
+
+    def save(self, directory: Path) -> None:
+        """Write `counts.safetensors` and `skip_gram.json` (settings)."""
+        following = self._following
+        facts = {
+            "max_distance": self.max_distance,
+            "distance_decay": self.distance_decay,
+            "history_decay": self.history_decay,
+            "mask_seen": self.mask_seen,
+        }
+        with atomic_directory(directory) as temporary:
+            tensors = {"data": following.data, "indices": following.indices, "indptr": following.indptr}
+            save_file({"item_counts": self._counts, **tensors}, temporary / "counts.safetensors")
+            (temporary / "skip_gram.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> SkipGram:
+        """Read what `save` wrote. Raises ArtifactError when a file is missing or damaged."""
+        try:
+            loaded = cls(**json.loads((directory / "skip_gram.json").read_text()))
+            tensors = load_file(directory / "counts.safetensors")
+            loaded._counts = tensors["item_counts"]
+            size = len(loaded._counts)
+            loaded._following = sparse.csr_array(
+                (tensors["data"], tensors["indices"], tensors["indptr"]), shape=(size, size)
+            )
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise ArtifactError(f"cannot read the counter in {directory}: {error}; make it again") from error
+        return loaded
