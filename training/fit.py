@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from recsys.config import StrictConfig
 from recsys.data.sequences import Sequences
+from recsys.evaluation.baselines.sasrec_model import pick_device, pick_dtype
 from recsys.files import atomic_directory, write_json
+from recsys.generator.placement import place
 from recsys.generator.recommender import GeneratorModel
 from recsys.progress import progress_bar
 from training.objectives import BatchLoss, Objective, WindowObjective
@@ -174,7 +176,7 @@ def fit_generator(
     """Fit `model` in place on `train` by the mean negative log-likelihood of items under the trie.
 
     Args:
-        model: a generator with fresh weights.
+        model: a generator with fresh weights; moved to the configured device, and back to the CPU at the end.
         train: training sequences only.
         config: the schedule.
         seed: of batch order and dropout.
@@ -190,6 +192,12 @@ def fit_generator(
     """
     if objective is None:
         objective = WindowObjective(model, train, config.batch_positions, config.label_smoothing)
+    device = pick_device(config.device)
+    place(model, device)
+    if config.precision == "bfloat16" or device.type == "cuda":
+        model.body.precision = pick_dtype(config.precision, device)
+    if config.gradient_checkpointing:
+        model.body.transformer.gradient_checkpointing_enable({"use_reentrant": False})
     fit = _Fit(model=model, objective=objective, config=config, seed=seed, log=log, body_rate=body_rate)
     checkpoint = _Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
     curve: list[dict[str, float]] = []
@@ -213,6 +221,9 @@ def fit_generator(
             if checkpoint is not None:
                 checkpoint.save(model, best, fit.optimizer, curve)
     _restore(model, best)
+    model.body.transformer.gradient_checkpointing_disable()
+    model.body.precision = torch.float32
+    place(model, torch.device("cpu"))
     model.eval()
     best_entry = max((entry for entry in curve if "ndcg@10" in entry), key=lambda entry: entry["ndcg@10"])
     return FitResult(curve=curve, best_epoch=int(best_entry["epoch"]))

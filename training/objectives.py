@@ -77,7 +77,10 @@ class WindowObjective:
     def loss(self, batch: IntArray) -> BatchLoss:
         """Mean over the target items."""
         items, lengths, first_target = padded_windows(self._train, self._windows, batch)
-        log_probs = self._model.target_log_probs(items, lengths, first_target, self._smoothing)
+        device = self._model.learned.device
+        log_probs = self._model.target_log_probs(
+            items.to(device), lengths.to(device), first_target.to(device), self._smoothing
+        )
         loss = -log_probs.mean()
         return BatchLoss(
             loss=loss,
@@ -139,7 +142,7 @@ class TaskObjective:
 
     def loss(self, batch: Packed) -> BatchLoss:
         """See the class."""
-        found = self._language.target_log_probs(batch, self._smoothing)
+        found = self._language.target_log_probs(batch.to(self._language.device), self._smoothing)
         codes_per_item = self._language.model.trie.num_levels
         weights = torch.ones_like(found.items)
         if self._preference is not None:

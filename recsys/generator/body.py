@@ -17,6 +17,8 @@ class CausalBody(nn.Module):
     transformer: Any
     """A transformers model without a head."""
     input_dropout: nn.Module
+    precision: torch.dtype = torch.float32
+    """Of the matrix products of `forward`, which training calls; weights and hidden states are float32."""
 
     @property
     def hidden_size(self) -> int:
@@ -36,8 +38,13 @@ class CausalBody(nn.Module):
             positions: int64 [B, S], each row's place in its own sequence. A sequence begins where they do not go on by
                 1, and sees nothing of the others.
         """
-        output = self.transformer(inputs_embeds=self.input_dropout(inputs), position_ids=positions, use_cache=False)
-        return cast(Tensor, output.last_hidden_state)
+        with self.mixed_precision(inputs.device):
+            output = self.transformer(inputs_embeds=self.input_dropout(inputs), position_ids=positions, use_cache=False)
+        return cast(Tensor, output.last_hidden_state).float()
+
+    def mixed_precision(self, device: torch.device) -> torch.autocast:
+        """A context in which matrix products have `precision`."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
     def prefill(self, inputs: Tensor) -> tuple[Tensor, DynamicCache]:
         """Like `forward`, and the keys and values [B, H, S, D/H] of every layer as a cache that `extend` takes."""

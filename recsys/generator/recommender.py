@@ -160,7 +160,7 @@ class GenerativeRecommender:
         slots = min(self.config.new_item_slots, k)
         if slots == 0 or self.model.learned.all():
             return found
-        is_new = ~self.model.learned.numpy()
+        is_new = ~self.model.learned.cpu().numpy()
         allow = is_new if constraints.allow is None else constraints.allow & is_new
         new = self._search(
             histories,
@@ -252,10 +252,11 @@ class GenerativeRecommender:
         self, histories: Sequences, batch_size: int, sessions: Sequence[str] | None
     ) -> Iterator[tuple[IntArray, Prefix]]:
         """Row numbers and encoded histories, batch by batch."""
+        device = self.model.learned.device
         for rows, batch, lengths in history_batches(histories, self.config.model.max_history, batch_size):
             with torch.inference_mode():
                 if sessions is None:
-                    prefix = self.model.encode(batch, lengths)
+                    prefix = self.model.encode(batch.to(device), lengths.to(device))
                 else:
                     recent = [row[:length] for row, length in zip(batch.numpy(), lengths.tolist(), strict=True)]
                     keys = [sessions[int(row)] for row in rows]

@@ -25,6 +25,9 @@ from recsys.generator.tree_decoding import Prefix, split, stack
 class SessionModel(Protocol):
     """A model whose reading can be kept and gone on from."""
 
+    learned: Tensor
+    """On the model's device."""
+
     def encode(self, items: Tensor, lengths: Tensor) -> Prefix:
         """Read right-padded histories (int64 [B, T]) of `lengths` (int64 [B])."""
 
@@ -102,7 +105,8 @@ class Sessions:
             lengths = np.array([len(histories[row]) for row in missing], dtype=np.int64)
             flat = np.concatenate([histories[row] for row in missing])
             items = pad_right(flat, lengths.cumsum() - lengths, lengths)
-            read = model.encode(torch.from_numpy(items), torch.from_numpy(lengths))
+            device = model.learned.device
+            read = model.encode(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device))
             for row, prefix in zip(missing, split(read), strict=True):
                 prefixes[row] = prefix
                 self._keep(keys[row], histories[row], prefix)
@@ -121,7 +125,8 @@ class Sessions:
             self._hits += len(new) == 0
         if len(new) == 0:
             return entry.prefix
-        prefix = model.extend(entry.prefix, torch.from_numpy(np.asarray(new, dtype=np.int64)).unsqueeze(0))
+        items = torch.from_numpy(np.asarray(new, dtype=np.int64)).to(model.learned.device)
+        prefix = model.extend(entry.prefix, items.unsqueeze(0))
         self._keep(key, history, prefix)
         return prefix
 

@@ -14,6 +14,7 @@ import torch
 from recsys.data.sequences import Sequences
 from recsys.generator.config import GeneratorConfig, ModelConfig
 from recsys.generator.nested import NestedModel
+from recsys.generator.placement import place
 from recsys.generator.recommender import GenerativeRecommender, build_model
 from training.fit import FitConfig, fit_generator, learning_rate_factor
 
@@ -162,3 +163,46 @@ def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
     assert factors[9] == pytest.approx(1.0)
     assert factors == sorted(factors[:10]) + sorted(factors[10:], reverse=True)
     assert factors[-1] < 0.001
+
+
+def _loss_curve(**changes: object) -> list[float]:
+    recommender = fresh("nested")
+    config = FitConfig.model_validate({"epochs": 3, "batch_positions": 128, **changes})
+    epochs = iter(range(100))
+    result = fit_generator(recommender.model, cycles(), config, seed=0, validate=lambda: float(next(epochs)))
+    return [entry["loss"] for entry in result.curve]
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_fit() -> None:
+    np.testing.assert_allclose(_loss_curve(gradient_checkpointing=True), _loss_curve(), rtol=1e-5)
+
+
+def test_lower_precision_learns_what_full_precision_learns_nearly() -> None:
+    full, half = _loss_curve(), _loss_curve(precision="bfloat16")
+    assert full != half
+    np.testing.assert_allclose(half, full, rtol=0.02)
+
+
+def test_on_a_cpu_auto_is_full_precision() -> None:
+    assert _loss_curve(device="cpu", precision="auto") == _loss_curve(device="cpu", precision="float32")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", ["nested", "flat"])
+def test_a_fit_on_a_gpu_learns_and_its_lists_are_those_of_the_cpu(shape: str) -> None:
+    recommender = fresh(shape)
+    epochs = iter(range(100))
+    fit_generator(
+        recommender.model,
+        cycles(),
+        FitConfig(epochs=60, batch_positions=128, learning_rate=1e-2, device="cuda"),
+        seed=0,
+        validate=lambda: float(next(epochs)),
+    )
+    histories = Sequences.from_lists([[3, 4, 5], [7, 8]])
+    on_cpu = recommender.recommend(histories, k=10)
+    assert on_cpu.items[:, 0].tolist() == [6, 9]
+    place(recommender.model, torch.device("cuda"))
+    on_gpu = recommender.recommend(histories, k=10)
+    np.testing.assert_array_equal(on_gpu.items, on_cpu.items)
+    np.testing.assert_allclose(on_gpu.scores, on_cpu.scores, atol=1e-3)

@@ -66,9 +66,10 @@ class Backbone(CausalBody):
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., V] over the model's own vocabulary from hidden states [..., D]."""
-        if self.text_head is not None:
-            return cast(Tensor, self.text_head(hidden))
-        return nn.functional.linear(hidden, self.text_embeddings.weight)
+        with self.mixed_precision(hidden.device):
+            if self.text_head is not None:
+                return cast(Tensor, self.text_head(hidden)).float()
+            return nn.functional.linear(hidden, self.text_embeddings.weight).float()
 
     def tune(self, config: LanguageModelConfig) -> None:
         """Say which weights are trained, and put adapters in place."""

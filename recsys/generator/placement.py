@@ -1,0 +1,36 @@
+"""Moving a generator to a device: weights, buffers and the catalogue, whose tensors are no module's."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from recsys.generator.any_order import AnyOrderModel
+from recsys.generator.flat import FlatModel
+from recsys.generator.nested import NestedModel
+from recsys.generator.set_trie import SetTrie
+from recsys.generator.trie import ItemTrie
+
+_Trie = TypeVar("_Trie", ItemTrie, SetTrie)
+
+
+def place(model: NestedModel | FlatModel | AnyOrderModel, device: torch.device) -> None:
+    """Move `model` in place; its trie is replaced by a copy on `device`, as others may use it where it is."""
+    model.to(device)
+    if isinstance(model, AnyOrderModel):
+        model.trie = _moved(model.trie, device)
+    else:
+        model.trie = _moved(model.trie, device)
+
+
+def _moved(trie: _Trie, device: torch.device) -> _Trie:
+    twin = copy.copy(trie)
+    for name, value in vars(trie).items():
+        if isinstance(value, Tensor):
+            setattr(twin, name, value.to(device))
+        elif isinstance(value, list) and value and isinstance(value[0], Tensor):
+            setattr(twin, name, [table.to(device) for table in value])
+    return twin
