@@ -33,7 +33,14 @@ _log = structlog.get_logger(__name__)
 class Recommender(Protocol):
     """The part of `GenerativeRecommender` and `FusedRecommender` that serving uses."""
 
-    def recommend(self, histories: Sequences, k: int, *, constraints: Constraints | None = None) -> Recommendations:
+    def recommend(
+        self,
+        histories: Sequences,
+        k: int,
+        *,
+        constraints: Constraints | None = None,
+        sessions: Sequence[str] | None = None,
+    ) -> Recommendations:
         """The k best items of each history."""
 
 
@@ -167,7 +174,7 @@ class RecommenderRuntime:
             raise ArtifactError(f"bundle: the catalogue of {self.info.name} has no items; build the bundle again")
         for source, recommender in self._recommenders.items():
             try:
-                _ask(recommender, self._by_popularity[:1], 1, None, np.empty(0, dtype=np.int64))
+                _ask(recommender, self._by_popularity[:1], 1, None, np.empty(0, dtype=np.int64), None)
             except Exception as error:  # it may fail in any way; unlike a request, a start has no substitute
                 raise ArtifactError(
                     f"bundle: the {source} of {self.info.name} cannot answer: {error!r}; build the bundle again"
@@ -181,6 +188,7 @@ class RecommenderRuntime:
         exclude: Sequence[str] = (),
         categories: Sequence[str] = (),
         exclude_seen: bool = True,
+        session: str | None = None,
     ) -> Answer:
         """The k best items after `history`; fewer when the restrictions leave fewer.
 
@@ -194,6 +202,7 @@ class RecommenderRuntime:
             exclude: item ids that must not appear.
             categories: only items with one of these; no filter when empty.
             exclude_seen: leave out the items of the history.
+            session: whose history it is; it then stays encoded, so that the next request reads only what is new.
 
         Raises:
             UnknownCategoryError: no item has that category.
@@ -216,7 +225,7 @@ class RecommenderRuntime:
             with clock.step("decode"):
                 for name, recommender in self._recommenders.items():
                     try:
-                        found = _ask(recommender, history_items, k, allow, denied)
+                        found = _ask(recommender, history_items, k, allow, denied, session)
                     except Exception:
                         _log.exception("recommender failed, falling back to the next", source=name)
                         fallback_reason = "fusion_failed" if name == "fusion" else "generator_failed"
@@ -287,12 +296,18 @@ class RecommenderRuntime:
 
 
 def _ask(
-    recommender: Recommender, history: IntArray, k: int, allow: npt.NDArray[np.bool_] | None, denied: IntArray
+    recommender: Recommender,
+    history: IntArray,
+    k: int,
+    allow: npt.NDArray[np.bool_] | None,
+    denied: IntArray,
+    session: str | None,
 ) -> tuple[IntArray, npt.NDArray[np.float32]]:
     constraints = Constraints(allow=allow, deny=[denied] if len(denied) else None)
     # The number of threads belongs to the calling thread; one request a core beats many cores a request.
     _one_thread()
-    result = recommender.recommend(Sequences.from_lists([history]), k, constraints=constraints)
+    sessions = None if session is None else [session]
+    result = recommender.recommend(Sequences.from_lists([history]), k, constraints=constraints, sessions=sessions)
     found = result.items[0] >= 0
     return result.items[0][found], result.scores[0][found]
 

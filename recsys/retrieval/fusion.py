@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from recsys.data.sequences import IntArray, Sequences
@@ -37,7 +39,13 @@ class FusedRecommender:
         self.ranker = ranker
 
     def recommend(
-        self, histories: Sequences, k: int, *, constraints: Constraints | None = None, batch_size: int = _BATCH
+        self,
+        histories: Sequences,
+        k: int,
+        *,
+        constraints: Constraints | None = None,
+        batch_size: int = _BATCH,
+        sessions: Sequence[str] | None = None,
     ) -> Recommendations:
         """The `k` best items for each history; all permitted ones when k exceeds their number.
 
@@ -46,6 +54,7 @@ class FusedRecommender:
             k: length of each list.
             constraints: restrictions of the B requests.
             batch_size: histories at a time; changes memory, not results.
+            sessions: a key for each history, under which sources may keep what they have read of it.
 
         Raises:
             ValueError: k below 1.
@@ -57,11 +66,14 @@ class FusedRecommender:
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         for begin in range(0, len(histories), batch_size):
             rows = np.arange(begin, min(begin + batch_size, len(histories)))
-            items[rows], scores[rows] = self._rank(histories.select(rows), k, constraints.select(rows))
+            keys = None if sessions is None else sessions[begin : begin + batch_size]
+            items[rows], scores[rows] = self._rank(histories.select(rows), k, constraints.select(rows), keys)
         return Recommendations(items=items, scores=scores)
 
-    def _rank(self, histories: Sequences, k: int, constraints: Constraints) -> tuple[IntArray, FloatArray]:
-        proposals = self.pool.propose(histories, k, constraints)
+    def _rank(
+        self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str] | None
+    ) -> tuple[IntArray, FloatArray]:
+        proposals = self.pool.propose(histories, k, constraints, sessions)
         candidates = self.pool.candidates(proposals)
         owners = candidates.owners
         scores = self.ranker.log_probabilities(candidates).astype(np.float32)

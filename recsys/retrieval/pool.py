@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -30,10 +30,12 @@ class Pool:
         self.depth = depth
         self._is_new = is_new
 
-    def propose(self, histories: Sequences, k: int, constraints: Constraints) -> dict[str, Proposal]:
+    def propose(
+        self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str] | None = None
+    ) -> dict[str, Proposal]:
         """What every source says; together they have at least k permitted items for each history, or all."""
         n = min(max(self.depth, k), len(self._is_new))
-        return {name: source.propose(histories, n, constraints) for name, source in self.sources.items()}
+        return {name: source.propose(histories, n, constraints, sessions) for name, source in self.sources.items()}
 
     def candidates(self, proposals: Mapping[str, Proposal]) -> Candidates:
         """The union of what was proposed, with its features."""

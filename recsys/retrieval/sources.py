@@ -6,6 +6,7 @@ no cases. Items are numbered as in the catalogue; what a source was never fitted
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,14 +38,26 @@ class Proposal(Protocol):
 class Source(Protocol):
     """Proposes items for histories."""
 
-    def propose(self, histories: Sequences, n: int, constraints: Constraints) -> Proposal:
-        """The `n` best permitted items of each of B histories; all of them when they are fewer."""
+    def propose(
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+    ) -> Proposal:
+        """The `n` best permitted items of each of B histories; all of them when they are fewer.
+
+        `sessions` names the session of each history, for sources that keep what they have read.
+        """
 
 
 class Generator(Protocol):
     """The part of `GenerativeRecommender` that is used here."""
 
-    def recommend(self, histories: Sequences, k: int, *, constraints: Constraints | None = None) -> Recommendations:
+    def recommend(
+        self,
+        histories: Sequences,
+        k: int,
+        *,
+        constraints: Constraints | None = None,
+        sessions: Sequence[str] | None = None,
+    ) -> Recommendations:
         """The k best items of each history with their log-probabilities."""
 
 
@@ -54,13 +67,20 @@ class GeneratorSource:
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
 
-    def propose(self, histories: Sequences, n: int, constraints: Constraints) -> Proposal:
+    def propose(
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+    ) -> Proposal:
         """See `Source`."""
         items = np.full((len(histories), n), -1, dtype=np.int64)
         scores = np.full((len(histories), n), -np.inf, dtype=np.float32)
         rows = np.flatnonzero(histories.lengths > 0)
         if len(rows):
-            found = self._generator.recommend(histories.select(rows), n, constraints=constraints.select(rows))
+            found = self._generator.recommend(
+                histories.select(rows),
+                n,
+                constraints=constraints.select(rows),
+                sessions=None if sessions is None else [sessions[int(row)] for row in rows],
+            )
             items[rows], scores[rows] = found.items, found.scores
         return _Listed(items, scores)
 
@@ -92,7 +112,9 @@ class TowerSource:
         self._places = _Places(fitted, num_items)
         self._index = index
 
-    def propose(self, histories: Sequences, n: int, constraints: Constraints) -> Proposal:
+    def propose(
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+    ) -> Proposal:
         """See `Source`; a history without an item that the tower knows, or with a zero vector, gets no items."""
         queries = self._tower.encode(histories.renumber(self._places.index))
         items = np.full((len(histories), n), -1, dtype=np.int64)
@@ -133,7 +155,9 @@ class CounterSource:
         self._counter = counter
         self._places = _Places(fitted, num_items)
 
-    def propose(self, histories: Sequences, n: int, constraints: Constraints) -> Proposal:
+    def propose(
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+    ) -> Proposal:
         """See `Source`."""
         evidence = self._counter.evidence(histories.renumber(self._places.index)).tocoo()
         return _Evidence(
@@ -195,7 +219,9 @@ class PopularitySource:
         # Equal counts go by the item's index.
         self._order = np.argsort(-counts, kind="stable")
 
-    def propose(self, histories: Sequences, n: int, constraints: Constraints) -> Proposal:
+    def propose(
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+    ) -> Proposal:
         """See `Source`."""
         batch, num_items = len(histories), len(self._order)
         allow = constraints.allow_rows(num_items, batch, torch.device("cpu"))

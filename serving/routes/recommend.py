@@ -37,6 +37,7 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
                 exclude=request.exclude,
                 categories=request.categories,
                 exclude_seen=request.exclude_seen,
+                session=request.user_id,
             )
         )
     except UnknownCategoryError as error:

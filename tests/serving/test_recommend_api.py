@@ -97,7 +97,7 @@ def test_unknown_items_are_ignored_and_named(client: TestClient) -> None:
 class BrokenRecommender:
     is_broken = False
 
-    def recommend(self, histories, k: int, *, constraints: Constraints | None = None) -> Recommendations:
+    def recommend(self, histories, k: int, *, constraints: Constraints | None = None, sessions=None) -> Recommendations:
         if self.is_broken:
             raise RuntimeError("out of memory")
         return Recommendations(items=np.zeros((1, k), dtype=np.int64), scores=np.zeros((1, k), dtype=np.float32))
@@ -209,3 +209,23 @@ def test_a_fusion_that_fails_keeps_the_service_from_starting(make_runtime) -> No
     broken.is_broken = True
     with pytest.raises(ArtifactError, match="the fusion of toy cannot answer"):
         make_runtime(fused=broken).warm_up()
+
+
+class RecordingRecommender:
+    def __init__(self) -> None:
+        self.sessions: list[object] = []
+
+    def recommend(self, histories, k: int, *, constraints: Constraints | None = None, sessions=None) -> Recommendations:
+        self.sessions.append(sessions)
+        return Recommendations(items=np.zeros((1, k), dtype=np.int64), scores=np.zeros((1, k), dtype=np.float32))
+
+
+def test_a_users_history_is_named_so_that_it_can_stay_encoded(make_runtime, store: OnlineStore) -> None:
+    recorder = RecordingRecommender()
+    with TestClient(create_app(make_runtime(recorder), store)) as client:
+        recorder.sessions.clear()
+        event = {"event_id": "e1", "user_id": "zoe", "item_id": "i1", "event_type": "click"}
+        assert client.post("/v1/events", json=event).status_code < 300
+        client.post("/v1/recommend", json={"user_id": "zoe"})
+        client.post("/v1/recommend", json={"history": ["i0"]})
+    assert recorder.sessions == [["zoe"], None]

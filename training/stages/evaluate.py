@@ -51,7 +51,7 @@ def stage(config: RunConfig) -> Stage:
     }
     return Stage(
         name=EVALUATE,
-        version=3,
+        version=4,
         inputs=(DATA, ENCODE, TOKENIZE, TRAIN, *(() if config.fusion is None else (RETRIEVE, FUSE))),
         settings=settings,
         build=lambda workspace: _build(config, workspace),
