@@ -141,7 +141,31 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         for modality in encoder.modalities
     )
     encoder = encoder.model_copy(update={"modalities": modalities})
-    return config.model_copy(update={"run": run, "data": data, "encoder": encoder})
+    changes = {"run": run, "data": data, "encoder": encoder}
+    return config.model_copy(update={**changes, **_absolute_language_paths(config)})
+
+
+def _absolute_language_paths(config: RunConfig) -> dict[str, Any]:
+    """The sections that name a language model and what it is taught with, with absolute paths."""
+    lm = config.generator.model.lm
+    if lm is None:
+        return {}
+    if lm.name not in ASSETS and Path(lm.name).is_dir():
+        lm = lm.model_copy(update={"name": str(Path(lm.name).absolute())})
+    model = config.generator.model.model_copy(update={"lm": lm})
+    tasks = config.teach.tasks
+    texts, chat = tasks.texts, tasks.reasoning.chat
+    if texts.table is not None:
+        texts = texts.model_copy(update={"table": texts.table.absolute()})
+    if chat is not None:
+        chat = chat.model_copy(update={"cache": chat.cache.absolute()})
+    reasoning = tasks.reasoning.model_copy(update={"chat": chat})
+    templates = None if tasks.templates is None else tasks.templates.absolute()
+    tasks = tasks.model_copy(update={"texts": texts, "reasoning": reasoning, "templates": templates})
+    return {
+        "generator": config.generator.model_copy(update={"model": model}),
+        "teach": config.teach.model_copy(update={"tasks": tasks}),
+    }
 
 
 def stored_config(run_dir: Path) -> RunConfig:

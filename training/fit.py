@@ -176,7 +176,7 @@ def fit_generator(
     """Fit `model` in place on `train` by the mean negative log-likelihood of items under the trie.
 
     Args:
-        model: a generator with fresh weights; moved to the configured device, and back to the CPU at the end.
+        model: a generator with fresh weights; moved to the configured device, where it stays.
         train: training sequences only.
         config: the schedule.
         seed: of batch order and dropout.
@@ -223,7 +223,6 @@ def fit_generator(
     _restore(model, best)
     model.body.transformer.gradient_checkpointing_disable()
     model.body.precision = torch.float32
-    place(model, torch.device("cpu"))
     model.eval()
     best_entry = max((entry for entry in curve if "ndcg@10" in entry), key=lambda entry: entry["ndcg@10"])
     return FitResult(curve=curve, best_epoch=int(best_entry["epoch"]))
@@ -273,9 +272,11 @@ class _Fit:
             loss = self._step(batch)
             total_loss += loss.item_loss * loss.num_items
             total_targets += loss.num_items
-            self.log("train/loss", loss.item_loss, first_step + index)
+            if loss.num_items:
+                self.log("train/loss", loss.item_loss, first_step + index)
             meter.count(loss.num_rows, loss.num_items, first_step + index)
             advance(self.objective.units(batch), f"epoch {epoch + 1} loss {total_loss / max(1, total_targets):.3f}")
+        meter.report(first_step + len(batches) - 1)
         return {
             "epoch": float(epoch + 1),
             "steps": float(first_step + len(batches)),

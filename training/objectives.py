@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recsys.data.sequences import IntArray, Sequences
 from recsys.data.windows import cut_windows
+from recsys.errors import ConfigError
 from recsys.generator.batches import epoch_batches, padded_windows
 from recsys.generator.lm.curriculum import curriculum
 from recsys.generator.lm.examples import Example
@@ -104,6 +105,16 @@ class TaskObjective:
         self._mix = mix
         self._config = config
         self._smoothing = smoothing
+        if config.preference is not None and smoothing > 0:
+            raise ConfigError("teach.preference weighs by true likelihoods; set fit.label_smoothing to 0")
+        if config.line_rows > self._language.backbone.max_positions:
+            raise ConfigError(
+                f"teach.line_rows={config.line_rows}: the language model reads "
+                f"{self._language.backbone.max_positions} positions; lower it"
+            )
+        # The served model is asked in the words that it is taught with.
+        self._language.backbone.templates = mix.templates
+        model.instruction.set(self._language.backbone.text_tokens(mix.templates.next_item_instruction))
         self._writer = self._language.writer(config.line_rows)
         self._lines_per_batch = max(1, batch_rows // config.line_rows)
         self._preference = (
@@ -151,7 +162,7 @@ class TaskObjective:
         total = text_weight * found.text.sum() + (weights * found.items).sum()
         count = text_weight * len(found.text) + codes_per_item * len(found.items)
         return BatchLoss(
-            loss=-total / count,
+            loss=-total / max(1.0, count),
             item_loss=-found.items.detach().mean().item() if len(found.items) else 0.0,
             num_items=len(found.items),
             num_rows=batch.num_rows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.config import StrictConfig
 from recsys.generator.lm.config import TaskMixConfig
@@ -28,3 +28,11 @@ class TeachConfig(StrictConfig):
     """Examples of each task that are asked after the fit, in a phrasing that training never saw."""
     preference: PreferenceConfig | None = None
     """Weigh target items by what their history causes (NextQuill); off when not given."""
+
+    @model_validator(mode="after")
+    def _only_what_a_run_can_serve(self) -> TeachConfig:
+        if self.tasks.user_tokens:
+            raise ValueError("tasks.user_tokens: no stage gives users semantic IDs yet; set it to false")
+        if self.tasks.reasoning.rewriting != "none":
+            raise ValueError("tasks.reasoning.rewriting: the reasoning mode does not rewrite histories; set it to none")
+        return self

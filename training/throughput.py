@@ -45,7 +45,12 @@ class Throughput:
         self._steps += 1
         self._rows += rows
         self._targets += targets
-        if self._steps < _EVERY:
+        if self._steps == _EVERY:
+            self.report(step)
+
+    def report(self, step: int) -> None:
+        """Log what was counted since the last report, if anything, under number `step`."""
+        if self._steps == 0:
             return
         seconds = time.perf_counter() - self._started
         tflops = self._flops_per_row * self._rows / seconds / 1e12

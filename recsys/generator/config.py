@@ -31,14 +31,6 @@ class LanguageModelConfig(StrictConfig):
     the way in and on the way out) always is: adapters alone would leave new tokens as they were initialised."""
     lora: LoraConfig = LoraConfig()
     """The adapters, with `tuning: lora`."""
-    load_in_8bit: bool = False
-    """Keep the model's own weights as 8-bit integers, with `lora` or `frozen`; needs CUDA and bitsandbytes."""
-
-    @model_validator(mode="after")
-    def _eight_bits_are_not_trained(self) -> LanguageModelConfig:
-        if self.load_in_8bit and self.tuning == "full":
-            raise ValueError("load_in_8bit holds weights that cannot be trained; set tuning to lora or frozen")
-        return self
 
 
 class ModelConfig(StrictConfig):

@@ -96,8 +96,12 @@ class RangeCounter:
         allow_at_position: Tensor | None = None
         allow = constraints.allow_rows(trie.num_items, batch_size, device)
         if allow is not None:
-            allow_at_position = allow[:, trie.items]
-            self.allowed_before = torch.nn.functional.pad(allow_at_position.long().cumsum(-1), (1, 0))
+            # One bitmap for all requests is summed once, whatever their number.
+            distinct = allow[:1] if allow.stride(0) == 0 else allow
+            at_position = distinct[:, trie.items]
+            before = torch.nn.functional.pad(at_position.cumsum(-1), (1, 0))
+            allow_at_position = at_position.expand(batch_size, -1)
+            self.allowed_before = before.expand(batch_size, -1)
         self.denied: Tensor | None = None
         deny = constraints.deny_rows(batch_size)
         if deny is not None:

@@ -103,11 +103,11 @@ def find_lists(
     return settle(torch.arange(batch_size), constraints)
 
 
-def shortages(found: Found, constraints: Constraints, num_items: int) -> Sequence[Shortage | None]:
-    """Why each list has fewer than k items, of `num_items` in the catalogue; None for a full one."""
-    k = found.items.shape[1]
-    reasons: list[Shortage | None] = [None] * len(found.items)
-    for row in (found.items[:, -1] < 0).nonzero().squeeze(1).tolist():
+def shortages(items: Tensor, constraints: Constraints, num_items: int) -> Sequence[Shortage | None]:
+    """Why each list (int64 [B, k], -1 for none) is short, of `num_items` in the catalogue; None for a full one."""
+    k = items.shape[1]
+    reasons: list[Shortage | None] = [None] * len(items)
+    for row in (items[:, -1] < 0).nonzero().squeeze(1).tolist():
         permitted = constraints.num_permitted(row, num_items)
         if permitted == 0:
             reasons[row] = "nothing_permitted"

@@ -32,7 +32,6 @@ from recsys.generator.lists import SearchPlan, find_lists, shortages
 from recsys.generator.lm.backbone import Backbone, load_backbone
 from recsys.generator.lm.examples import Piece
 from recsys.generator.lm.language import ItemLanguage
-from recsys.generator.lm.templates import Templates
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.recommendations import Recommendations, Shortage
@@ -63,18 +62,24 @@ def build_model(
     """
     if config.model.lm is not None and backbone is None:
         backbone = load_backbone(config.model.lm)
-    if backbone is not None:
-        _check_length(config, codes.shape[1], backbone)
     if config.model.shape == "any_order":
         return AnyOrderModel(config.model, SetTrie(codes, codebook_sizes), codes, item_vectors)
     trie = ItemTrie(codes, codebook_sizes)
     if config.model.shape == "flat":
-        return FlatModel(config.model, trie, codes, backbone)
-    return NestedModel(config.model, trie, codes, item_vectors, backbone)
+        flat = FlatModel(config.model, trie, codes, backbone)
+        _check_length(config, flat)
+        return flat
+    nested = NestedModel(config.model, trie, codes, item_vectors, backbone)
+    _check_length(config, nested)
+    return nested
 
 
-def _check_length(config: GeneratorConfig, num_levels: int, backbone: Backbone) -> None:
-    rows = (config.model.max_history + 1) * (num_levels if config.model.shape == "flat" else 1)
+def _check_length(config: GeneratorConfig, model: FlatModel | NestedModel) -> None:
+    if not isinstance(model.body, Backbone):
+        return
+    backbone = model.body
+    # The search adds a row a level at most.
+    rows = len(model.instruction.tokens) + config.model.max_history * model.rows_per_item + model.trie.num_levels
     if rows > backbone.max_positions:
         raise ConfigError(
             f"generator.model.max_history={config.model.max_history} takes {rows} positions, the language model reads "
@@ -301,7 +306,7 @@ class GenerativeRecommender:
         Raises:
             ConfigError: the model knows no words.
         """
-        templates = Templates.load()
+        templates = ItemLanguage.of(self.model).backbone.templates
         prompts = [templates.search_prompt(query) for query in queries]
         return self.complete(prompts, k, constraints=constraints, beams=beams)
 
@@ -329,7 +334,7 @@ class GenerativeRecommender:
             found = find_lists(self.model, self.trie, prefix, held, plan)
             items[rows], scores[rows] = found.items.numpy(), found.scores.numpy()
             certified[rows], bound[rows] = found.certified.numpy(), found.bound.numpy()
-            for row, reason in zip(rows.tolist(), shortages(found, held, len(self.codes)), strict=True):
+            for row, reason in zip(rows.tolist(), shortages(found.items, held, len(self.codes)), strict=True):
                 short[row] = reason
         return Recommendations(items=items, scores=scores, certified=certified, bound=bound, short=short)
 

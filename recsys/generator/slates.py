@@ -81,7 +81,7 @@ def draw_slates(
         scores=found.scores.numpy(),
         log_propensities=log_propensities.numpy(),
         exact=exact.numpy(),
-        short=shortages(found, constraints, trie.num_items),
+        short=shortages(found.items, constraints, trie.num_items),
     )
 
 

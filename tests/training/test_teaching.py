@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 from tiny_lm import save_tiny_lm
 
 from recsys.data import Catalog
@@ -160,18 +161,53 @@ def test_targets_that_the_history_explains_count_for_more(tiny_lm: Path) -> None
     language = ItemLanguage(recommender.model)
     catalog, train = shop()
     mix = TaskMix(TASKS, catalog, train, CatalogTexts(catalog, TASKS.texts), seed=0)
-    examples = [mix.epoch(0)[int(number)] for number in mix.epoch(0).numbers("next_item")[:4]]
-    sequences = [language.writer(128).write(example) for example in examples]
-    found = language.target_log_probs(rectangle(sequences, [[index] for index in range(4)]))
+    numbers = [*mix.epoch(0).numbers("next_item")[:4], *mix.epoch(0).numbers("title_to_item")[:2]]
+    sequences = [language.writer(128).write(mix.epoch(0)[int(number)]) for number in numbers]
+    found = language.target_log_probs(rectangle(sequences, [[index] for index in range(len(numbers))]))
     weighting = PreferenceWeighting(language, PreferenceConfig(threshold=0.01))
     weights = weighting.weights(found)
     alone = recommender.recommend(Sequences.from_lists([[]]), k=NUM_ITEMS)
     prior = dict(zip(alone.items[0].tolist(), alone.scores[0].tolist(), strict=True))
-    effects = np.exp(found.items.detach().numpy() / 2) - np.exp(
-        [prior[item] / 2 for item in found.item_targets.tolist()]
-    )
-    strong = effects > 0.01
-    assert 0 < strong.sum() < len(strong)
+    without = np.array([prior[item] for item in found.item_targets.tolist()])
+    strong = np.exp(found.items.detach().numpy() / 2) - np.exp(without / 2) > 0.01
+    of_history = found.is_history.numpy()
+    assert 0 < strong[of_history].sum() < of_history.sum() < len(of_history)
     expected = np.where(strong, 0.9, 0.1)
-    np.testing.assert_allclose(weights.numpy(), expected / expected.mean(), rtol=1e-4)
+    expected = np.where(of_history, expected / expected[of_history].mean(), 1.0)
+    np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-4)
     assert not weights.requires_grad
+
+
+def test_a_batch_without_a_target_that_counts_is_no_step_into_nothing(tiny_lm: Path) -> None:
+    recommender = fresh(tiny_lm, "flat")
+    catalog, train = shop()
+    config = TeachConfig(tasks=TASKS, line_rows=128, text_weight=0)
+    mix = TaskMix(TASKS, catalog, train, CatalogTexts(catalog, TASKS.texts), seed=0)
+    objective = TaskObjective(recommender.model, mix, config, 128, 0.0)
+    writer = ItemLanguage(recommender.model).writer(128)
+    text_only = [writer.write(mix.epoch(0)[int(mix.epoch(0).numbers("item_to_title")[0])])]
+    loss = objective.loss(rectangle(text_only, [[0]]))
+    assert loss.loss.item() == 0.0
+    assert loss.num_items == 0
+
+
+def test_settings_that_no_run_can_serve_are_refused() -> None:
+    with pytest.raises(ValueError, match="user_tokens"):
+        TeachConfig.model_validate({"tasks": {"user_tokens": True}})
+    with pytest.raises(ValueError, match="rewriting"):
+        TeachConfig.model_validate({"tasks": {"reasoning": {"rewriting": "copy"}}})
+
+
+def test_a_model_is_asked_in_the_words_that_it_was_taught_with(tiny_lm: Path, tmp_path: Path) -> None:
+    recommender = fresh(tiny_lm, "flat")
+    catalog, train = shop()
+    own = {"response": "{item}", "train": ["Got {query}?"], "held_out": "Any {query}?"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"intention_to_item": own}))
+    tasks = TASKS.model_copy(update={"templates": tmp_path / "own.yaml"})
+    mix = TaskMix(tasks, catalog, train, CatalogTexts(catalog, tasks.texts), seed=0)
+    TaskObjective(recommender.model, mix, TeachConfig(tasks=tasks, line_rows=128), 128, 0.0)
+    (tmp_path / "saved").mkdir()
+    recommender.save(tmp_path / "saved")
+    loaded = GenerativeRecommender.load(tmp_path / "saved", recommender.codes, SIZES, None)
+    asked = loaded.complete([("Got lamp?",)], k=5)
+    np.testing.assert_array_equal(loaded.search(["lamp"], k=5).items, asked.items)

@@ -20,6 +20,7 @@ from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig
 from recsys.generator.lm.initial_rows import ground_rows
 from recsys.generator.lm.make import make_task_mix
 from recsys.generator.lm.tasks import TaskMix
+from recsys.generator.placement import place
 from recsys.tokenizer import SemanticIds
 from training.config import RunConfig
 from training.fit import fit_generator
@@ -87,6 +88,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     if mix is not None:
         told = language_report(recommender, mix, config.teach.line_rows, config.teach.report_samples)
         write_json(workspace.output / LANGUAGE_REPORT, told)
+    place(model, torch.device("cpu"))
     if len(split.held_out):
         recommender = recommender.with_catalog(ids.codes, vectors, known=fitted)
     recommender.save(workspace.output)
@@ -98,9 +100,9 @@ def _task_mix(
 ) -> TaskMix:
     catalog = data.load_catalog(workspace.inputs[DATA])
     user_ids = data.load_interactions(workspace.inputs[DATA]).user_ids
-    return make_task_mix(
-        config.teach.tasks, catalog, train, user_ids, seed=config.run.seed, items=fitted, vectors=vectors
-    )
+    # One length of histories for what is taught and what is asked.
+    tasks = config.teach.tasks.model_copy(update={"max_history": config.generator.model.max_history})
+    return make_task_mix(tasks, catalog, train, user_ids, seed=config.run.seed, items=fitted, vectors=vectors)
 
 
 def _portable(config: TeachConfig) -> dict[str, Any]:

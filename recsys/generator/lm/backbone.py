@@ -1,6 +1,7 @@
 """Pretrained causal language models as bodies: loading, adapters, text in and text out. Knows no items and no tasks.
 
-Any causal language model of transformers will do: an asset, a directory or a name on the Hub. Weights are read from
+An asset, a directory or a name on the Hub, of any architecture of transformers that keeps packed sequences apart, goes
+on from a cache, and has plain logits: that is tried out at loading, and what differs is refused. Weights are read from
 safetensors or GGUF; no code of a model is executed.
 """
 
@@ -17,11 +18,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from recsys.assets import ASSETS, fetch
-from recsys.errors import ArtifactError, AssetError, ConfigError
+from recsys.errors import ArtifactError, AssetError
+from recsys.files import write_json
 from recsys.generator.body import CausalBody
 from recsys.generator.config import LanguageModelConfig
+from recsys.generator.lm.templates import Templates
 
-_FILES = "lm"
+_FILES, _WORDING = "lm", "templates.json"
 """Directory of a saved generator that holds the language model's configuration and text tokenizer."""
 
 
@@ -41,6 +44,8 @@ class Backbone(CausalBody):
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         self.text_head: nn.Module | None = None if tied else model.get_output_embeddings()
         self.text_tokenizer = text_tokenizer
+        self.templates = Templates.load()
+        """The wording that the model is taught with, and asked in."""
 
     @property
     def text_embeddings(self) -> nn.Embedding:
@@ -99,11 +104,12 @@ class Backbone(CausalBody):
                 self.transformer.set_submodule(name, module.get_base_layer())
 
     def save_description(self, directory: Path) -> None:
-        """Write what `from_description` reads, into `directory`: architecture and text tokenizer, no weights."""
+        """Write what `from_description` reads into `directory`: architecture, text tokenizer, wording; no weights."""
         target = directory / _FILES
         target.mkdir()
         self.transformer.config.save_pretrained(target)
         self.text_tokenizer.save_pretrained(target)
+        write_json(target / _WORDING, self.templates.model_dump(mode="json"))
 
     @classmethod
     def from_description(cls, directory: Path) -> Backbone:
@@ -114,11 +120,14 @@ class Backbone(CausalBody):
         """
         source = directory / _FILES
         try:
-            config = AutoConfig.from_pretrained(source, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+            config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+            wording = Templates.model_validate_json((source / _WORDING).read_text())
         except (OSError, ValueError) as error:
             raise ArtifactError(f"generator: cannot read {source}: {_one_line(error)}") from error
-        return cls(AutoModelForCausalLM.from_config(config), tokenizer)
+        backbone = cls(AutoModelForCausalLM.from_config(config, trust_remote_code=False), tokenizer)
+        backbone.templates = wording
+        return backbone
 
 
 def load_backbone(config: LanguageModelConfig) -> Backbone:
@@ -126,21 +135,18 @@ def load_backbone(config: LanguageModelConfig) -> Backbone:
 
     Raises:
         AssetError: there is no such model, or it has neither safetensors nor a GGUF file, or no tokenizer.
-        ConfigError: 8-bit weights without CUDA or without bitsandbytes.
     """
     source: Path | str = config.name
     if config.name in ASSETS:
         source = fetch(config.name)
     ggufs = sorted(Path(source).glob("*.gguf")) if Path(source).is_dir() else []
     weights: dict[str, Any] = {"gguf_file": ggufs[0].name} if ggufs else {}
-    options: dict[str, Any] = {"dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
     if not ggufs:
         options["use_safetensors"] = True
-    if config.load_in_8bit:
-        options |= _eight_bits()
     try:
         with _no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(str(source), **weights)
+            tokenizer = AutoTokenizer.from_pretrained(str(source), **weights, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(str(source), **weights, **options)
     except (OSError, ValueError, ImportError) as error:
         raise AssetError(
@@ -153,6 +159,7 @@ def load_backbone(config: LanguageModelConfig) -> Backbone:
         # How the file was quantized is no property of the weights that were read from it.
         del model.config.quantization_config
     backbone = Backbone(model, tokenizer)
+    _try_out(config.name, model, backbone)
     backbone.tune(config)
     return backbone
 
@@ -169,12 +176,28 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _eight_bits() -> dict[str, Any]:
-    if not torch.cuda.is_available():
-        raise ConfigError("generator.model.lm.load_in_8bit needs a CUDA device; set it to false")
-    from transformers import BitsAndBytesConfig
-
-    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": "cuda"}
+@torch.no_grad()
+def _try_out(name: str, model: PreTrainedModel, backbone: Backbone) -> None:
+    """Raise AssetError unless packing, going on from a cache and the text head are what they are taken for."""
+    backbone.eval()
+    rows = backbone.text_embeddings(torch.arange(6).unsqueeze(0) % backbone.text_embeddings.num_embeddings)
+    whole = backbone(rows)
+    try:
+        packed = backbone(rows[:, [0, 1, 2, 0, 1, 2]], torch.tensor([[0, 1, 2, 0, 1, 2]]))
+        _, cache = backbone.prefill(rows[:, :3])
+        visible = torch.ones(3, 6, dtype=torch.bool).tril(3).unsqueeze(0)
+        further = backbone.extend(rows[:, 3:], cache, torch.tensor([[3, 4, 5]]), visible)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise AssetError(f"generator.model.lm.name {name!r} cannot be a body here: {_one_line(error)}") from error
+    for what, found, expected in (
+        ("packed sequences see each other", packed[:, 3:], whole[:, :3]),
+        ("going on from a cache differs from reading", further, whole[:, 3:]),
+        ("its text head is more than one matrix", backbone.text_logits(whole), model(inputs_embeds=rows).logits),
+    ):
+        if not torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max())):
+            raise AssetError(
+                f"generator.model.lm.name {name!r} cannot be a body here: {what}; take Llama, Qwen3, GPT-2 or GPT-NeoX"
+            )
 
 
 def _one_line(error: Exception) -> str:

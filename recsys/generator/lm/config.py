@@ -110,8 +110,9 @@ class ReasoningConfig(StrictConfig):
     """At most so many cases, drawn at random: each costs a request to a chat model."""
     max_words: int = Field(default=40, ge=1)
     """Words of each of the three steps; what is longer is cut."""
-    rewriting: Literal["denoised", "copy", "none"] = "denoised"
-    """The history once more before the answer: what is near the target or the preference, all of it, or nothing."""
+    rewriting: Literal["denoised", "copy", "none"] = "none"
+    """The history once more before the answer: what is near the target or the preference, all of it, or nothing. The
+    reasoning mode (`reason`) asks for an answer without it."""
     min_kept: int = Field(default=3, ge=1)
     """Items that `denoised` keeps at least."""
     chat: ChatTeacherConfig | None = None
@@ -124,7 +125,7 @@ class TaskMixConfig(StrictConfig):
     shares: TaskShares = TaskShares()
     """How much of each task."""
     max_history: int = Field(default=20, ge=1)
-    """Items of a history in a prompt: the most recent ones."""
+    """Items of a history in a prompt: the most recent ones. A run takes `generator.model.max_history` instead."""
     max_title_words: int = Field(default=16, ge=1)
     """Words of a title; what is longer is cut."""
     max_description_words: int = Field(default=48, ge=1)

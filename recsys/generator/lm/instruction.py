@@ -6,21 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from recsys.generator.lm.backbone import Backbone
-from recsys.generator.lm.templates import Templates
 
 
 class Instruction(nn.Module):
     """The canonical request for the next item as input rows; nothing without a language model.
 
-    Saved as token numbers: a served model is asked in the words that it was taught with, whatever the package says by
-    then.
+    Saved as token numbers: a served model is asked in the words that it was taught with.
     """
 
     def __init__(self, backbone: Backbone | None) -> None:
         super().__init__()
         # In a list, as the language model is registered where it belongs.
         self._backbone = [backbone] if backbone is not None else []
-        tokens = [] if backbone is None else backbone.text_tokens(Templates.load().next_item_instruction)
+        tokens = [] if backbone is None else backbone.text_tokens(backbone.templates.next_item_instruction)
         self.register_buffer("tokens", torch.tensor(tokens, dtype=torch.int64), persistent=backbone is not None)
         self.tokens: Tensor
 

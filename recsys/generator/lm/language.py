@@ -38,6 +38,8 @@ class TargetLogProbs:
     """float32 [I]: log-probability of every target item, in that order."""
     item_targets: Tensor
     """int64 [I]: those items."""
+    is_history: Tensor
+    """bool [I]: which of them follow a history of their user and nothing else."""
 
 
 class ItemLanguage:
@@ -91,13 +93,23 @@ class ItemLanguage:
         states = _gather(hidden, rows.flatten() - 1).view(*rows.shape, hidden.shape[-1]).float()
         targets = items[at]
         log_probs = self.model.item_log_probs(states, targets, smoothing) if len(at) else hidden.new_zeros(0)
-        return TargetLogProbs(text=text, items=log_probs, item_targets=targets)
+        return TargetLogProbs(
+            text=text, items=log_probs, item_targets=targets, is_history=packed.is_history.flatten()[at]
+        )
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[Sequence[Piece]]) -> Prefix:
-        """What the model makes of each prompt; none may be empty."""
-        writer = self.writer(self.backbone.max_positions)
+        """What the model makes of each prompt.
+
+        Raises:
+            ValueError: there is no prompt, or one is empty or longer than the model reads.
+        """
+        most = self.backbone.max_positions
+        writer = self.writer(most)
         written = [torch.from_numpy(writer.read(prompt)) for prompt in prompts]
+        sizes = [rows.shape[1] for rows in written]
+        if not sizes or min(sizes) == 0 or max(sizes) > most:
+            raise ValueError(f"prompts must be one or more of 1 to {most} rows each, got {sizes}")
         lengths = torch.tensor([rows.shape[1] for rows in written], device=self.device)
         padded = torch.full((2, len(written), int(lengths.max())), -1, dtype=torch.int64)
         for row, values in enumerate(written):

@@ -5,8 +5,8 @@ without it. Targets with a large effect carry the preference; the others are wha
 tokens of text; here a target is an item, whose effect is taken per code (the geometric mean over its codes), so that
 the paper's threshold keeps its meaning.
 
-Without a history, what a model predicts depends on the item alone: one search over the catalogue gives all of it, which
-is kept and renewed once an epoch, so that a step costs nothing more.
+Only targets of the next-item task are weighed, of which the history is all that is given. Without it, what a model
+predicts depends on the item alone: all items are scored once an epoch and kept, so that a step costs nothing more.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys.config import StrictConfig
-from recsys.generator.constraints import Constraints
-from recsys.generator.decoder import beam_search
 from recsys.generator.lm.language import ItemLanguage, TargetLogProbs
+
+_AT_A_TIME = 1024
 
 
 class PreferenceConfig(StrictConfig):
@@ -45,7 +45,10 @@ class PreferenceWeighting:
         self._alone = None
 
     def weights(self, targets: TargetLogProbs) -> Tensor:
-        """float32 [I]: a weight for each target item, of mean 1."""
+        """float32 [I]: a weight for each target item; those of histories have mean 1, the others are 1.
+
+        `targets` must hold true log-probabilities, not smoothed ones.
+        """
         if self._alone is None:
             self._alone = self._without_history()
         levels = self._language.model.trie.num_levels
@@ -53,7 +56,8 @@ class PreferenceWeighting:
         alone = (self._alone[targets.item_targets] / levels).exp()
         strong = given - alone > self._config.threshold
         weights = torch.where(strong, self._config.strong, self._config.weak)
-        return weights * (len(weights) / weights.sum().clamp(min=1e-12))
+        total = (weights * targets.is_history).sum().clamp(min=1e-12)
+        return torch.where(targets.is_history, weights * (targets.is_history.sum() / total), 1.0)
 
     @torch.no_grad()
     def _without_history(self) -> Tensor:
@@ -61,14 +65,9 @@ class PreferenceWeighting:
         model = self._language.model
         training = model.training
         model.eval()
-        device = model.learned.device
-        nothing = torch.zeros((1, 0), dtype=torch.int64, device=device)
-        state = model.start(nothing, nothing.sum(1))
-        num_items = model.trie.num_items
-        found = beam_search(
-            model, model.trie, state, batch_size=1, k=num_items, beams=num_items, constraints=Constraints()
-        )
+        items = torch.arange(model.trie.num_items, device=model.learned.device)
+        parts = [
+            model.target_log_probs(part.unsqueeze(1), torch.ones_like(part)) for part in torch.split(items, _AT_A_TIME)
+        ]
         model.train(training)
-        alone = torch.empty(num_items, device=device)
-        alone[found.items[0]] = found.scores[0]
-        return alone
+        return torch.cat(parts)

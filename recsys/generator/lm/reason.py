@@ -2,7 +2,7 @@
 
 GREAM (arXiv 2510.20815) ranks the answers of several chains by the likelihood of the whole text, by which short chains
 win. Here items are ranked by what they are worth over the chains: p(item) = mean over chains c of p(item | history, c),
-one normalised probability an item. Chains are sampled, so this is an unbiased estimate of the model's own marginal.
+one normalised probability an item. At temperature 1 and top_p 1 that estimates the model's own marginal without bias.
 
 Shapes: B requests, C chains a request, N = B * C, V words.
 """
@@ -20,9 +20,10 @@ from torch import Tensor
 from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
 from recsys.generator.constraints import Constraints
+from recsys.generator.lists import shortages
 from recsys.generator.lm.examples import Items, Piece
 from recsys.generator.lm.language import ItemLanguage
-from recsys.generator.lm.templates import NO_HISTORY, Templates, render
+from recsys.generator.lm.templates import NO_HISTORY, render
 from recsys.generator.recommendations import Recommendations
 from recsys.generator.recommender import GenerativeRecommender
 
@@ -75,17 +76,19 @@ def recommend_with_reasons(
 
     Raises:
         ConfigError: the model knows no words.
+        ValueError: no histories, prompts longer than the model reads, or caps.
     """
     language = ItemLanguage.of(recommender.model)
-    templates = Templates.load()
-    wording = templates.reasoning
+    wording = language.backbone.templates.reasoning
+    constraints = constraints if constraints is not None else Constraints()
+    if constraints.caps:
+        raise ValueError("caps do not hold over chains; ask without them")
     prompts = [_prompt(wording.train[0], history, recommender.config.model.max_history) for history in histories]
     rows = np.repeat(np.arange(len(histories)), config.chains)
     chains = write(language, [prompts[row] for row in rows], wording.end, config, seed=seed)
     finished = [
         (*prompts[row], chain, wording.end, *wording.lead(None)) for row, chain in zip(rows, chains, strict=True)
     ]
-    constraints = constraints if constraints is not None else Constraints()
     found = recommender.complete(finished, k, constraints=constraints.select(rows), beams=beams)
     # Everything that any chain of the request proposes is scored after each of its chains.
     num_items = recommender.trie.num_items
@@ -99,7 +102,7 @@ def recommend_with_reasons(
     np.logaddexp.at(total, (rows[request], scored.items[request, place]), scored.scores[request, place])
     marginal = (total - np.log(config.chains)).astype(np.float32)
     return Reasoned(
-        recommendations=_ranked(marginal, recommender.trie.positions.cpu().numpy(), k),
+        recommendations=_ranked(marginal, recommender.trie.positions.cpu().numpy(), k, constraints),
         chains=[chains[begin : begin + config.chains] for begin in range(0, len(chains), config.chains)],
     )
 
@@ -167,12 +170,12 @@ def _prompt(template: str, history: IntArray, max_history: int) -> tuple[Piece, 
     return render(template, {"history": Items(recent) if recent else NO_HISTORY})
 
 
-def _ranked(scores: np.ndarray, positions: np.ndarray, k: int) -> Recommendations:
+def _ranked(scores: np.ndarray, positions: np.ndarray, k: int, constraints: Constraints) -> Recommendations:
     """Lists of k from log-probabilities [B, N]; equal ones by semantic ID."""
     order = np.lexsort((np.broadcast_to(positions, scores.shape), -scores), axis=1)[:, :k]
     best = np.take_along_axis(scores, order, axis=1)
     items = np.where(np.isneginf(best), -1, order).astype(np.int64)
     missing = ((0, 0), (0, k - order.shape[1]))
-    return Recommendations(
-        items=np.pad(items, missing, constant_values=-1), scores=np.pad(best, missing, constant_values=-np.inf)
-    )
+    items = np.pad(items, missing, constant_values=-1)
+    short = shortages(torch.from_numpy(items), constraints, scores.shape[1])
+    return Recommendations(items=items, scores=np.pad(best, missing, constant_values=-np.inf), short=short)

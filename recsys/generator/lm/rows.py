@@ -36,6 +36,8 @@ class Written:
     """int64 [S]: the item on its first row; -1 elsewhere."""
     is_target: np.ndarray
     """bool [S]: tokens of text and first rows of items that are to be learned."""
+    is_history: bool = False
+    """Whether the target items follow a history of their user and nothing else."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -48,7 +50,8 @@ class SequenceWriter:
         text_tokens: the tokens of a stretch of text, nothing added.
         end_of_text: the token that ends a response that ends in words.
         rows_per_item: rows of an item.
-        max_rows: the longest sequence; longer ones are cut at their end, between items and tokens.
+        max_rows: the longest sequence. Of longer ones the beginning of the prompt goes, or the end of the response if
+            that is longer by itself; cuts are between items and tokens.
     """
 
     def __init__(
@@ -69,11 +72,20 @@ class SequenceWriter:
         is_target = (np.arange(len(tokens)) >= prompt.shape[1]) & ((tokens >= 0) | (items >= 0))
         # Nothing stands before the first row, so nothing can predict it.
         is_target[0] = False
-        end = len(tokens)
+        begin, end = 0, len(tokens)
         if end > self._max_rows:
             starts = np.flatnonzero((tokens >= 0) | (items >= 0))
-            end = int(starts[starts <= self._max_rows][-1])
-        return Written(tokens=tokens[:end], items=items[:end], is_target=is_target[:end])
+            kept = starts[end - starts <= self._max_rows]
+            if len(kept) and kept[0] < prompt.shape[1]:
+                begin = int(kept[0])
+            else:
+                end = int(starts[starts <= self._max_rows][-1])
+        return Written(
+            tokens=tokens[begin:end],
+            items=items[begin:end],
+            is_target=is_target[begin:end],
+            is_history=example.task == "next_item",
+        )
 
     def read(self, pieces: Iterable[Piece]) -> IntArray:
         """int64 [2, S]: tokens and items of each row, see `Written`."""
@@ -83,7 +95,7 @@ class SequenceWriter:
                 block = np.full((2, len(piece.indices) * self._rows_per_item), _NONE, dtype=np.int64)
                 block[1, :: self._rows_per_item] = piece.indices
             elif isinstance(piece, UserTokens):
-                raise ConfigError("tasks.user_tokens: this model has no semantic IDs of users; set it to false")
+                raise ConfigError("teach.tasks.user_tokens: this model has no semantic IDs of users; set it to false")
             else:
                 tokens = np.array(self._text_tokens(piece), dtype=np.int64)
                 block = np.stack([tokens, np.full_like(tokens, _NONE)])
@@ -103,11 +115,10 @@ class Packed:
     """bool [B, S], see `Written`."""
     positions: Tensor
     """int64 [B, S]: each row's place in its sequence; padding counts as one more sequence."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that are not padding."""
-        return int((self.positions[:, 1:] > 0).sum()) + len(self.positions)
+    is_history: Tensor
+    """bool [B, S], see `Written`."""
+    num_rows: int
+    """Rows that are not padding."""
 
     def to(self, device: torch.device) -> Packed:
         """The same on `device`."""
@@ -116,6 +127,8 @@ class Packed:
             items=self.items.to(device),
             is_target=self.is_target.to(device),
             positions=self.positions.to(device),
+            is_history=self.is_history.to(device),
+            num_rows=self.num_rows,
         )
 
 
@@ -148,6 +161,7 @@ def rectangle(sequences: Sequence[Written], lines: Sequence[Sequence[int]]) -> P
     shape = (len(lines), width)
     tokens, items = np.full(shape, _NONE, dtype=np.int64), np.full(shape, _NONE, dtype=np.int64)
     is_target, positions = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
+    is_history = np.zeros(shape, dtype=bool)
     for row, line in enumerate(lines):
         start = 0
         for index in line:
@@ -155,6 +169,7 @@ def rectangle(sequences: Sequence[Written], lines: Sequence[Sequence[int]]) -> P
             end = start + len(sequence)
             tokens[row, start:end], items[row, start:end] = sequence.tokens, sequence.items
             is_target[row, start:end], positions[row, start:end] = sequence.is_target, np.arange(len(sequence))
+            is_history[row, start:end] = sequence.is_history
             start = end
         positions[row, start:] = np.arange(width - start)
     return Packed(
@@ -162,6 +177,8 @@ def rectangle(sequences: Sequence[Written], lines: Sequence[Sequence[int]]) -> P
         items=torch.from_numpy(items),
         is_target=torch.from_numpy(is_target),
         positions=torch.from_numpy(positions),
+        is_history=torch.from_numpy(is_history),
+        num_rows=sum(len(sequences[index]) for line in lines for index in line),
     )
 
 

@@ -10,7 +10,8 @@ from tiny_lm import save_tiny_lm
 
 from recsys.data.sequences import Sequences
 from recsys.generator.config import GeneratorConfig, ModelConfig
-from recsys.generator.constraints import Constraints
+from recsys.generator.constraints import Cap, Constraints
+from recsys.generator.groups import Groups
 from recsys.generator.lm.examples import Items
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons, write
@@ -103,3 +104,7 @@ def test_constraints_hold_in_reasoning_mode(recommender: GenerativeRecommender) 
     ).recommendations
     assert set(found.items[0][:10]) == set(range(1, NUM_ITEMS, 2))
     assert (found.items[0][10:] == -1).all()
+    assert found.short == ["few_permitted"]
+    caps = Constraints(caps=[Cap(groups=Groups.from_prefixes(recommender.codes, 1), most=1)])
+    with pytest.raises(ValueError, match="caps do not hold"):
+        recommend_with_reasons(recommender, Sequences.from_lists([[1]]), 5, CONFIG, constraints=caps)
