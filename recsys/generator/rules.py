@@ -23,11 +23,14 @@ def in_any_category(*names: str, column: str = "categories") -> pl.Expr:
 
 
 def price_between(low: float | None = None, high: float | None = None, column: str = "price") -> pl.Expr:
-    """Items whose price lies in low..high, both included; None leaves an end open. A price may be a text like $9.99.
+    """Items whose price lies in low..high, both included; None leaves an end open. A text like $1,299.99 is a price.
 
     An item without a price is not permitted.
     """
-    price = pl.col(column).cast(pl.String).str.extract(r"^\s*\$?\s*(\d+(?:\.\d+)?)\s*$", 1).cast(pl.Float64)
+    number = pl.col(column).cast(pl.Float64, strict=False).fill_nan(None)
+    # A comma is taken for what separates thousands, as shops that write a dollar sign do.
+    text = pl.col(column).cast(pl.String).str.replace_all(",", "").str.extract(r"^\s*\$?\s*(\d+(?:\.\d+)?)\s*$", 1)
+    price = pl.coalesce(number, text.cast(pl.Float64))
     rule = price.is_not_null()
     if low is not None:
         rule = rule & (price >= low)

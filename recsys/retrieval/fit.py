@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from recsys.data.sequences import Examples, IntArray
+from recsys.errors import DataError
 from recsys.retrieval.config import FusionConfig
 from recsys.retrieval.features import Candidates
 from recsys.retrieval.pool import Pool
@@ -27,10 +28,17 @@ class RankerFit:
 
 
 def fit_ranker(pool: Pool, cases: Examples, config: FusionConfig, *, mask_seen: bool) -> RankerFit:
-    """Fit on validation cases, which the sources were not fitted on: a part of the users chooses the penalty."""
+    """Fit on validation cases, which the sources were not fitted on: a part of the users chooses the penalty.
+
+    Raises:
+        DataError: fewer than 2 users have a validation case.
+    """
     candidates, chosen = pool.of_cases(cases, mask_seen=mask_seen)
     users = np.unique(cases.histories.users)
-    held_out_users = np.random.default_rng(config.seed).permutation(users)[: round(config.held_out_users * len(users))]
+    if len(users) < 2:
+        raise DataError(f"fusion needs validation cases of at least 2 users, found {len(users)}; set fusion to null")
+    count = max(1, min(len(users) - 1, round(config.held_out_users * len(users))))
+    held_out_users = np.random.default_rng(config.seed).permutation(users)[:count]
     held_out = np.isin(cases.histories.users, held_out_users)
     fit_part, fit_chosen = _part(candidates, chosen, ~held_out)
     part, part_chosen = _part(candidates, chosen, held_out)

@@ -57,11 +57,13 @@ class FusedRecommender:
             sessions: a key for each history, under which sources may keep what they have read of it.
 
         Raises:
-            ValueError: k below 1.
+            ValueError: k below 1, or caps, which hold in the generator's own lists only.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         constraints = constraints if constraints is not None else Constraints()
+        if constraints.caps:
+            raise ValueError("caps do not hold over several sources; ask the generator, or ask without them")
         items = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         for begin in range(0, len(histories), batch_size):

@@ -89,3 +89,10 @@ def test_one_set_of_rules_serves_all_requests() -> None:
     constraints = constrain(ITEMS, [[in_stock()]])
     assert constraints.allow is not None
     assert constraints.allow.tolist() == [False, True, True, False, True]
+
+
+def test_prices_may_have_separators_and_exponents() -> None:
+    texts = pl.DataFrame({"price": ["$1,299.99", "9.99", "nan", "call us", None]})
+    assert mask(texts, [price_between(5)]).tolist() == [True, True, False, False, False]
+    numbers = pl.DataFrame({"price": [1e9, 2.5, None]})
+    assert mask(numbers, [price_between(5)]).tolist() == [True, False, False]

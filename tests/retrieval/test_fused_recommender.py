@@ -10,8 +10,10 @@ import pytest
 from small_world import NEW, NUM_ITEMS, World
 
 from recsys.data import Examples, Sequences
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, DataError
 from recsys.generator import Constraints
+from recsys.generator.constraints import Cap
+from recsys.generator.groups import Groups
 from recsys.retrieval import FusedRecommender, fit_ranker, load_fused, load_report
 from recsys.retrieval.ranker import ConditionalLogit
 
@@ -186,3 +188,19 @@ def test_a_weight_on_one_source_alone_gives_its_order(world: World, fused: Fused
     histories = HISTORIES.select(np.array([0, 1]))
     content = world.pool.sources["content"].propose(histories, 5, Constraints())
     np.testing.assert_array_equal(alone.recommend(histories, 5).items, content.items)
+
+
+def test_caps_are_refused(fused: FusedRecommender) -> None:
+    cap = Cap(groups=Groups.from_labels([["all"]] * NUM_ITEMS), most=1)
+    with pytest.raises(ValueError, match="caps do not hold over several sources"):
+        fused.recommend(HISTORIES, 3, constraints=Constraints(caps=[cap]))
+
+
+def test_a_ranker_needs_two_users_and_makes_do_with_them(world: World) -> None:
+    users = world.valid.histories.users
+    one = world.valid.select(np.flatnonzero(users == users[0]))
+    with pytest.raises(DataError, match="at least 2 users, found 1"):
+        fit_ranker(world.pool, one, world.retrieval.config, mask_seen=True)
+    two = world.valid.select(np.flatnonzero(np.isin(users, users[:2])))
+    report = fit_ranker(world.pool, two, world.retrieval.config, mask_seen=True).report
+    assert 0 < report["held_out_cases"] < report["cases"]

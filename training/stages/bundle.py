@@ -41,7 +41,7 @@ def stage(config: RunConfig) -> Stage:
 
     return Stage(
         name=BUNDLE,
-        version=2,
+        version=3,
         inputs=(DATA, ENCODE, TOKENIZE, TRAIN, *(() if config.fusion is None else (FUSE,)), EVALUATE),
         settings=_portable(config),
         build=build,
