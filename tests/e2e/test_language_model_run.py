@@ -38,6 +38,7 @@ def run_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         f"generator.model.lm={{name: {lm}, lora: {{rank: 2}}}}",
         "fit.batch_positions=512",
         "evaluation.baselines=[popularity]",
+        "fusion=null",
     ]
     execute(load_config(home / "toy.yaml", overrides))
     return home / "runs" / "toy"
