@@ -197,7 +197,7 @@ def fit_generator(
     if config.precision == "bfloat16" or device.type == "cuda":
         model.body.precision = pick_dtype(config.precision, device)
     if config.gradient_checkpointing:
-        model.body.transformer.gradient_checkpointing_enable({"use_reentrant": False})
+        model.body.transformer.activation_checkpointing_enable({"use_reentrant": False})
     fit = _Fit(model=model, objective=objective, config=config, seed=seed, log=log, body_rate=body_rate)
     checkpoint = _Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
     curve: list[dict[str, float]] = []
@@ -221,7 +221,8 @@ def fit_generator(
             if checkpoint is not None:
                 checkpoint.save(model, best, fit.optimizer, curve)
     _restore(model, best)
-    model.body.transformer.gradient_checkpointing_disable()
+    if config.gradient_checkpointing:
+        model.body.transformer.activation_checkpointing_disable()
     model.body.precision = torch.float32
     model.eval()
     best_entry = max((entry for entry in curve if "ndcg@10" in entry), key=lambda entry: entry["ndcg@10"])
