@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ArtifactError
-from recsys.generator import Constraints, Recommendations
+from recsys.generator import Constraints, Recommender
 
 Source = Literal["fusion", "generator", "popularity"]
 FallbackReason = Literal["empty_history", "unknown_items", "fusion_failed", "generator_failed"]
@@ -28,20 +28,6 @@ _EXPLAINED_HISTORY = 50
 """The most recent items that a reason may name: what the model reads, or about that."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Recommender(Protocol):
-    """The part of `GenerativeRecommender` and `FusedRecommender` that serving uses."""
-
-    def recommend(
-        self,
-        histories: Sequences,
-        k: int,
-        *,
-        constraints: Constraints | None = None,
-        sessions: Sequence[str] | None = None,
-    ) -> Recommendations:
-        """The k best items of each history."""
 
 
 class UnknownCategoryError(ValueError):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from recsys.data.sequences import Sequences
+from recsys.generator.constraints import Constraints
 
 Shortage: TypeAlias = Literal["nothing_permitted", "few_permitted", "small_catalogue", "caps"]
 """Why a list has fewer than k items: no item is permitted, or fewer than k of them are; the whole catalogue is smaller
@@ -34,3 +37,17 @@ class Recommendations:
     def certified_share(self) -> float | None:
         """Share of the lists that are certified; None where nobody looked or there are none."""
         return float(self.certified.mean()) if self.certified is not None and len(self.certified) else None
+
+
+class Recommender(Protocol):
+    """Whatever gives lists of items for histories: the generator, or a fusion of it with further sources."""
+
+    def recommend(
+        self,
+        histories: Sequences,
+        k: int,
+        *,
+        constraints: Constraints | None = None,
+        sessions: Sequence[str] | None = None,
+    ) -> Recommendations:
+        """The k best items of each history with their log-probabilities."""

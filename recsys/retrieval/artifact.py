@@ -22,6 +22,7 @@ from recsys.data.sequences import IntArray
 from recsys.errors import ArtifactError
 from recsys.evaluation.baselines import SkipGram
 from recsys.files import write_json
+from recsys.generator import Recommender
 from recsys.retrieval.config import FusionConfig
 from recsys.retrieval.fusion import FusedRecommender
 from recsys.retrieval.index import ItemIndex
@@ -30,7 +31,6 @@ from recsys.retrieval.ranker import ConditionalLogit
 from recsys.retrieval.sources import (
     CounterSource,
     FloatArray,
-    Generator,
     GeneratorSource,
     PopularitySource,
     Source,
@@ -90,7 +90,7 @@ class Retrieval:
             content_index=ItemIndex(content.item_vectors, kind),
         )
 
-    def pool(self, generator: Generator) -> Pool:
+    def pool(self, generator: Recommender) -> Pool:
         """All sources together."""
         num_items = len(self.item_counts)
         sources: dict[str, Source] = {
@@ -144,7 +144,7 @@ class Retrieval:
         )
 
 
-def load_fused(directory: Path, generator: Generator, vectors: FloatArray) -> FusedRecommender:
+def load_fused(directory: Path, generator: Recommender, vectors: FloatArray) -> FusedRecommender:
     """The fused recommender of a saved retrieval over a generator and the item embeddings of the same run."""
     pool = Retrieval.load(directory, vectors).pool(generator)
     return FusedRecommender(pool, ConditionalLogit.load(directory))

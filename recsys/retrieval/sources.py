@@ -16,7 +16,7 @@ import torch
 from recsys.data.sequences import IntArray, Sequences
 from recsys.evaluation.baselines import SkipGram
 from recsys.generator.constraints import Constraints
-from recsys.generator.recommendations import Recommendations
+from recsys.generator.recommendations import Recommender
 from recsys.retrieval.index import ItemIndex, denied_pairs
 from recsys.retrieval.towers import Tower
 
@@ -47,24 +47,10 @@ class Source(Protocol):
         """
 
 
-class Generator(Protocol):
-    """The part of `GenerativeRecommender` that is used here."""
-
-    def recommend(
-        self,
-        histories: Sequences,
-        k: int,
-        *,
-        constraints: Constraints | None = None,
-        sessions: Sequence[str] | None = None,
-    ) -> Recommendations:
-        """The k best items of each history with their log-probabilities."""
-
-
 class GeneratorSource:
     """The generator's beams. It scores what they found; a history without items is not asked about."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Recommender) -> None:
         self._generator = generator
 
     def propose(

@@ -15,9 +15,9 @@ from fastapi.testclient import TestClient
 
 from feature_store import OnlineStore
 from recsys.data import Catalog
-from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
+from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, Recommender, build_model
 from serving.app import create_app
-from serving.runtime import ModelInfo, Recommender, RecommenderRuntime
+from serving.runtime import ModelInfo, RecommenderRuntime
 
 NUM_ITEMS = 24
 HISTORIES = {"ann": ["i0", "i1", "i2"], "bob": ["i5"], "ancient": ["gone"]}
