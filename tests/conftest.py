@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time: a test that passed here passes there. What an example costs depends on the machine.
+settings.register_profile("deterministic", derandomize=True, deadline=None)
+settings.load_profile("deterministic")
 
 # Tests are many small computations: threads that wait for each other only slow them down. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
