@@ -1,0 +1,1 @@
+"""Profiles of users in words, with the events that support them: generation, streaming update, utility."""
