@@ -82,7 +82,13 @@ class FlatModel(nn.Module):
         return torch.cat([beginning, self.item_rows(items).flatten(1, 2)], dim=1)
 
     def target_log_probs(
-        self, items: Tensor, lengths: Tensor, first_target: Tensor | None = None, smoothing: float = 0.0
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        first_target: Tensor | None = None,
+        smoothing: float = 0.0,
+        *,
+        over_vocabulary: bool = False,
     ) -> Tensor:
         """float32 [P]: log-probability of every target item given the items before it, row by row.
 
@@ -91,21 +97,25 @@ class FlatModel(nn.Module):
             lengths: int64 [B].
             first_target: int64 [B], items before it are context only; None makes every item a target.
             smoothing: share of the target's mass spread over its siblings on each level; 0 for true log-probabilities.
+            over_vocabulary: see `likelihood.path_log_probs`.
         """
         is_target = target_mask(items, lengths, first_target)
         targets = items[is_target]
         # From the last row of the beginning on: a row's state predicts what stands in the next one.
         hidden: Tensor = self.body(self._embed(items)[:, :-1])[:, len(self._beginning()) - 1 :].contiguous()
         hidden = hidden.view(*items.shape, self.rows_per_item, -1)[is_target]
-        return self.item_log_probs(hidden, targets, smoothing)
+        return self.item_log_probs(hidden, targets, smoothing, over_vocabulary=over_vocabulary)
 
-    def item_log_probs(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    def item_log_probs(
+        self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0, *, over_vocabulary: bool = False
+    ) -> Tensor:
         """float32 [P]: log-probabilities of `targets` (int64 [P]) from the states [P, L, D] before their rows."""
         return path_log_probs(
             self.trie,
             targets,
             lambda level, rows, children: self._read(hidden[rows, level], level, children),
             smoothing,
+            (lambda level, rows: self.heads[level](hidden[rows, level])) if over_vocabulary else None,
         )
 
     def _read(self, hidden: Tensor, level: int, children: Children) -> Tensor:

@@ -34,7 +34,11 @@ def target_mask(items: Tensor, lengths: Tensor, first_target: Tensor | None) -> 
 
 
 def path_log_probs(
-    trie: ItemTrie, targets: Tensor, child_logits: Callable[[int, Tensor, Children], Tensor], smoothing: float
+    trie: ItemTrie,
+    targets: Tensor,
+    child_logits: Callable[[int, Tensor, Children], Tensor],
+    smoothing: float,
+    code_logits: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """float32 [P]: log-probability of each of `targets` (int64 [P]), level by level down the trie.
 
@@ -45,17 +49,34 @@ def path_log_probs(
             whose item is not certain yet, with their earlier codes taken as emitted. Called once a level, downwards,
             until no row is left.
         smoothing: see `smoothed_gather`.
+        code_logits: gives the logits [R, K] of all codes of a level, after `child_logits` was asked for it: for
+            probabilities that are normalised over all codes, legal or not, as a model without a trie has them.
     """
     total = torch.zeros(len(targets), device=targets.device)
     rows = torch.arange(len(targets), device=targets.device)
     for level in range(trie.num_levels):
         parents, slots = trie.child_slots(level, targets[rows])
         children = trie.children(level, parents)
-        log_probs = legal_log_softmax(child_logits(level, rows, children), children)
+        logits = child_logits(level, rows, children)
+        log_probs = legal_log_softmax(logits, children)
+        if code_logits is not None:
+            legal_mass = logits.masked_fill(~children.legal, -torch.inf).logsumexp(-1, keepdim=True)
+            everything = torch.logaddexp(legal_mass, _illegal_log_mass(code_logits(level, rows), children))
+            log_probs = logits.masked_fill(~children.legal, -torch.inf) - everything
         total = total.index_add(0, rows, smoothed_gather(log_probs, slots, children.legal, smoothing))
-        # Below a node with one item all that follows is certain.
-        nodes = trie.paths[targets[rows], level]
-        rows = rows[trie.starts[level][nodes + 1] - trie.starts[level][nodes] > 1]
+        if code_logits is None:
+            # Below a node with one item all that follows is certain.
+            nodes = trie.paths[targets[rows], level]
+            rows = rows[trie.starts[level][nodes + 1] - trie.starts[level][nodes] > 1]
         if len(rows) == 0:
             break
     return total
+
+
+def _illegal_log_mass(logits: Tensor, children: Children) -> Tensor:
+    """float32 [R, 1]: log of the sum of exp over the codes [R, K] that no child has; -inf when all have one."""
+    # Padding points at a column of its own, so that it hides no code.
+    slots = torch.where(children.legal, children.codes, logits.shape[-1])
+    is_legal = torch.zeros(len(logits), logits.shape[-1] + 1, dtype=torch.bool, device=logits.device)
+    is_legal = is_legal.scatter(1, slots, torch.ones_like(children.legal))[:, :-1]
+    return logits.masked_fill(is_legal, -torch.inf).logsumexp(-1, keepdim=True)

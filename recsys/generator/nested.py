@@ -113,8 +113,13 @@ class NestedModel(HistoryModel):
         hidden = self.hidden_states(items[:, :-1])[is_target]
         return self.item_log_probs(hidden.unsqueeze(1), items[is_target], smoothing)
 
-    def item_log_probs(self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """float32 [P]: log-probabilities of `targets` (int64 [P]) from the states [P, 1, D] before their rows."""
+    def item_log_probs(
+        self, hidden: Tensor, targets: Tensor, smoothing: float = 0.0, *, over_vocabulary: bool = False
+    ) -> Tensor:
+        """float32 [P]: log-probabilities of `targets` (int64 [P]) from the states [P, 1, D] before their rows.
+
+        `over_vocabulary`: see `likelihood.path_log_probs`, of which decoding makes no use.
+        """
         state = hidden.squeeze(1)
         kept = torch.arange(len(targets), device=targets.device)
 
@@ -127,7 +132,8 @@ class NestedModel(HistoryModel):
             kept = rows
             return self.child_logits(state, level, children)
 
-        return path_log_probs(self.trie, targets, logits, smoothing)
+        codes = (lambda level, rows: self.depth.read(state, level)[1]) if over_vocabulary else None
+        return path_log_probs(self.trie, targets, logits, smoothing, codes)
 
     def advance(self, state: Tensor, level: int, beams: Tensor, codes: Tensor) -> Tensor:
         """State [B, W, D] after a step: see `SidModel`."""

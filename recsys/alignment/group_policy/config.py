@@ -1,0 +1,55 @@
+"""Settings of group policy optimisation: what is proposed, and how the policy moves. Schedules are `training`'s."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recsys.alignment.group_policy.advantages import AdvantageKind
+from recsys.alignment.group_policy.surrogate import SurrogateKind
+from recsys.config import StrictConfig
+
+
+class GroupPolicyConfig(StrictConfig):
+    """Groups, advantages and the loss of a policy step."""
+
+    group_size: int = Field(default=16, ge=2)
+    """Proposals for each history."""
+    rollout: Literal["beam", "stochastic_beam"] = "beam"
+    """`beam`: the best ones, as served. `stochastic_beam`: a sample without replacement (Gumbel top-k), whose weights
+    make sums over the group unbiased estimates of expectations under the policy."""
+    mask_seen: bool = True
+    """Items of the history are not proposed, as in serving."""
+    advantage: AdvantageKind = "srpo"
+    """`grpo`, `dr_grpo`, `srpo` or `expected`: see `advantages`."""
+    pass_at: int = Field(default=4, ge=1)
+    """k of the bonus of `srpo`."""
+    advantage_limit: float = Field(default=5.0, gt=0)
+    """Advantages are clipped to so much."""
+    surrogate: SurrogateKind = "clipped"
+    """`clipped`, `ecpo` or `gbpo`: see `surrogate`."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """Lower clipping range of the ratio."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """Upper clipping range of the ratio; above `clip_low` for DAPO's clip-higher."""
+    early_clip: float = Field(default=0.1, ge=0)
+    """ECPO's delta."""
+    updates_per_rollout: int = Field(default=1, ge=1)
+    """Steps on the same proposals before new ones are made."""
+    kl_weight: float = Field(default=1e-3, ge=0)
+    """Of the divergence from the supervised model, estimated on the proposals."""
+    kl_place: Literal["loss", "reward"] = "loss"
+    """`loss`: added to the loss (GRPO). `reward`: the log-ratio is taken off each proposal's reward. With weight 1 and
+    a log-probability as the reward, the best policy is then the product of the supervised model and of that reward."""
+    supervised_weight: float = Field(default=0.2, ge=0)
+    """Of the supervised loss on the same histories' own items, which keeps what was learned."""
+    normalise: Literal["legal", "vocabulary"] = "legal"
+    """Which codes the policy's probabilities are taken over: the legal children, which decoding uses, or all codes of a
+    level (an ablation)."""
+
+    @model_validator(mode="after")
+    def _bonus_fits(self) -> GroupPolicyConfig:
+        if self.advantage == "srpo" and self.pass_at >= self.group_size:
+            raise ValueError(f"pass_at={self.pass_at} must be below group_size={self.group_size}; change one of them")
+        return self

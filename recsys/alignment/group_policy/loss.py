@@ -1,0 +1,150 @@
+"""From proposals and their rewards to a loss, and what its health looks like.
+
+Shapes: B histories, G proposals each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recsys.alignment.group_policy.advantages import group_advantages
+from recsys.alignment.group_policy.config import GroupPolicyConfig
+from recsys.alignment.group_policy.policy import Policy, Sampled
+from recsys.alignment.group_policy.surrogate import kl_estimate, surrogate
+from recsys.errors import RewardError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PolicyLoss:
+    """One step."""
+
+    loss: Tensor
+    """Scalar, to be minimised."""
+    health: dict[str, float]
+    """What to log: see `GroupPolicyLoss`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """A batch of proposals with their advantages: what one or more steps are taken on."""
+
+    sampled: Sampled
+    advantages: Tensor
+    """float32 [B, G]."""
+    reference: Tensor
+    """float32 [B, G]: log-probabilities under the reference."""
+    old: Tensor
+    """float32 [B, G]: log-probabilities under the policy that proposed, as the loss takes them."""
+    health: dict[str, float]
+
+
+class GroupPolicyLoss:
+    """The loss of a policy against a frozen reference.
+
+    Health: `zero_variance` (share of groups whose rewards are all the same), `hits` (share of groups with the next item),
+    `reward`, `kl` (nats an item, policy against reference, on the proposals), `clipped` and `early_clipped` (shares of
+    proposals), `policy_loss`, `supervised_loss` (nats an item), `distinct` (distinct items among the proposals, as a share).
+
+    Args:
+        policy: learns.
+        reference: the supervised model; stays as it is.
+        config: the settings.
+    """
+
+    def __init__(self, policy: Policy, reference: Policy, config: GroupPolicyConfig) -> None:
+        self.policy = policy
+        self.reference = reference
+        self.config = config
+
+    def judge(self, sampled: Sampled, rewards: Tensor) -> Judged:
+        """Advantages of proposals from their rewards (float32 [B, G]).
+
+        Raises:
+            RewardError: a reward is NaN or infinite.
+        """
+        rollouts, config = sampled.rollouts, self.config
+        if not bool(torch.isfinite(rewards).all()):
+            raise RewardError("rewards must be finite numbers, and some are NaN or infinite; check the reward's inputs")
+        over_vocabulary = config.normalise == "vocabulary"
+        with torch.no_grad():
+            self.reference.model.eval()
+            likelihoods = self.reference.likelihoods(rollouts, with_history=False, over_vocabulary=over_vocabulary)
+            reference = likelihoods.proposals
+            # The policy proposed without dropout, and what it was then is what the ratio is against.
+            old = rollouts.scores.masked_fill(~rollouts.is_real, 0.0)
+            if over_vocabulary:
+                self.policy.model.eval()
+                old = self.policy.likelihoods(rollouts, with_history=False, over_vocabulary=True).proposals
+        divergence = torch.where(rollouts.is_real, old - reference, 0.0)
+        total = rewards
+        if config.kl_place == "reward":
+            total = rewards - config.kl_weight * divergence
+        weighted = config.advantage == "expected" or config.rollout == "stochastic_beam"
+        advantages = group_advantages(
+            total,
+            rollouts.is_real,
+            config.advantage,
+            exact=rollouts.hits,
+            weights=sampled.weights if weighted else None,
+            pass_at=config.pass_at,
+            limit=config.advantage_limit,
+        )
+        real = rollouts.items[rollouts.is_real]
+        return Judged(
+            sampled=sampled,
+            advantages=advantages,
+            reference=reference,
+            old=old,
+            health={
+                "reward": float(rewards[rollouts.is_real].mean()),
+                "zero_variance": float((advantages == 0).all(1).float().mean()),
+                "hits": float(rollouts.hits.any(1).float().mean()),
+                "kl": float((sampled.weights * divergence).sum(1).mean()),
+                "distinct": len(real.unique()) / max(1, len(real)),
+            },
+        )
+
+    def step(self, judged: Judged, *, is_first: bool) -> PolicyLoss:
+        """The loss of the policy as it stands on what was judged.
+
+        Args:
+            judged: proposals with advantages.
+            is_first: no step was taken since they were proposed: the ratio is then 1 by definition, and dropout does
+                not count as a change of the policy.
+        """
+        rollouts, config = judged.sampled.rollouts, self.config
+        found = self.policy.likelihoods(
+            rollouts,
+            with_history=config.supervised_weight > 0,
+            over_vocabulary=config.normalise == "vocabulary",
+        )
+        live = (judged.advantages != 0).any(1, keepdim=True) & rollouts.is_real
+        old = found.proposals.detach() if is_first else judged.old
+        moved = surrogate(
+            found.proposals,
+            old,
+            judged.advantages,
+            config.surrogate,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            early=config.early_clip,
+        )
+        count = live.sum().clamp(min=1)
+        policy_loss = torch.where(live, moved.loss, 0.0).sum() / count
+        loss = policy_loss
+        if config.kl_weight > 0 and config.kl_place == "loss":
+            divergence = kl_estimate(found.proposals, judged.reference)
+            loss = loss + config.kl_weight * torch.where(rollouts.is_real, divergence, 0.0).sum() / rollouts.is_real.sum()
+        health = judged.health | {
+            "policy_loss": policy_loss.item(),
+            "clipped": float((moved.clipped & live).sum() / count),
+            "early_clipped": float((moved.early & live).sum() / count),
+        }
+        if config.supervised_weight > 0:
+            supervised = -found.history.mean()
+            loss = loss + config.supervised_weight * supervised
+            health["supervised_loss"] = supervised.item()
+        return PolicyLoss(loss=loss, health=health)
