@@ -19,6 +19,10 @@ class AssetError(RecsysError):
     """An asset (data set, weights) could not be fetched or does not match its pinned checksum."""
 
 
+class RewardError(RecsysError):
+    """A reward cannot be computed, or is not one finite number a proposal. The message names the reward."""
+
+
 class ArtifactError(RecsysError):
     """A stored artifact is missing, damaged, or was made by an incompatible version."""
 

@@ -1,0 +1,23 @@
+"""Rewards: what a proposal is worth, by verifiable rules, by the catalogue, by text or by a learned model."""
+
+from recsys.alignment.rewards.combine import Level, Rewards, RewardValues, Weights, build_rewards, log_sigmoid_above
+from recsys.alignment.rewards.config import RewardConfig, RewardsConfig
+from recsys.alignment.rewards.context import ProposalScorer, RewardContext, Scorer
+from recsys.alignment.rewards.reward import Reward, TermConfig, evaluate
+
+__all__ = [
+    "Level",
+    "ProposalScorer",
+    "Reward",
+    "RewardConfig",
+    "RewardContext",
+    "RewardValues",
+    "Rewards",
+    "RewardsConfig",
+    "Scorer",
+    "TermConfig",
+    "Weights",
+    "build_rewards",
+    "evaluate",
+    "log_sigmoid_above",
+]
