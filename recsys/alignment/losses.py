@@ -278,7 +278,7 @@ def kto(pairs: PairLogProbs, config: LossConfig) -> Tensor:
     """w (1 - v), v = sigma(beta (Delta - z)) of good and sigma(beta (z - Delta)) of bad answers (arXiv 2402.01306).
 
     z is the mean Delta of mismatched prompts and answers of the batch, at least 0 and without gradient: it estimates
-    how far the policy is from the reference, and needs batches of some size. A pair's value is the mean over its answers.
+    how far the policy is from the reference, and needs batches of some size. A pair's value is the mean of its answers.
 
     Raises:
         ValueError: the pairs bring no mismatched answers.
