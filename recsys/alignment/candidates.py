@@ -1,0 +1,57 @@
+"""Log-probabilities of given items after given histories, with gradients: what losses over pairs are made of.
+
+A history is read once, whatever the number of its candidates: they go down the trie together, as the beams of a search
+do, and level 0 is read once a history. Sums over the legal children of every step, so those of all items sum to 1.
+
+Shapes: B histories, W candidates, L levels, C children.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from recsys.errors import ConfigError
+from recsys.generator.flat import FlatModel
+from recsys.generator.nested import NestedModel
+from recsys.generator.recommender import GeneratorModel
+from recsys.generator.walk import legal_log_softmax
+
+PolicyModel: TypeAlias = NestedModel | FlatModel
+"""The shapes whose items have one path each."""
+
+
+def policy_model(model: GeneratorModel) -> PolicyModel:
+    """`model`, if preferences can tune it. Raises ConfigError for the any-order shape, whose items have many paths."""
+    if isinstance(model, (NestedModel, FlatModel)):
+        return model
+    raise ConfigError("generator.model.shape: preferences tune nested and flat generators, not any_order")
+
+
+def candidate_log_probs(model: PolicyModel, items: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
+    """float32 [B, W]: the log-probability of every candidate after its history.
+
+    Args:
+        model: a generator; gradients flow if they are enabled. In evaluation mode there is no dropout.
+        items: int64 [B, T], right-padded histories, on the model's device.
+        lengths: int64 [B].
+        candidates: int64 [B, W], item indices; the same one may stand there twice.
+    """
+    trie = model.trie
+    state = model.start(items, lengths)
+    beams = torch.zeros_like(candidates)
+    parents = beams[:, :1]
+    total = torch.zeros(candidates.shape, device=candidates.device)
+    for level in range(trie.num_levels):
+        children = trie.children(level, parents)
+        log_probs = legal_log_softmax(model.child_logits(state, level, children), children)  # type: ignore[arg-type]
+        slots = trie.child_slots(level, candidates)[1]
+        # One beam a history on level 0, one a candidate below.
+        total = total + log_probs.expand(-1, candidates.shape[1], -1).gather(-1, slots.unsqueeze(-1)).squeeze(-1)
+        if level < trie.num_levels - 1:
+            parents = trie.paths[candidates, level]
+            state = model.advance(state, level, beams, trie.codes[level][parents])  # type: ignore[arg-type]
+            beams = torch.arange(candidates.shape[1], device=beams.device).expand_as(candidates)
+    return total
