@@ -98,7 +98,7 @@ def _learned_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in model.state_dict().items() if name not in frozen}
 
 
-def _restore(model: nn.Module, state: dict[str, Tensor]) -> None:
+def restore(model: nn.Module, state: dict[str, Tensor]) -> None:
     model.load_state_dict({**model.state_dict(), **state})
 
 
@@ -109,7 +109,7 @@ def learning_rate_factor(progress: float, warmup_share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
 
 
-class _Checkpoint:
+class Checkpoint:
     """The state after an epoch: weights, best weights, Adam moments, and the curve so far.
 
     Each epoch has a directory of its own, `checkpoint-<epoch>`, and older ones go when it is there: a kill at any
@@ -147,7 +147,7 @@ class _Checkpoint:
         if not checkpoints:
             return None
         newest = checkpoints[-1]
-        _restore(model, load_file(newest / "model.safetensors"))
+        restore(model, load_file(newest / "model.safetensors"))
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in load_file(newest / "optimizer.safetensors").items():
             index, name = key.split(".", 1)
@@ -199,7 +199,7 @@ def fit_generator(
     if config.gradient_checkpointing:
         model.body.transformer.activation_checkpointing_enable({"use_reentrant": False})
     fit = _Fit(model=model, objective=objective, config=config, seed=seed, log=log, body_rate=body_rate)
-    checkpoint = _Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
+    checkpoint = Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     restored = checkpoint.load(model, fit.optimizer) if checkpoint is not None else None
@@ -220,7 +220,7 @@ def fit_generator(
             curve.append(entry)
             if checkpoint is not None:
                 checkpoint.save(model, best, fit.optimizer, curve)
-    _restore(model, best)
+    restore(model, best)
     if config.gradient_checkpointing:
         model.body.transformer.activation_checkpointing_disable()
     model.body.precision = torch.float32

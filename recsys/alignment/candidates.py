@@ -8,7 +8,7 @@ Shapes: B histories, W candidates, L levels, C children.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,19 +39,23 @@ def candidate_log_probs(model: PolicyModel, items: Tensor, lengths: Tensor, cand
         lengths: int64 [B].
         candidates: int64 [B, W], item indices; the same one may stand there twice.
     """
+    return log_probs_from(model, model.start(items, lengths), candidates)
+
+
+def log_probs_from(model: PolicyModel, state: Any, candidates: Tensor) -> Tensor:
+    """float32 [B, W]: the same from histories that were read: `state` is the model's `start`, or another way in."""
     trie = model.trie
-    state = model.start(items, lengths)
     beams = torch.zeros_like(candidates)
     parents = beams[:, :1]
     total = torch.zeros(candidates.shape, device=candidates.device)
     for level in range(trie.num_levels):
         children = trie.children(level, parents)
-        log_probs = legal_log_softmax(model.child_logits(state, level, children), children)  # type: ignore[arg-type]
+        log_probs = legal_log_softmax(model.child_logits(state, level, children), children)
         slots = trie.child_slots(level, candidates)[1]
         # One beam a history on level 0, one a candidate below.
         total = total + log_probs.expand(-1, candidates.shape[1], -1).gather(-1, slots.unsqueeze(-1)).squeeze(-1)
         if level < trie.num_levels - 1:
             parents = trie.paths[candidates, level]
-            state = model.advance(state, level, beams, trie.codes[level][parents])  # type: ignore[arg-type]
+            state = model.advance(state, level, beams, trie.codes[level][parents])
             beams = torch.arange(candidates.shape[1], device=beams.device).expand_as(candidates)
     return total

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recsys.alignment.candidates import candidate_log_probs, log_probs_from, policy_model
 from recsys.alignment.rollouts import Rollouts
 from recsys.data import IntArray, Sequences
 from recsys.data.windows import pad_right
-from recsys.errors import ConfigError
 from recsys.generator.constraints import Constraints
 from recsys.generator.decoder import beam_search
-from recsys.generator.flat import FlatModel
 from recsys.generator.gumbel import GumbelNoise
 from recsys.generator.likelihood import target_mask
 from recsys.generator.nested import NestedModel
@@ -50,12 +49,7 @@ class Policy:
     """
 
     def __init__(self, model: GeneratorModel) -> None:
-        if not isinstance(model, NestedModel | FlatModel):
-            raise ConfigError(
-                "group policy optimisation needs generator.model.shape nested or flat; an any_order model has no "
-                "one order in which its codes are emitted"
-            )
-        self.model = model
+        self.model = policy_model(model)
 
     def propose(
         self,
@@ -115,26 +109,32 @@ class Policy:
         """
         model = self.model
         items, lengths = self.padded(rollouts.histories)
-        num_groups, group_size = rollouts.items.shape
         proposals = rollouts.items.clamp(min=0)
+        rows = torch.arange(len(items), device=items.device)
         kept = torch.zeros(0, device=items.device)
         if isinstance(model, NestedModel):
+            # One reading serves the proposals and the histories' own items.
             hidden = model.hidden_states(items)
-            last = hidden[torch.arange(num_groups, device=items.device), lengths]
-            repeated = last.repeat_interleave(group_size, dim=0).unsqueeze(1)
-            found = model.item_log_probs(repeated, proposals.flatten(), over_vocabulary=over_vocabulary)
+            if over_vocabulary:
+                repeated = hidden[rows, lengths].repeat_interleave(proposals.shape[1], dim=0)
+                found = model.item_log_probs(repeated.unsqueeze(1), proposals.flatten(), over_vocabulary=True)
+            else:
+                found = log_probs_from(model, hidden[rows, lengths].unsqueeze(1), proposals)
             if with_history:
                 is_item = target_mask(items, lengths, None)
                 kept = model.item_log_probs(hidden[:, :-1][is_item].unsqueeze(1), items[is_item])
         else:
-            # Codes of a proposal are rows of the sequence: every proposal is read behind its history.
-            widened = torch.cat([items, torch.zeros_like(items[:, :1])], dim=1).repeat_interleave(group_size, dim=0)
-            ends = lengths.repeat_interleave(group_size)
-            widened[torch.arange(len(widened), device=items.device), ends] = proposals.flatten()
-            found = model.target_log_probs(widened, ends + 1, ends, over_vocabulary=over_vocabulary)
+            if over_vocabulary:
+                # Without a trie no step is certain, so that every proposal is read whole behind its history.
+                widened = torch.cat([items, items[:, :1]], dim=1).repeat_interleave(proposals.shape[1], dim=0)
+                ends = lengths.repeat_interleave(proposals.shape[1])
+                widened[torch.arange(len(widened), device=items.device), ends] = proposals.flatten()
+                found = model.target_log_probs(widened, ends + 1, ends, over_vocabulary=True)
+            else:
+                found = candidate_log_probs(model, items, lengths, proposals)
             if with_history:
                 kept = model.target_log_probs(items, lengths)
-        shaped = found.view(num_groups, group_size)
+        shaped = found.view(proposals.shape)
         return Likelihoods(proposals=torch.where(rollouts.is_real, shaped, 0.0), history=kept)
 
     def padded(self, histories: Sequences) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,259 @@
+"""Tunes a generator by group policy optimisation: the loop, early stopping under guards, and exact resume.
+
+Every update is seeded by (seed, update), so that a fit that goes on from a checkpoint is bit for bit the one that was
+never stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from recsys.alignment.group_policy import GroupPolicyConfig, GroupPolicyLoss, Policy, Prompts
+from recsys.alignment.group_policy.loss import Judged
+from recsys.alignment.rewards import Rewards
+from recsys.config import StrictConfig
+from recsys.data import IntArray
+from recsys.errors import DataError
+from recsys.evaluation.baselines.sasrec_model import pick_device
+from recsys.generator.placement import place
+from recsys.generator.recommender import GeneratorModel
+from recsys.progress import progress_bar
+from training.fit import Checkpoint, learning_rate_factor, restore
+
+_LOG_EVERY = 10
+
+
+class GroupPolicyFitConfig(StrictConfig):
+    """How a policy is tuned, and when tuning stops."""
+
+    policy: GroupPolicyConfig = GroupPolicyConfig()
+    """Groups, advantages and the loss."""
+    updates: int = Field(default=200, ge=1)
+    """Steps at most; the cosine schedule ends here."""
+    batch_prompts: int = Field(default=256, ge=1)
+    """Histories whose groups a step is taken on."""
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """Peak learning rate; 1e-5 or less for language models."""
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the updates over which it rises from 0."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    dropout: bool = True
+    """Dropout stays on in the steps, as in the supervised fit; proposals are made without."""
+    validate_every: int = Field(default=20, ge=1)
+    """Updates between two validations of the served decoder; a checkpoint is written with each."""
+    patience: int = Field(default=5, ge=1)
+    """Stop after so many validations without a better NDCG@10 that keeps the guards."""
+    min_coverage: float = Field(default=0.95, ge=0)
+    """Guard: catalogue coverage of the lists, as a share of the supervised model's."""
+    min_tail_recall: float = Field(default=1.0, ge=0)
+    """Guard: Recall@50, as a share of the supervised model's."""
+    max_popularity: float = Field(default=1.1, gt=0)
+    """Guard: mean log-popularity of what is listed, as a share of the supervised model's."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA where there is a device, else the CPU. Always in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What the served decoder comes to on validation cases."""
+
+    ndcg: float
+    """NDCG@10."""
+    recall_at_50: float
+    coverage: float
+    """Distinct items of the first ten places, as a share of the catalogue."""
+    popularity: float
+    """Mean over the first ten places of log(1 + training interactions)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPolicyResult:
+    """What tuning leaves beside the weights, which are those of the best validation that keeps the guards."""
+
+    curve: list[dict[str, float]]
+    """One entry a validation: `steps`, what `Served` holds, `kept` (1 when the guards hold), and means of the loss's
+    health since the last one."""
+    start: Served
+    """The supervised model."""
+    best_update: int
+    """After which the weights were kept; 0 for the supervised model's own."""
+
+
+def fit_group_policy(
+    model: GeneratorModel,
+    prompts: Prompts,
+    rewards: Rewards,
+    config: GroupPolicyFitConfig,
+    *,
+    seed: int,
+    validate: Callable[[], Served],
+    horizon: int = 5,
+    checkpoint_dir: Path | None = None,
+    log: Callable[[str, float, int], None] = lambda tag, value, step: None,
+) -> GroupPolicyResult:
+    """Tune `model` in place; the reference is a copy of it as it is given.
+
+    Args:
+        model: a trained generator, nested or flat; moved to the configured device.
+        prompts: the histories that it is asked about.
+        rewards: what its proposals are worth.
+        config: loss and schedule.
+        seed: of the order of prompts, of sampled proposals and of dropout.
+        validate: what the model as it stands comes to; called in evaluation mode.
+        horizon: how many items that followed a prompt rewards see.
+        checkpoint_dir: where the state after each validation is kept; a fit found there is continued, if it was begun
+            with the same model, prompts, settings and seed: nothing here checks.
+        log: receives (tag, value, step) scalars, `align/...`, every tenth update.
+
+    Raises:
+        DataError: no prompts.
+        RewardError: a reward is broken. What was kept so far stays in `checkpoint_dir`.
+        ConfigError: a generator of the any-order shape.
+    """
+    if len(prompts) == 0:
+        raise DataError("align: no prompts; the training sequences are empty or shorter than align.min_history")
+    place(model, pick_device(config.device))
+    reference = copy.deepcopy(model).requires_grad_(False).eval()
+    tuner = _Tuner(GroupPolicyLoss(Policy(model), Policy(reference), config.policy), prompts, rewards, config, seed, horizon)
+    checkpoint = Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
+    start = validate()
+    best = {name: value.clone() for name, value in model.state_dict().items()}
+    curve: list[dict[str, float]] = []
+    if checkpoint is not None and (stored := checkpoint.load(model, tuner.optimizer)) is not None:
+        best, curve = stored
+    first = int(curve[-1]["steps"]) if curve else 0
+    # Proposals that several updates share are not kept; a checkpoint always falls between two lots of them.
+    every = -(-config.validate_every // config.policy.updates_per_rollout) * config.policy.updates_per_rollout
+    health: list[dict[str, float]] = []
+    with progress_bar("align", total=config.updates) as advance:
+        advance(first, "")
+        for update in range(first, config.updates):
+            if _exhausted(curve, config.patience):
+                break
+            health.append(tuner.update(update))
+            if update % _LOG_EVERY == 0:
+                for name, value in health[-1].items():
+                    log(f"align/{name}", value, update)
+            advance(1, f"reward {health[-1]['reward']:.3f}")
+            if (update + 1) % every and update + 1 != config.updates:
+                continue
+            model.eval()
+            served = validate()
+            entry = _entry(update + 1, served, start, config, health)
+            log("validation/ndcg@10", served.ndcg, update + 1)
+            if entry["kept"] and served.ndcg > max([start.ndcg, *(past["ndcg@10"] for past in curve if past["kept"])]):
+                best = {name: value.clone() for name, value in model.state_dict().items()}
+            curve.append(entry)
+            health = []
+            if checkpoint is not None:
+                checkpoint.save(model, best, tuner.optimizer, curve)
+    restore(model, best)
+    model.eval()
+    kept = [entry for entry in curve if entry["kept"] and entry["ndcg@10"] > start.ndcg]
+    best_update = int(max(kept, key=lambda entry: entry["ndcg@10"])["steps"]) if kept else 0
+    return GroupPolicyResult(curve=curve, start=start, best_update=best_update)
+
+
+def _entry(
+    steps: int, served: Served, start: Served, config: GroupPolicyFitConfig, health: list[dict[str, float]]
+) -> dict[str, float]:
+    kept = (
+        served.coverage >= config.min_coverage * start.coverage
+        and served.recall_at_50 >= config.min_tail_recall * start.recall_at_50
+        and served.popularity <= config.max_popularity * start.popularity
+    )
+    means = {name: float(np.mean([entry[name] for entry in health])) for name in health[0]}
+    return means | {
+        "steps": float(steps),
+        "ndcg@10": served.ndcg,
+        "recall@50": served.recall_at_50,
+        "coverage": served.coverage,
+        "popularity": served.popularity,
+        "kept": float(kept),
+    }
+
+
+def _exhausted(curve: list[dict[str, float]], patience: int) -> bool:
+    scores = [entry["ndcg@10"] if entry["kept"] else -1.0 for entry in curve]
+    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+
+class _Tuner:
+    """What stays the same from update to update."""
+
+    def __init__(
+        self,
+        loss: GroupPolicyLoss,
+        prompts: Prompts,
+        rewards: Rewards,
+        config: GroupPolicyFitConfig,
+        seed: int,
+        horizon: int,
+    ) -> None:
+        self._loss = loss
+        self._prompts = prompts
+        self._rewards = rewards
+        self._config = config
+        self._seed = seed
+        self._horizon = horizon
+        self._model = loss.policy.model
+        self._trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self._trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        )
+        self._judged: Judged | None = None
+
+    def update(self, number: int) -> dict[str, float]:
+        """Take update `number` (from 0); its health."""
+        config = self._config
+        rollout, step = divmod(number, config.policy.updates_per_rollout)
+        if step == 0 or self._judged is None:
+            self._judged = self._judge(rollout)
+        torch.manual_seed(int(np.random.default_rng([self._seed, number]).integers(2**62)))
+        self._model.train(config.dropout)
+        found = self._loss.step(self._judged, is_first=step == 0)
+        self.optimizer.zero_grad(set_to_none=True)
+        found.loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._trained, config.max_grad_norm)
+        factor = learning_rate_factor((number + 1) / (config.updates + 1), config.warmup_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        self.optimizer.step()
+        return found.health | {"gradient_norm": float(norm)}
+
+    def _judge(self, rollout: int) -> Judged:
+        chosen = self._prompts.select(self._numbers(rollout))
+        policy = self._config.policy
+        seeds = None
+        if policy.rollout == "stochastic_beam":
+            seeds = np.random.default_rng([self._seed, 1, rollout]).integers(2**62, size=len(chosen))
+        sampled = self._loss.policy.propose(
+            chosen.histories(),
+            policy.group_size,
+            futures=chosen.futures(self._horizon),
+            mask_seen=policy.mask_seen,
+            seeds=seeds,
+        )
+        values = self._rewards(sampled.rollouts)
+        judged = self._loss.judge(sampled, values.total)
+        terms = {f"reward_{name}": mean for name, mean in values.means().items() if name != "total"}
+        judged.health.update(terms)
+        return judged
+
+    def _numbers(self, rollout: int) -> IntArray:
+        """The prompts of a rollout: passes over all of them, each in an order of its own."""
+        size = min(self._config.batch_prompts, len(self._prompts))
+        a_pass = len(self._prompts) // size
+        order = np.random.default_rng([self._seed, 2, rollout // a_pass]).permutation(len(self._prompts))
+        begin = rollout % a_pass * size
+        return order[begin : begin + size]
