@@ -124,7 +124,9 @@ def fit_group_policy(
         raise DataError("align: no prompts; the training sequences are empty or shorter than align.min_history")
     place(model, pick_device(config.device))
     reference = copy.deepcopy(model).requires_grad_(False).eval()
-    tuner = _Tuner(GroupPolicyLoss(Policy(model), Policy(reference), config.policy), prompts, rewards, config, seed, horizon)
+    tuner = _Tuner(
+        GroupPolicyLoss(Policy(model), Policy(reference), config.policy), prompts, rewards, config, seed, horizon
+    )
     checkpoint = Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
     start = validate()
     best = {name: value.clone() for name, value in model.state_dict().items()}

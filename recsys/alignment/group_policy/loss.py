@@ -137,7 +137,9 @@ class GroupPolicyLoss:
         loss = policy_loss
         if config.kl_weight > 0 and config.kl_place == "loss":
             divergence = kl_estimate(found.proposals, judged.reference)
-            loss = loss + config.kl_weight * torch.where(rollouts.is_real, divergence, 0.0).sum() / rollouts.is_real.sum()
+            loss = (
+                loss + config.kl_weight * torch.where(rollouts.is_real, divergence, 0.0).sum() / rollouts.is_real.sum()
+            )
         health = judged.health | {
             "policy_loss": policy_loss.item(),
             "clipped": float((moved.clipped & live).sum() / count),

@@ -28,9 +28,7 @@ class Prompts:
         return len(self.rows)
 
     def __add__(self, other: Prompts) -> Prompts:
-        return Prompts(
-            train=self.train, rows=np.append(self.rows, other.rows), ends=np.append(self.ends, other.ends)
-        )
+        return Prompts(train=self.train, rows=np.append(self.rows, other.rows), ends=np.append(self.ends, other.ends))
 
     def select(self, numbers: IntArray) -> Prompts:
         """The prompts at `numbers` (int64), in that order."""
@@ -52,7 +50,9 @@ class Prompts:
         return torch.from_numpy(found)
 
 
-def labelled_prompts(train: Sequences, *, min_history: int = 1, max_prompts: int | None = None, seed: int = 0) -> Prompts:
+def labelled_prompts(
+    train: Sequences, *, min_history: int = 1, max_prompts: int | None = None, seed: int = 0
+) -> Prompts:
     """Every beginning of at least `min_history` items that something followed; a random sample when there are more."""
     counts = np.maximum(train.lengths - min_history, 0)
     rows = np.repeat(np.arange(len(train)), counts)
