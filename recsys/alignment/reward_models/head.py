@@ -136,7 +136,8 @@ def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
 def row_batches(num_rows: int, config: HeadConfig) -> Iterator[Tensor]:
     """int64 rows of every step: pass after pass over all rows, each in a new order."""
     generator = torch.Generator().manual_seed(config.seed)
-    passes = (torch.randperm(num_rows, generator=generator).split(config.batch_size) for _ in itertools.count())
+    orders = (torch.randperm(num_rows, generator=generator) for _ in itertools.count())
+    passes = (torch.split(order, config.batch_size) for order in orders)
     return itertools.islice(itertools.chain.from_iterable(passes), config.steps)
 
 

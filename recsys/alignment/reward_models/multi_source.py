@@ -104,7 +104,7 @@ def fit_sources(head: RewardHead, sources: Mapping[str, SourcePairs], config: Mu
         weights = min_norm_weights(functional.normalize(running, dim=1))
         used += weights / config.steps
         combined = len(every) * weights @ fresh
-        for parameter, gradient in zip(parameters, combined.split(sizes), strict=True):
+        for parameter, gradient in zip(parameters, torch.split(combined, sizes), strict=True):
             parameter.grad = gradient.view_as(parameter)
         optimizer.step()
         schedule.step()

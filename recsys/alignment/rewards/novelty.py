@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
@@ -33,46 +32,55 @@ class NoveltyConfig(TermConfig):
 
     def build(self, context: RewardContext) -> NoveltyReward:
         """Reads popularity and, where they weigh, categories."""
-        if self.rarity_weight > 0:
-            required(context.popularity, "popularity", self.term_name)
-        if self.categories_weight > 0:
-            required(context.categories, "categories", self.term_name)
         return NoveltyReward(context, self.rarity_weight, self.categories_weight, self.term_name)
 
 
-@dataclass(frozen=True)
 class NoveltyReward:
-    """See the module; a popularity p(i) = (count + 1) / (interactions + items) has -log p(i) of information."""
+    """See the module; a popularity p(i) = (count + 1) / (interactions + items) has -log p(i) of information.
 
-    context: RewardContext
-    rarity_weight: float = 1.0
-    categories_weight: float = 0.0
-    name: str = "novelty"
+    Args:
+        context: with popularity, and with categories where these weigh.
+        rarity_weight: see `NoveltyConfig`.
+        categories_weight: see `NoveltyConfig`.
+        name: for logs and errors.
+
+    Raises:
+        ConfigError: the context lacks what the weights ask for.
+    """
+
+    def __init__(
+        self,
+        context: RewardContext,
+        rarity_weight: float = 1.0,
+        categories_weight: float = 0.0,
+        name: str = "novelty",
+    ) -> None:
+        self.name = name
+        self._categories_weight = categories_weight
+        self._rarity = torch.zeros(context.num_items, device=context.codes.device)
+        if rarity_weight > 0:
+            counts = required(context.popularity, "popularity", name).cpu().numpy()
+            share = ItemPopularity(counts=counts).information / np.log2(counts.sum() + len(counts))
+            self._rarity += rarity_weight * torch.from_numpy(share).to(self._rarity)
+        if categories_weight > 0:
+            self._num_categories = required(context.categories, "categories", name).num_groups
+            self._category_ids = context.category_ids
 
     def __call__(self, rollouts: Rollouts) -> Tensor:
         """float32 [B, G], in 0..rarity_weight + categories_weight."""
-        values = torch.zeros_like(rollouts.items, dtype=torch.float32)
-        if self.rarity_weight > 0:
-            values = values + self.rarity_weight * self._rarity(rollouts.items)
-        if self.categories_weight > 0:
-            values = values + self.categories_weight * self._unseen(rollouts)
+        values = self._rarity[rollouts.items]
+        if self._categories_weight > 0:
+            values = values + self._categories_weight * self._unseen(rollouts)
         return torch.where(rollouts.is_real, values, 0.0)
 
-    def _rarity(self, items: Tensor) -> Tensor:
-        assert self.context.popularity is not None, "checked by `build`"
-        counts = self.context.popularity.cpu().numpy()
-        information = torch.from_numpy(ItemPopularity(counts=counts).information).float().to(items.device)
-        return information[items] / float(np.log2(counts.sum() + len(counts)))
-
     def _unseen(self, rollouts: Rollouts) -> Tensor:
-        assert self.context.categories is not None, "checked by `build`"
-        ids = self.context.category_ids
-        histories = rollouts.histories
+        """float32 [B, G]: share of the item's categories that no item of the history has."""
+        ids, histories = self._category_ids, rollouts.histories
         rows = torch.from_numpy(np.repeat(np.arange(len(histories)), histories.lengths)).to(ids.device)
-        past = histories.items[histories.offsets[0] : histories.offsets[-1]]
+        past = torch.from_numpy(histories.items).to(ids.device)
         # The last column takes the -1 of items that have fewer categories than others.
-        seen = torch.zeros(len(histories), self.context.categories.num_groups + 1, dtype=torch.bool, device=ids.device)
-        seen[rows.unsqueeze(1), ids[torch.from_numpy(past).to(ids.device)]] = True
+        seen = torch.zeros(len(histories), self._num_categories + 1, dtype=torch.bool, device=ids.device)
+        seen[rows.unsqueeze(1), ids[past]] = True
         own = ids[rollouts.items]
-        fresh = (own >= 0) & ~seen.gather(1, own.flatten(1).remainder(seen.shape[1])).view(own.shape)
-        return fresh.sum(-1) / (own >= 0).sum(-1).clamp(min=1)
+        before = seen.gather(1, own.flatten(1).remainder(seen.shape[1])).view(own.shape)
+        return ((own >= 0) & ~before).sum(-1) / (own >= 0).sum(-1).clamp(min=1)

@@ -14,7 +14,7 @@ def in_history(rollouts: Rollouts, num_items: int) -> Tensor:
     histories = rollouts.histories
     rows = np.repeat(np.arange(len(histories)), histories.lengths)
     # One number for each (row, item) pair.
-    seen = torch.from_numpy(rows * num_items + histories.items[histories.offsets[0] : histories.offsets[-1]])
+    seen = torch.from_numpy(rows * num_items + histories.items)
     own = torch.arange(len(histories), device=rollouts.items.device).unsqueeze(1) * num_items + rollouts.items
     return torch.isin(own, seen.to(own.device)) & rollouts.is_real
 
