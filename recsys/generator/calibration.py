@@ -68,14 +68,20 @@ def fit_temperature(steps: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> Calibra
 
 
 def expected_calibration_error(
-    probabilities: npt.NDArray[np.floating], hits: npt.NDArray[np.bool_], bins: int = 15
+    probabilities: npt.NDArray[np.floating],
+    hits: npt.NDArray[np.bool_],
+    bins: int = 15,
+    *,
+    equal_width: bool = False,
 ) -> float:
-    """Mean over cases of |mean probability - share of hits| in their bin; bins hold equally many cases.
+    """Mean over cases of |mean probability - share of hits| in their bin.
 
     Args:
         probabilities: [n], of listed items, for example all places of all lists.
         hits: bool [n]: the item was the true next one.
         bins: how many; fewer when there are fewer cases.
+        equal_width: bins are stretches of 0..1 of one width, as in the literature on classifiers; otherwise they hold
+            equally many cases, which suits the small probabilities of one item among thousands.
 
     Raises:
         ValueError: no cases, or arrays of different length.
@@ -84,8 +90,10 @@ def expected_calibration_error(
         raise ValueError(
             f"probabilities {probabilities.shape} and hits {hits.shape} must be equally long, and not empty"
         )
-    order = np.argsort(probabilities, kind="stable")
-    error = 0.0
-    for rows in np.array_split(order, min(bins, len(order))):
-        error += abs(float(probabilities[rows].sum()) - float(hits[rows].sum()))
-    return error / len(order)
+    if equal_width:
+        owners = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
+        parts = [np.flatnonzero(owners == number) for number in range(bins)]
+    else:
+        parts = np.array_split(np.argsort(probabilities, kind="stable"), min(bins, len(probabilities)))
+    error = sum(abs(float(probabilities[rows].sum()) - float(hits[rows].sum())) for rows in parts)
+    return error / len(probabilities)

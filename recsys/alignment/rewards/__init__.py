@@ -2,12 +2,15 @@
 
 from recsys.alignment.rewards.combine import Level, Rewards, RewardValues, Weights, build_rewards, log_sigmoid_above
 from recsys.alignment.rewards.config import RewardConfig, RewardsConfig
-from recsys.alignment.rewards.context import ProposalScorer, RewardContext, Scorer
+from recsys.alignment.rewards.context import LearnedReward, RewardContext, Scorer
+from recsys.alignment.rewards.orchestrator import OrchestratorConfig, PreferenceOrchestrator
 from recsys.alignment.rewards.reward import Reward, TermConfig, evaluate
 
 __all__ = [
+    "LearnedReward",
     "Level",
-    "ProposalScorer",
+    "OrchestratorConfig",
+    "PreferenceOrchestrator",
     "Reward",
     "RewardConfig",
     "RewardContext",

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -95,15 +96,14 @@ class Rewards:
         seen: dict[str, list[Tensor]] = {n: [] for n, (term, _) in self.terms.items() if term.transform != "none"}
         for rollouts in reference:
             for name, values in seen.items():
-                values.append(evaluate(self.terms[name][1], rollouts)[rollouts.is_real].double())
+                values.append(evaluate(self.terms[name][1], rollouts)[rollouts.is_real].cpu())
         for name, values in seen.items():
-            together = torch.cat(values) if values else torch.zeros(0)
+            # By numpy: torch takes no quantile of more than 16 million numbers.
+            together = (torch.cat(values) if values else torch.zeros(0)).double().numpy()
             if len(together) == 0:
                 raise RewardError(f"reward {name!r}: the reference policy proposed nothing to measure its level from")
-            deviation = float(together.std(correction=0))
-            self.levels[name] = Level(
-                level=float(together.quantile(self.config.quantile)), scale=deviation if deviation > 0 else 1.0
-            )
+            level, deviation = float(np.quantile(together, self.config.quantile)), float(together.std())
+            self.levels[name] = Level(level=level, scale=deviation if deviation > 0 else 1.0)
 
     def __call__(
         self, rollouts: Rollouts, *, weights: Weights | None = None, reference: Rollouts | None = None

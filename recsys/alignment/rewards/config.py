@@ -6,13 +6,37 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from recsys.alignment.rewards.diversity import DiversityConfig
 from recsys.alignment.rewards.exact import ExactConfig
 from recsys.alignment.rewards.future import FutureConfig
+from recsys.alignment.rewards.learned import LearnedConfig
+from recsys.alignment.rewards.novelty import NoveltyConfig
+from recsys.alignment.rewards.path import PathConfig
+from recsys.alignment.rewards.popularity_guard import PopularityGuardConfig
 from recsys.alignment.rewards.prefix import PrefixConfig
 from recsys.alignment.rewards.rank import RankConfig
+from recsys.alignment.rewards.reference_text import ReferenceTextConfig
+from recsys.alignment.rewards.relevance import RelevanceConfig
+from recsys.alignment.rewards.rubric import RubricConfig
+from recsys.alignment.rewards.scorer import ScorerConfig
 from recsys.config import StrictConfig
 
-RewardConfig = Annotated[ExactConfig | PrefixConfig | RankConfig | FutureConfig, Field(discriminator="kind")]
+RewardConfig = Annotated[
+    ExactConfig
+    | PrefixConfig
+    | RankConfig
+    | FutureConfig
+    | PathConfig
+    | RelevanceConfig
+    | NoveltyConfig
+    | DiversityConfig
+    | PopularityGuardConfig
+    | ScorerConfig
+    | LearnedConfig
+    | ReferenceTextConfig
+    | RubricConfig,
+    Field(discriminator="kind"),
+]
 """One reward; the key `kind` says which."""
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recsys.alignment.reward_models.quality import RewardQuality
 from recsys.data import Sequences
 from recsys.errors import ConfigError
 from recsys.generator.groups import Groups
@@ -22,8 +23,16 @@ T = TypeVar("T")
 Scorer: TypeAlias = Callable[[Sequences], npt.NDArray[np.float32]]
 """B histories to scores of all items, float32 [B, N], higher is better: `scores` of any fitted baseline is one."""
 
-ProposalScorer: TypeAlias = Callable[[Sequences, Tensor], Tensor]
-"""B histories and items int64 [B, G] (-1: none) to float32 [B, G]: what a learned reward model is."""
+
+class LearnedReward(Protocol):
+    """A learned reward model; `reward_models` makes some."""
+
+    @property
+    def quality(self) -> RewardQuality | None:
+        """As measured on pairs that it was not trained on; None when it was not measured."""
+
+    def __call__(self, histories: Sequences, items: Tensor) -> Tensor:
+        """float32 [B, G] for B histories and items int64 [B, G]; whatever it likes beside item -1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +69,7 @@ class RewardContext:
     """Mean popularity level of what the reference policy proposes: `popularity_guard.mean_level`."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     """Collaborative scorers by name."""
-    reward_models: Mapping[str, ProposalScorer] = field(default_factory=dict)
+    reward_models: Mapping[str, LearnedReward] = field(default_factory=dict)
     """Learned reward models by name."""
 
     def __post_init__(self) -> None:

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from recsys.alignment.rewards.context import RewardContext
 from recsys.alignment.rewards.exact import ExactConfig
+from recsys.alignment.rewards.path import PathConfig
 from recsys.alignment.rewards.prefix import PrefixConfig
+from recsys.alignment.rewards.relevance import RelevanceConfig
 from recsys.alignment.rewards.reward import Reward, TermConfig
 from recsys.alignment.rollouts import Rollouts
 
-TargetRewardConfig = Annotated[ExactConfig | PrefixConfig, Field(discriminator="kind")]
+TargetRewardConfig = Annotated[ExactConfig | PrefixConfig | PathConfig | RelevanceConfig, Field(discriminator="kind")]
 """Rewards against one target; of these the inner `name`, `weight` and `transform` say nothing."""
 
 
