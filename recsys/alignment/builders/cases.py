@@ -23,7 +23,6 @@ def sample_cases(train: Sequences, size: int, *, max_history: int, seed: int, mi
     if len(rows) > size:
         rows = np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
     begins = np.maximum(train.offsets[owner[rows]], rows - max_history)
-    histories = Sequences.from_lists(
-        [train.items[begin:end] for begin, end in zip(begins, rows, strict=True)], users=train.users[owner[rows]]
-    )
+    recent = [train.items[begin:end] for begin, end in zip(begins, rows, strict=True)]
+    histories = Sequences.from_lists(recent, users=train.users[owner[rows]].tolist())
     return Examples(histories=histories, targets=train.items[rows])

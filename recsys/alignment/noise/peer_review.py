@@ -123,7 +123,7 @@ class _Reviewer:
     def learn(self, differences: Tensor) -> None:
         loss = softplus(-self.model(differences).squeeze(1)).mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
 

@@ -102,7 +102,7 @@ def _by_gain(model: PerformanceModel, features: FloatArray, budget: int) -> IntA
         sizes = np.array([min(step, budget - len(taken), len(rows)) for rows in waiting])
         predicted = model.predict(total + sizes[:, None] * kinds)
         best = int(np.where(sizes > 0, predicted, -np.inf).argmax())
-        taken += [waiting[best].pop() for _ in range(int(sizes[best]))]
+        taken += [int(waiting[best].pop()) for _ in range(int(sizes[best]))]
         total = total + sizes[best] * kinds[best]
     return np.array(taken, dtype=np.int64)
 

@@ -126,7 +126,7 @@ def test_inconsistent_pairs_get_soft_labels() -> None:
 
 def repeated(flips: float, exposures: int, count: int = 4000) -> PreferencePairs:
     random = np.random.default_rng(0)
-    rows = []
+    rows: list[PreferencePair] = []
     for number in range(count):
         for _ in range(exposures):
             better, worse = (2 * number, 2 * number + 1) if random.random() >= flips else (2 * number + 1, 2 * number)
