@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from recsys.alignment.builders.config import PairsConfig
 from recsys.assets import ASSETS
 from recsys.config import StrictConfig
 from recsys.data import DataConfig
@@ -70,6 +71,8 @@ class RunConfig(StrictConfig):
     """How the generative model is trained."""
     teach: TeachConfig = TeachConfig()
     """What a language model is taught with, where `generator.model.lm` names one."""
+    pairs: PairsConfig | None = None
+    """Preference pairs out of the training data and the trained generator; null: off."""
     fusion: FusionConfig | None = None
     """Several sources of candidates and a ranker over them, served instead of the generator alone; null: off. Its
     SASRec is the one of `evaluation.sasrec`, fitted once for both."""

@@ -69,4 +69,4 @@ class PromptClassifier:
         probability = self._model.predict_proba(bad)[:, 1]
         # Clamped on the way too: a sure classifier must not divide by 0.
         odds = probability / np.maximum(1 - probability, 1e-12)
-        return np.clip(odds, *self._bounds).astype(np.float32)
+        return np.asarray(np.clip(odds, *self._bounds), dtype=np.float32)

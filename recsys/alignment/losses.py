@@ -10,7 +10,7 @@ Shapes: B pairs (a chosen answer each), R rejected answers of a pair, padded.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -390,8 +390,7 @@ def objective_heads_loss(heads: Sequence[PairLogProbs], objectives: Tensor, conf
 def select_pairs(pairs: PairLogProbs, rows: Tensor) -> PairLogProbs:
     """The pairs at `rows` (int64 or bool [B])."""
     fields = {name: getattr(pairs, name) for name in (*_PER_PAIR, *_PER_REJECTED, "mask")}
-    chosen = {name: None if values is None else values[rows] for name, values in fields.items()}
-    return PairLogProbs(**chosen, shift=pairs.shift)
+    return replace(pairs, **{name: values[rows] for name, values in fields.items() if values is not None})
 
 
 def regret_preference(first: Tensor, second: Tensor) -> Tensor:

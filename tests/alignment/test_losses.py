@@ -42,7 +42,7 @@ def pairs(chosen: list[float], rejected: list[list[float]], **extra: Any) -> Pai
 
 
 def value(batch: PairLogProbs, name: LossName, **settings: float) -> float:
-    return preference_loss(batch, LossConfig(name=name, **settings)).item()  # type: ignore[arg-type]
+    return preference_loss(batch, LossConfig(name=name, **settings)).item()
 
 
 def random_pairs(seed: int, size: int = 6, rejected: int = 3, **extra: Any) -> PairLogProbs:

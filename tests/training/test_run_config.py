@@ -96,6 +96,19 @@ def test_stages_of_a_fusion_come_between_the_fit_and_the_evaluation(config_file:
     assert whole == ["data", "encode", "tokenize", "train", "retrieve", "fuse", "evaluate", "bundle"]
 
 
+def test_pairs_are_off_unless_their_section_is_there(config_file: Path, tmp_path: Path) -> None:
+    off = load_config(config_file)
+    on = load_config(config_file, ["pairs.ratings={}", "pairs.beams.max_cases=50"])
+    assert off.pairs is None
+    assert on.pairs is not None
+    assert on.pairs.ratings is not None
+    assert [stage.name for stage in build_stages(on)][3:5] == ["train", "pairs"]
+    (tmp_path / "printed.yaml").write_text(config_yaml(on))
+    assert load_config(tmp_path / "printed.yaml") == on
+    assert "at least one of beams, ratings and perturbed" in error_of(config_file, "pairs.beams=null")
+    assert "did you mean pairs.ratings.min_gap?" in error_of(config_file, "pairs.ratings.min_gapp=1")
+
+
 def test_local_data_are_found_from_any_working_directory(config_file: Path) -> None:
     config = load_config(config_file, ["data.path=some/where"])
     assert config.data.path == Path.cwd() / "some/where"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from training.config import RunConfig
 from training.pipeline import Stage
-from training.stages import bundle, data, encode, evaluate, fuse, retrieve, tokenize, train
+from training.stages import bundle, data, encode, evaluate, fuse, pairs, retrieve, tokenize, train
 
 
 def build_stages(config: RunConfig) -> list[Stage]:
     """All stages, from the source to the bundle."""
     stages = [module.stage(config) for module in (data, encode, tokenize, train)]
+    if config.pairs is not None:
+        stages.append(pairs.stage(config, config.pairs))
     if config.fusion is not None:
         stages += [retrieve.stage(config), fuse.stage(config, config.fusion)]
     return [*stages, evaluate.stage(config), bundle.stage(config)]

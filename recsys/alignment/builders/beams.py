@@ -56,7 +56,12 @@ def beam_negatives(
     if len(chosen) == 0:
         empty = np.zeros((0, count))
         return BeamNegatives(items=empty.astype(np.int64), scores=empty.astype(np.float32), first_share=0.0)
-    constraints = Constraints(deny=list(histories)) if mask_seen else None
+    learned = recommender.model.learned.cpu().numpy()
+    constraints = Constraints(
+        # What the model never saw must not be pushed down before it was ever up.
+        allow=None if learned.all() else learned,
+        deny=list(histories) if mask_seen else None,
+    )
     found = recommender.recommend(
         histories, count + 1, constraints=constraints, beams=max(beams, count + 1), batch_size=batch_size
     )

@@ -50,7 +50,7 @@ def scored_pairs(
 ) -> PreferencePairs:
     """One pair a question: its best answer against the best of those that score more than `min_gap` lower.
 
-    `confidence` is sigma(gap) of the closest rejected answer: the judge's own probability of that order (Bradley-Terry).
+    `confidence` is sigma(gap) of the closest rejected answer: the judge's probability of that order (Bradley-Terry).
     The filter by confidence then applies as it does to people's labels. Questions whose answers score alike are left
     out.
 

@@ -1,0 +1,67 @@
+"""Settings of the pairs of a run: which sources, and how many of each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recsys.config import StrictConfig
+
+
+class RatingPairsConfig(StrictConfig):
+    """Items of one user with clearly different ratings. Needs ratings, and low ones too: see `data.min_rating`."""
+
+    min_gap: float = Field(default=2.0, gt=0)
+    """Rejected items are rated at least so much lower."""
+    window: int = Field(default=20, ge=1)
+    """Rejected items lie at most so many interactions from the chosen one."""
+    max_rejected: int = Field(default=3, ge=1)
+    """Rejected items a pair, the nearest ones."""
+    max_pairs_per_user: int = Field(default=20, ge=1)
+    """A random sample of the pairs of users who have more."""
+
+
+class BeamPairsConfig(StrictConfig):
+    """What users took against the trained generator's best wrong items."""
+
+    max_cases: int = Field(default=20_000, ge=1)
+    """Places of the training sequences, a random sample."""
+    min_history: int = Field(default=3, ge=0)
+    """Items before such a place at least."""
+    num_rejected: int = Field(default=3, ge=1)
+    """Rejected items a pair."""
+    beams: int = Field(default=20, ge=1)
+    """Width of the search."""
+
+
+class PerturbedPairsConfig(StrictConfig):
+    """A user's own history against a perturbed one, for the same next item."""
+
+    max_cases: int = Field(default=20_000, ge=1)
+    """Places of the training sequences, a random sample."""
+    min_history: int = Field(default=3, ge=1)
+    """Items before such a place at least."""
+    kind: Literal["replace", "swap", "reverse"] = "replace"
+    """A share of the items replaced by random ones, another case's history, or the order reversed."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Of items that `replace` replaces."""
+    num_histories: int = Field(default=1, ge=1)
+    """Perturbed histories a pair."""
+
+
+class PairsConfig(StrictConfig):
+    """The sources of a run's preference pairs; null leaves one out."""
+
+    beams: BeamPairsConfig | None = BeamPairsConfig()
+    """Hard negatives from the trained generator."""
+    ratings: RatingPairsConfig | None = None
+    """Ratings, where the data have them."""
+    perturbed: PerturbedPairsConfig | None = None
+    """Perturbed histories."""
+
+    @model_validator(mode="after")
+    def _some_source(self) -> PairsConfig:
+        if self.beams is None and self.ratings is None and self.perturbed is None:
+            raise ValueError("give at least one of beams, ratings and perturbed, or leave the section out")
+        return self

@@ -1,0 +1,148 @@
+"""Stage `pairs`: preference pairs out of the training data and the trained generator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from recsys.alignment.builders.beams import beam_pairs
+from recsys.alignment.builders.cases import sample_cases
+from recsys.alignment.builders.config import PairsConfig
+from recsys.alignment.builders.perturbed import perturbed_pairs
+from recsys.alignment.builders.ratings import rating_pairs
+from recsys.alignment.pairs import PreferencePairs
+from recsys.data import Interactions, Split
+from recsys.errors import DataError
+from recsys.files import write_json
+from training.config import RunConfig
+from training.layout import DATA, ENCODE, PAIRS, PAIRS_REPORT, TOKENIZE, TRAIN
+from training.pipeline import Stage, Workspace
+from training.stages import data, encode, tokenize, train
+
+_PAIRS = "pairs.parquet"
+
+
+def stage(config: RunConfig, pairs: PairsConfig) -> Stage:
+    """Minutes: begins anew after a kill."""
+    settings = {
+        "pairs": pairs.model_dump(mode="json"),
+        "mask_seen": config.evaluation.mask_seen,
+        "seed": config.run.seed,
+    }
+    return Stage(
+        name=PAIRS,
+        version=1,
+        inputs=(DATA, ENCODE, TOKENIZE, TRAIN),
+        settings=settings,
+        build=lambda workspace: _build(config, pairs, workspace),
+    )
+
+
+def _build(config: RunConfig, pairs: PairsConfig, workspace: Workspace) -> None:
+    inputs = workspace.inputs
+    split, interactions = data.load_split(inputs[DATA]), data.load_interactions(inputs[DATA])
+    tables = []
+    if pairs.ratings is not None:
+        tables.append(_from_ratings(config, pairs, split, interactions))
+    if pairs.perturbed is not None:
+        chosen = pairs.perturbed
+        cases = sample_cases(
+            split.train,
+            chosen.max_cases,
+            max_history=config.generator.model.max_history,
+            seed=config.run.seed,
+            min_history=chosen.min_history,
+        )
+        tables.append(
+            perturbed_pairs(
+                cases,
+                interactions.user_ids,
+                num_items=split.num_items,
+                kind=chosen.kind,
+                share=chosen.share,
+                count=chosen.num_histories,
+                seed=config.run.seed,
+            )
+        )
+    if pairs.beams is not None:
+        tables.append(_from_beams(config, pairs, split, interactions, inputs))
+    table = PreferencePairs.concat(tables)
+    if len(table) == 0:
+        raise DataError("pairs: no training sequence is long enough for a pair; lower pairs.beams.min_history")
+    table.save(workspace.output / _PAIRS)
+    write_json(workspace.output / PAIRS_REPORT, _report(table))
+
+
+def _from_ratings(config: RunConfig, pairs: PairsConfig, split: Split, interactions: Interactions) -> PreferencePairs:
+    chosen = pairs.ratings
+    assert chosen is not None, "callers have asked"
+    found = rating_pairs(
+        training_log(interactions, split),
+        interactions.user_ids,
+        min_gap=chosen.min_gap,
+        window=chosen.window,
+        max_rejected=chosen.max_rejected,
+        max_pairs_per_user=chosen.max_pairs_per_user,
+        max_history=config.generator.model.max_history,
+        seed=config.run.seed,
+    )
+    if len(found) == 0:
+        raise DataError(
+            f"pairs.ratings: no user has two ratings {chosen.min_gap} apart; lower pairs.ratings.min_gap, or set "
+            "data.min_rating=null if that dropped the low ones"
+        )
+    return found
+
+
+def _from_beams(
+    config: RunConfig, pairs: PairsConfig, split: Split, interactions: Interactions, inputs: Mapping[str, Path]
+) -> PreferencePairs:
+    chosen = pairs.beams
+    assert chosen is not None, "callers have asked"
+    recommender = train.load_recommender(
+        inputs[TRAIN], config.generator, tokenize.load_ids(inputs[TOKENIZE]), encode.load_embeddings(inputs[ENCODE])
+    )
+    cases = sample_cases(
+        split.train,
+        chosen.max_cases,
+        max_history=config.generator.model.max_history,
+        seed=config.run.seed,
+        min_history=chosen.min_history,
+    )
+    return beam_pairs(
+        recommender,
+        cases,
+        interactions.user_ids,
+        count=chosen.num_rejected,
+        beams=chosen.beams,
+        mask_seen=config.evaluation.mask_seen,
+        created_by=f"generator of run {config.run.name}",
+    )
+
+
+def training_log(interactions: Interactions, split: Split) -> pl.DataFrame:
+    """The rows of the log that the training sequences are made of, in their order."""
+    lengths = np.zeros(interactions.num_users, dtype=np.int64)
+    lengths[split.train.users] = split.train.lengths
+    kept = interactions.frame.filter(~pl.col("item").is_in(split.held_out.tolist()))
+    # A training sequence is the beginning of what its user has of items that may be fitted on.
+    place = kept.select(pl.int_range(pl.len()).over("user").alias("place"))["place"].to_numpy()
+    return kept.filter(pl.Series(place < lengths[kept["user"].to_numpy()]))
+
+
+def _report(table: PreferencePairs) -> dict[str, dict[str, float]]:
+    """By source: `pairs`, `users`, and `rejected` answers a pair."""
+    found = table.frame.group_by("source").agg(
+        pl.len().alias("pairs"),
+        pl.col("user_id").n_unique().alias("users"),
+        pl.col("rejected_items").list.len().mean().alias("rejected"),
+    )
+    return {str(row.pop("source")): row for row in found.sort("source").iter_rows(named=True)}
+
+
+def load_pairs(directory: Path) -> PreferencePairs:
+    """The pairs of a finished stage, over the whole catalogue's indices."""
+    return PreferencePairs.load(directory / _PAIRS)
