@@ -21,6 +21,9 @@ from recsys.data import Catalog
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ArtifactError
 from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender
+from recsys.generator.constraints import Cap
+from recsys.generator.diversity import walk_one
+from recsys.generator.groups import Groups
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
 
 Mode = Literal["direct", "reason"]
@@ -159,6 +162,7 @@ class RecommenderRuntime:
         smoothed = item_counts + 1.0
         self._popularity_scores = np.log(smoothed / smoothed.sum())
         self._categories: list[list[str]] = catalog.frame["categories"].list.drop_nulls().to_list()
+        self._category_groups = Groups.from_labels(self._categories)
         members = catalog.frame.with_row_index("index").select("index", "categories").explode("categories")
         self._items_of_category: dict[str, IntArray] = {
             category: group["index"].to_numpy().astype(np.int64)
@@ -216,6 +220,7 @@ class RecommenderRuntime:
         k: int,
         exclude: Sequence[str] = (),
         categories: Sequence[str] = (),
+        max_per_category: int | None = None,
         exclude_seen: bool = True,
         session: str | None = None,
         mode: Mode = "direct",
@@ -232,6 +237,7 @@ class RecommenderRuntime:
             k: length of the list.
             exclude: item ids that must not appear.
             categories: only items with one of these; no filter when empty.
+            max_per_category: at most so many items of any category; an item counts in all of its own.
             exclude_seen: leave out the items of the history.
             session: whose history it is; it then stays encoded, so that the next request reads only what is new.
             mode: `reason` writes reasons first, which takes seconds.
@@ -254,7 +260,8 @@ class RecommenderRuntime:
                 denied = np.concatenate([denied, history_items])
             denied = np.unique(denied)
             allow = self._allowed(categories)
-            held = Constraints(allow=allow, deny=[denied] if len(denied) else None)
+            caps = [] if max_per_category is None else [Cap(groups=self._category_groups, most=max_per_category)]
+            held = Constraints(allow=allow, deny=[denied] if len(denied) else None, caps=caps)
         source: Source = "popularity"
         fallback_reason: FallbackReason | None = None
         found: _Listed | None = None
@@ -273,7 +280,7 @@ class RecommenderRuntime:
             fallback_reason = "unknown_items" if len(history) else "empty_history"
         if found is None:
             with clock.step("popularity"):
-                found = self._most_popular(k, allow, denied)
+                found = self._most_popular(k, held)
         with clock.step("reasons"):
             reasons = self._reasons(found.items, history_items[-_EXPLAINED_HISTORY:])
         return Answer(
@@ -288,10 +295,11 @@ class RecommenderRuntime:
             timings_ms=clock.timings_ms,
         )
 
-    def _most_popular(self, k: int, allow: npt.NDArray[np.bool_] | None, denied: IntArray) -> _Listed:
-        permitted = np.ones(self.catalog.num_items, dtype=bool) if allow is None else allow.copy()
-        permitted[denied] = False
-        items = self._by_popularity[permitted[self._by_popularity]][:k]
+    def _most_popular(self, k: int, held: Constraints) -> _Listed:
+        permitted = np.ones(self.catalog.num_items, dtype=bool) if held.allow is None else held.allow.copy()
+        for denied in held.deny or ():
+            permitted[denied] = False
+        items = walk_one(self._by_popularity[permitted[self._by_popularity]], held.caps, k)
         return _Listed(items=items, scores=self._popularity_scores[items].astype(np.float32))
 
     def _allowed(self, categories: Sequence[str]) -> npt.NDArray[np.bool_] | None:

@@ -85,6 +85,9 @@ class RecommendRequest(_Request):
     """Item ids that must not appear."""
     categories: Annotated[list[Id], Field(max_length=MAX_CATEGORIES)] = []
     """Only items with at least one of these; applied during decoding, so that the list is still full."""
+    max_per_category: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
+    """At most so many items of any one category; an item counts in all of its own. The list is shorter than `k` only
+    when no further item may stand in it."""
     exclude_seen: bool = True
     """Leave out the items of the history."""
     mode: Mode = "direct"

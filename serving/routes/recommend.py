@@ -40,6 +40,7 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
                 k=request.k,
                 exclude=request.exclude,
                 categories=request.categories,
+                max_per_category=request.max_per_category,
                 exclude_seen=request.exclude_seen,
                 session=request.user_id,
                 mode=request.mode,
