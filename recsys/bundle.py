@@ -39,6 +39,7 @@ from recsys.encoder import ItemEmbeddings, TextEncoder
 from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, sha256_file, sha256_json, write_json
 from recsys.generator import GenerativeRecommender
+from recsys.generator.lm.backbone import Backbone
 from recsys.retrieval import FusedRecommender, load_fused
 from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, load_tokenizer
 
@@ -167,6 +168,19 @@ class Bundle:
         """Gives new items the text vectors that `embeddings.match` takes."""
         config, tuned = self.embeddings.encoder, self.path / _TEXT_ENCODER
         return TextEncoder(config.model_copy(update={"model": str(tuned)}) if tuned.is_dir() else config)
+
+    @property
+    def no_reasons(self) -> str | None:
+        """Why the model gives no reasons in words (`recsys.generator.lm.reason`), and the fix; None if it does."""
+        if not isinstance(self.recommender.model.body, Backbone):
+            return f"the model of {self.manifest.name} knows no words; reasons need a run with generator.model.lm"
+        shares = self.manifest.config.get("teach", {}).get("tasks", {}).get("shares", {})
+        if not shares.get("reasoning", {}).get("passes", 0):
+            return (
+                f"the model of {self.manifest.name} was not taught to reason; train it with "
+                "teach.tasks.shares.reasoning.passes above 0"
+            )
+        return None
 
     @property
     def histories_version(self) -> str:

@@ -46,11 +46,17 @@ class ServingContext:
         self._seed = seed
         self._seed_mutex = anyio.Lock()
         self._model_threads = anyio.CapacityLimiter(settings.model_threads)
+        # A core for seconds each, and a text tokenizer serves one thread at a time.
+        self._reasoning = anyio.CapacityLimiter(1)
         self._store_threads = anyio.CapacityLimiter(settings.store_threads)
 
     async def on_model(self, work: Callable[[], _T]) -> _T:
         """Run model work in a thread; waits while all model threads are busy."""
         return await anyio.to_thread.run_sync(work, limiter=self._model_threads)
+
+    async def on_reasoning(self, work: Callable[[], _T]) -> _T:
+        """Run model work that writes reasons in a thread, one at a time; other model work goes on meanwhile."""
+        return await anyio.to_thread.run_sync(work, limiter=self._reasoning)
 
     async def on_search(self, work: Callable[[], _T]) -> _T:
         """Run a search of the catalogue in a thread."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +20,29 @@ from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ArtifactError
-from recsys.generator import Constraints, Recommender
+from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender
+from recsys.generator.constraints import Cap
+from recsys.generator.diversity import walk_one
+from recsys.generator.groups import Groups
+from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
 
-Source = Literal["fusion", "generator", "popularity"]
-FallbackReason = Literal["empty_history", "unknown_items", "fusion_failed", "generator_failed"]
+Mode = Literal["direct", "reason"]
+Source = Literal["reasoning", "fusion", "generator", "popularity"]
+FallbackReason = Literal["empty_history", "unknown_items", "reasoning_failed", "fusion_failed", "generator_failed"]
+_FAILED: Mapping[Source, FallbackReason] = {
+    "reasoning": "reasoning_failed",
+    "fusion": "fusion_failed",
+    "generator": "generator_failed",
+}
 
 _EXPLAINED_HISTORY = 50
 """The most recent items that a reason may name: what the model reads, or about that."""
 
 _log = structlog.get_logger(__name__)
+
+
+class NoReasonsError(ValueError):
+    """The model that is served gives no reasons in words."""
 
 
 class UnknownCategoryError(ValueError):
@@ -51,7 +66,8 @@ class Pick:
 
     item: int
     score: float
-    """Log-probability: of the generator, the fusion's calibrated one, or the item's share of all interactions."""
+    """Log-probability: of the generator, over its chains of reasons where there are any, the fusion's calibrated one,
+    or the item's share of all interactions."""
     reason: Reason
 
 
@@ -62,7 +78,9 @@ class Answer:
     picks: list[Pick]
     source: Source
     fallback_reason: FallbackReason | None
-    """Why the list is not of the best source that the bundle has; None when it is."""
+    """Why the list is not of the best source that the bundle has, or of the mode; None when it is."""
+    chains: tuple[str, ...]
+    """The reasons that the list follows from; none unless its source is `reasoning`."""
     unknown_items: list[str]
     """Ids of the request that the catalogue does not have; they were ignored."""
     timings_ms: dict[str, float]
@@ -79,6 +97,21 @@ class ModelInfo:
     libraries: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Listed:
+    """What a way to an answer leads to."""
+
+    items: IntArray
+    """int64 [n], best first."""
+    scores: npt.NDArray[np.float32]
+    """float32 [n]."""
+    chains: tuple[str, ...] = ()
+
+
+_Way: TypeAlias = Callable[[IntArray, int, Constraints, str | None, ReasonConfig], _Listed]
+"""From a history, a length, restrictions, a session and a way of reasoning to a list."""
+
+
 class RecommenderRuntime:
     """A model ready to answer; immutable, so that many threads may ask at a time.
 
@@ -87,6 +120,8 @@ class RecommenderRuntime:
         catalog: all items.
         recommender: generates lists.
         fused: ranks what the generator and further sources propose; is asked first, where there is one.
+        reasoner: writes reasons first in mode `reason`.
+        no_reasons: why there is no `reasoner`, in one line.
         embeddings: float32 [num_items, dim], for the reasons.
         codes: int64 [num_items, levels], the semantic IDs.
         item_counts: int64 [num_items], interactions an item, for the fallback.
@@ -100,6 +135,8 @@ class RecommenderRuntime:
         catalog: Catalog,
         recommender: Recommender,
         fused: Recommender | None = None,
+        reasoner: GenerativeRecommender | None = None,
+        no_reasons: str | None = "this model gives no reasons in words",
         embeddings: npt.NDArray[np.float32],
         codes: IntArray,
         item_counts: IntArray,
@@ -110,8 +147,14 @@ class RecommenderRuntime:
         self.codes = codes
         self.item_counts = item_counts
         self.report = report
-        self._recommenders: dict[Source, Recommender] = {} if fused is None else {"fusion": fused}
-        self._recommenders["generator"] = recommender
+        self.no_reasons = None if reasoner is not None else no_reasons
+        """Why mode `reason` is refused, in one line; None where it is not."""
+        self._ways: dict[Mode, dict[Source, _Way]] = {"direct": {}, "reason": {}}
+        if fused is not None:
+            self._ways["direct"]["fusion"] = partial(_ask, fused)
+        self._ways["direct"]["generator"] = partial(_ask, recommender)
+        if reasoner is not None:
+            self._ways["reason"] = {"reasoning": partial(_reason, reasoner), **self._ways["direct"]}
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
@@ -119,6 +162,7 @@ class RecommenderRuntime:
         smoothed = item_counts + 1.0
         self._popularity_scores = np.log(smoothed / smoothed.sum())
         self._categories: list[list[str]] = catalog.frame["categories"].list.drop_nulls().to_list()
+        self._category_groups = Groups.from_labels(self._categories)
         members = catalog.frame.with_row_index("index").select("index", "categories").explode("categories")
         self._items_of_category: dict[str, IntArray] = {
             category: group["index"].to_numpy().astype(np.int64)
@@ -133,7 +177,7 @@ class RecommenderRuntime:
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> RecommenderRuntime:
         """The runtime of a loaded bundle."""
-        manifest = bundle.manifest
+        manifest, no_reasons = bundle.manifest, bundle.no_reasons
         return cls(
             info=ModelInfo(
                 name=manifest.name,
@@ -144,6 +188,8 @@ class RecommenderRuntime:
             catalog=bundle.catalog,
             recommender=bundle.recommender,
             fused=bundle.fused,
+            reasoner=bundle.recommender if no_reasons is None else None,
+            no_reasons=no_reasons,
             embeddings=bundle.embeddings.vectors,
             codes=bundle.semantic_ids.codes,
             item_counts=bundle.item_counts,
@@ -154,13 +200,14 @@ class RecommenderRuntime:
         """Generate one list, so that the first user does not wait for lazy initialisation, and a broken model is found.
 
         Raises:
-            ArtifactError: the catalogue is empty, or the generator or the fusion fails.
+            ArtifactError: the catalogue is empty, or a way to an answer fails.
         """
         if not self.catalog.num_items:
             raise ArtifactError(f"bundle: the catalogue of {self.info.name} has no items; build the bundle again")
-        for source, recommender in self._recommenders.items():
+        short = ReasonConfig(chains=1, max_tokens=1)
+        for source, way in (self._ways["direct"] | self._ways["reason"]).items():
             try:
-                _ask(recommender, self._by_popularity[:1], 1, None, np.empty(0, dtype=np.int64), None)
+                way(self._by_popularity[:1], 1, Constraints(), None, short)
             except Exception as error:  # it may fail in any way; unlike a request, a start has no substitute
                 raise ArtifactError(
                     f"bundle: the {source} of {self.info.name} cannot answer: {error!r}; build the bundle again"
@@ -173,26 +220,35 @@ class RecommenderRuntime:
         k: int,
         exclude: Sequence[str] = (),
         categories: Sequence[str] = (),
+        max_per_category: int | None = None,
         exclude_seen: bool = True,
         session: str | None = None,
+        mode: Mode = "direct",
+        reason: ReasonConfig | None = None,
     ) -> Answer:
         """The k best items after `history`; fewer when the restrictions leave fewer.
 
         The fusion answers if there is one, else the generator, as long as the catalogue has any item of the history;
-        if it has none, the most popular items do. What fails is logged and replaced by the next of the three: a user
-        gets a list as long as there is one.
+        if it has none, the most popular items do. In mode `reason` the generator answers, reasons first. What fails is
+        logged and replaced by the next of these: a user gets a list as long as there is one.
 
         Args:
             history: item ids, oldest first; unknown ones are left out.
             k: length of the list.
             exclude: item ids that must not appear.
             categories: only items with one of these; no filter when empty.
+            max_per_category: at most so many items of any category; an item counts in all of its own.
             exclude_seen: leave out the items of the history.
             session: whose history it is; it then stays encoded, so that the next request reads only what is new.
+            mode: `reason` writes reasons first, which takes seconds.
+            reason: how, in that mode; the default when None.
 
         Raises:
+            NoReasonsError: the model gives no reasons; see `no_reasons`.
             UnknownCategoryError: no item has that category.
         """
+        if mode == "reason" and self.no_reasons is not None:
+            raise NoReasonsError(self.no_reasons)
         clock = _Clock()
         with clock.step("constraints"):
             history_items = self.catalog.index_of(history)
@@ -204,17 +260,19 @@ class RecommenderRuntime:
                 denied = np.concatenate([denied, history_items])
             denied = np.unique(denied)
             allow = self._allowed(categories)
+            caps = [] if max_per_category is None else [Cap(groups=self._category_groups, most=max_per_category)]
+            held = Constraints(allow=allow, deny=[denied] if len(denied) else None, caps=caps)
         source: Source = "popularity"
         fallback_reason: FallbackReason | None = None
-        found: tuple[IntArray, npt.NDArray[np.float32]] | None = None
+        found: _Listed | None = None
         if len(history_items):
             with clock.step("decode"):
-                for name, recommender in self._recommenders.items():
+                for name, way in self._ways[mode].items():
                     try:
-                        found = _ask(recommender, history_items, k, allow, denied, session)
+                        found = way(history_items, k, held, session, reason or ReasonConfig())
                     except Exception:
                         _log.exception("recommender failed, falling back to the next", source=name)
-                        fallback_reason = "fusion_failed" if name == "fusion" else "generator_failed"
+                        fallback_reason = _FAILED[name]
                         continue
                     source = name
                     break
@@ -222,28 +280,27 @@ class RecommenderRuntime:
             fallback_reason = "unknown_items" if len(history) else "empty_history"
         if found is None:
             with clock.step("popularity"):
-                found = self._most_popular(k, allow, denied)
-        items, scores = found
+                found = self._most_popular(k, held)
         with clock.step("reasons"):
-            reasons = self._reasons(items, history_items[-_EXPLAINED_HISTORY:])
+            reasons = self._reasons(found.items, history_items[-_EXPLAINED_HISTORY:])
         return Answer(
             picks=[
                 Pick(item=int(item), score=float(score), reason=reason)
-                for item, score, reason in zip(items, scores, reasons, strict=True)
+                for item, score, reason in zip(found.items, found.scores, reasons, strict=True)
             ],
             source=source,
             fallback_reason=fallback_reason,
+            chains=found.chains,
             unknown_items=list(dict.fromkeys(unknown)),
             timings_ms=clock.timings_ms,
         )
 
-    def _most_popular(
-        self, k: int, allow: npt.NDArray[np.bool_] | None, denied: IntArray
-    ) -> tuple[IntArray, npt.NDArray[np.float32]]:
-        permitted = np.ones(self.catalog.num_items, dtype=bool) if allow is None else allow.copy()
-        permitted[denied] = False
-        items = self._by_popularity[permitted[self._by_popularity]][:k]
-        return items, self._popularity_scores[items].astype(np.float32)
+    def _most_popular(self, k: int, held: Constraints) -> _Listed:
+        permitted = np.ones(self.catalog.num_items, dtype=bool) if held.allow is None else held.allow.copy()
+        for denied in held.deny or ():
+            permitted[denied] = False
+        items = walk_one(self._by_popularity[permitted[self._by_popularity]], held.caps, k)
+        return _Listed(items=items, scores=self._popularity_scores[items].astype(np.float32))
 
     def _allowed(self, categories: Sequence[str]) -> npt.NDArray[np.bool_] | None:
         if not categories:
@@ -282,20 +339,31 @@ class RecommenderRuntime:
 
 
 def _ask(
-    recommender: Recommender,
-    history: IntArray,
-    k: int,
-    allow: npt.NDArray[np.bool_] | None,
-    denied: IntArray,
-    session: str | None,
-) -> tuple[IntArray, npt.NDArray[np.float32]]:
-    constraints = Constraints(allow=allow, deny=[denied] if len(denied) else None)
-    # The number of threads belongs to the calling thread; one request a core beats many cores a request.
+    recommender: Recommender, history: IntArray, k: int, held: Constraints, session: str | None, _: ReasonConfig
+) -> _Listed:
     _one_thread()
     sessions = None if session is None else [session]
-    result = recommender.recommend(Sequences.from_lists([history]), k, constraints=constraints, sessions=sessions)
-    found = result.items[0] >= 0
-    return result.items[0][found], result.scores[0][found]
+    result = recommender.recommend(Sequences.from_lists([history]), k, constraints=held, sessions=sessions)
+    return _listed(result)
+
+
+def _reason(
+    recommender: GenerativeRecommender,
+    history: IntArray,
+    k: int,
+    held: Constraints,
+    _: str | None,
+    config: ReasonConfig,
+) -> _Listed:
+    _one_thread()
+    reasoned = recommend_with_reasons(recommender, Sequences.from_lists([history]), k, config, constraints=held)
+    return _listed(reasoned.recommendations, tuple(reasoned.chains[0]))
+
+
+def _listed(found: Recommendations, chains: tuple[str, ...] = ()) -> _Listed:
+    """The list of the only request."""
+    exists = found.items[0] >= 0
+    return _Listed(items=found.items[0][exists], scores=found.scores[0][exists], chains=chains)
 
 
 class _Clock:
@@ -317,6 +385,7 @@ _thread = threading.local()
 
 
 def _one_thread() -> None:
+    """The number of threads belongs to the calling thread; one request a core beats many cores a request."""
     if not getattr(_thread, "ready", False):
         torch.set_num_threads(1)
         _thread.ready = True

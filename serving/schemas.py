@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
-from serving.runtime import FallbackReason, Source
+from serving.runtime import FallbackReason, Mode, Source
 
 MAX_K = 100
 MAX_HISTORY = 500
@@ -85,8 +85,14 @@ class RecommendRequest(_Request):
     """Item ids that must not appear."""
     categories: Annotated[list[Id], Field(max_length=MAX_CATEGORIES)] = []
     """Only items with at least one of these; applied during decoding, so that the list is still full."""
+    max_per_category: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
+    """At most so many items of any one category; an item counts in all of its own. The list is shorter than `k` only
+    when no further item may stand in it."""
     exclude_seen: bool = True
     """Leave out the items of the history."""
+    mode: Mode = "direct"
+    """`reason`: the model first writes reasons, seconds of work, and the list is what follows from them. Refused where
+    the model knows no words or was not taught to reason."""
 
     @model_validator(mode="after")
     def _one_of_user_and_history(self) -> RecommendRequest:
@@ -138,7 +144,9 @@ class RecommendResponse(_Response):
     items: list[RecommendedItem]
     source: Source
     fallback_reason: FallbackReason | None
-    """Why the list is not of the best source that the bundle has; null when it is."""
+    """Why the list is not of the best source that the bundle has, or of the mode; null when it is."""
+    chains: list[str]
+    """The reasons that the list follows from, in the model's own words; empty unless its source is `reasoning`."""
     unknown_items: list[str]
     """Item ids of the request or the history that the catalogue does not have; they were ignored."""
     model_version: str

@@ -7,6 +7,7 @@ import os
 from pydantic import Field
 
 from recsys.config import StrictConfig
+from recsys.generator.lm.reason import ReasonConfig
 
 
 class ServingSettings(StrictConfig):
@@ -18,6 +19,8 @@ class ServingSettings(StrictConfig):
     """An event further in the future is rejected: it would stay the newest of its user."""
     model_threads: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)), ge=1)
     """Requests that the model works on at a time, one core each; more wait in line."""
+    reason: ReasonConfig = ReasonConfig()
+    """How many reasons are written for a request that asks for them, and how long they may be."""
     store_threads: int = Field(default=16, ge=1)
     """Requests that wait for the store at a time."""
     retry_after_s: int = Field(default=2, ge=1)

@@ -131,6 +131,47 @@ def search(
 
 
 @app.command()
+def reason(
+    run: RunPath,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="A user of the run's data.")] = None,
+    history: Annotated[
+        list[str] | None, typer.Option("--item", metavar="ID", help="Instead of a user: an item, oldest first; repeat.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Length of the list.")] = 10,
+    chains: Annotated[int, typer.Option(min=1, max=64, help="Reasons to write; the list follows from all.")] = 4,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a reason, at most.")] = 160,
+    seed: Annotated[int, typer.Option(help="Of the words that are drawn.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """What a run's language model recommends to a user, with the reasons that it writes first.
+
+    The model must have been taught to reason (teach.tasks.shares.reasoning.passes above 0).
+    """
+    from training.results import find_run, print_found
+
+    run_dir = find_run(run)
+    from recsys.bundle import Bundle
+    from recsys.generator.lm.reason import ReasonConfig
+    from training.reasons import reasoned_list
+
+    with results_only_stdout() as stdout:
+        document = reasoned_list(
+            Bundle.load(run_dir / BUNDLE),
+            user,
+            history,
+            k,
+            ReasonConfig(chains=chains, max_tokens=max_tokens),
+            seed=seed,
+        )
+        if as_json:
+            print_document(stdout, document)
+    if not as_json:
+        for number, chain in enumerate(document["chains"], start=1):
+            typer.echo(f"reason {number}: {chain}")
+        print_found(document["items"])
+
+
+@app.command()
 def export(
     run: RunPath,
     int8: Annotated[bool, typer.Option("--int8", help="Make the weights 8-bit integers: smaller and faster.")] = False,

@@ -74,8 +74,11 @@ class FitResult:
     """The epoch whose weights were kept, from 1."""
 
 
-def _optimizer(model: GeneratorModel, config: FitConfig, body_rate: float) -> torch.optim.AdamW:
-    """Groups with weight decay and without, and the body apart where its learning rate is another one (`share`)."""
+def build_optimizer(model: GeneratorModel, config: FitConfig, body_rate: float = 1.0) -> torch.optim.AdamW:
+    """AdamW with groups with weight decay and without, and the body apart where its learning rate is another one.
+
+    Each group says in `share` which share of the learning rate is its own.
+    """
     embeddings = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     body = {id(p) for p in model.body.parameters()} if body_rate != 1.0 else set()
     groups = []
@@ -252,7 +255,7 @@ class _Fit:
         self.config = config
         self.seed = seed
         self.log = log
-        self.optimizer = _optimizer(model, config, body_rate)
+        self.optimizer = build_optimizer(model, config, body_rate)
         self.flops_per_row = flops_per_row(model.body)
 
     def run_epoch(self, epoch: int, first_step: int, advance: Callable[[int, str], None]) -> dict[str, float]:

@@ -31,6 +31,16 @@ class LanguageModelConfig(StrictConfig):
     the way in and on the way out) always is: adapters alone would leave new tokens as they were initialised."""
     lora: LoraConfig = LoraConfig()
     """The adapters, with `tuning: lora`."""
+    load_in: Literal["float32", "8bit"] = "float32"
+    """`8bit`: the model's own linear maps have 8-bit weights while adapters are fitted (LLM.int8, arXiv 2208.07339;
+    extra `quantized`), a quarter of their memory. What is saved and served is float32 again, with the adapters added.
+    """
+
+    @model_validator(mode="after")
+    def _eight_bits_are_frozen(self) -> LanguageModelConfig:
+        if self.load_in == "8bit" and self.tuning == "full":
+            raise ValueError("load_in 8bit holds weights that cannot be trained; set tuning to lora or frozen")
+        return self
 
 
 class ModelConfig(StrictConfig):

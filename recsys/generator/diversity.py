@@ -43,7 +43,7 @@ def capped(search: ListSearch, constraints: Constraints, k: int, batch_size: int
         items = known.items.numpy()[open_rows]
         seen = [row[row >= 0] for row in items]
         full = [
-            _items_of_full_groups(row[taken], constraints.caps)
+            items_of_full_groups(row[taken], constraints.caps)
             for row, taken in zip(items, listed[open_rows], strict=True)
         ]
         denied = [np.concatenate(pair) for pair in zip(seen, full, strict=True)]
@@ -80,7 +80,22 @@ def walk_in_order(items: IntArray, caps: Sequence[Cap], k: int) -> npt.NDArray[n
     return taken
 
 
-def _items_of_full_groups(listed: IntArray, caps: Sequence[Cap]) -> IntArray:
+def walk_one(order: IntArray, caps: Sequence[Cap], k: int) -> IntArray:
+    """int64 [at most k]: what a list of k takes of one request's items (int64 [P], best first)."""
+    counts = [np.zeros(cap.groups.num_groups, dtype=np.int64) for cap in caps]
+    taken: list[int] = []
+    for item in order.tolist():
+        if len(taken) == k:
+            break
+        groups = [cap.groups.ids[cap.groups.offsets[item] : cap.groups.offsets[item + 1]] for cap in caps]
+        if all((count[mine] < cap.most).all() for count, cap, mine in zip(counts, caps, groups, strict=True)):
+            taken.append(item)
+            for count, mine in zip(counts, groups, strict=True):
+                count[mine] += 1
+    return np.array(taken, dtype=np.int64)
+
+
+def items_of_full_groups(listed: IntArray, caps: Sequence[Cap]) -> IntArray:
     """int64: items in a group of which `listed` (int64 [P]) has as many as it may."""
     found = [np.zeros(0, dtype=np.int64)]
     for cap in caps:

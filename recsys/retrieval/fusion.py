@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ArtifactError
 from recsys.generator.constraints import Constraints
+from recsys.generator.diversity import items_of_full_groups, walk_in_order
+from recsys.generator.lists import shortages
 from recsys.generator.recommendations import Recommendations
 from recsys.retrieval.features import PRIOR
 from recsys.retrieval.pool import Pool
@@ -49,6 +53,10 @@ class FusedRecommender:
     ) -> Recommendations:
         """The `k` best items for each history; all permitted ones when k exceeds their number.
 
+        Under caps a list is the walk over the ranked candidates that skips items of full groups (`diversity`). Where it
+        ends early, the sources are asked again without the items of those groups that it skipped, and all is ranked
+        anew: with one cap and one group an item, a list has k items whenever k may stand in one.
+
         Args:
             histories: B histories of item indices, oldest first; may be empty.
             k: length of each list.
@@ -57,24 +65,50 @@ class FusedRecommender:
             sessions: a key for each history, under which sources may keep what they have read of it.
 
         Raises:
-            ValueError: k below 1, or caps, which hold in the generator's own lists only.
+            ValueError: k below 1.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         constraints = constraints if constraints is not None else Constraints()
-        if constraints.caps:
-            raise ValueError("caps do not hold over several sources; ask the generator, or ask without them")
         items = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         for begin in range(0, len(histories), batch_size):
             rows = np.arange(begin, min(begin + batch_size, len(histories)))
             keys = None if sessions is None else sessions[begin : begin + batch_size]
-            items[rows], scores[rows] = self._rank(histories.select(rows), k, constraints.select(rows), keys)
-        return Recommendations(items=items, scores=scores)
+            rank = self._capped if constraints.caps else self._rank
+            found, best = rank(histories.select(rows), k, constraints.select(rows), keys)
+            items[rows], scores[rows] = found[:, :k], best[:, :k]
+        short = shortages(torch.from_numpy(items), constraints, len(self.pool.is_new))
+        return Recommendations(items=items, scores=scores, short=short)
+
+    def _capped(
+        self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str] | None
+    ) -> tuple[IntArray, FloatArray]:
+        """Lists of k, int64 and float32 [B, k], that keep the caps."""
+        caps, held = constraints.caps, replace(constraints, caps=())
+        items = np.full((len(histories), k), -1, dtype=np.int64)
+        best = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        rows = np.arange(len(histories))
+        while len(rows):
+            keys = None if sessions is None else [sessions[int(row)] for row in rows]
+            ranked, scores = self._rank(histories.select(rows), k, held, keys)
+            taken = walk_in_order(ranked, caps, k)
+            # The listed ones first, in their order.
+            order = np.argsort(~taken, axis=1, kind="stable")[:, :k]
+            exists = np.take_along_axis(taken, order, axis=1)
+            items[rows] = np.where(exists, np.take_along_axis(ranked, order, axis=1), -1)
+            best[rows] = np.where(exists, np.take_along_axis(scores, order, axis=1), -np.inf)
+            # What was skipped is of full groups, so that a further turn has fewer items to ask for than this one.
+            again = np.flatnonzero((taken.sum(axis=1) < k) & ((ranked >= 0) & ~taken).any(axis=1))
+            listed = [ranked[row][taken[row]] for row in again]
+            skipped = [np.setdiff1d(items_of_full_groups(row, caps), row) for row in listed]
+            rows, held = rows[again], held.select(again).deny_also(skipped)
+        return items, best
 
     def _rank(
         self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str] | None
     ) -> tuple[IntArray, FloatArray]:
+        """All candidates of each history, at least k if there are, best first: int64 and float32 [B, C], C >= k."""
         proposals = self.pool.propose(histories, k, constraints, sessions)
         candidates = self.pool.candidates(proposals)
         owners = candidates.owners
@@ -85,9 +119,8 @@ class FusedRecommender:
         scores = np.where(unknown[owners], priors, scores)
         order = np.lexsort((candidates.items, -scores, owners))
         place = np.arange(len(order)) - candidates.offsets[owners]
-        kept = place < k
-        items = np.full((len(histories), k), -1, dtype=np.int64)
-        best = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        items[owners[kept], place[kept]] = candidates.items[order[kept]]
-        best[owners[kept], place[kept]] = scores[order[kept]]
+        shape = (len(histories), max(k, int(np.diff(candidates.offsets).max(initial=0))))
+        items = np.full(shape, -1, dtype=np.int64)
+        best = np.full(shape, -np.inf, dtype=np.float32)
+        items[owners, place], best[owners, place] = candidates.items[order], scores[order]
         return items, best

@@ -28,13 +28,13 @@ class Pool:
         self.sources = dict(sources)
         self.names = feature_names(tuple(sources))
         self.depth = depth
-        self._is_new = is_new
+        self.is_new = is_new
 
     def propose(
         self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str] | None = None
     ) -> dict[str, Proposal]:
         """What every source says; together they have at least k permitted items for each history, or all."""
-        n = min(max(self.depth, k), len(self._is_new))
+        n = min(max(self.depth, k), len(self.is_new))
         return {name: source.propose(histories, n, constraints, sessions) for name, source in self.sources.items()}
 
     def candidates(self, proposals: Mapping[str, Proposal]) -> Candidates:
@@ -44,7 +44,7 @@ class Pool:
         return Candidates(
             offsets=np.append(0, np.cumsum(exists.sum(axis=1))),
             items=items[exists],
-            features=candidate_features(proposals, items, self._is_new)[exists],
+            features=candidate_features(proposals, items, self.is_new)[exists],
         )
 
     def of_cases(self, cases: Examples, *, mask_seen: bool) -> tuple[Candidates, IntArray]:

@@ -20,24 +20,31 @@ router = APIRouter(prefix="/v1", tags=["recommend"])
 async def recommend(request: RecommendRequest, context: Context) -> RecommendResponse:
     """The items that the user, or somebody with this history, most likely wants next.
 
-    Without a usable history the most popular items are the answer, and `source` says so.
+    Without a usable history the most popular items are the answer, and `source` says so. With mode `reason` the model
+    writes its reasons first, and `chains` holds them.
     """
     started = time.perf_counter()
     timings: dict[str, float] = {}
+    if request.mode == "reason" and context.runtime.no_reasons is not None:
+        raise ProblemError(422, f"{context.runtime.no_reasons}; or ask with mode direct", field="mode")
     if request.user_id is None:
         history = request.history or []
     else:
         history = await stored_history(context, request.user_id)
         timings["history"] = _milliseconds_since(started)
     try:
-        answer = await context.on_model(
+        on_model = context.on_reasoning if request.mode == "reason" else context.on_model
+        answer = await on_model(
             lambda: context.runtime.recommend(
                 history,
                 k=request.k,
                 exclude=request.exclude,
                 categories=request.categories,
+                max_per_category=request.max_per_category,
                 exclude_seen=request.exclude_seen,
                 session=request.user_id,
+                mode=request.mode,
+                reason=context.settings.reason,
             )
         )
     except UnknownCategoryError as error:
@@ -53,6 +60,7 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
         items=items,
         source=answer.source,
         fallback_reason=answer.fallback_reason,
+        chains=list(answer.chains),
         unknown_items=answer.unknown_items,
         model_version=context.runtime.info.model_version,
         timings_ms=timings,

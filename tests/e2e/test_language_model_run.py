@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from tiny_lm import save_tiny_lm
 
 from recsys.bundle import Bundle
 from recsys.data.sequences import Sequences
+from recsys.errors import ConfigError, DataError
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
 from serving.runtime import RecommenderRuntime
 from training.config import load_config
+from training.reasons import reasoned_list
 from training.runs import execute
 
 TASKS = """
@@ -70,6 +73,48 @@ def test_reasons_come_with_an_answer(run_dir: Path) -> None:
     assert (reasoned.recommendations.items >= 0).all()
     assert np.exp(reasoned.recommendations.scores).sum() <= 1
     assert [len(chains) for chains in reasoned.chains] == [2]
+
+
+def test_reasons_are_served_and_written_on_the_command_line(run_dir: Path) -> None:
+    bundle = Bundle.load(run_dir / "bundle")
+    assert bundle.no_reasons is None
+    config = ReasonConfig(chains=2, max_tokens=8)
+    answer = RecommenderRuntime.from_bundle(bundle).recommend(["i1", "i2"], k=3, mode="reason", reason=config)
+    assert answer.source == "reasoning"
+    items = [bundle.catalog.item_ids[pick.item] for pick in answer.picks]
+    command = [sys.executable, "-m", "recsys", "reason", str(run_dir), "--item", "i1", "--item", "i2"]
+    command += ["-k", "3", "--chains", "2", "--max-tokens", "8", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["history"] == ["i1", "i2"]
+    assert found["chains"] == list(answer.chains)
+    assert [item["item_id"] for item in found["items"]] == items
+
+
+def test_a_user_of_the_data_is_asked_for_by_id_or_refused(run_dir: Path) -> None:
+    bundle = Bundle.load(run_dir / "bundle")
+    config = ReasonConfig(chains=1, max_tokens=2)
+    found = reasoned_list(bundle, "u3", None, 2, config, seed=0)
+    assert found["history"] == dict(bundle.histories())["u3"]
+    assert not {item["item_id"] for item in found["items"]} & set(found["history"])
+    with pytest.raises(DataError, match="no user 'nobody'"):
+        reasoned_list(bundle, "nobody", None, 2, config, seed=0)
+    with pytest.raises(DataError, match="no item 'x'"):
+        reasoned_list(bundle, None, ["x"], 2, config, seed=0)
+    with pytest.raises(ConfigError, match="and not both"):
+        reasoned_list(bundle, "u3", ["i1"], 2, config, seed=0)
+
+
+def test_a_model_that_was_not_taught_to_reason_says_so(run_dir: Path) -> None:
+    bundle = Bundle.load(run_dir / "bundle")
+    without = {**bundle.manifest.config, "teach": {"tasks": {"shares": {"reasoning": {"passes": 0}}}}}
+    bundle = replace(bundle, manifest=bundle.manifest.model_copy(update={"config": without}))
+    with pytest.raises(ConfigError, match=r"was not taught to reason; train it with teach\.tasks"):
+        reasoned_list(bundle, "u3", None, 2, ReasonConfig(), seed=0)
+    runtime = RecommenderRuntime.from_bundle(bundle)
+    assert runtime.no_reasons is not None
+    assert runtime.no_reasons.startswith("the model of toy was not taught to reason")
 
 
 def test_items_are_searched_by_words_on_the_command_line(run_dir: Path) -> None:

@@ -12,7 +12,7 @@ from scored_catalogue import exact_order, score_catalogue
 
 from recsys.data.sequences import Sequences
 from recsys.generator.constraints import Cap, Constraints
-from recsys.generator.diversity import walk_in_order
+from recsys.generator.diversity import walk_in_order, walk_one
 from recsys.generator.groups import Groups
 
 HISTORIES = Sequences.from_lists([[3, 17, 256], [], [299]])
@@ -92,7 +92,9 @@ def test_walking_many_lists_at_once_is_walking_each(seed: int, most: int, k: int
     items[0, 12:] = -1
     taken = walk_in_order(items, caps, k)
     for row in range(3):
-        assert items[row][taken[row]].tolist() == greedy(items[row][items[row] >= 0], caps, k)
+        expected = greedy(items[row][items[row] >= 0], caps, k)
+        assert items[row][taken[row]].tolist() == expected
+        assert walk_one(items[row][items[row] >= 0], caps, k).tolist() == expected
 
 
 def test_groups_know_their_items_both_ways() -> None:

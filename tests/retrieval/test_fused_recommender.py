@@ -26,7 +26,9 @@ def fused(world: World) -> FusedRecommender:
     return FusedRecommender(world.pool, fit.ranker)
 
 
-def slowly(fused: FusedRecommender, history: list[int], k: int, constraints: Constraints) -> list[tuple[int, float]]:
+def slowly(
+    fused: FusedRecommender, history: list[int], k: int, constraints: Constraints, shown: int | None = None
+) -> list[tuple[int, float]]:
     """One history: gather the union as a set, compute each feature in a loop, rank with a plain softmax."""
     pool, one = fused.pool, Sequences.from_lists([history])
     proposals = {name: source.propose(one, max(k, pool.depth), constraints) for name, source in pool.sources.items()}
@@ -47,7 +49,7 @@ def slowly(fused: FusedRecommender, history: list[int], k: int, constraints: Con
     utilities = np.array(rows) @ fused.ranker.weights if rows else np.zeros(0)
     total = np.exp(utilities).sum() + np.exp(fused.ranker.outside)
     ranked = [(item, float(np.log(np.exp(u) / total))) for item, u in zip(items, utilities, strict=True)]
-    return sorted(ranked, key=lambda pair: (-round(pair[1], 4), pair[0]))[:k]
+    return sorted(ranked, key=lambda pair: (-round(pair[1], 4), pair[0]))[: shown or k]
 
 
 @pytest.mark.parametrize("restricted", [False, True])
@@ -190,10 +192,48 @@ def test_a_weight_on_one_source_alone_gives_its_order(world: World, fused: Fused
     np.testing.assert_array_equal(alone.recommend(histories, 5).items, content.items)
 
 
-def test_caps_are_refused(fused: FusedRecommender) -> None:
-    cap = Cap(groups=Groups.from_labels([["all"]] * NUM_ITEMS), most=1)
-    with pytest.raises(ValueError, match="caps do not hold over several sources"):
-        fused.recommend(HISTORIES, 3, constraints=Constraints(caps=[cap]))
+def test_a_capped_list_is_a_walk_over_the_fused_order(fused: FusedRecommender) -> None:
+    histories = HISTORIES.select(np.array([0, 1, 2, 4]))
+    groups = Groups.from_labels([[item % 5, "odd" if item % 2 else "even"] for item in range(NUM_ITEMS)])
+    constraints = Constraints(deny=list(histories), caps=[Cap(groups=groups, most=2)])
+    found = fused.recommend(histories, 4, constraints=constraints)
+    for row, history in enumerate(histories):
+        held = Constraints(deny=[history])
+        ranked = slowly(fused, history.tolist(), 4, held, shown=NUM_ITEMS)
+        expected: list[tuple[int, float]] = []
+        for item, score in ranked:
+            others = [groups.of(np.array([other]))[0] for other, _ in expected]
+            if len(expected) < 4 and all(
+                sum(group in other for other in others) < 2 for group in groups.of(np.array([item]))[0]
+            ):
+                expected.append((item, score))
+        assert found.items[row].tolist() == [item for item, _ in expected]
+        np.testing.assert_allclose(found.scores[row], [score for _, score in expected], atol=1e-3)
+
+
+def test_a_capped_list_has_k_items_whenever_k_may_stand_in_one(fused: FusedRecommender) -> None:
+    """All but four items are of one group, so the six candidates of a source are as good as one."""
+    rare = [3, 9, 20, 22]
+    groups = Groups.from_labels([[item] if item in rare else ["all"] for item in range(NUM_ITEMS)])
+    cap = Cap(groups=groups, most=1)
+    found = fused.recommend(HISTORIES, 5, constraints=Constraints(caps=[cap]))
+    for row in range(len(HISTORIES)):
+        assert len(set(groups.of(found.items[row]).ravel().tolist())) == 5
+        assert set(rare) < set(found.items[row].tolist())
+        assert (np.diff(found.scores[row]) <= 0).all()
+    assert found.short == [None] * len(HISTORIES)
+    longer = fused.recommend(HISTORIES, 6, constraints=Constraints(caps=[cap]))
+    np.testing.assert_array_equal(np.sort(longer.items[:, :5], axis=1), np.sort(found.items, axis=1))
+    assert (longer.items[:, 5] == -1).all()
+    assert longer.short == ["caps"] * len(HISTORIES)
+
+
+def test_batches_do_not_change_capped_lists(fused: FusedRecommender) -> None:
+    cap = Cap(groups=Groups.from_labels([item // 8] for item in range(NUM_ITEMS)), most=1)
+    constraints = Constraints(deny=list(HISTORIES), caps=[cap])
+    together, apart = (fused.recommend(HISTORIES, 3, constraints=constraints, batch_size=size) for size in (256, 1))
+    np.testing.assert_array_equal(together.items, apart.items)
+    np.testing.assert_allclose(together.scores, apart.scores, atol=1e-4)
 
 
 def test_a_ranker_needs_two_users_and_makes_do_with_them(world: World) -> None:

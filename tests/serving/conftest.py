@@ -51,7 +51,11 @@ def make_runtime() -> RuntimeFactory:
     embeddings = np.random.default_rng(0).normal(size=(NUM_ITEMS, 8)).astype(np.float32)
     generator = _recommender(codes)
 
-    def make(recommender: Recommender = generator, fused: Recommender | None = None) -> RecommenderRuntime:
+    def make(
+        recommender: Recommender = generator,
+        fused: Recommender | None = None,
+        reasoner: GenerativeRecommender | None = None,
+    ) -> RecommenderRuntime:
         return RecommenderRuntime(
             info=ModelInfo(
                 name="toy", model_version="abc123", created_at=datetime(2026, 1, 1, tzinfo=UTC), libraries={}
@@ -59,6 +63,7 @@ def make_runtime() -> RuntimeFactory:
             catalog=catalog,
             recommender=recommender,
             fused=fused,
+            reasoner=reasoner,
             embeddings=embeddings,
             codes=codes,
             item_counts=NUM_ITEMS - index,

@@ -69,6 +69,12 @@ def test_a_bundle_without_a_fusion_has_none(path: Path) -> None:
     assert answer.source == "generator"
 
 
+def test_a_model_without_words_says_why_it_gives_no_reasons(path: Path) -> None:
+    assert Bundle.load(path).no_reasons == (
+        "the model of toy knows no words; reasons need a run with generator.model.lm"
+    )
+
+
 def test_a_damaged_fusion_is_refused(tmp_path: Path) -> None:
     write_toy_bundle(tmp_path / "bundle", fusion=tmp_path / "fusion")
     (tmp_path / "bundle" / "fusion" / "ranker.json").unlink()

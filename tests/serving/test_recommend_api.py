@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from toy_bundle import GENRES, write_toy_bundle
 
 from feature_store import OnlineStore
+from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.errors import ArtifactError
 from recsys.generator import Constraints, Recommendations
@@ -57,6 +61,25 @@ def test_a_list_is_shorter_only_when_nothing_else_is_permitted(client: TestClien
     assert len(_ids(client.post("/v1/recommend", json=body).json())) == 4
     body["exclude_seen"] = False
     assert len(_ids(client.post("/v1/recommend", json=body).json())) == 6
+
+
+@pytest.mark.parametrize("history", [["i23"], []])
+def test_no_category_has_more_items_than_it_may(client: TestClient, history: list[str]) -> None:
+    body = {"history": history, "k": 24, "max_per_category": 2}
+    items = client.post("/v1/recommend", json=body).json()["items"]
+    counts = Counter(category for item in items for category in item["categories"])
+    assert counts == {"even": 2, "low": 2}
+    # Odd items above the first six have no category, and no limit.
+    assert {f"i{i}" for i in range(7, 23, 2)} <= {item["item_id"] for item in items}
+
+
+def test_a_fusion_keeps_the_limit_of_a_category(tmp_path: Path) -> None:
+    write_toy_bundle(tmp_path / "bundle", fusion=tmp_path / "fusion")
+    runtime = RecommenderRuntime.from_bundle(Bundle.load(tmp_path / "bundle"))
+    answer = runtime.recommend(["i1", "i2"], k=9, max_per_category=2)
+    assert answer.source == "fusion"
+    counts = Counter(category for pick in answer.picks for category in runtime.categories_of(pick.item))
+    assert counts == dict.fromkeys(GENRES, 2)
 
 
 def test_several_categories_are_a_union(client: TestClient) -> None:

@@ -44,6 +44,9 @@ def stage(config: RunConfig) -> Stage:
         "seed": config.run.seed,
     }
     if config.generator.model.lm is not None:
+        if config.generator.model.lm.load_in == "float32":
+            # Runs that were trained before there was a choice stay up to date.
+            del settings["generator"]["model"]["lm"]["load_in"]
         settings |= {"teach": _portable(config.teach), "language_model": _source(config.generator.model.lm.name)}
     return Stage(
         name=TRAIN,

@@ -22,6 +22,7 @@ from recsys.errors import ArtifactError, AssetError
 from recsys.files import write_json
 from recsys.generator.body import CausalBody
 from recsys.generator.config import LanguageModelConfig
+from recsys.generator.lm.quantized import dequantize, quantize
 from recsys.generator.lm.templates import Templates
 
 _FILES, _WORDING = "lm", "templates.json"
@@ -95,9 +96,10 @@ class Backbone(CausalBody):
                 parameter.requires_grad_("lora_" in name)
 
     def merge_adapters(self) -> None:
-        """Add the adapters to the weights that they adapt, and drop them."""
+        """Add the adapters to the weights that they adapt, in float32, and drop them."""
         from peft.tuners.lora import LoraLayer
 
+        dequantize(self.transformer)
         for name, module in list(self.transformer.named_modules()):
             if isinstance(module, LoraLayer):
                 module.merge()
@@ -135,6 +137,7 @@ def load_backbone(config: LanguageModelConfig) -> Backbone:
 
     Raises:
         AssetError: there is no such model, or it has neither safetensors nor a GGUF file, or no tokenizer.
+        ConfigError: it cannot be held in 8 bits.
     """
     source: Path | str = config.name
     if config.name in ASSETS:
@@ -160,6 +163,8 @@ def load_backbone(config: LanguageModelConfig) -> Backbone:
         del model.config.quantization_config
     backbone = Backbone(model, tokenizer)
     _try_out(config.name, model, backbone)
+    if config.load_in == "8bit":
+        quantize(backbone.transformer)
     backbone.tune(config)
     return backbone
 

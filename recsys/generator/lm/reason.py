@@ -20,6 +20,7 @@ from torch import Tensor
 from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
 from recsys.generator.constraints import Constraints
+from recsys.generator.diversity import walk_one
 from recsys.generator.lists import shortages
 from recsys.generator.lm.examples import Items, Piece
 from recsys.generator.lm.language import ItemLanguage
@@ -63,7 +64,8 @@ def recommend_with_reasons(
 ) -> Reasoned:
     """The `k` best items for each history by their probability over sampled chains.
 
-    The candidates are the best items after each chain; every candidate is then scored after every chain.
+    The candidates are the best items after each chain; every candidate is then scored after every chain. Caps hold for
+    the candidates of each chain, and for the list, which is the walk over all candidates (`diversity`).
 
     Args:
         recommender: with a language model that was taught to reason.
@@ -76,13 +78,11 @@ def recommend_with_reasons(
 
     Raises:
         ConfigError: the model knows no words.
-        ValueError: no histories, prompts longer than the model reads, or caps.
+        ValueError: no histories, or prompts longer than the model reads.
     """
     language = ItemLanguage.of(recommender.model)
     wording = language.backbone.templates.reasoning
     constraints = constraints if constraints is not None else Constraints()
-    if constraints.caps:
-        raise ValueError("caps do not hold over chains; ask without them")
     prompts = [_prompt(wording.train[0], history, recommender.config.model.max_history) for history in histories]
     rows = np.repeat(np.arange(len(histories)), config.chains)
     chains = write(language, [prompts[row] for row in rows], wording.end, config, seed=seed)
@@ -172,7 +172,14 @@ def _prompt(template: str, history: IntArray, max_history: int) -> tuple[Piece, 
 
 def _ranked(scores: np.ndarray, positions: np.ndarray, k: int, constraints: Constraints) -> Recommendations:
     """Lists of k from log-probabilities [B, N]; equal ones by semantic ID."""
-    order = np.lexsort((np.broadcast_to(positions, scores.shape), -scores), axis=1)[:, :k]
+    order = np.lexsort((np.broadcast_to(positions, scores.shape), -scores), axis=1)
+    if constraints.caps:
+        for row, (ranked, known) in enumerate(zip(order, np.isfinite(scores), strict=True)):
+            listed = walk_one(ranked[known[ranked]], constraints.caps, k)
+            # What is not listed goes to the end, and counts for nothing.
+            scores[row, np.setdiff1d(ranked, listed)] = -np.inf
+            order[row] = np.concatenate([listed, ranked[~np.isin(ranked, listed)]])
+    order = order[:, :k]
     best = np.take_along_axis(scores, order, axis=1)
     items = np.where(np.isneginf(best), -1, order).astype(np.int64)
     missing = ((0, 0), (0, k - order.shape[1]))

@@ -105,6 +105,26 @@ def test_constraints_hold_in_reasoning_mode(recommender: GenerativeRecommender) 
     assert set(found.items[0][:10]) == set(range(1, NUM_ITEMS, 2))
     assert (found.items[0][10:] == -1).all()
     assert found.short == ["few_permitted"]
-    caps = Constraints(caps=[Cap(groups=Groups.from_prefixes(recommender.codes, 1), most=1)])
-    with pytest.raises(ValueError, match="caps do not hold"):
-        recommend_with_reasons(recommender, Sequences.from_lists([[1]]), 5, CONFIG, constraints=caps)
+
+
+def test_caps_hold_over_the_chains_and_keep_the_best_item(recommender: GenerativeRecommender) -> None:
+    histories = Sequences.from_lists([[1], [2, 3]])
+    cap = Cap(groups=Groups.from_prefixes(recommender.codes, 1), most=2)
+    everything = recommend_with_reasons(recommender, histories, NUM_ITEMS, CONFIG).recommendations
+    found = recommend_with_reasons(
+        recommender, histories, NUM_ITEMS, CONFIG, constraints=Constraints(caps=[cap])
+    ).recommendations
+    for row in range(2):
+        counts = np.zeros(SIZES[0], dtype=int)
+        expected = []
+        for item in everything.items[row]:
+            group = recommender.codes[item, 0]
+            if counts[group] < 2:
+                counts[group] += 1
+                expected.append(item)
+        listed = found.items[row][found.items[row] >= 0]
+        assert np.bincount(recommender.codes[listed, 0], minlength=SIZES[0]).max() == 2
+        assert listed[0] == expected[0]
+        assert len(listed) == len(expected)
+        assert found.short is not None
+        assert found.short[row] == "caps"
