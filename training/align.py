@@ -1,4 +1,4 @@
-"""The section `align` of a run: how the trained generator is aligned. What the parts mean is their modules' business."""
+"""The section `align` of a run: how the trained generator is aligned. Parts are explained where they are defined."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from recsys.evaluation import EvaluationConfig
 from recsys.generator import GeneratorConfig
 from recsys.retrieval import FusionConfig
 from recsys.tokenizer import TokenizerConfig
+from training.align import AlignConfig
 from training.fit import FitConfig
 from training.layout import CONFIG_FILE, RUNS
 from training.teach import TeachConfig
@@ -73,6 +74,9 @@ class RunConfig(StrictConfig):
     """What a language model is taught with, where `generator.model.lm` names one."""
     pairs: PairsConfig | None = None
     """Preference pairs out of the training data and the trained generator; null: off."""
+    align: AlignConfig | None = None
+    """How the trained generator is tuned further, by rewards of its own lists or on the pairs; null: off. What comes
+    after it uses the aligned one, and the evaluation shows both."""
     fusion: FusionConfig | None = None
     """Several sources of candidates and a ranker over them, served instead of the generator alone; null: off. Its
     SASRec is the one of `evaluation.sasrec`, fitted once for both."""

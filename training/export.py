@@ -13,10 +13,10 @@ from recsys.evaluation.metrics import LIST_LENGTH
 from recsys.generator import GenerativeRecommender
 from recsys.generator.onnx import ExportManifest, GateConfig, onnx_recommender, publish
 from training.config import RunConfig
-from training.layout import DATA, ENCODE, ONNX, TOKENIZE, TRAIN
+from training.layout import DATA, ENCODE, ONNX, TOKENIZE
 from training.pipeline import is_finished, run_lock
 from training.runs import set_threads
-from training.stages import data, encode, tokenize, train
+from training.stages import align, data, encode, tokenize, train
 
 
 def export_run(config: RunConfig, *, int8: bool, gate: GateConfig, max_cases: int) -> ExportManifest:
@@ -73,13 +73,14 @@ def print_manifest(manifest: ExportManifest, directory: Path) -> None:
 
 
 def _trained(config: RunConfig) -> GenerativeRecommender:
-    unfinished = [name for name in (DATA, ENCODE, TOKENIZE, TRAIN) if not is_finished(config.run_dir, name)]
+    generator = align.served_stage(config)
+    unfinished = [name for name in (DATA, ENCODE, TOKENIZE, generator) if not is_finished(config.run_dir, name)]
     if unfinished:
         raise ArtifactError(
             f"{config.run_dir}: not finished: {', '.join(unfinished)}; finish the run with `recsys run CONFIG`"
         )
     return train.load_recommender(
-        config.run_dir / TRAIN,
+        config.run_dir / generator,
         config.generator,
         tokenize.load_ids(config.run_dir / TOKENIZE),
         encode.load_embeddings(config.run_dir / ENCODE),

@@ -102,6 +102,7 @@ def _learned_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load `state`, which may hold some of the model's weights only."""
     model.load_state_dict({**model.state_dict(), **state})
 
 
@@ -113,9 +114,9 @@ def learning_rate_factor(progress: float, warmup_share: float) -> float:
 
 
 class Checkpoint:
-    """The state after an epoch: weights, best weights, Adam moments, and the curve so far.
+    """The state after an entry of the curve: weights, best weights, Adam moments, and the curve so far.
 
-    Each epoch has a directory of its own, `checkpoint-<epoch>`, and older ones go when it is there: a kill at any
+    Each has a directory of its own, `checkpoint-<entries>`, and older ones go when it is there: a kill at any
     moment leaves the newest one whole.
     """
 
@@ -129,6 +130,7 @@ class Checkpoint:
         optimizer: torch.optim.AdamW,
         curve: list[dict[str, float]],
     ) -> None:
+        """Write the state after the last entry of `curve`; older ones go."""
         moments = {
             f"{index}.{name}": value
             for index, entry in optimizer.state_dict()["state"].items()
@@ -146,6 +148,7 @@ class Checkpoint:
     def load(
         self, model: nn.Module, optimizer: torch.optim.AdamW
     ) -> tuple[dict[str, Tensor], list[dict[str, float]]] | None:
+        """Restore model and optimizer from the newest state; the best weights and the curve. None: there is none."""
         checkpoints = self._by_epoch()
         if not checkpoints:
             return None

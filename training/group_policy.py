@@ -83,8 +83,6 @@ class GroupPolicyResult:
     curve: list[dict[str, float]]
     """One entry a validation: `steps`, what `Served` holds, `kept` (1 when the guards hold), and means of the loss's
     health since the last one."""
-    start: Served
-    """The supervised model."""
     best_update: int
     """After which the weights were kept; 0 for the supervised model's own."""
 
@@ -96,6 +94,7 @@ def fit_group_policy(
     config: GroupPolicyFitConfig,
     *,
     seed: int,
+    start: Served,
     validate: Callable[[], Served],
     horizon: int = 5,
     checkpoint_dir: Path | None = None,
@@ -109,6 +108,7 @@ def fit_group_policy(
         rewards: what its proposals are worth.
         config: loss and schedule.
         seed: of the order of prompts, of sampled proposals and of dropout.
+        start: what the model comes to as it is given; the guards are measured from it.
         validate: what the model as it stands comes to; called in evaluation mode.
         horizon: how many items that followed a prompt rewards see.
         checkpoint_dir: where the state after each validation is kept; a fit found there is continued, if it was begun
@@ -128,7 +128,6 @@ def fit_group_policy(
         GroupPolicyLoss(Policy(model), Policy(reference), config.policy), prompts, rewards, config, seed, horizon
     )
     checkpoint = Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
-    start = validate()
     best = {name: value.clone() for name, value in model.state_dict().items()}
     curve: list[dict[str, float]] = []
     if checkpoint is not None and (stored := checkpoint.load(model, tuner.optimizer)) is not None:
@@ -163,7 +162,7 @@ def fit_group_policy(
     model.eval()
     kept = [entry for entry in curve if entry["kept"] and entry["ndcg@10"] > start.ndcg]
     best_update = int(max(kept, key=lambda entry: entry["ndcg@10"])["steps"]) if kept else 0
-    return GroupPolicyResult(curve=curve, start=start, best_update=best_update)
+    return GroupPolicyResult(curve=curve, best_update=best_update)
 
 
 def _entry(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from training.config import RunConfig
 from training.pipeline import Stage
-from training.stages import bundle, data, encode, evaluate, fuse, pairs, retrieve, tokenize, train
+from training.stages import align, bundle, data, encode, evaluate, fuse, pairs, retrieve, tokenize, train
 
 
 def build_stages(config: RunConfig) -> list[Stage]:
@@ -12,6 +12,10 @@ def build_stages(config: RunConfig) -> list[Stage]:
     stages = [module.stage(config) for module in (data, encode, tokenize, train)]
     if config.pairs is not None:
         stages.append(pairs.stage(config, config.pairs))
+    if config.fusion is not None or (config.align is not None and align.reads_scorers(config.align)):
+        stages.append(retrieve.stage(config))
+    if config.align is not None:
+        stages.append(align.stage(config, config.align))
     if config.fusion is not None:
-        stages += [retrieve.stage(config), fuse.stage(config, config.fusion)]
+        stages.append(fuse.stage(config, config.fusion))
     return [*stages, evaluate.stage(config), bundle.stage(config)]

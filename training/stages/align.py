@@ -23,21 +23,36 @@ from recsys.generator.placement import place
 from training.align import AlignConfig
 from training.config import RunConfig
 from training.group_policy import Served, fit_group_policy
-from training.layout import ALIGN, ALIGN_REPORT, DATA, ENCODE, RETRIEVE, TOKENIZE, TRAIN
+from training.layout import ALIGN, ALIGN_REPORT, DATA, ENCODE, PAIRS, RETRIEVE, TOKENIZE, TRAIN
 from training.pipeline import Stage, Workspace
+from training.preference_fit import fit_preferences
 from training.scalars import ScalarLog
 from training.stages import data, encode, retrieve, tokenize, train
+from training.stages.pairs import load_pairs
 
 _COUNTER_FLOOR = 0.01
 """What an item without any evidence has of the counter, so that its logarithm is finite."""
 
 
 def stage(config: RunConfig, align: AlignConfig) -> Stage:
-    """Goes on from the last validation."""
+    """Goes on from the last validation.
+
+    Raises:
+        ConfigError: pairs are asked for, and the run makes none.
+    """
+    if align.method == "preference" and config.pairs is None:
+        raise ConfigError("align.method=preference reads pairs; add a section `pairs`, or set group_policy")
     return Stage(
         name=ALIGN,
         version=1,
-        inputs=(DATA, ENCODE, TOKENIZE, TRAIN, *((RETRIEVE,) if reads_scorers(align) else ())),
+        inputs=(
+            DATA,
+            ENCODE,
+            TOKENIZE,
+            TRAIN,
+            *((PAIRS,) if align.method == "preference" else ()),
+            *((RETRIEVE,) if reads_scorers(align) else ()),
+        ),
         settings={
             "align": align.model_dump(mode="json"),
             "mask_seen": config.evaluation.mask_seen,
@@ -52,6 +67,11 @@ def reads_scorers(align: AlignConfig) -> bool:
     return align.method == "group_policy" and any(term.kind == "scorer" for term in align.rewards.terms)
 
 
+def served_stage(config: RunConfig) -> str:
+    """The stage whose generator is served: the aligned one, where there is one."""
+    return TRAIN if config.align is None else ALIGN
+
+
 def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
     inputs = workspace.inputs
     split = data.load_split(inputs[DATA])
@@ -60,29 +80,55 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
     recommender = train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings)
     cases = train.sample(split.valid, align.validation_users, config.run.seed)
     popularity = item_counts(split.train, split.num_items)
-    context = RewardContext.of(
-        ids,
-        popularity=torch.from_numpy(popularity),
-        item_vectors=torch.from_numpy(embeddings.vectors),
-        scorers=scorers(split, inputs[RETRIEVE]) if reads_scorers(align) else {},
-    )
+
+    def validate() -> Served:
+        return served(recommender, cases, popularity, align.validation_beams, config.evaluation.mask_seen)
+
+    before = validate()
     with ScalarLog(workspace.run_dir) as log:
-        result = fit_group_policy(
-            recommender.model,
-            prompts(split.train, align, config.run.seed),
-            build_rewards(align.rewards, context),
-            align.group_policy,
-            seed=config.run.seed,
-            validate=lambda: served(
-                recommender, cases, popularity, align.validation_beams, config.evaluation.mask_seen
-            ),
-            horizon=align.prompts.horizon,
-            checkpoint_dir=workspace.resume,
-            log=log,
-        )
+        if align.method == "group_policy":
+            context = RewardContext.of(
+                ids,
+                popularity=torch.from_numpy(popularity),
+                item_vectors=torch.from_numpy(embeddings.vectors),
+                scorers=scorers(split, inputs[RETRIEVE]) if reads_scorers(align) else {},
+            )
+            policy_fit = fit_group_policy(
+                recommender.model,
+                prompts(split.train, align, config.run.seed),
+                build_rewards(align.rewards, context),
+                align.group_policy,
+                seed=config.run.seed,
+                start=before,
+                validate=validate,
+                horizon=align.prompts.horizon,
+                checkpoint_dir=workspace.resume,
+                log=log,
+            )
+            curve, best = policy_fit.curve, policy_fit.best_update
+        else:
+            pair_fit = fit_preferences(
+                recommender,
+                load_pairs(inputs[PAIRS]),
+                align.preference,
+                seed=config.run.seed,
+                validate=lambda: validate().ndcg,
+                mask_seen=config.evaluation.mask_seen,
+                checkpoint_dir=workspace.resume,
+                log=log,
+            )
+            curve, best = pair_fit.curve, pair_fit.best_epoch
     place(recommender.model, torch.device("cpu"))
+    after = validate()
     recommender.save(workspace.output)
-    write_json(workspace.output / ALIGN_REPORT, dataclasses.asdict(result) | {"method": align.method})
+    report = {
+        "method": align.method,
+        "before": dataclasses.asdict(before),
+        "after": dataclasses.asdict(after),
+        "best": best,
+        "curve": curve,
+    }
+    write_json(workspace.output / ALIGN_REPORT, report)
 
 
 def prompts(train_sequences: Sequences, align: AlignConfig, seed: int) -> Prompts:

@@ -8,9 +8,9 @@ import numpy as np
 
 from recsys.bundle import write_bundle
 from training.config import RunConfig
-from training.layout import BUNDLE, DATA, ENCODE, EVALUATE, FUSE, FUSION, REPORT, TEXT_ENCODER, TOKENIZE, TRAIN
+from training.layout import BUNDLE, DATA, ENCODE, EVALUATE, FUSE, FUSION, REPORT, TEXT_ENCODER, TOKENIZE
 from training.pipeline import Stage, Workspace
-from training.stages import data, encode, tokenize, train
+from training.stages import align, data, encode, tokenize, train
 
 
 def stage(config: RunConfig) -> Stage:
@@ -33,7 +33,7 @@ def stage(config: RunConfig) -> Stage:
             embeddings=embeddings,
             semantic_ids=ids,
             tokenizer=tokenize.load_fitted(inputs[TOKENIZE]),
-            recommender=train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings),
+            recommender=train.load_recommender(inputs[align.served_stage(config)], config.generator, ids, embeddings),
             report=json.loads((inputs[EVALUATE] / REPORT).read_text()),
             fusion=None if config.fusion is None else inputs[FUSE] / FUSION,
             text_encoder=tuned if (tuned := inputs[ENCODE] / TEXT_ENCODER).is_dir() else None,
@@ -42,7 +42,14 @@ def stage(config: RunConfig) -> Stage:
     return Stage(
         name=BUNDLE,
         version=3,
-        inputs=(DATA, ENCODE, TOKENIZE, TRAIN, *(() if config.fusion is None else (FUSE,)), EVALUATE),
+        inputs=(
+            DATA,
+            ENCODE,
+            TOKENIZE,
+            align.served_stage(config),
+            *(() if config.fusion is None else (FUSE,)),
+            EVALUATE,
+        ),
         settings=_portable(config),
         build=build,
     )

@@ -29,11 +29,13 @@ from recsys.files import atomic_path
 from recsys.generator import Constraints, GenerativeRecommender
 from recsys.tokenizer import SemanticIds
 from training.config import RunConfig
-from training.layout import DATA, ENCODE, EVALUATE, FUSE, LISTS, REPORT, REPORT_PAGE, RETRIEVE, TOKENIZE, TRAIN
+from training.layout import ALIGN, DATA, ENCODE, EVALUATE, FUSE, LISTS, REPORT, REPORT_PAGE, RETRIEVE, TOKENIZE, TRAIN
 from training.pipeline import Stage, Workspace
-from training.stages import data, encode, fuse, retrieve, tokenize, train
+from training.stages import align, data, encode, fuse, retrieve, tokenize, train
 
 _GENERATOR = "generator"
+_SUPERVISED = "supervised"
+"""The generator before it was aligned, where it was."""
 _FUSED = "fused"
 _SASREC = "sasrec"
 _LIST = pl.List(pl.Int64)
@@ -52,7 +54,14 @@ def stage(config: RunConfig) -> Stage:
     return Stage(
         name=EVALUATE,
         version=4,
-        inputs=(DATA, ENCODE, TOKENIZE, TRAIN, *(() if config.fusion is None else (RETRIEVE, FUSE))),
+        inputs=(
+            DATA,
+            ENCODE,
+            TOKENIZE,
+            TRAIN,
+            *(() if config.align is None else (ALIGN,)),
+            *(() if config.fusion is None else (RETRIEVE, FUSE)),
+        ),
         settings=settings,
         build=lambda workspace: _build(config, workspace),
     )
@@ -63,7 +72,11 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     split = data.load_split(inputs[DATA])
     ids = tokenize.load_ids(inputs[TOKENIZE])
     ranked: dict[str, _Ranked] = {}
-    models: dict[str, Callable[[], _Fitted]] = {_GENERATOR: partial(_generator, config, inputs, ids)}
+    models: dict[str, Callable[[], _Fitted]] = {
+        _GENERATOR: partial(_generator, config, inputs, ids, align.served_stage(config))
+    }
+    if config.align is not None:
+        models[_SUPERVISED] = partial(_generator, config, inputs, ids, TRAIN)
     if config.fusion is not None:
         models[_FUSED] = partial(_fused, config, inputs)
     models |= {name: partial(_baseline, name, config, inputs, split) for name in config.evaluation.baselines}
@@ -89,7 +102,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         {name: _Lookup(split.test.histories.users, result.lists) for name, result in ranked.items()},
         split,
         config.evaluation,
-        seeds={name: config.run.seed for name in (_GENERATOR, _FUSED, _SASREC) if name in ranked},
+        seeds={name: config.run.seed for name in (_GENERATOR, _SUPERVISED, _FUSED, _SASREC) if name in ranked},
         notes={
             "generator": config.generator.model.shape,
             "beams": config.generator.beams,
@@ -166,9 +179,9 @@ class _Lookup:
         return self._lists[self._order[np.searchsorted(self._users, histories.users)], :k]
 
 
-def _generator(config: RunConfig, inputs: Mapping[str, Path], ids: SemanticIds) -> _Fitted:
+def _generator(config: RunConfig, inputs: Mapping[str, Path], ids: SemanticIds, stage_name: str) -> _Fitted:
     embeddings = encode.load_embeddings(inputs[ENCODE])
-    recommender = train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings)
+    recommender = train.load_recommender(inputs[stage_name], config.generator, ids, embeddings)
     points = train.load_curve(inputs[TRAIN])
     curve = TrainingCurve(
         x_label="epoch",

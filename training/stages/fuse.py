@@ -10,9 +10,9 @@ from recsys.evaluation.baselines.counting import item_counts
 from recsys.generator import GenerativeRecommender
 from recsys.retrieval import FusedRecommender, FusionConfig, Retrieval, fit_ranker, load_fused
 from training.config import RunConfig
-from training.layout import DATA, ENCODE, FUSE, FUSION, RETRIEVE, TOKENIZE, TRAIN
+from training.layout import DATA, ENCODE, FUSE, FUSION, RETRIEVE, TOKENIZE
 from training.pipeline import Stage, Workspace
-from training.stages import data, encode, retrieve, tokenize, train
+from training.stages import align, data, encode, retrieve, tokenize, train
 
 
 def stage(config: RunConfig, fusion: FusionConfig) -> Stage:
@@ -26,7 +26,7 @@ def stage(config: RunConfig, fusion: FusionConfig) -> Stage:
     return Stage(
         name=FUSE,
         version=1,
-        inputs=(DATA, ENCODE, TOKENIZE, TRAIN, RETRIEVE),
+        inputs=(DATA, ENCODE, TOKENIZE, align.served_stage(config), RETRIEVE),
         settings=settings,
         build=lambda workspace: _build(config, fusion, workspace),
     )
@@ -59,4 +59,4 @@ def load(config: RunConfig, inputs: Mapping[str, Path]) -> FusedRecommender:
 def _generator(config: RunConfig, inputs: Mapping[str, Path]) -> tuple[GenerativeRecommender, ItemEmbeddings]:
     embeddings = encode.load_embeddings(inputs[ENCODE])
     ids = tokenize.load_ids(inputs[TOKENIZE])
-    return train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings), embeddings
+    return train.load_recommender(inputs[align.served_stage(config)], config.generator, ids, embeddings), embeddings

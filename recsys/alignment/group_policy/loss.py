@@ -44,9 +44,10 @@ class Judged:
 class GroupPolicyLoss:
     """The loss of a policy against a frozen reference.
 
-    Health: `zero_variance` (share of groups whose rewards are all the same), `hits` (share of groups with the next item),
-    `reward`, `kl` (nats an item, policy against reference, on the proposals), `clipped` and `early_clipped` (shares of
-    proposals), `policy_loss`, `supervised_loss` (nats an item), `distinct` (distinct items among the proposals, as a share).
+    Health: `reward`; `zero_variance` (share of groups whose rewards are all the same); `hits` (share of groups with the
+    next item); `kl` (nats an item, policy against reference, on the proposals); `distinct` (distinct items among the
+    proposals, as a share); `clipped` and `early_clipped` (shares of proposals); `policy_loss`; `supervised_loss`
+    (nats an item).
 
     Args:
         policy: learns.

@@ -69,6 +69,6 @@ def surrogate(
 
 
 def kl_estimate(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """Schulman's third estimator of KL(policy || reference) from samples: exp(d) - d - 1 >= 0, d = log p_ref - log p."""
+    """Schulman's third estimator of KL(policy || reference) from samples: exp(d) - d - 1 for d = log p_ref - log p."""
     difference = reference_log_probs - log_probs
     return difference.exp() - difference - 1
