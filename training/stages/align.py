@@ -162,7 +162,8 @@ def scorers(split: Split, retrieved: Path) -> Mapping[str, Scorer]:
         return np.asarray(scores.log_softmax(-1).numpy())
 
     def skip_gram(histories: Sequences) -> npt.NDArray[np.float32]:
-        return np.log(counter.evidence(histories).toarray().astype(np.float32) + _COUNTER_FLOOR)
+        evidence = np.asarray(counter.evidence(histories).toarray(), dtype=np.float32)
+        return np.asarray(np.log(evidence + _COUNTER_FLOOR))
 
     return {name: _over_all_items(score, split) for name, score in (("sasrec", sasrec), ("skip_gram", skip_gram))}
 

@@ -104,7 +104,7 @@ class GroupPolicyLoss:
                 "zero_variance": float((advantages == 0).all(1).float().mean()),
                 "hits": float(rollouts.hits.any(1).float().mean()),
                 "kl": float((sampled.weights * divergence).sum(1).mean()),
-                "distinct": len(real.unique()) / max(1, len(real)),
+                "distinct": len(set(real.tolist())) / max(1, len(real)),
             },
         )
 
