@@ -27,6 +27,10 @@ def serve(
             envvar="RECSYS_STORE",
         ),
     ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="Decode with ONNX Runtime: the directory that `recsys export` made, RUN/export/onnx."),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where its own store keeps its data. Default: `store` beside the bundle.")
     ] = None,
@@ -39,4 +43,4 @@ def serve(
     from serving.server import run_server
 
     configure_logging()
-    run_server(bundle, host=host, port=port, store_url=store, data_dir=data_dir)
+    run_server(bundle, host=host, port=port, store_url=store, data_dir=data_dir, onnx=onnx)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -175,9 +176,25 @@ class RecommenderRuntime:
         """Categories with their number of items, largest first."""
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle) -> RecommenderRuntime:
-        """The runtime of a loaded bundle."""
+    def from_bundle(cls, bundle: Bundle, onnx: Path | None = None) -> RecommenderRuntime:
+        """The runtime of a loaded bundle.
+
+        Args:
+            bundle: the model with everything it needs.
+            onnx: what `recsys export` made of the same model: ONNX Runtime then decodes, in the fusion too. Reasons are
+                still written by PyTorch.
+
+        Raises:
+            ArtifactError: the export is damaged, or was made of another model.
+        """
         manifest, no_reasons = bundle.manifest, bundle.no_reasons
+        recommender, fused = bundle.recommender, bundle.fused
+        if onnx is not None:
+            # Imported here: it is needed by few.
+            from recsys.generator.onnx import onnx_recommender
+
+            recommender = onnx_recommender(bundle.recommender, onnx, threads=1)
+            fused = None if fused is None else fused.with_generator(recommender)
         return cls(
             info=ModelInfo(
                 name=manifest.name,
@@ -186,8 +203,8 @@ class RecommenderRuntime:
                 libraries=manifest.libraries,
             ),
             catalog=bundle.catalog,
-            recommender=bundle.recommender,
-            fused=bundle.fused,
+            recommender=recommender,
+            fused=fused,
             reasoner=bundle.recommender if no_reasons is None else None,
             no_reasons=no_reasons,
             embeddings=bundle.embeddings.vectors,

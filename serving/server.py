@@ -22,12 +22,21 @@ _MANIFEST = "manifest.json"
 
 
 def run_server(
-    path: Path, *, host: str = "127.0.0.1", port: int = 8000, store_url: str | None = None, data_dir: Path | None = None
+    path: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    store_url: str | None = None,
+    data_dir: Path | None = None,
+    onnx: Path | None = None,
 ) -> None:
     """Serve until a signal ends it; prints the URL on stdout once it answers.
 
+    With `onnx`, what `recsys export` made of the bundle's model, ONNX Runtime decodes.
+
     Raises:
-        ArtifactError: the bundle is missing or damaged, or its model cannot answer.
+        ArtifactError: the bundle or the export is missing or damaged, they do not belong together, or the model cannot
+            answer.
         ConfigError: the address is taken, or the store cannot be used.
     """
     if store_url is not None and data_dir is not None:
@@ -37,7 +46,7 @@ def run_server(
     with _listen(host, port) as listener:
         console.print(f"loading {path}", highlight=False)
         bundle = Bundle.load(path)
-        runtime = RecommenderRuntime.from_bundle(bundle)
+        runtime = RecommenderRuntime.from_bundle(bundle, onnx)
         runtime.warm_up()
         namespace = f"recsys:{name}"
         try:

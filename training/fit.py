@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -211,12 +211,17 @@ def fit_generator(
     restored = checkpoint.load(model, fit.optimizer) if checkpoint is not None else None
     if restored is not None:
         best, curve = restored
-    with progress_bar("train", total=config.epochs * objective.epoch_units) as advance:
-        advance(len(curve) * objective.epoch_units, "")
-        for epoch in range(len(curve), config.epochs):
-            if _exhausted(curve, config.patience):
-                break
-            entry = fit.run_epoch(epoch, first_step=int(curve[-1]["steps"]) if curve else 0, advance=advance)
+    batches = fit.begin_epoch(len(curve)) if _goes_on(curve, config) else []
+    # Only packing tells how long an epoch is; the first one stands for all.
+    epoch_units = sum(map(objective.units, batches))
+    with progress_bar("train", total=config.epochs * epoch_units) as advance:
+        advance(len(curve) * epoch_units, "")
+        while _goes_on(curve, config):
+            epoch, first_step = len(curve), int(curve[-1]["steps"]) if curve else 0
+            if not batches:
+                batches = fit.begin_epoch(epoch)
+            entry = fit.run_epoch(epoch, batches, first_step=first_step, advance=advance)
+            batches = []
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                 model.eval()
                 entry["ndcg@10"] = validate()
@@ -235,9 +240,11 @@ def fit_generator(
     return FitResult(curve=curve, best_epoch=int(best_entry["epoch"]))
 
 
-def _exhausted(curve: list[dict[str, float]], patience: int) -> bool:
+def _goes_on(curve: list[dict[str, float]], config: FitConfig) -> bool:
+    """Whether there are epochs left, and the last validations were not all in vain."""
     scores = [entry["ndcg@10"] for entry in curve if "ndcg@10" in entry]
-    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+    in_vain = len(scores) > config.patience and max(scores[-config.patience :]) <= max(scores[: -config.patience])
+    return len(curve) < config.epochs and not in_vain
 
 
 class _Fit:
@@ -261,12 +268,17 @@ class _Fit:
         self.optimizer = build_optimizer(model, config, body_rate)
         self.flops_per_row = flops_per_row(model.body)
 
-    def run_epoch(self, epoch: int, first_step: int, advance: Callable[[int, str], None]) -> dict[str, float]:
-        """Train for one epoch (numbered from 0); the curve's entry, with the steps taken since the fit began."""
-        self.model.train()
+    def begin_epoch(self, epoch: int) -> Sequence[Any]:
+        """The batches of an epoch (numbered from 0), whose random numbers begin here."""
         random = np.random.default_rng([self.seed, epoch])
         torch.manual_seed(int(random.integers(2**62)))
-        batches = self.objective.epoch(epoch, random)
+        return self.objective.epoch(epoch, random)
+
+    def run_epoch(
+        self, epoch: int, batches: Sequence[Any], first_step: int, advance: Callable[[int, str], None]
+    ) -> dict[str, float]:
+        """Train on an epoch that has begun; the curve's entry, with the steps taken since the fit began."""
+        self.model.train()
         total_loss = 0.0
         total_targets = 0
         meter = Throughput(self.flops_per_row, self.log)

@@ -42,14 +42,11 @@ class BatchLoss:
 class Objective(Protocol):
     """A source of batches for one model."""
 
-    epoch_units: int
-    """Length of an epoch, for progress."""
-
     def epoch(self, number: int, random: np.random.Generator) -> Sequence[Any]:
         """The batches of an epoch (numbered from 0), in order."""
 
     def units(self, batch: Any) -> int:
-        """How much of an epoch a batch is."""
+        """How much of an epoch a batch is, for progress."""
 
     def loss(self, batch: Any) -> BatchLoss:
         """The loss of the model as it stands."""
@@ -65,7 +62,6 @@ class WindowObjective:
         self._smoothing = smoothing
         # One more than the model reads: the last item of a window is a target, never an input.
         self._windows = cut_windows(train, model.config.max_history + 1)
-        self.epoch_units = len(self._windows)
 
     def epoch(self, number: int, random: np.random.Generator) -> Sequence[IntArray]:
         """Window numbers, by batch."""
@@ -120,8 +116,6 @@ class TaskObjective:
         self._preference = (
             PreferenceWeighting(self._language, config.preference) if config.preference is not None else None
         )
-        # Only packing tells how many batches there are; those of the first epoch stand for all.
-        self.epoch_units = len(self.epoch(0, np.random.default_rng(0)))
 
     def epoch(self, number: int, random: np.random.Generator) -> Sequence[Packed]:
         """Packed lines, by batch."""

@@ -29,6 +29,7 @@ from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.pool import Pool
 from recsys.retrieval.ranker import ConditionalLogit
 from recsys.retrieval.sources import (
+    GENERATOR,
     CounterSource,
     FloatArray,
     GeneratorSource,
@@ -94,7 +95,7 @@ class Retrieval:
         """All sources together."""
         num_items = len(self.item_counts)
         sources: dict[str, Source] = {
-            "generator": GeneratorSource(generator),
+            GENERATOR: GeneratorSource(generator),
             "sasrec": TowerSource(self.tower, self.fitted, num_items, self.tower_index),
             "skip_gram": CounterSource(self.counter, self.fitted, num_items),
             "content": TowerSource(self.content, np.arange(num_items), num_items, self.content_index),

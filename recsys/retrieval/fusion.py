@@ -13,11 +13,11 @@ from recsys.errors import ArtifactError
 from recsys.generator.constraints import Constraints
 from recsys.generator.diversity import items_of_full_groups, walk_in_order
 from recsys.generator.lists import shortages
-from recsys.generator.recommendations import Recommendations
+from recsys.generator.recommendations import Recommendations, Recommender
 from recsys.retrieval.features import PRIOR
 from recsys.retrieval.pool import Pool
 from recsys.retrieval.ranker import ConditionalLogit
-from recsys.retrieval.sources import FloatArray
+from recsys.retrieval.sources import GENERATOR, FloatArray, GeneratorSource
 
 _BATCH = 256
 
@@ -41,6 +41,11 @@ class FusedRecommender:
             )
         self.pool = pool
         self.ranker = ranker
+
+    def with_generator(self, generator: Recommender) -> FusedRecommender:
+        """The same fusion over another form of its generator, for example an exported one; this one stays as it is."""
+        sources = {**self.pool.sources, GENERATOR: GeneratorSource(generator)}
+        return FusedRecommender(Pool(sources, self.pool.is_new, self.pool.depth), self.ranker)
 
     def recommend(
         self,

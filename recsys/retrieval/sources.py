@@ -23,6 +23,9 @@ from recsys.retrieval.towers import Tower
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
+GENERATOR = "generator"
+"""Name of the source that generates."""
+
 
 class Proposal(Protocol):
     """What a source says to B histories."""

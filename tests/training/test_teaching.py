@@ -110,6 +110,20 @@ def test_items_are_found_by_history_and_by_title(tiny_lm: Path, shape: str) -> N
     assert "next_item" not in report
 
 
+def test_each_epoch_is_packed_once(tiny_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[int] = []
+    epoch = TaskObjective.epoch
+
+    def counted(objective: TaskObjective, number: int, random: np.random.Generator) -> object:
+        packed.append(number)
+        return epoch(objective, number, random)
+
+    monkeypatch.setattr(TaskObjective, "epoch", counted)
+    config = TeachConfig(tasks=TASKS, line_rows=128, steps_per_epoch=1)
+    teach(fresh(tiny_lm, "flat"), config, FitConfig(epochs=3, batch_positions=256))
+    assert packed == [0, 1, 2]
+
+
 def test_a_fit_that_was_killed_ends_like_one_that_was_not(tiny_lm: Path, tmp_path: Path) -> None:
     config = TeachConfig(tasks=TASKS, line_rows=128, steps_per_epoch=3)
 

@@ -26,7 +26,7 @@ from recsys.evaluation import (
 )
 from recsys.evaluation.ranker import rank_cases
 from recsys.files import atomic_path
-from recsys.generator import Constraints, GenerativeRecommender
+from recsys.generator import GenerativeRecommender
 from recsys.tokenizer import SemanticIds
 from training.config import RunConfig
 from training.layout import ALIGN, DATA, ENCODE, EVALUATE, FUSE, LISTS, REPORT, REPORT_PAGE, RETRIEVE, TOKENIZE, TRAIN
@@ -199,8 +199,7 @@ def _fused(config: RunConfig, inputs: Mapping[str, Path]) -> _Fitted:
     recommender, mask_seen = fuse.load(config, inputs), config.evaluation.mask_seen
 
     def rank(histories: Sequences, k: int) -> IntArray:
-        constraints = Constraints(deny=list(histories)) if mask_seen else None
-        return recommender.recommend(histories, k, constraints=constraints).items
+        return recommender.recommend(histories, k, constraints=train.unseen(histories, mask_seen)).items
 
     return rank, None
 

@@ -146,8 +146,12 @@ def recommend(
     recommender: GenerativeRecommender, histories: Sequences, k: int, *, beams: int, mask_seen: bool
 ) -> Recommendations:
     """The generator's lists, as every evaluation asks for them."""
-    constraints = Constraints(deny=list(histories)) if mask_seen else None
-    return recommender.recommend(histories, k, constraints=constraints, beams=beams)
+    return recommender.recommend(histories, k, constraints=unseen(histories, mask_seen), beams=beams)
+
+
+def unseen(histories: Sequences, mask_seen: bool) -> Constraints | None:
+    """What every evaluation asks of a list: no item of the history, where seen items are masked."""
+    return Constraints(deny=list(histories)) if mask_seen else None
 
 
 def rank(recommender: GenerativeRecommender, histories: Sequences, k: int, *, beams: int, mask_seen: bool) -> IntArray:
