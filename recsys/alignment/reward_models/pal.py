@@ -22,26 +22,26 @@ from recsys.config import StrictConfig
 class PalConfig(StrictConfig):
     """The space of points, and how it is trained."""
 
-    points: int = Field(default=4, ge=1)
+    points: int = Field(default=8, ge=1)
     """K: kinds of taste."""
-    dimensions: int = Field(default=16, ge=1)
+    dimensions: int = Field(default=8, ge=1)
     """D."""
-    epochs: int = Field(default=300, ge=1)
+    steps: int = Field(default=150, ge=1)
     """Steps, each on all pairs."""
     learning_rate: float = Field(default=2e-2, gt=0)
     """Of AdamW."""
-    weight_decay: float = Field(default=1e-3, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
     """Of AdamW, on the map and the points."""
     user_steps: int = Field(default=100, ge=1)
     """Steps of the fit of a new user's weights."""
-    user_penalty: float = Field(default=1e-2, ge=0)
+    user_penalty: float = Field(default=0.1, ge=0)
     """On the squared weights W_u: few pairs leave a user near the mean of all points."""
     seed: int = Field(default=0, ge=0)
     """Of the initial map and points."""
 
 
 class IdealPoints(nn.Module):
-    """See the module.
+    """See the module. Features are standardised by what the fit saw, and scaled to a mean length of 1.
 
     Args:
         num_features: F.
@@ -49,9 +49,14 @@ class IdealPoints(nn.Module):
         config: sizes and training.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, num_features: int, num_users: int, config: PalConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("deviation", torch.zeros(num_features))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.map = nn.Linear(num_features, config.dimensions, bias=False)
@@ -75,6 +80,9 @@ class IdealPoints(nn.Module):
         if len(users) == 0 or not len(users) == len(chosen) == len(rejected):
             raise ValueError(f"pairs must be equally long and not empty: {len(users)}, {len(chosen)}, {len(rejected)}")
         model = cls(chosen.shape[1], num_users, config)
+        rows = torch.cat([chosen, rejected])
+        model.mean.copy_(rows.mean(dim=0))
+        model.deviation.copy_(rows.std(dim=0, correction=0) * chosen.shape[1] ** 0.5)
         optimizer = torch.optim.AdamW(
             [
                 {"params": [*model.map.parameters(), model.points], "weight_decay": config.weight_decay},
@@ -82,7 +90,7 @@ class IdealPoints(nn.Module):
             ],
             lr=config.learning_rate,
         )
-        for _ in range(config.epochs):
+        for _ in range(config.steps):
             logits = model.user_logits[users]
             loss = bradley_terry(model(logits, chosen), model(logits, rejected)).mean()
             loss = loss + config.user_penalty * model.user_logits.square().sum(dim=1).mean()
@@ -94,8 +102,13 @@ class IdealPoints(nn.Module):
     def forward(self, user_logits: Tensor, features: Tensor) -> Tensor:
         """float32 [...]: rewards of items float32 [..., F] for users with weights float32 [..., K]."""
         ideal = torch.softmax(user_logits, dim=-1) @ self.points
-        distances: Tensor = (self.map(features) - ideal).square().sum(dim=-1)
-        return -distances
+        return -(self.place(features) - ideal).square().sum(dim=-1)
+
+    def place(self, features: Tensor) -> Tensor:
+        """float32 [..., D]: f(x); features that did not vary in the fit count nothing."""
+        scaled = torch.where(self.deviation > 0, (features - self.mean) / self.deviation.clamp(min=1e-12), 0.0)
+        placed: Tensor = self.map(scaled)
+        return placed
 
     def fit_user(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         """float32 [K]: the weights W_u of a new user from pairs float32 [M, F]; nothing else changes.
@@ -106,7 +119,7 @@ class IdealPoints(nn.Module):
         if len(chosen) == 0:
             return logits.detach()
         with torch.no_grad():
-            near, far, points = self.map(chosen), self.map(rejected), self.points.clone()
+            near, far, points = self.place(chosen), self.place(rejected), self.points.clone()
         optimizer = torch.optim.Adam([logits], lr=0.1)
         for _ in range(self.config.user_steps):
             ideal = torch.softmax(logits, dim=0) @ points

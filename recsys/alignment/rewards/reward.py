@@ -30,8 +30,10 @@ class Reward(Protocol):
 
 
 class TermConfig(StrictConfig):
-    """What every reward's section holds beside `kind` and its own settings."""
+    """What every reward's section holds beside its own settings."""
 
+    kind: str
+    """Which reward it is; each has its own literal."""
     name: str = ""
     """Under which the term is logged and weighted; its `kind` when empty. Two terms of one kind need names."""
     weight: float = Field(default=1.0, allow_inf_nan=False)
@@ -42,7 +44,7 @@ class TermConfig(StrictConfig):
     @property
     def term_name(self) -> str:
         """`name`, or the kind."""
-        return self.name or str(getattr(self, "kind"))  # noqa: B009  declared by every subclass, as a literal
+        return self.name or self.kind
 
     @abstractmethod
     def build(self, context: RewardContext) -> Reward:
