@@ -67,7 +67,7 @@ def noisy_utility() -> np.ndarray[Any, Any]:
     return np.random.default_rng(7).normal(size=8)
 
 
-def noisy_differences(flips: float, count: int = 1500) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def noisy_differences(flips: float, count: int = 1000) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Pairs labelled by a hidden utility, of which a share was swapped."""
     random = np.random.default_rng(0)
     differences = random.normal(size=(count, 8))
