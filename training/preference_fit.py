@@ -44,8 +44,8 @@ _POOL = 16
 class PreferenceFitConfig(StrictConfig):
     """How a generator is tuned on pairs: AdamW, cosine decay after a linear warm-up, early stopping."""
 
-    loss: LossConfig = LossConfig(name="sdpo", beta=1.0)
-    """The loss over pairs."""
+    loss: LossConfig = LossConfig(name="sdpo", beta=1.0, sft_weight=0.1)
+    """The loss over pairs; its own keys replace these, so `loss: {name: dpo}` has no anchor unless it says so."""
     negatives: Literal["table", "random", "beam"] = "beam"
     """Rejected items: `table`: those of the pairs; `random`: drawn anew from the catalogue each epoch; `beam`: the best
     wrong items of the policy's own search, anew each epoch. The last two read prompts and chosen items only."""
@@ -59,8 +59,8 @@ class PreferenceFitConfig(StrictConfig):
     """Passes over the pairs; the cosine schedule ends here."""
     batch_pairs: int = Field(default=128, ge=1)
     """Pairs a step."""
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate: a tenth of what a model from scratch is fitted with; 1e-5 for language models."""
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Peak learning rate: far below that of the fit, or ranking suffers; 1e-5 for language models."""
     body_rate: float = Field(default=1.0, gt=0, le=1)
     """Learning rate of the body's own weights, as a share of it."""
     weight_decay: float = Field(default=0.0, ge=0)

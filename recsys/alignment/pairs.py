@@ -8,7 +8,7 @@ text; a pair may bring both, where a text is written about a history. The table 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -223,7 +223,7 @@ class PreferencePairs:
         """The table of `rows`, in their order."""
         columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
         for row in rows:
-            for name, value in asdict(row).items():
+            for name, value in vars(row).items():
                 columns[name].append(_plain(value))
         return cls(frame=pl.DataFrame(columns, schema=SCHEMA))
 

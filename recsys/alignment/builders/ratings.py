@@ -42,7 +42,7 @@ def rating_pairs(
     if min_gap <= 0:
         raise ValueError(f"min_gap must be positive, got {min_gap}: equal ratings say nothing")
     if log["rating"].null_count() == len(log):
-        raise DataError(f"rating pairs: none of {len(log)} interactions has a rating; leave the source out")
+        raise DataError(f"rating pairs: none of {len(log)} interactions has a rating; leave pairs.ratings out")
     random = np.random.default_rng(seed)
     rows: list[PreferencePair] = []
     for part in log.partition_by("user", maintain_order=True):

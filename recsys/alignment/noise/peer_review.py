@@ -30,7 +30,7 @@ class PeerReviewConfig(StrictConfig):
 
     noise: float = Field(default=0.2, gt=0, lt=0.5)
     """Share of pairs that are expected to be wrong, and are rejected; `estimate_flip_rate` may tell it."""
-    epochs: int = Field(default=8, ge=1)
+    epochs: int = Field(default=20, ge=1)
     """Passes over the pairs."""
     warmup_share: float = Field(default=0.25, ge=0, lt=1)
     """Share of the steps in which each model learns from all pairs."""
