@@ -1,4 +1,4 @@
-"""The sentences of template profiles and the prompts for language models: read from YAML and checked. Knows no items."""
+"""Sentences of template profiles and prompts for language models: read from YAML and checked. Knows no items."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from film_shop import ACTION, ROMANCE
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +54,7 @@ def test_streaming_gives_the_profile_of_the_whole_history(
     writer = profiler(attributes, kept=kept)
     streamed = Profile()
     bounds = [0, *sorted(min(cut, len(events)) for cut in cuts), len(events)]
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         # Through its stored form, as the service keeps it.
         streamed = Profile.from_json(writer.update([streamed], [events[begin:end]])[0].profile.to_json())
     whole = writer.write([events])[0].profile
@@ -80,7 +82,7 @@ def test_updates_read_the_profile_and_the_new_events_only(attributes: ItemAttrib
     streamed = writer.write([history])[0].profile
     streaming = full = 0
     for _ in range(4):
-        new = ROMANCE + [8]
+        new = [*ROMANCE, 8]
         history = history + new
         written = writer.update([streamed], [new])[0]
         streamed, streaming = written.profile, streaming + written.tokens_read
