@@ -25,8 +25,6 @@ class CaseConfig(StrictConfig):
     """Items before them that the judge reads as they are."""
     min_compressed: int = Field(default=10, ge=1)
     """Items before those that a user needs: what the profile is made of."""
-    max_compressed: int = Field(default=40, ge=1)
-    """The newest of them that a profile is made of."""
     negatives: int = Field(default=19, ge=1)
     """Items that each target is ranked among: drawn as often as they are chosen, none of the user's own."""
     seed: int = 0
@@ -39,8 +37,6 @@ class Case:
 
     user: int
     """User index."""
-    first: int
-    """Position of the first compressed item in the user's history."""
     compressed: tuple[int, ...]
     """What a profile is made of."""
     recent: tuple[int, ...]
@@ -72,7 +68,6 @@ def make_cases(histories: Sequences, item_counts: IntArray, config: CaseConfig) 
         begin = len(items) - config.targets - config.recent
         if begin < config.min_compressed:
             continue
-        first = max(0, begin - config.max_compressed)
         known = items[: begin + config.recent]
         targets = [int(item) for item in items[begin + config.recent :] if item not in known]
         if not targets:
@@ -81,8 +76,7 @@ def make_cases(histories: Sequences, item_counts: IntArray, config: CaseConfig) 
         cases.append(
             Case(
                 user=user,
-                first=first,
-                compressed=tuple(items[first:begin].tolist()),
+                compressed=tuple(items[:begin].tolist()),
                 recent=tuple(items[begin : begin + config.recent].tolist()),
                 candidates=_candidates(targets, items, item_counts, config, user),
             )

@@ -128,7 +128,8 @@ class Profile(StrictConfig):
 
     def rewritten(self, upto: int, statements: Sequence[Statement], tallies: Sequence[Tally] = ()) -> Profile:
         """The next version: what the user wrote, then `statements` without what the user dismissed."""
-        fresh = [statement for statement in statements if not set(statement.about) & set(self.dismissed)]
+        dismissed = set(self.dismissed)
+        fresh = [each for each in statements if not dismissed & {*each.about, *each.unsupported}]
         texts = {statement.text for statement in self.edits}
         kept = [*self.edits, *(statement for statement in fresh if statement.text not in texts)]
         return Profile(

@@ -1,8 +1,7 @@
 """A language model as the frozen recommender: it ranks candidates by how likely their titles are to come next.
 
-No model is trained for it, and it knows no semantic IDs. A title is likely for being short and well known, too. So its
-log-probability after an empty request is taken off (domain-conditional pointwise mutual information, Holtzman et al.,
-EMNLP 2021): what is left is what the user's texts say for it.
+No model is trained for it, and it knows no semantic IDs. A title counts with its mean log-probability a token: with the
+sum, which words a title happens to have outweighs what is said about the user.
 
 One user's texts share the recent items, all candidates share the text: they are read once, and all titles are scored in
 one pass over one cache.
@@ -26,7 +25,7 @@ from recsys.profile.utility import FloatArray
 
 
 class TitleJudge:
-    """Softmax over a target's candidates of the log-probabilities of their titles.
+    """Softmax over a target's candidates of what their titles count.
 
     Args:
         backbone: a language model, frozen.
@@ -34,9 +33,8 @@ class TitleJudge:
     """
 
     def __init__(self, backbone: Backbone, titles: Sequence[str]) -> None:
-        self._backbone = backbone.eval().requires_grad_(False)
+        self._backbone = backbone.eval().requires_grad_(False).to("cuda" if torch.cuda.is_available() else "cpu")
         self._titles = titles
-        self._prior: dict[int, float] = {}
 
     def count_tokens(self, text: str) -> int:
         """See `Judge.count_tokens`."""
@@ -46,21 +44,13 @@ class TitleJudge:
     def log_probs(self, case: Case, texts: Sequence[str]) -> FloatArray:
         """See `Judge.log_probs`; the C probabilities of a target's candidates sum to 1."""
         items, place = np.unique(case.candidates, return_inverse=True)
-        prior = self._priors(items.tolist())
         recent = self._read("Chosen lately:\n" + "".join(f"- {self._titles[item]}\n" for item in case.recent))
         scores = np.empty((len(texts), *case.candidates.shape))
         for row, text in enumerate(texts):
             about = f"About this person: {text}\n" if text else ""
-            known = self._title_scores(self._read_on(recent, f"{about}Chosen next:\n-"), items.tolist())
-            scores[row] = (known - prior)[place].reshape(case.candidates.shape)
+            means = self._title_scores(self._read_on(recent, f"{about}Chosen next:\n-"), items.tolist())
+            scores[row] = means[place.reshape(-1)].reshape(case.candidates.shape)
         return np.asarray(scores - np.logaddexp.reduce(scores, axis=-1, keepdims=True))
-
-    def _priors(self, items: Sequence[int]) -> FloatArray:
-        missing = [item for item in items if item not in self._prior]
-        if missing:
-            scores = self._title_scores(self._read("Chosen next:\n-"), missing)
-            self._prior |= dict(zip(missing, scores.tolist(), strict=True))
-        return np.array([self._prior[item] for item in items])
 
     def _read(self, text: str) -> Prefix:
         rows = self._rows(text)
@@ -76,7 +66,7 @@ class TitleJudge:
         return rows
 
     def _title_scores(self, prefix: Prefix, items: Sequence[int]) -> FloatArray:
-        """float64 [len(items)]: log-probability of each title and a line break after `prefix`."""
+        """float64 [len(items)]: mean log-probability of the tokens of each title and a line break after `prefix`."""
         written = [self._backbone.text_tokens(f" {self._titles[item]}\n") for item in items]
         lengths = torch.tensor([len(tokens) for tokens in written], device=self._device)
         # Each title sees the prefix and itself up to its row. Its last token is only predicted.
@@ -98,7 +88,7 @@ class TitleJudge:
         follow = torch.tensor([token for tokens in written for token in tokens[1:]], device=self._device)
         later = self._log_probs(hidden, follow.unsqueeze(1)).squeeze(1)
         total = begin.double().index_add(0, owner, later.double())
-        return np.asarray(total.cpu().numpy())
+        return np.asarray((total / lengths).cpu().numpy())
 
     def _log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """float32 [R, K]: log-probabilities of tokens int64 [R, K] after hidden states [R, D]."""

@@ -6,7 +6,7 @@ import pytest
 from recsys.data.sequences import Sequences
 from recsys.profile.cases import CaseConfig, make_cases
 
-CONFIG = CaseConfig(targets=2, recent=2, min_compressed=3, max_compressed=4, negatives=5)
+CONFIG = CaseConfig(targets=2, recent=2, min_compressed=3, negatives=5)
 HISTORIES = Sequences.from_lists(
     [range(10), range(6), [0, 1, 2, 3, 4, 5, 1, 9], [9, 8, 7, 6, 5, 4, 3]], users=[3, 4, 5, 6]
 )
@@ -15,8 +15,8 @@ COUNTS = np.ones(30, dtype=np.int64)
 
 def test_a_history_is_divided_into_what_is_told_what_is_read_and_what_is_asked() -> None:
     case = make_cases(HISTORIES, COUNTS, CONFIG)[0]
-    assert (case.user, case.first) == (3, 2)
-    assert case.compressed == (2, 3, 4, 5)
+    assert case.user == 3
+    assert case.compressed == (0, 1, 2, 3, 4, 5)
     assert case.recent == (6, 7)
     assert case.targets == (8, 9)
 

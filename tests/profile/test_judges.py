@@ -21,7 +21,7 @@ from recsys.profile.recommender_judge import RecommenderJudge, profile_prompt
 from recsys.profile.title_judge import TitleJudge
 
 TITLES = ["Fox", "Foxes", "The lazy dog", "Over", "Quick", "Brown Fox", "Title", "Items"]
-CASE = Case(user=0, first=0, compressed=(0,), recent=(1, 2), candidates=np.array([[3, 0, 5], [4, 5, 6]]))
+CASE = Case(user=0, compressed=(0,), recent=(1, 2), candidates=np.array([[3, 0, 5], [4, 5, 6]]))
 
 
 @pytest.fixture(scope="module")
@@ -29,30 +29,24 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_lm(tmp_path_factory.mktemp("lm"))
 
 
-def title_log_prob(judge_backbone, prompt: list[list[int]], title: str) -> float:
+def mean_log_prob(judge_backbone, prompt: list[list[int]], title: str) -> float:
     tokens = judge_backbone.text_tokens(f" {title}\n")
     rows = torch.tensor([[token for part in prompt for token in part] + tokens])
     with torch.inference_mode():
         logits = judge_backbone.text_logits(judge_backbone(judge_backbone.text_embeddings(rows)))
     log_probs = logits.log_softmax(-1)[0]
     at = len(rows[0]) - len(tokens) - 1
-    return sum(float(log_probs[at + step, token]) for step, token in enumerate(tokens))
+    return sum(float(log_probs[at + step, token]) for step, token in enumerate(tokens)) / len(tokens)
 
 
 def test_titles_scored_over_one_cache_are_titles_scored_one_by_one(lm: Path) -> None:
     backbone = load_backbone(LanguageModelConfig(name=str(lm)))
     found = TitleJudge(backbone, TITLES).log_probs(CASE, ["", "Likes the quick fox."])
     lately = backbone.text_tokens("Chosen lately:\n- Foxes\n- The lazy dog\n")
-    neutral = [backbone.text_tokens("Chosen next:\n-")]
     for row, about in enumerate(["", "About this person: Likes the quick fox.\n"]):
         prompt = [lately, backbone.text_tokens(f"{about}Chosen next:\n-")]
         for target, candidates in enumerate(CASE.candidates):
-            scores = np.array(
-                [
-                    title_log_prob(backbone, prompt, TITLES[item]) - title_log_prob(backbone, neutral, TITLES[item])
-                    for item in candidates
-                ]
-            )
+            scores = np.array([mean_log_prob(backbone, prompt, TITLES[item]) for item in candidates])
             expected = scores - np.logaddexp.reduce(scores)
             np.testing.assert_allclose(found[row, target], expected, atol=1e-4)
     assert not np.allclose(found[0], found[1], atol=1e-3)

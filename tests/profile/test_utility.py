@@ -8,7 +8,7 @@ import pytest
 from recsys.profile.cases import Case
 from recsys.profile.utility import FloatArray, LengthConfig, ndcg_at_10, score, with_length
 
-CASE = Case(user=7, first=0, compressed=(0, 1), recent=(2,), candidates=np.array([[3, 4, 5], [6, 4, 5]]))
+CASE = Case(user=7, compressed=(0, 1), recent=(2,), candidates=np.array([[3, 4, 5], [6, 4, 5]]))
 
 
 class FixedJudge:
