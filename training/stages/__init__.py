@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from training.config import RunConfig
 from training.pipeline import Stage
-from training.stages import bundle, data, encode, evaluate, fuse, retrieve, tokenize, train
+from training.stages import bundle, data, encode, evaluate, fuse, profiles, retrieve, tokenize, train
 
 
 def build_stages(config: RunConfig) -> list[Stage]:
@@ -12,4 +12,6 @@ def build_stages(config: RunConfig) -> list[Stage]:
     stages = [module.stage(config) for module in (data, encode, tokenize, train)]
     if config.fusion is not None:
         stages += [retrieve.stage(config), fuse.stage(config, config.fusion)]
+    if config.profiles is not None:
+        stages.append(profiles.stage(config, config.profiles))
     return [*stages, evaluate.stage(config), bundle.stage(config)]
