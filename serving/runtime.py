@@ -18,8 +18,11 @@ import torch
 from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray, Sequences
-from recsys.errors import ArtifactError
-from recsys.generator import Constraints, Recommender
+from recsys.errors import ArtifactError, ConfigError
+from recsys.generator import Constraints, GenerativeRecommender, Recommender
+from recsys.generator.lm.language import ItemLanguage
+from recsys.profile.profile import Profile
+from recsys.profile.prompt import fitting_text, profile_prompt
 
 Source = Literal["fusion", "generator", "popularity"]
 FallbackReason = Literal["empty_history", "unknown_items", "fusion_failed", "generator_failed"]
@@ -65,6 +68,8 @@ class Answer:
     """Why the list is not of the best source that the bundle has; None when it is."""
     unknown_items: list[str]
     """Ids of the request that the catalogue does not have; they were ignored."""
+    used_profile: bool
+    """Whether the model read the profile before the history."""
     timings_ms: dict[str, float]
     """Time of each step."""
 
@@ -112,6 +117,8 @@ class RecommenderRuntime:
         self.report = report
         self._recommenders: dict[Source, Recommender] = {} if fused is None else {"fusion": fused}
         self._recommenders["generator"] = recommender
+        # Only the generator reads words, and only where it is the best source there is.
+        self._reader = _word_reader(recommender) if fused is None else None
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
@@ -150,6 +157,11 @@ class RecommenderRuntime:
             report=bundle.report,
         )
 
+    @property
+    def reads_profiles(self) -> bool:
+        """Whether `recommend` makes use of a profile."""
+        return self._reader is not None
+
     def warm_up(self) -> None:
         """Generate one list, so that the first user does not wait for lazy initialisation, and a broken model is found.
 
@@ -175,6 +187,7 @@ class RecommenderRuntime:
         categories: Sequence[str] = (),
         exclude_seen: bool = True,
         session: str | None = None,
+        profile: Profile | None = None,
     ) -> Answer:
         """The k best items after `history`; fewer when the restrictions leave fewer.
 
@@ -189,6 +202,7 @@ class RecommenderRuntime:
             categories: only items with one of these; no filter when empty.
             exclude_seen: leave out the items of the history.
             session: whose history it is; it then stays encoded, so that the next request reads only what is new.
+            profile: what is said about the user; read before the history if the model knows words (`reads_profiles`).
 
         Raises:
             UnknownCategoryError: no item has that category.
@@ -207,9 +221,17 @@ class RecommenderRuntime:
         source: Source = "popularity"
         fallback_reason: FallbackReason | None = None
         found: tuple[IntArray, npt.NDArray[np.float32]] | None = None
+        used_profile = False
         if len(history_items):
             with clock.step("decode"):
-                for name, recommender in self._recommenders.items():
+                if profile is not None and profile.text and self._reader is not None:
+                    try:
+                        found = _ask_with(self._reader, profile, history_items, k, allow, denied)
+                    except Exception:
+                        _log.exception("reading the profile failed, answering without it")
+                    else:
+                        source, used_profile = "generator", True
+                for name, recommender in self._recommenders.items() if found is None else ():
                     try:
                         found = _ask(recommender, history_items, k, allow, denied, session)
                     except Exception:
@@ -234,6 +256,7 @@ class RecommenderRuntime:
             source=source,
             fallback_reason=fallback_reason,
             unknown_items=list(dict.fromkeys(unknown)),
+            used_profile=used_profile,
             timings_ms=clock.timings_ms,
         )
 
@@ -294,6 +317,36 @@ def _ask(
     _one_thread()
     sessions = None if session is None else [session]
     result = recommender.recommend(Sequences.from_lists([history]), k, constraints=constraints, sessions=sessions)
+    found = result.items[0] >= 0
+    return result.items[0][found], result.scores[0][found]
+
+
+def _word_reader(recommender: Recommender) -> GenerativeRecommender | None:
+    """The generator, if its body is a language model."""
+    if not isinstance(recommender, GenerativeRecommender):
+        return None
+    try:
+        ItemLanguage.of(recommender.model)
+    except ConfigError:
+        return None
+    return recommender
+
+
+def _ask_with(
+    reader: GenerativeRecommender,
+    profile: Profile,
+    history: IntArray,
+    k: int,
+    allow: npt.NDArray[np.bool_] | None,
+    denied: IntArray,
+) -> tuple[IntArray, npt.NDArray[np.float32]]:
+    """As `_ask`, with the profile before the history."""
+    _one_thread()
+    language = ItemLanguage.of(reader.model)
+    recent = history[-reader.config.model.max_history :].tolist()
+    prompt = profile_prompt(language, fitting_text(language, profile, recent), recent)
+    constraints = Constraints(allow=allow, deny=[denied] if len(denied) else None)
+    result = reader.complete([prompt], k, constraints=constraints)
     found = result.items[0] >= 0
     return result.items[0][found], result.scores[0][found]
 

@@ -7,18 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from recsys.generator import Constraints, GenerativeRecommender
-from recsys.generator.lm.examples import Items, Piece
 from recsys.generator.lm.language import ItemLanguage
 from recsys.profile.cases import Case
+from recsys.profile.prompt import profile_prompt
 from recsys.profile.utility import FloatArray
-
-
-def profile_prompt(language: ItemLanguage, text: str, history: Sequence[int]) -> tuple[Piece, ...]:
-    """What asks a model for the next item of a user it has a text on: the text stands on a line of its own before the
-    request that the model was taught with; without a text it is that request."""
-    instruction = language.backbone.templates.next_item_instruction
-    items = (Items(tuple(history)),) if len(history) else ()
-    return (f"{text}\n{instruction}" if text else instruction, *items)
 
 
 class RecommenderJudge:

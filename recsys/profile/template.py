@@ -64,7 +64,8 @@ class TemplateProfiler:
         return self.update([Profile()] * len(histories), histories)
 
     def update(self, profiles: Sequence[Profile], events: Sequence[Sequence[int]]) -> list[Written]:
-        """See `Profiler.update`. Tokens are words."""
+        """See `Profiler.update`. Tokens are words. An item below 0 is one that the catalogue does not have: it takes
+        its place in the history, and says nothing."""
         return [self._update(profile, new) for profile, new in zip(profiles, events, strict=True)]
 
     def _update(self, profile: Profile, events: Sequence[int]) -> Written:
@@ -76,16 +77,16 @@ class TemplateProfiler:
         upto = profile.upto + len(events)
         tallies = sorted((state.tally(attribute) for attribute, state in met.items()), key=_rank)
         rewritten = profile.rewritten(upto, self._statements(tallies, upto), tallies)
-        words = len(profile.text.split()) + sum(len(self._described(item).split()) for item in events)
+        words = len(profile.text.split()) + sum(len(self._described(item).split()) for item in events if item >= 0)
         return Written(profile=rewritten, tokens_read=words)
 
     def _read(self, met: dict[Attribute, _Met], position: int, item: int) -> None:
         """Go on by one event."""
         for state in met.values():
             state.weight *= self._fading
-        seen = Evidence(event=position, item_id=self._attributes.item_ids[item])
-        for attribute in self._attributes.of(item):
+        for attribute in self._attributes.of(item) if item >= 0 else ():
             if attribute not in self._attributes.commonplace:
+                seen = Evidence(event=position, item_id=self._attributes.item_ids[item])
                 state = met.setdefault(attribute, _Met())
                 state.count += 1
                 state.weight += 1.0

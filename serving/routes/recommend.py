@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 import uuid
 
+import structlog
 from fastapi import APIRouter
 
+from recsys.errors import DataError
+from recsys.profile.profile import Profile
 from serving import presentation
 from serving.context import Context, ServingContext
 from serving.problems import ProblemError, responses
@@ -14,6 +17,7 @@ from serving.runtime import UnknownCategoryError
 from serving.schemas import MAX_HISTORY, RecommendRequest, RecommendResponse
 
 router = APIRouter(prefix="/v1", tags=["recommend"])
+_log = structlog.get_logger(__name__)
 
 
 @router.post("/recommend", operation_id="recommend", responses=responses(400, 404, 413, 422, 503))
@@ -24,10 +28,13 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
     """
     started = time.perf_counter()
     timings: dict[str, float] = {}
+    profile: Profile | None = None
     if request.user_id is None:
         history = request.history or []
     else:
         history = await stored_history(context, request.user_id)
+        if context.runtime.reads_profiles:
+            profile = await edited_profile(context, request.user_id)
         timings["history"] = _milliseconds_since(started)
     try:
         answer = await context.on_model(
@@ -38,6 +45,7 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
                 categories=request.categories,
                 exclude_seen=request.exclude_seen,
                 session=request.user_id,
+                profile=profile,
             )
         )
     except UnknownCategoryError as error:
@@ -54,6 +62,7 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
         source=answer.source,
         fallback_reason=answer.fallback_reason,
         unknown_items=answer.unknown_items,
+        used_profile=answer.used_profile,
         model_version=context.runtime.info.model_version,
         timings_ms=timings,
     )
@@ -69,6 +78,17 @@ async def stored_history(context: ServingContext, user_id: str) -> list[str]:
             field="user_id",
         )
     return history
+
+
+async def edited_profile(context: ServingContext, user_id: str) -> Profile | None:
+    """The profile of a user who has edited it. One that rules made of the history says nothing that the model does not
+    read there; and nobody should lose a list to a profile that cannot be read."""
+    try:
+        found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
+    except DataError as error:
+        _log.warning("answering without the stored profile", error=str(error))
+        return None
+    return found.profile if found is not None and found.is_stored else None
 
 
 def _milliseconds_since(started: float) -> float:

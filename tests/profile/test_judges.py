@@ -17,7 +17,9 @@ from recsys.generator.lm.examples import Example, Items
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.rows import rectangle
 from recsys.profile.cases import Case
-from recsys.profile.recommender_judge import RecommenderJudge, profile_prompt
+from recsys.profile.profile import Profile, Statement
+from recsys.profile.prompt import fitting_text, profile_prompt
+from recsys.profile.recommender_judge import RecommenderJudge
 from recsys.profile.title_judge import TitleJudge
 
 TITLES = ["Fox", "Foxes", "The lazy dog", "Over", "Quick", "Brown Fox", "Title", "Items"]
@@ -88,3 +90,15 @@ def test_without_a_profile_the_model_is_asked_as_it_was_taught(lm: Path) -> None
 def test_a_recommender_that_knows_no_words_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"generator\.model\.lm is not set"):
         RecommenderJudge(recommender(None))
+
+
+def test_a_profile_is_cut_where_the_model_cannot_read_on(lm: Path) -> None:
+    language = ItemLanguage.of(recommender(lm).model)
+    short, long = Statement(text="Likes foxes.", source="edited"), Statement(text="x " * 249, source="edited")
+    profile = Profile(version=1, statements=(short, long, long))
+    text = fitting_text(language, profile, (1, 2))
+    assert text.startswith("Likes foxes.")
+    assert len(text) < len(profile.text)
+    found = language.read([profile_prompt(language, text, (1, 2))])
+    assert int(found.lengths[0]) <= language.backbone.max_positions
+    assert fitting_text(language, Profile(version=1, statements=(short,)), ()) == "Likes foxes."

@@ -111,3 +111,10 @@ def test_without_new_events_a_profile_stays_as_it_is(attributes: ItemAttributes)
 def test_very_old_meetings_are_forgotten(attributes: ItemAttributes) -> None:
     profile = profiler(attributes, half_life=1.0).write([[8, *[0] * 60]])[0].profile
     assert {tally.attribute.name for tally in profile.tallies} == {"Action", "1980s"}
+
+
+def test_an_unknown_item_takes_its_place_and_says_nothing(attributes: ItemAttributes) -> None:
+    profile = profiler(attributes, eras=0, brands=0).write([[-1, 8, -1]])[0].profile
+    assert texts(profile) == ["Likes Sci-Fi (1 of 3)."]
+    assert profile.upto == 3
+    assert [each.event for each in profile.statements[0].evidence] == [1]
