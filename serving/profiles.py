@@ -22,6 +22,10 @@ from recsys.profile.template import TemplateConfig, TemplateProfiler
 from recsys.profile.wording import Wording
 
 
+class UnreadableProfileError(DataError):
+    """A stored profile is damaged, or of another version of the program."""
+
+
 class _Anchor(StrictConfig):
     """An entry of a history."""
 
@@ -66,7 +70,7 @@ class UserProfiles:
 
         Raises:
             StoreUnavailableError: the store does not answer.
-            DataError: the stored profile is of another version of the program.
+            UnreadableProfileError: the stored profile is.
         """
         entries, stored = store.user_entries(user_id), _stored(store.profile(user_id))
         if stored is None:
@@ -78,6 +82,7 @@ class UserProfiles:
 
         Raises:
             StoreUnavailableError: the store does not answer.
+            UnreadableProfileError: the stored profile is.
             DataError: a text is empty, too long or stands there twice, or there are too many.
         """
         entries, stored = store.user_entries(user_id), _stored(store.profile(user_id))
@@ -117,6 +122,6 @@ def _stored(text: str | None) -> _Stored | None:
         return _Stored.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        raise DataError(
+        raise UnreadableProfileError(
             f"the stored profile cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}); delete it"
         ) from error

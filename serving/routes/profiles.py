@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path
 from recsys.errors import DataError
 from serving.context import Context, ServingContext
 from serving.problems import ProblemError, responses
-from serving.profiles import UserProfile
+from serving.profiles import UnreadableProfileError, UserProfile
 from serving.schemas import EvidenceOut, ProfileIn, ProfileOut, StatementOut
 
 router = APIRouter(prefix="/v1", tags=["profiles"])
@@ -21,16 +21,20 @@ async def get_profile(user_id: UserId, context: Context) -> ProfileOut:
     """What is said about the user after all entries of the history, with the entries that support it."""
     try:
         found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
-    except DataError as error:
+    except UnreadableProfileError as error:
         raise ProblemError(409, str(error), field="user_id") from error
     return _out(context, user_id, _known(found, user_id))
 
 
-@router.put("/users/{user_id:path}/profile", operation_id="put_profile", responses=responses(400, 404, 413, 422, 503))
+@router.put(
+    "/users/{user_id:path}/profile", operation_id="put_profile", responses=responses(400, 404, 409, 413, 422, 503)
+)
 async def put_profile(user_id: UserId, body: ProfileIn, context: Context) -> ProfileOut:
     """Edit the profile. Edits survive all that the user does afterwards; the last edit wins."""
     try:
         found = await context.on_store(lambda: context.profiles.edit(context.store, user_id, body.statements))
+    except UnreadableProfileError as error:
+        raise ProblemError(409, str(error), field="user_id") from error
     except DataError as error:
         raise ProblemError(422, str(error), field="statements") from error
     return _out(context, user_id, _known(found, user_id))

@@ -8,11 +8,11 @@ import uuid
 import structlog
 from fastapi import APIRouter
 
-from recsys.errors import DataError
 from recsys.profile.profile import Profile
 from serving import presentation
 from serving.context import Context, ServingContext
 from serving.problems import ProblemError, responses
+from serving.profiles import UnreadableProfileError
 from serving.runtime import UnknownCategoryError
 from serving.schemas import MAX_HISTORY, RecommendRequest, RecommendResponse
 
@@ -85,7 +85,7 @@ async def edited_profile(context: ServingContext, user_id: str) -> Profile | Non
     read there; and nobody should lose a list to a profile that cannot be read."""
     try:
         found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
-    except DataError as error:
+    except UnreadableProfileError as error:
         _log.warning("answering without the stored profile", error=str(error))
         return None
     return found.profile if found is not None and found.is_stored else None

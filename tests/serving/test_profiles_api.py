@@ -101,9 +101,12 @@ def test_edits_have_limits(client: TestClient, statements: list[str], message: s
 def test_a_profile_of_another_version_is_a_conflict_that_deleting_mends(client: TestClient, store: OnlineStore) -> None:
     client.get("/v1/users/ann")
     store.put_profile("ann", '{"profile": {"format": 9}}')
-    response = client.get("/v1/users/ann/profile")
-    assert response.status_code == 409
-    assert "delete it" in response.json()["detail"]
+    for response in (
+        client.get("/v1/users/ann/profile"),
+        client.put("/v1/users/ann/profile", json={"statements": ["a"]}),
+    ):
+        assert response.status_code == 409
+        assert "delete it" in response.json()["detail"]
     assert client.delete("/v1/users/ann/profile").status_code == 200
 
 

@@ -171,8 +171,9 @@ def load_causal_lm(name: str, *, field: str) -> tuple[PreTrainedModel, PreTraine
     if tokenizer.eos_token_id is None:
         raise AssetError(f"{field} {name!r}: the tokenizer has no end-of-text token")
     if ggufs:
-        # How the file was quantized is no property of the weights that were read from it.
+        # How the file was quantized is no property of the weights that were read from it, which can be trained.
         del model.config.quantization_config
+        model.is_quantized = False
     return model, tokenizer
 
 
