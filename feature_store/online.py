@@ -7,6 +7,7 @@ node):
     NS:{user}:log       stream of every accepted event in order of arrival; the last `EVENT_LOG_LENGTH` or a few more
     NS:{user}:n         number of events that ever arrived
     NS:{user}:e:EVENT   fingerprint of an accepted event; expires after `event_id_lifetime_s`
+    NS:{user}:profile:1 profile of the user as one JSON text; the number is the format of the key's value
     NS:users            sorted set of user ids, all with score 0, for the search by prefix
     NS:item:ITEM        features of an item as one JSON text, read at once
     NS:seed             version of the data set whose histories are in
@@ -46,6 +47,8 @@ MAX_HISTORY = 500
 EVENT_LOG_LENGTH = 100_000
 """Events kept of each user beyond the history, so that nothing acknowledged is lost; older ones make room."""
 EVENT_ID_LIFETIME_S = 30 * 86_400
+
+_PROFILE = "profile:1"
 
 Features = dict[str, Any]
 """JSON-able values by name."""
@@ -185,14 +188,7 @@ class OnlineStore:
                     ]
                 pipeline.eval(_APPEND, len(keys), *keys, *arguments)
             pipeline.zadd(self._key("users"), {events[group[0]].user_id: 0 for group in groups})
-            if wait_for_disk:
-                pipeline.execute_command("WAITAOF", 1, 0, _FSYNC_TIMEOUT_MS)
-            replies = pipeline.execute()
-            if wait_for_disk and replies[-1][0] < 1:
-                raise StoreUnavailableError(
-                    "store: the server did not write to disk in time; set its appendfsync to 'always' or 'everysec'"
-                )
-            return replies
+            return self._acknowledged(pipeline, wait_for_disk)
 
         replies = self._call(write)
         outcomes: dict[int, AppendOutcome] = {}
@@ -236,6 +232,33 @@ class OnlineStore:
             )
             for _, fields in reversed(rows)
         ]
+
+    def put_profile(self, user_id: str, profile: str) -> None:
+        """Replace the user's profile, a JSON text; when this returns it is as durable as an event."""
+
+        def write() -> Any:
+            wait_for_disk = self._waits_for_disk()
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.set(self._user_key(user_id, _PROFILE), profile)
+            return self._acknowledged(pipeline, wait_for_disk)
+
+        self._call(write)
+
+    def profile(self, user_id: str) -> str | None:
+        """The JSON text that was put last; None without one."""
+        text: str | None = self._call(lambda: self._client.get(self._user_key(user_id, _PROFILE)))
+        return text
+
+    def delete_profile(self, user_id: str) -> bool:
+        """Erase the user's profile; whether there was one."""
+
+        def write() -> Any:
+            wait_for_disk = self._waits_for_disk()
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.delete(self._user_key(user_id, _PROFILE))
+            return self._acknowledged(pipeline, wait_for_disk)
+
+        return bool(self._call(write)[0])
 
     def search_users(self, prefix: str, *, limit: int, offset: int = 0) -> tuple[list[str], int]:
         """One page of the user ids that begin with `prefix`, in the order of their bytes, and their number."""
@@ -343,6 +366,18 @@ class OnlineStore:
         except redis.RedisError as error:
             # The exception's text may hold the address, but never the password.
             raise StoreUnavailableError(f"store: {type(error).__name__}: {error}") from error
+
+    @staticmethod
+    def _acknowledged(pipeline: Any, wait_for_disk: bool) -> Any:
+        """The replies to the commands of `pipeline`, and one more when they were waited for on disk."""
+        if wait_for_disk:
+            pipeline.execute_command("WAITAOF", 1, 0, _FSYNC_TIMEOUT_MS)
+        replies = pipeline.execute()
+        if wait_for_disk and replies[-1][0] < 1:
+            raise StoreUnavailableError(
+                "store: the server did not write to disk in time; set its appendfsync to 'always' or 'everysec'"
+            )
+        return replies
 
     def _waits_for_disk(self) -> bool:
         if self._can_wait_for_disk is None:

@@ -17,7 +17,7 @@ from feature_store import OnlineStore
 from serving.context import ServingContext
 from serving.middleware import BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
 from serving.problems import install_handlers, install_schema
-from serving.routes import catalog, events, operations, recommend, users
+from serving.routes import catalog, events, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 
@@ -68,7 +68,8 @@ def create_app(
     )
     app.state.context = context
     install_handlers(app, retry_after_s=settings.retry_after_s)
-    for routes in (recommend, events, catalog, users, operations):
+    # Before the users: a user's id may hold slashes, and theirs would take everything.
+    for routes in (recommend, events, catalog, profiles, users, operations):
         app.include_router(routes.router)
     install_schema(app)
 

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 
 from feature_store import OnlineStore, StoreUnavailableError
 from serving.metrics import Metrics
+from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
 from serving.search import CatalogSearch
 from serving.settings import ServingSettings
@@ -42,6 +43,7 @@ class ServingContext:
         self.store = store
         self.settings = settings
         self.metrics = Metrics(runtime.info)
+        self.profiles = UserProfiles(runtime.catalog)
         self.search = CatalogSearch(runtime.catalog, runtime.item_counts)
         self._seed = seed
         self._seed_mutex = anyio.Lock()

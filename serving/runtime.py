@@ -20,12 +20,15 @@ import torch
 from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray, Sequences
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, ConfigError
 from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender
 from recsys.generator.constraints import Cap
 from recsys.generator.diversity import walk_one
 from recsys.generator.groups import Groups
+from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
+from recsys.profile.profile import Profile
+from recsys.profile.prompt import fitting_text, profile_prompt
 
 Mode = Literal["direct", "reason"]
 Source = Literal["reasoning", "fusion", "generator", "popularity"]
@@ -84,6 +87,8 @@ class Answer:
     """The reasons that the list follows from; none unless its source is `reasoning`."""
     unknown_items: list[str]
     """Ids of the request that the catalogue does not have; they were ignored."""
+    used_profile: bool
+    """Whether the model read the profile before the history."""
     timings_ms: dict[str, float]
     """Time of each step."""
 
@@ -156,6 +161,8 @@ class RecommenderRuntime:
         self._ways["direct"]["generator"] = partial(_ask, recommender)
         if reasoner is not None:
             self._ways["reason"] = {"reasoning": partial(_reason, reasoner), **self._ways["direct"]}
+        # Only the generator reads words, and only where it is the best source there is.
+        self._reader = _word_reader(recommender) if fused is None else None
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
@@ -213,6 +220,11 @@ class RecommenderRuntime:
             report=bundle.report,
         )
 
+    @property
+    def reads_profiles(self) -> bool:
+        """Whether `recommend` makes use of a profile."""
+        return self._reader is not None
+
     def warm_up(self) -> None:
         """Generate one list, so that the first user does not wait for lazy initialisation, and a broken model is found.
 
@@ -242,6 +254,7 @@ class RecommenderRuntime:
         session: str | None = None,
         mode: Mode = "direct",
         reason: ReasonConfig | None = None,
+        profile: Profile | None = None,
     ) -> Answer:
         """The k best items after `history`; fewer when the restrictions leave fewer.
 
@@ -259,6 +272,7 @@ class RecommenderRuntime:
             session: whose history it is; it then stays encoded, so that the next request reads only what is new.
             mode: `reason` writes reasons first, which takes seconds.
             reason: how, in that mode; the default when None.
+            profile: what is said about the user; read before the history if the model knows words (`reads_profiles`).
 
         Raises:
             NoReasonsError: the model gives no reasons; see `no_reasons`.
@@ -282,9 +296,17 @@ class RecommenderRuntime:
         source: Source = "popularity"
         fallback_reason: FallbackReason | None = None
         found: _Listed | None = None
+        used_profile = False
         if len(history_items):
             with clock.step("decode"):
-                for name, way in self._ways[mode].items():
+                if mode == "direct" and profile is not None and profile.text and self._reader is not None:
+                    try:
+                        found = _ask_with(self._reader, profile, history_items, k, held)
+                    except Exception:
+                        _log.exception("reading the profile failed, answering without it")
+                    else:
+                        source, used_profile = "generator", True
+                for name, way in self._ways[mode].items() if found is None else ():
                     try:
                         found = way(history_items, k, held, session, reason or ReasonConfig())
                     except Exception:
@@ -309,6 +331,7 @@ class RecommenderRuntime:
             fallback_reason=fallback_reason,
             chains=found.chains,
             unknown_items=list(dict.fromkeys(unknown)),
+            used_profile=used_profile,
             timings_ms=clock.timings_ms,
         )
 
@@ -381,6 +404,26 @@ def _listed(found: Recommendations, chains: tuple[str, ...] = ()) -> _Listed:
     """The list of the only request."""
     exists = found.items[0] >= 0
     return _Listed(items=found.items[0][exists], scores=found.scores[0][exists], chains=chains)
+
+
+def _word_reader(recommender: Recommender) -> GenerativeRecommender | None:
+    """The generator, if its body is a language model."""
+    if not isinstance(recommender, GenerativeRecommender):
+        return None
+    try:
+        ItemLanguage.of(recommender.model)
+    except ConfigError:
+        return None
+    return recommender
+
+
+def _ask_with(reader: GenerativeRecommender, profile: Profile, history: IntArray, k: int, held: Constraints) -> _Listed:
+    """As `_ask`, with the profile before the history."""
+    _one_thread()
+    language = ItemLanguage.of(reader.model)
+    recent = history[-reader.config.model.max_history :].tolist()
+    prompt = profile_prompt(language, fitting_text(language, profile, recent), recent)
+    return _listed(reader.complete([prompt], k, constraints=held))
 
 
 class _Clock:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
+from recsys.profile.profile import MAX_STATEMENT_LENGTH, MAX_STATEMENTS
+from recsys.profile.profile import Source as StatementSource
 from serving.runtime import FallbackReason, Mode, Source
 
 MAX_K = 100
@@ -149,6 +151,8 @@ class RecommendResponse(_Response):
     """The reasons that the list follows from, in the model's own words; empty unless its source is `reasoning`."""
     unknown_items: list[str]
     """Item ids of the request or the history that the catalogue does not have; they were ignored."""
+    used_profile: bool
+    """Whether the model read the user's profile before the history."""
     model_version: str
     timings_ms: dict[str, float]
     """Milliseconds of each step; `total` includes what lies between."""
@@ -242,6 +246,52 @@ class UserDetail(_Response):
     user_id: str
     history: list[HistoryItem]
     """Oldest first."""
+
+
+class ProfileIn(_Request):
+    """What the user leaves of the profile, and adds to it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"statements": ["Likes Drama (12 of 40).", "No musicals, please."]}]}
+    )
+
+    statements: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=MAX_STATEMENT_LENGTH)]], Field(max_length=MAX_STATEMENTS)
+    ]
+    """Sentences in their order. One that stands in the profile stays as it is, any other is the user's own; what is
+    left out is not said again."""
+
+
+class EvidenceOut(_Response):
+    """An event that supports a statement."""
+
+    event: int
+    """Its position in the history, from 0."""
+    item_id: str
+    title: str | None
+
+
+class StatementOut(_Response):
+    """One thing that is said about a user."""
+
+    text: str
+    source: StatementSource
+    evidence: list[EvidenceOut]
+
+
+class ProfileOut(_Response):
+    """A user's profile in words."""
+
+    user_id: str
+    version: int
+    upto: int
+    """Entries of the history that it has read."""
+    statements: list[StatementOut]
+    edited: bool
+    """Whether the user has ever edited it; one that was not is made from the history each time."""
+    used_by_model: bool
+    """Whether recommendations for this user are made with it: the user has edited it, and the model knows words. Else
+    it is for display only."""
 
 
 class UserPage(_Response):

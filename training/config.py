@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from recsys.alignment.builders.config import PairsConfig
@@ -28,6 +28,7 @@ from recsys.tokenizer import TokenizerConfig
 from training.align import AlignConfig
 from training.fit import FitConfig
 from training.layout import CONFIG_FILE, RUNS
+from training.profiles import ProfilesConfig
 from training.teach import TeachConfig
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -80,8 +81,27 @@ class RunConfig(StrictConfig):
     fusion: FusionConfig | None = None
     """Several sources of candidates and a ranker over them, served instead of the generator alone; null: off. Its
     SASRec is the one of `evaluation.sasrec`, fitted once for both."""
+    profiles: ProfilesConfig | None = None
+    """Profiles of users in words, and what they are worth; null: off."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Protocol, metrics and baselines."""
+
+    @model_validator(mode="after")
+    def _the_generator_can_judge_profiles(self) -> RunConfig:
+        profiles = self.profiles
+        if profiles is None or profiles.judge != "generator":
+            return self
+        if self.generator.model.lm is None:
+            raise ValueError(
+                "profiles.judge: generator reads profiles with a language model as its body; set generator.model.lm, "
+                "or profiles.judge=titles"
+            )
+        if self.data.split.kind != "leave_last_out" or profiles.cases.targets > 2:
+            raise ValueError(
+                "profiles.judge: generator was fitted on all but the last 2 items of a user of a leave_last_out split; "
+                "set profiles.cases.targets to 1 or 2, or profiles.judge=titles"
+            )
+        return self
 
     @property
     def run_dir(self) -> Path:
@@ -148,8 +168,27 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         for modality in encoder.modalities
     )
     encoder = encoder.model_copy(update={"modalities": modalities})
-    changes = {"run": run, "data": data, "encoder": encoder}
+    changes: dict[str, Any] = {"run": run, "data": data, "encoder": encoder}
+    if config.profiles is not None:
+        changes["profiles"] = _absolute_profile_paths(config.profiles)
     return config.model_copy(update={**changes, **_absolute_language_paths(config)})
+
+
+def _absolute_profile_paths(profiles: ProfilesConfig) -> ProfilesConfig:
+    """The section with absolute paths."""
+    changes: dict[str, Any] = {}
+    if profiles.wording is not None:
+        changes["wording"] = profiles.wording.absolute()
+    if profiles.chat is not None:
+        changes["chat"] = profiles.chat.model_copy(update={"cache": profiles.chat.cache.absolute()})
+    if profiles.writer is not None:
+        changes["writer"] = profiles.writer.model_copy(update={"name": _absolute_model(profiles.writer.name)})
+    return profiles.model_copy(update={**changes, "judge_model": _absolute_model(profiles.judge_model)})
+
+
+def _absolute_model(name: str) -> str:
+    """A language model's directory as an absolute path; other names as they are."""
+    return str(Path(name).absolute()) if name not in ASSETS and Path(name).is_dir() else name
 
 
 def _absolute_language_paths(config: RunConfig) -> dict[str, Any]:
@@ -157,8 +196,7 @@ def _absolute_language_paths(config: RunConfig) -> dict[str, Any]:
     lm = config.generator.model.lm
     if lm is None:
         return {}
-    if lm.name not in ASSETS and Path(lm.name).is_dir():
-        lm = lm.model_copy(update={"name": str(Path(lm.name).absolute())})
+    lm = lm.model_copy(update={"name": _absolute_model(lm.name)})
     model = config.generator.model.model_copy(update={"lm": lm})
     tasks = config.teach.tasks
     texts, chat = tasks.texts, tasks.reasoning.chat

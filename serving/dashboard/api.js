@@ -7,11 +7,12 @@ export class ApiError extends Error {
   }
 }
 
-export async function call(path, body) {
+/** Get `path`, or send `body` to it, by POST unless another method is given. */
+export async function call(path, body, method) {
   let response;
   try {
-    response = await fetch(path, body === undefined ? {} : {
-      method: "POST",
+    response = await fetch(path, body === undefined ? { method: method ?? "GET" } : {
+      method: method ?? "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
     });

@@ -3,6 +3,7 @@
 import { ApiError, call, postEvent } from "./api.js";
 import { $, el, hue } from "./dom.js";
 import { renderEvaluation } from "./evaluation.js";
+import { connectProfile, showProfile } from "./profile.js";
 
 const SHOWN_HISTORY = 100;
 const state = { user: null, known: false, shown: [], request: 0, search: 0, found: 0 };
@@ -72,6 +73,7 @@ async function refresh() {
       categories: category ? [category] : [],
     });
     if (request !== state.request) return;
+    guarded(showProfile)(state.user);
     renderHistory(stored?.history ?? []);
     renderList(answer);
     renderTimings(answer.timings_ms);
@@ -256,4 +258,5 @@ $("user-input").addEventListener("input", guarded(suggestUsers));
 $("user-input").addEventListener("focus", guarded(suggestUsers));
 $("user-input").addEventListener("blur", () => { userQuery++; expand(false); });
 $("user-input").addEventListener("keydown", moveInOptions);
+connectProfile(guarded, refresh);
 guarded(start)();

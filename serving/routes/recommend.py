@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 import uuid
 
+import structlog
 from fastapi import APIRouter
 
+from recsys.profile.profile import Profile
 from serving import presentation
 from serving.context import Context, ServingContext
 from serving.problems import ProblemError, responses
+from serving.profiles import UnreadableProfileError
 from serving.runtime import UnknownCategoryError
 from serving.schemas import MAX_HISTORY, RecommendRequest, RecommendResponse
 
 router = APIRouter(prefix="/v1", tags=["recommend"])
+_log = structlog.get_logger(__name__)
 
 
 @router.post("/recommend", operation_id="recommend", responses=responses(400, 404, 413, 422, 503))
@@ -27,10 +31,13 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
     timings: dict[str, float] = {}
     if request.mode == "reason" and context.runtime.no_reasons is not None:
         raise ProblemError(422, f"{context.runtime.no_reasons}; or ask with mode direct", field="mode")
+    profile: Profile | None = None
     if request.user_id is None:
         history = request.history or []
     else:
         history = await stored_history(context, request.user_id)
+        if context.runtime.reads_profiles:
+            profile = await edited_profile(context, request.user_id)
         timings["history"] = _milliseconds_since(started)
     try:
         on_model = context.on_reasoning if request.mode == "reason" else context.on_model
@@ -45,6 +52,7 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
                 session=request.user_id,
                 mode=request.mode,
                 reason=context.settings.reason,
+                profile=profile,
             )
         )
     except UnknownCategoryError as error:
@@ -62,6 +70,7 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
         fallback_reason=answer.fallback_reason,
         chains=list(answer.chains),
         unknown_items=answer.unknown_items,
+        used_profile=answer.used_profile,
         model_version=context.runtime.info.model_version,
         timings_ms=timings,
     )
@@ -77,6 +86,17 @@ async def stored_history(context: ServingContext, user_id: str) -> list[str]:
             field="user_id",
         )
     return history
+
+
+async def edited_profile(context: ServingContext, user_id: str) -> Profile | None:
+    """The profile of a user who has edited it. One that rules made of the history says nothing that the model does not
+    read there; and nobody should lose a list to a profile that cannot be read."""
+    try:
+        found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
+    except UnreadableProfileError as error:
+        _log.warning("answering without the stored profile", error=str(error))
+        return None
+    return found.profile if found is not None and found.is_stored else None
 
 
 def _milliseconds_since(started: float) -> float:

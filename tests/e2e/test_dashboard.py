@@ -126,6 +126,26 @@ def test_a_click_posts_an_event_and_the_list_changes(page, url: str) -> None:
     assert set(entered) == set(after) - set(before)
 
 
+def test_a_profile_is_shown_edited_and_given_back(page, url: str) -> None:
+    _open(page, url, "u4")
+    page.wait_for_selector("#profile li")
+    before = page.locator("#profile li").all_inner_texts()
+    assert "For display" in page.inner_text("#profile-use")
+    page.click("#profile-edit")
+    page.fill("#profile-text", "No musicals, please.\n")
+    page.click("#profile-save")
+    page.wait_for_function("() => document.querySelectorAll('#profile li').length === 1")
+    assert "No musicals, please." in page.inner_text("#profile")
+    assert "yours" in page.inner_text("#profile")
+    page.locator("#recommendations button").first.click()
+    page.wait_for_function("() => document.getElementById('profile-version').textContent === 'after 7 events'")
+    assert "No musicals, please." in page.inner_text("#profile li")
+    page.click("#profile-reset")
+    page.wait_for_selector("#profile-reset", state="hidden")
+    assert "yours" not in page.inner_text("#profile")
+    assert before
+
+
 def test_a_user_is_found_by_typing(page, url: str) -> None:
     _open(page, url)
     page.fill("#user-input", "u1")

@@ -249,3 +249,15 @@ def test_a_failing_write_accepts_nothing(store: OnlineStore, store_url: str, mak
             store.append_events([make_event("1")])
         client.delete(f"{store.namespace}:{{ann}}:h")
     assert store.append_events([make_event("1")]) == ["accepted"]
+
+
+def test_a_profile_is_kept_replaced_and_erased(store: OnlineStore) -> None:
+    assert store.profile("ann") is None
+    store.put_profile("ann", '{"a": 1}')
+    store.put_profile("ann", '{"a": 2}')
+    store.put_profile("bob", "{}")
+    assert store.profile("ann") == '{"a": 2}'
+    assert store.delete_profile("ann")
+    assert not store.delete_profile("ann")
+    assert store.profile("ann") is None
+    assert store.profile("bob") == "{}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from training.config import RunConfig
 from training.pipeline import Stage
-from training.stages import align, bundle, data, encode, evaluate, fuse, pairs, retrieve, tokenize, train
+from training.stages import align, bundle, data, encode, evaluate, fuse, pairs, profiles, retrieve, tokenize, train
 
 
 def build_stages(config: RunConfig) -> list[Stage]:
@@ -18,4 +18,6 @@ def build_stages(config: RunConfig) -> list[Stage]:
         stages.append(align.stage(config, config.align))
     if config.fusion is not None:
         stages.append(fuse.stage(config, config.fusion))
+    if config.profiles is not None:
+        stages.append(profiles.stage(config, config.profiles))
     return [*stages, evaluate.stage(config), bundle.stage(config)]

@@ -139,9 +139,26 @@ def load_backbone(config: LanguageModelConfig) -> Backbone:
         AssetError: there is no such model, or it has neither safetensors nor a GGUF file, or no tokenizer.
         ConfigError: it cannot be held in 8 bits.
     """
-    source: Path | str = config.name
-    if config.name in ASSETS:
-        source = fetch(config.name)
+    model, tokenizer = load_causal_lm(config.name, field="generator.model.lm.name")
+    backbone = Backbone(model, tokenizer)
+    _try_out(config.name, model, backbone)
+    if config.load_in == "8bit":
+        quantize(backbone.transformer)
+    backbone.tune(config)
+    return backbone
+
+
+def load_causal_lm(name: str, *, field: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A language model in float32 and its tokenizer, which has an end-of-text token.
+
+    Args:
+        name: an asset, a directory, or a name of the Hub.
+        field: of the configuration that gave the name, for errors.
+
+    Raises:
+        AssetError: there is no such model, or it has neither safetensors nor a GGUF file, or no tokenizer.
+    """
+    source: Path | str = fetch(name) if name in ASSETS else name
     ggufs = sorted(Path(source).glob("*.gguf")) if Path(source).is_dir() else []
     weights: dict[str, Any] = {"gguf_file": ggufs[0].name} if ggufs else {}
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
@@ -153,20 +170,16 @@ def load_backbone(config: LanguageModelConfig) -> Backbone:
             model = AutoModelForCausalLM.from_pretrained(str(source), **weights, **options)
     except (OSError, ValueError, ImportError) as error:
         raise AssetError(
-            f"generator.model.lm.name {config.name!r} must be a causal language model (an asset, a directory or a name "
+            f"{field} {name!r} must be a causal language model (an asset, a directory or a name "
             f"of the Hub) with a tokenizer and with safetensors or a GGUF file: {_one_line(error)}"
         ) from error
     if tokenizer.eos_token_id is None:
-        raise AssetError(f"generator.model.lm.name {config.name!r}: the tokenizer has no end-of-text token")
+        raise AssetError(f"{field} {name!r}: the tokenizer has no end-of-text token")
     if ggufs:
-        # How the file was quantized is no property of the weights that were read from it.
+        # How the file was quantized is no property of the weights that were read from it, which can be trained.
         del model.config.quantization_config
-    backbone = Backbone(model, tokenizer)
-    _try_out(config.name, model, backbone)
-    if config.load_in == "8bit":
-        quantize(backbone.transformer)
-    backbone.tune(config)
-    return backbone
+        model.is_quantized = False
+    return model, tokenizer
 
 
 @contextmanager

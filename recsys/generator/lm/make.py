@@ -57,7 +57,7 @@ def make_task_mix(
     Raises:
         ConfigError: templates, a table of texts or the chat model do not fit.
         DataError: the table of texts is malformed.
-        TeacherError: the chat model cannot be reached or refuses.
+        ChatError: the chat model cannot be reached or refuses.
         ValueError: the denoised rewriting is asked for without `vectors`.
     """
     texts = make_texts(config.texts, catalog, user_ids, items)

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from recsys.errors import ArtifactError, ConfigError
-from recsys.generator.lm.chat_teacher import ChatTeacher, TeacherError
+from recsys.generator.lm.chat_client import ChatError
+from recsys.generator.lm.chat_teacher import ChatTeacher
 from recsys.generator.lm.config import ChatTeacherConfig
 from recsys.generator.lm.reasoning import Case, Chain
 
@@ -174,7 +175,7 @@ def test_a_run_that_broke_off_goes_on_where_it_was(make_teacher: MakeTeacher, tm
     refused = (401, {}, b'{"error": "no\n  credit"}')
     with serve(said(GOOD), refused) as server:
         teacher = make_teacher(server.url)
-        with pytest.raises(TeacherError, match=r'status 401: \{"error": "no credit"\}; mend the settings'):
+        with pytest.raises(ChatError, match=r'status 401: \{"error": "no credit"\}; mend the settings'):
             teacher.explain([CASE, other])
     cache = tmp_path / "kept" / "answers.jsonl"
     with cache.open("a") as file:
@@ -206,11 +207,11 @@ def test_many_cases_at_once_come_back_in_order(make_teacher: MakeTeacher) -> Non
 def test_a_server_that_is_down_ends_the_run_with_an_error(make_teacher: MakeTeacher) -> None:
     cases = [Case(place=place, user=0, history=(0,) * (1 + place), target=1) for place in range(9)]
     teacher = make_teacher("http://127.0.0.1:9/v1", retries=0, give_up_after=4)
-    with pytest.raises(TeacherError, match=r"4 requests in a row failed, the last with ConnectError.*go on"):
+    with pytest.raises(ChatError, match=r"4 requests in a row failed, the last with ConnectError.*go on"):
         teacher.explain(cases)
     assert teacher.counts["requested"] == 4
     teacher = make_teacher("http://127.0.0.1:9/v1", retries=0)
-    with pytest.raises(TeacherError, match=r"none of 1 requests was answered"):
+    with pytest.raises(ChatError, match=r"none of 1 requests was answered"):
         teacher.explain(cases[:1])
 
 
@@ -219,5 +220,5 @@ def test_settings_that_cannot_work_are_errors(make_teacher: MakeTeacher, tmp_pat
         make_teacher("http://127.0.0.1:9/v1", api_key_env="NO_SUCH_KEY")
     with pytest.raises(ArtifactError, match="cannot be read"):
         make_teacher("http://127.0.0.1:9/v1", cache=tmp_path)
-    with pytest.raises(TeacherError, match=r"mend reasoning\.chat\.base_url"):
+    with pytest.raises(ChatError, match=r"mend reasoning\.chat\.base_url"):
         make_teacher("127.0.0.1/v1").explain([CASE])

@@ -1,0 +1,94 @@
+"""Sentences of template profiles and prompts for language models: read from YAML and checked. Knows no items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from recsys.config import StrictConfig
+from recsys.errors import ConfigError
+from recsys.profile.attributes import Attribute
+
+PACKAGED = Path(__file__).with_name("wording.yaml")
+"""The wording that comes with the package."""
+
+
+class StatementWording(StrictConfig):
+    """A sentence for each kind of attribute."""
+
+    category: str
+    """A kind of item."""
+    brand: str
+    """A brand."""
+    era: str
+    """A decade."""
+
+
+class Wording(StrictConfig):
+    """All that a profile is made of and asked with."""
+
+    statements: StatementWording
+    """Sentences of the template."""
+    styles: Mapping[str, str] = Field(min_length=1)
+    """Prompts for a profile, by the name of their style."""
+    update: str
+    """The prompt for a profile that goes on from another."""
+
+    @model_validator(mode="after")
+    def _placeholders_are_there(self) -> Wording:
+        for kind in StatementWording.model_fields:
+            _check(f"statements.{kind}", getattr(self.statements, kind), {"name", "count", "total"})
+        for style, prompt in self.styles.items():
+            _check(f"styles.{style}", prompt, {"history"})
+        _check("update", self.update, {"profile", "events"})
+        return self
+
+    def statement(self, attribute: Attribute, *, count: int, total: int) -> str:
+        """The sentence that a user met `attribute` in `count` of `total` events."""
+        sentence: str = getattr(self.statements, attribute.kind)
+        return sentence.format(name=attribute.name, count=count, total=total)
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Wording:
+        """The packaged wording; keys that the YAML file `path` holds take that file's.
+
+        Raises:
+            ConfigError: the file cannot be read, or a key or placeholder is unknown or missing.
+        """
+        values = _read(PACKAGED)
+        if path is not None:
+            values |= _read(path)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            message = str(first["msg"]).removeprefix("Value error, ")
+            raise ConfigError(f"{path or PACKAGED}: {f'{where}: ' if where else ''}{message}") from error
+
+
+def _check(where: str, template: str, expected: set[str]) -> None:
+    try:
+        names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; write {{{{ and }}}} for braces") from error
+    if sorted(names) != sorted(expected):
+        listed = ", ".join(f"{{{name}}}" for name in sorted(expected))
+        raise ValueError(f"{where}: must have the placeholders {listed}, each once, and no other")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and their wording, found {type(values).__name__}")
+    return values

@@ -1,0 +1,127 @@
+"""Profiles of the served users: written by rule from the history, kept once the user has edited them. Knows no HTTP.
+
+What is stored is what the user left at the last edit and the entry of the history that it had read last. Reading it
+goes on from there with the entries that came since, so that edits survive and nothing is written by a read. An event
+that arrives late, with a time before that entry, is not read any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from feature_store import HistoryEntry, OnlineStore
+from recsys.config import StrictConfig
+from recsys.data import Catalog
+from recsys.errors import DataError
+from recsys.profile.attributes import ItemAttributes
+from recsys.profile.profile import Profile
+from recsys.profile.template import TemplateConfig, TemplateProfiler
+from recsys.profile.wording import Wording
+
+
+class UnreadableProfileError(DataError):
+    """A stored profile is damaged, or of another version of the program."""
+
+
+class _Anchor(StrictConfig):
+    """An entry of a history."""
+
+    item_id: str
+    event_type: str | None
+    timestamp: float | None
+
+    def is_of(self, entry: HistoryEntry) -> bool:
+        return (self.item_id, self.event_type, self.timestamp) == (entry.item_id, entry.event_type, entry.timestamp)
+
+
+class _Stored(StrictConfig):
+    """What the store keeps of a user's profile."""
+
+    profile: Profile
+    last: _Anchor | None
+    """The newest entry that the profile has read; None when there was none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserProfile:
+    """A user's profile as of now."""
+
+    profile: Profile
+    is_stored: bool
+    """Whether the user has ever edited it."""
+
+
+class UserProfiles:
+    """Profiles over one catalogue.
+
+    Args:
+        catalog: all items.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._profiler = TemplateProfiler(ItemAttributes(catalog), TemplateConfig(), Wording.load())
+
+    def read(self, store: OnlineStore, user_id: str) -> UserProfile | None:
+        """The profile after all entries of the history; None for a user without history or profile.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+            UnreadableProfileError: the stored profile is.
+        """
+        entries, stored = store.user_entries(user_id), _stored(store.profile(user_id))
+        if stored is None:
+            return UserProfile(profile=self._updated(Profile(), entries), is_stored=False) if entries else None
+        return UserProfile(profile=self._current(stored, entries), is_stored=True)
+
+    def edit(self, store: OnlineStore, user_id: str, texts: Sequence[str]) -> UserProfile | None:
+        """Keep `texts` of the user's profile, see `Profile.edited`; None for an unknown user. The last edit wins.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+            UnreadableProfileError: the stored profile is.
+            DataError: a text is empty, too long or stands there twice, or there are too many.
+        """
+        entries, stored = store.user_entries(user_id), _stored(store.profile(user_id))
+        if stored is None and not entries:
+            return None
+        before = self._updated(Profile(), entries) if stored is None else self._current(stored, entries)
+        profile = before.edited(texts)
+        last = entries[-1] if entries else None
+        anchor = (
+            None
+            if last is None
+            else _Anchor(item_id=last.item_id, event_type=last.event_type, timestamp=last.timestamp)
+        )
+        store.put_profile(user_id, _Stored(profile=profile, last=anchor).model_dump_json())
+        return UserProfile(profile=profile, is_stored=True)
+
+    def _current(self, stored: _Stored, entries: Sequence[HistoryEntry]) -> Profile:
+        if stored.last is None:
+            return self._updated(stored.profile, entries)
+        for place in range(len(entries) - 1, -1, -1):
+            if stored.last.is_of(entries[place]):
+                return self._updated(stored.profile, entries[place + 1 :])
+        # So much came since that the history has no room for that entry: it is read anew, and the edits stay.
+        kept = stored.profile
+        edits = Profile(version=kept.version, statements=kept.edits, dismissed=kept.dismissed)
+        return self._updated(edits, entries)
+
+    def _updated(self, profile: Profile, entries: Sequence[HistoryEntry]) -> Profile:
+        items = self._catalog.index_of([entry.item_id for entry in entries]).tolist()
+        return self._profiler.update([profile], [items])[0].profile
+
+
+def _stored(text: str | None) -> _Stored | None:
+    if text is None:
+        return None
+    try:
+        return _Stored.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UnreadableProfileError(
+            f"the stored profile cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}); delete it"
+        ) from error

@@ -1,0 +1,81 @@
+"""`/v1/users/{user_id}/profile`: a user in words, to be read, edited and erased."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from recsys.errors import DataError
+from serving.context import Context, ServingContext
+from serving.problems import ProblemError, responses
+from serving.profiles import UnreadableProfileError, UserProfile
+from serving.schemas import EvidenceOut, ProfileIn, ProfileOut, StatementOut
+
+router = APIRouter(prefix="/v1", tags=["profiles"])
+UserId = Annotated[str, Path(examples=["196"])]
+
+
+@router.get("/users/{user_id:path}/profile", operation_id="get_profile", responses=responses(404, 409, 422, 503))
+async def get_profile(user_id: UserId, context: Context) -> ProfileOut:
+    """What is said about the user after all entries of the history, with the entries that support it."""
+    try:
+        found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
+    except UnreadableProfileError as error:
+        raise ProblemError(409, str(error), field="user_id") from error
+    return _out(context, user_id, _known(found, user_id))
+
+
+@router.put(
+    "/users/{user_id:path}/profile", operation_id="put_profile", responses=responses(400, 404, 409, 413, 422, 503)
+)
+async def put_profile(user_id: UserId, body: ProfileIn, context: Context) -> ProfileOut:
+    """Edit the profile. Edits survive all that the user does afterwards; the last edit wins."""
+    try:
+        found = await context.on_store(lambda: context.profiles.edit(context.store, user_id, body.statements))
+    except UnreadableProfileError as error:
+        raise ProblemError(409, str(error), field="user_id") from error
+    except DataError as error:
+        raise ProblemError(422, str(error), field="statements") from error
+    return _out(context, user_id, _known(found, user_id))
+
+
+@router.delete("/users/{user_id:path}/profile", operation_id="delete_profile", responses=responses(404, 422, 503))
+async def delete_profile(user_id: UserId, context: Context) -> ProfileOut:
+    """Erase what the user has edited. The answer is the profile as the history alone gives it."""
+    await context.on_store(lambda: context.store.delete_profile(user_id))
+    found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
+    return _out(context, user_id, _known(found, user_id))
+
+
+def _known(found: UserProfile | None, user_id: str) -> UserProfile:
+    if found is None:
+        raise ProblemError(404, f"user {user_id!r} is unknown; post an event to create the user", field="user_id")
+    return found
+
+
+def _out(context: ServingContext, user_id: str, found: UserProfile) -> ProfileOut:
+    catalog, profile = context.runtime.catalog, found.profile
+    ids = [evidence.item_id for statement in profile.statements for evidence in statement.evidence]
+    titles = {
+        item_id: catalog.titles[item] if item >= 0 else None
+        for item_id, item in zip(ids, catalog.index_of(ids).tolist(), strict=True)
+    }
+    return ProfileOut(
+        user_id=user_id,
+        version=profile.version,
+        upto=profile.upto,
+        statements=[
+            StatementOut(
+                text=statement.text,
+                source=statement.source,
+                evidence=[
+                    EvidenceOut(event=each.event, item_id=each.item_id, title=titles[each.item_id])
+                    for each in statement.evidence
+                ],
+            )
+            for statement in profile.statements
+        ],
+        edited=found.is_stored,
+        used_by_model=found.is_stored and context.runtime.reads_profiles,
+    )

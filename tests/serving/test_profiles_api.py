@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from tiny_lm import save_tiny_lm
+
+from feature_store import OnlineStore
+from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
+from recsys.generator.config import LanguageModelConfig
+from serving.app import create_app
+from serving.runtime import RecommenderRuntime
+
+NUM_ITEMS = 24
+
+
+def view(client: TestClient, user: str, item: str, number: int) -> None:
+    event = {"event_id": f"{user}{number}", "user_id": user, "item_id": item, "timestamp": 1_000_000_000 + number}
+    assert client.post("/v1/events", json=event).status_code == 200
+
+
+def texts(profile: dict[str, Any]) -> list[str]:
+    return [statement["text"] for statement in profile["statements"]]
+
+
+def test_a_profile_comes_from_the_history_with_its_evidence(client: TestClient) -> None:
+    profile = client.get("/v1/users/ann/profile").json()
+    assert texts(profile)[:2] == ["Likes low (3 of 3).", "Likes even (2 of 3)."]
+    assert profile["statements"][1]["source"] == "template"
+    assert profile["statements"][1]["evidence"] == [
+        {"event": 0, "item_id": "i0", "title": "The item 0"},
+        {"event": 2, "item_id": "i2", "title": "The item 2"},
+    ]
+    assert (profile["upto"], profile["edited"], profile["used_by_model"]) == (3, False, False)
+
+
+def test_edits_survive_events_and_a_restart(client: TestClient, store: OnlineStore) -> None:
+    put = client.put("/v1/users/ann/profile", json={"statements": ["Nothing odd", "Likes even (2 of 3)."]})
+    assert put.status_code == 200
+    assert [(each["text"], each["source"]) for each in put.json()["statements"]] == [
+        ("Nothing odd", "edited"),
+        ("Likes even (2 of 3).", "template"),
+    ]
+    view(client, "ann", "i4", 1)
+    after = client.get("/v1/users/ann/profile").json()
+    assert texts(after)[:2] == ["Nothing odd", "Likes even (3 of 4)."]
+    assert not any("low" in text for text in texts(after))  # removed by the user, though i4 is low
+    assert (after["upto"], after["edited"], after["version"]) == (4, True, put.json()["version"] + 1)
+    assert client.get("/v1/users/ann/profile").json() == after  # reading changes nothing
+    assert "Nothing odd" in (store.profile("ann") or "")
+
+
+def test_deleting_gives_back_what_the_history_says(client: TestClient, store: OnlineStore) -> None:
+    before = client.get("/v1/users/ann/profile").json()
+    client.put("/v1/users/ann/profile", json={"statements": []})
+    assert client.get("/v1/users/ann/profile").json()["statements"] == []
+    assert client.delete("/v1/users/ann/profile").json() == before
+    assert store.profile("ann") is None
+
+
+def test_edits_survive_when_the_history_has_moved_on(client: TestClient, store: OnlineStore) -> None:
+    client.put("/v1/users/bob/profile", json={"statements": ["Nothing odd"]})
+    for number in range(4):
+        view(client, "bob", f"i{2 * number}", number)
+    store.max_history = 3  # the entry that the profile had read last is out of reach
+    profile = client.get("/v1/users/bob/profile").json()
+    assert texts(profile)[0] == "Nothing odd"
+    assert profile["upto"] == 3
+
+
+def test_who_is_unknown_has_no_profile(client: TestClient) -> None:
+    for response in (
+        client.get("/v1/users/nobody/profile"),
+        client.put("/v1/users/nobody/profile", json={"statements": ["x"]}),
+        client.delete("/v1/users/nobody/profile"),
+    ):
+        assert response.status_code == 404
+        assert "post an event" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        (["  "], "statements[0]: has 0 characters"),
+        (["a", " a"], "statements[1]: 'a' stands there twice"),
+        (["x" * 501], "statements[0]"),
+        (["x"] * 51, "statements"),
+    ],
+)
+def test_edits_have_limits(client: TestClient, statements: list[str], message: str) -> None:
+    response = client.put("/v1/users/ann/profile", json={"statements": statements})
+    assert response.status_code == 422
+    assert message in response.json()["detail"]
+
+
+def test_a_profile_of_another_version_is_a_conflict_that_deleting_mends(client: TestClient, store: OnlineStore) -> None:
+    client.get("/v1/users/ann")
+    store.put_profile("ann", '{"profile": {"format": 9}}')
+    for response in (
+        client.get("/v1/users/ann/profile"),
+        client.put("/v1/users/ann/profile", json={"statements": ["a"]}),
+    ):
+        assert response.status_code == 409
+        assert "delete it" in response.json()["detail"]
+    assert client.delete("/v1/users/ann/profile").status_code == 200
+
+
+def test_a_generator_that_knows_words_reads_what_the_user_wrote(
+    make_runtime: Callable[..., RecommenderRuntime], store: OnlineStore, tmp_path: Path
+) -> None:
+    index = np.arange(NUM_ITEMS)
+    codes = np.stack([index // 4, index % 4], axis=1)
+    lm = LanguageModelConfig(name=str(save_tiny_lm(tmp_path / "lm")), tuning="frozen")
+    config = GeneratorConfig(model=ModelConfig(lm=lm, max_history=8, text_input=False), beams=24)
+    torch.manual_seed(0)
+    generator = GenerativeRecommender(config, codes, (6, 4), None, build_model(config, codes, (6, 4), None))
+    app = create_app(make_runtime(generator), store, seed=lambda: store.seed_histories("v1", [("ann", ["i0", "i1"])]))
+    with TestClient(app) as client:
+        asked = {"user_id": "ann", "k": 22}
+        before = client.post("/v1/recommend", json=asked).json()
+        assert not before["used_profile"]
+        profile = client.put("/v1/users/ann/profile", json={"statements": ["The quick brown fox " * 20]}).json()
+        assert profile["used_by_model"]
+        after = client.post("/v1/recommend", json=asked).json()
+        assert after["used_profile"]
+        assert after["source"] == "generator"
+        assert len(after["items"]) == 22
+        scores = {item["item_id"]: item["score"] for item in before["items"]}
+        assert any(abs(item["score"] - scores[item["item_id"]]) > 1e-3 for item in after["items"])
+        client.delete("/v1/users/ann/profile")
+        again = client.post("/v1/recommend", json=asked).json()
+        assert [item["item_id"] for item in again["items"]] == [item["item_id"] for item in before["items"]]

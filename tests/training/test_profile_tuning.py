@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_lm import save_tiny_lm
+
+from recsys.errors import ConfigError
+from recsys.profile.pairs import TextPair
+from recsys.profile.writers import LocalWriter
+from training.profile_tuning import TuneConfig, held_out_margins, tune_writer
+
+PAIRS = [
+    TextPair(user=user, prompt=f"items that user {user} chose", chosen="the quick fox", rejected="lazy dog", gap=0.1)
+    for user in range(8)
+]
+HELD_OUT = [
+    TextPair(user=9, prompt="items that user 9 chose", chosen="the quick fox", rejected="lazy dog", gap=gap)
+    for gap in (0.1, 0.2)
+]
+
+
+def test_tuning_prefers_what_was_worth_more_also_for_users_it_never_saw(tmp_path: Path) -> None:
+    lm = save_tiny_lm(tmp_path / "lm")
+    config = TuneConfig(epochs=3, learning_rate=1e-2, rank=4)
+    tune_writer(str(lm), PAIRS, config, tmp_path / "adapter")
+    margins = held_out_margins(str(lm), tmp_path / "adapter", HELD_OUT, config)
+    assert (margins.pairs, margins.accuracy) == (2, 1.0)
+    before = LocalWriter(str(lm), max_tokens=8).write(["items that user 9 chose"], temperature=0, seed=0)
+    after = LocalWriter(str(lm), tmp_path / "adapter", max_tokens=8).write(
+        ["items that user 9 chose"], temperature=0, seed=0
+    )
+    assert before != after
+
+
+def test_without_pairs_there_is_nothing_to_tune(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no pair of profiles is far enough apart"):
+        tune_writer("anything", [], TuneConfig(), tmp_path)
+    assert held_out_margins("anything", tmp_path, [], TuneConfig()).accuracy is None
+
+
+def test_without_trl_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def no_trl(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.split(".")[0] == "trl":
+            raise ImportError("No module named 'trl'")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", no_trl)
+    with pytest.raises(ConfigError, match=r"needs TRL .*pip install 'recsys\[trl\]'"):
+        tune_writer("anything", PAIRS, TuneConfig(), tmp_path)
+
+
+def test_losses_are_those_of_trl_with_a_beta_of_their_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trl = pytest.importorskip("trl")
+    asked: list[tuple[list[str], float]] = []
+
+    class Recorder:
+        def __init__(self, *, args: Any, **_: Any) -> None:
+            asked.append((args.loss_type, args.beta))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trl, "DPOTrainer", Recorder)
+    lm = save_tiny_lm(tmp_path / "lm")
+    for settings in ({"loss": "dpo"}, {"loss": "ln_dpo"}, {"loss": "ln_dpo", "beta": 5.0}):
+        with pytest.raises(KeyboardInterrupt):
+            tune_writer(str(lm), PAIRS, TuneConfig.model_validate(settings), tmp_path / "adapter")
+    assert asked == [(["sigmoid"], 0.1), (["sigmoid_norm"], 2.0), (["sigmoid_norm"], 5.0)]

@@ -1,0 +1,115 @@
+"""The whole way from histories to a ladder, with a language model of a few thousand weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from tiny_lm import save_tiny_lm
+
+from recsys.data import Catalog
+from recsys.data.sequences import Sequences
+from recsys.errors import ConfigError, DataError
+from recsys.profile.attributes import ItemAttributes
+from recsys.profile.cases import Case, CaseConfig, make_cases
+from training.config import parse_config
+from training.profiles import ProfilesConfig, make_profiles, summary, title_judge
+
+NUM_ITEMS = 40
+
+
+@pytest.fixture(scope="module")
+def attributes() -> ItemAttributes:
+    values = {
+        "item_id": [f"i{item}" for item in range(NUM_ITEMS)],
+        "title": [f"Film {item}" for item in range(NUM_ITEMS)],
+        "categories": [[("Drama", "Noir", "War")[item % 3]] for item in range(NUM_ITEMS)],
+    }
+    return ItemAttributes(Catalog(frame=pl.DataFrame(values)))
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    random = np.random.default_rng(0)
+    histories = Sequences.from_lists([random.choice(NUM_ITEMS, 14, replace=False) for _ in range(12)])
+    counts = np.ones(NUM_ITEMS, dtype=np.int64)
+    return make_cases(histories, counts, CaseConfig(targets=1, recent=2, negatives=3))
+
+
+def config(lm: Path, **changes: object) -> ProfilesConfig:
+    values = {
+        "users": 4,
+        "judge_model": str(lm),
+        "writer": {"name": str(lm), "max_tokens": 6, "max_events": 3},
+        "tuning": {"users": 6, "temperatures": [1.0, 1.3], "rank": 2, "pairs": {"min_gap": 0}},
+    }
+    return ProfilesConfig.model_validate(values | changes)
+
+
+def test_profiles_are_written_tuned_and_compared_on_users_that_tuning_never_saw(
+    attributes: ItemAttributes, cases: list[Case], tmp_path: Path
+) -> None:
+    lm = save_tiny_lm(tmp_path / "lm", max_positions=2048)
+    settings = config(lm)
+    tuned_on: list[int] = []
+
+    class Watched:
+        """The judge of tuning and comparison, that keeps whom it was asked about, and with how many texts."""
+
+        def __init__(self) -> None:
+            self._judge = title_judge(str(lm), attributes)
+            self.asked: list[tuple[int, int]] = []
+
+        def log_probs(self, case, texts):
+            self.asked.append((case.user, len(texts)))
+            return self._judge.log_probs(case, texts)
+
+        def count_tokens(self, text: str) -> int:
+            return self._judge.count_tokens(text)
+
+    judge = Watched()
+    outcome = make_profiles(settings, attributes, cases, judge, tmp_path)
+    tuned_on = [user for user, count in judge.asked if count == 1 + 4]  # two styles, two temperatures, and none
+    assert len(tuned_on) == 6
+    assert not set(tuned_on) & set(outcome.users)
+    assert list(outcome.report["arms"]) == ["none", "other_user", "template", "generated", "tuned"]
+    assert outcome.report["tuning"]["profiles"] == 24
+    assert outcome.report["tuning"]["pairs"] > 0
+    assert set(outcome.profiles) == {"template", "generated", "tuned"}
+    assert len(summary(outcome.report)) == 6
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_too_few_users_are_refused(attributes: ItemAttributes, cases: list[Case], tmp_path: Path) -> None:
+    settings = config(tmp_path, tuning={"users": 11})
+    with pytest.raises(DataError, match="12 users have histories that are long enough, tuning takes 11"):
+        make_profiles(settings, attributes, cases, None, tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"tuning": {}}, "profiles: writer: is empty, so there is nothing to tune"),
+        ({"writer": {}, "chat": {"base_url": "u", "model": "m", "cache": "c"}}, "chat: its profiles are for tuning"),
+        ({"judge": "generator", "cases": {"targets": 2}}, r"generator\.model\.lm"),
+        ({"seed": 3}, "profiles.seed: a run has one seed"),
+    ],
+)
+def test_impossible_sections_are_refused(section: dict[str, object], message: str) -> None:
+    values = {"data": {"source": "movielens", "name": "ml-100k"}, "tokenizer": {"method": "rqvae"}}
+    with pytest.raises(ConfigError, match=message):
+        parse_config(values | {"profiles": section}, "test")
+
+
+def test_a_generator_judges_no_item_that_it_was_fitted_on() -> None:
+    values = {
+        "data": {"source": "movielens", "name": "ml-100k"},
+        "tokenizer": {"method": "rqvae"},
+        "generator": {"model": {"lm": {}}},
+    }
+    section = {"judge": "generator", "cases": {"targets": 2}}
+    assert parse_config(values | {"profiles": section}, "test").profiles is not None
+    with pytest.raises(ConfigError, match="fitted on all but the last 2 items of a user"):
+        parse_config(values | {"profiles": section | {"cases": {"targets": 3}}}, "test")

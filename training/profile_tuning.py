@@ -1,0 +1,159 @@
+"""Tunes a writer of profiles on pairs of texts: DPO (arXiv 2305.18290) or its length-normalised form, with LoRA.
+
+    DPO       -log sigmoid(beta * (D(chosen) - D(rejected))),   D(y) = log pi(y | x) - log pi_ref(y | x)
+    LN-DPO    the same with D(y) / |y|, so that a longer text has no advantage; beta is larger, as margins are smaller
+
+The loop is TRL's `DPOTrainer` (extra `trl`), imported only when something is tuned. Knows no users and no judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from recsys.config import StrictConfig
+from recsys.errors import ConfigError
+from recsys.generator.lm.backbone import load_causal_lm
+from recsys.profile.pairs import TextPair
+from recsys.profile.writers import chat_prompt
+
+_LOSSES = {"dpo": "sigmoid", "ln_dpo": "sigmoid_norm"}
+_BETAS = {"dpo": 0.1, "ln_dpo": 2.0}
+
+
+class TuneConfig(StrictConfig):
+    """How a writer is tuned."""
+
+    loss: Literal["dpo", "ln_dpo"] = "ln_dpo"
+    """`ln_dpo` suits texts of different lengths."""
+    beta: float | None = Field(default=None, gt=0)
+    """How close the writer stays to what it was; empty: 0.1 for `dpo`, 2 for `ln_dpo`."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Of the adapter."""
+    rank: int = Field(default=16, ge=1)
+    """Of the LoRA adapter."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the pairs."""
+    batch_size: int = Field(default=4, ge=1)
+    """Pairs of a step."""
+    max_tokens: int = Field(default=1024, ge=16)
+    """Of prompt and text together; longer prompts lose their end."""
+    seed: int = 0
+    """Of the adapter's initial weights and of the order of the pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margins:
+    """How a tuned writer judges pairs that it was not tuned on."""
+
+    pairs: int
+    """How many there were."""
+    accuracy: float | None
+    """Share of the pairs whose better text it has come to prefer; None without pairs."""
+    spearman: float | None
+    """Rank correlation of its margins with the gaps in utility; None where it is not defined."""
+
+
+def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output: Path) -> None:
+    """Tune the language model `name` and save the adapter, which `LocalWriter` reads, in `output`.
+
+    Raises:
+        ConfigError: TRL is not installed, or there are no pairs.
+        AssetError: there is no such model.
+    """
+    if not pairs:
+        raise ConfigError("profiles.tuning: no pair of profiles is far enough apart; add users or temperatures")
+    try:
+        # Imported here: it is an extra, and takes seconds.
+        from datasets import Dataset
+        from peft import LoraConfig
+        from trl import DPOConfig, DPOTrainer
+    except ImportError as error:
+        raise ConfigError(
+            f"profiles.tuning: needs TRL ({error}); install it with `pip install 'recsys[trl]'`"
+        ) from error
+    model, tokenizer = load_causal_lm(name, field="profiles.writer")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    end = str(tokenizer.eos_token)
+    rows = [
+        {"prompt": chat_prompt(tokenizer, pair.prompt), "chosen": pair.chosen + end, "rejected": pair.rejected + end}
+        for pair in pairs
+    ]
+    scratch = output.with_name(f"{output.name}.trainer")
+    arguments: dict[str, Any] = {
+        "output_dir": str(scratch),
+        "loss_type": [_LOSSES[config.loss]],
+        "beta": config.beta if config.beta is not None else _BETAS[config.loss],
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": config.batch_size,
+        "max_length": config.max_tokens,
+        "seed": config.seed,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "bf16": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "gradient_checkpointing": False,
+    }
+    trainer = DPOTrainer(
+        model=model,
+        args=DPOConfig(**arguments),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=config.rank, lora_alpha=2 * config.rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )
+    trainer.train()
+    trainer.model.save_pretrained(str(output))
+
+
+def held_out_margins(name: str, adapter: Path, pairs: Sequence[TextPair], config: TuneConfig) -> Margins:
+    """How the tuned writer judges `pairs`, by the margin of its loss (LettinGo check L3)."""
+    if not pairs:
+        return Margins(pairs=0, accuracy=None, spearman=None)
+    from peft import PeftModel
+
+    model, tokenizer = load_causal_lm(name, field="profiles.writer")
+    tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
+    margins = []
+    for pair in pairs:
+        prompt = chat_prompt(tokenizer, pair.prompt)
+        better, worse = (_gain(tuned, tokenizer, prompt, text, config) for text in (pair.chosen, pair.rejected))
+        margins.append(better - worse)
+    gaps = [pair.gap for pair in pairs]
+    defined = len(set(gaps)) > 1 and len(set(margins)) > 1
+    return Margins(
+        pairs=len(pairs),
+        accuracy=float(np.mean(np.array(margins) > 0)),
+        spearman=float(spearmanr(margins, gaps).statistic) if defined else None,
+    )
+
+
+@torch.inference_mode()
+def _gain(model: Any, tokenizer: Any, prompt: str, text: str, config: TuneConfig) -> float:
+    """D(text): how much likelier tuning made it; a token, for the length-normalised loss."""
+    head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    tail = tokenizer(text + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+    tokens = torch.tensor([head + tail])
+    tuned = _log_prob(model(tokens).logits, tokens, len(tail))
+    with model.disable_adapter():
+        before = _log_prob(model(tokens).logits, tokens, len(tail))
+    return (tuned - before) / (len(tail) if config.loss == "ln_dpo" else 1)
+
+
+def _log_prob(logits: Tensor, tokens: Tensor, count: int) -> float:
+    """Log-probability of the last `count` tokens, from logits [1, S, V]."""
+    log_probs = logits[0, -count - 1 : -1].log_softmax(-1)
+    return float(log_probs.gather(1, tokens[0, -count:, None]).sum())
