@@ -49,7 +49,7 @@ def estimate_flip_rate(pairs: PreferencePairs, *, min_decisions: int = 30) -> Fl
             pl.max_horizontal("chosen_item", "rejected_items").alias("upper"),
             (pl.col("chosen_item") < pl.col("rejected_items")).alias("is_lower"),
         )
-        .group_by("user_id", "lower", "upper")
+        .group_by("user_id", "lower", "upper", maintain_order=True)
         .agg(pl.len().alias("count"), pl.col("is_lower").sum().cast(pl.Int64).alias("for_lower"))
         .filter(pl.col("count") > 1)
     )

@@ -67,7 +67,7 @@ def noisy_utility() -> np.ndarray[Any, Any]:
     return np.random.default_rng(7).normal(size=8)
 
 
-def noisy_differences(flips: float, count: int = 1000) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def noisy_differences(flips: float, count: int = 1500) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Pairs labelled by a hidden utility, of which a share was swapped."""
     random = np.random.default_rng(0)
     differences = random.normal(size=(count, 8))
@@ -93,7 +93,8 @@ def test_two_reviewers_find_most_of_the_flipped_pairs() -> None:
         return float(((fresh @ fitted > 0) == (fresh @ utility > 0)).mean())
 
     clean = differences * np.where(flipped, -1, 1)[:, None]
-    assert accuracy(differences[review.kept]) >= accuracy(clean) - 0.02
+    # At least half of what the flips cost comes back.
+    assert accuracy(differences[review.kept]) >= (accuracy(clean) + accuracy(differences)) / 2
 
 
 def test_the_kept_share_falls_after_the_warm_up_and_stops_at_the_noise() -> None:
