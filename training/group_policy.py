@@ -17,9 +17,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from recsys.alignment.group_policy import GroupPolicyConfig, GroupPolicyLoss, Policy, Prompts
+from recsys.alignment.group_policy import GroupPolicyConfig, GroupPolicyLoss, Policy, Prompts, Sampled
 from recsys.alignment.group_policy.loss import Judged
 from recsys.alignment.rewards import Rewards
+from recsys.alignment.rollouts import Rollouts
 from recsys.config import StrictConfig
 from recsys.data import IntArray
 from recsys.errors import DataError
@@ -30,6 +31,8 @@ from recsys.progress import progress_bar
 from training.fit import Checkpoint, learning_rate_factor, restore
 
 _LOG_EVERY = 10
+_LEVEL_BATCHES = 4
+"""Batches of the supervised model's proposals that reward levels are learned from."""
 
 
 class GroupPolicyFitConfig(StrictConfig):
@@ -127,6 +130,9 @@ def fit_group_policy(
     tuner = _Tuner(
         GroupPolicyLoss(Policy(model), Policy(reference), config.policy), prompts, rewards, config, seed, horizon
     )
+    if rewards.needs_levels:
+        # The reference is the same whenever a fit goes on, and so are the levels.
+        rewards.fit_levels(tuner.reference_rollouts(number) for number in range(_LEVEL_BATCHES))
     checkpoint = Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
     best = {name: value.clone() for name, value in model.state_dict().items()}
     curve: list[dict[str, float]] = []
@@ -232,19 +238,26 @@ class _Tuner:
         self.optimizer.step()
         return found.health | {"gradient_norm": float(norm)}
 
-    def _judge(self, rollout: int) -> Judged:
+    def reference_rollouts(self, rollout: int) -> Rollouts:
+        """What the supervised model proposes for the prompts of a rollout."""
+        return self._proposed(self._loss.reference, rollout).rollouts
+
+    def _proposed(self, policy: Policy, rollout: int) -> Sampled:
         chosen = self._prompts.select(self._numbers(rollout))
-        policy = self._config.policy
+        config = self._config.policy
         seeds = None
-        if policy.rollout == "stochastic_beam":
+        if config.rollout == "stochastic_beam":
             seeds = np.random.default_rng([self._seed, 1, rollout]).integers(2**62, size=len(chosen))
-        sampled = self._loss.policy.propose(
+        return policy.propose(
             chosen.histories(),
-            policy.group_size,
+            config.group_size,
             futures=chosen.futures(self._horizon),
-            mask_seen=policy.mask_seen,
+            mask_seen=config.mask_seen,
             seeds=seeds,
         )
+
+    def _judge(self, rollout: int) -> Judged:
+        sampled = self._proposed(self._loss.policy, rollout)
         values = self._rewards(sampled.rollouts)
         judged = self._loss.judge(sampled, values.total)
         terms = {f"reward_{name}": mean for name, mean in values.means().items() if name != "total"}

@@ -189,3 +189,11 @@ def test_groups_without_a_hit_move_nothing() -> None:
 def test_no_prompts_is_an_error() -> None:
     with pytest.raises(DataError, match="no prompts"):
         tune(fresh(), settings(), prompts=current_prompts(Sequences.from_lists([[]])))
+
+
+def test_levels_of_the_reference_are_learned_before_the_first_update() -> None:
+    recommender = fresh()
+    popularity = torch.arange(NUM_ITEMS)
+    judge = rewards(recommender, {"kind": "novelty", "transform": "log_sigmoid"}, popularity=popularity)
+    tune(recommender, settings(updates=4), rewards=judge)
+    assert set(judge.levels) == {"novelty"}
