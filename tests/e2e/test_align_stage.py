@@ -18,8 +18,8 @@ from training.stages import align, build_stages
 
 GROUP_POLICY = (
     "align={rewards: {terms: [{kind: scorer, scorer: sasrec, normalise: none}, {kind: prefix}]},"
-    " prompts: {labelled: 50}, group_policy: {updates: 4, validate_every: 2, batch_prompts: 32, min_coverage: 0, min_tail_recall: 0,"
-    " max_popularity: 9, policy: {group_size: 6, pass_at: 2}}}"
+    " prompts: {labelled: 50}, group_policy: {updates: 4, validate_every: 2, batch_prompts: 32,"
+    " min_coverage: 0, min_tail_recall: 0, max_popularity: 9, policy: {group_size: 6, pass_at: 2}}}"
 )
 PREFERENCE = "align={method: preference, preference: {epochs: 1}}"
 
