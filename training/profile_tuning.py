@@ -95,7 +95,9 @@ def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output
         "beta": config.beta if config.beta is not None else _BETAS[config.loss],
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.epochs,
-        "per_device_train_batch_size": config.batch_size,
+        # Pair by pair: the logits of a batch over a vocabulary of words would take gigabytes.
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": config.batch_size,
         "max_length": config.max_tokens,
         "seed": config.seed,
         "save_strategy": "no",

@@ -15,7 +15,7 @@ from recsys.config import StrictConfig
 from recsys.errors import DataError
 from recsys.profile.attributes import Attribute
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Version of the stored form."""
 MAX_STATEMENTS = 50
 MAX_STATEMENT_LENGTH = 500

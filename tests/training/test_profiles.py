@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ from recsys.data.sequences import Sequences
 from recsys.errors import ConfigError, DataError
 from recsys.profile.attributes import ItemAttributes
 from recsys.profile.cases import Case, CaseConfig, make_cases
+from recsys.profile.profile import Profile
 from training.config import parse_config
+from training.pipeline import run_stages
 from training.profiles import ProfilesConfig, make_profiles, summary, title_judge
+from training.stages import build_stages
+from training.stages.profiles import load_frame
 
 NUM_ITEMS = 40
 
@@ -113,3 +118,47 @@ def test_a_generator_judges_no_item_that_it_was_fitted_on() -> None:
     assert parse_config(values | {"profiles": section}, "test").profiles is not None
     with pytest.raises(ConfigError, match="fitted on all but the last 2 items of a user"):
         parse_config(values | {"profiles": section | {"cases": {"targets": 3}}}, "test")
+
+
+def test_the_stage_writes_profiles_and_the_ladder(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    items = pl.DataFrame(
+        {
+            "item_id": [f"i{item}" for item in range(NUM_ITEMS)],
+            "title": [f"Film {item}" for item in range(NUM_ITEMS)],
+            "categories": [[("Drama", "Noir", "War")[item % 3]] for item in range(NUM_ITEMS)],
+        }
+    )
+    chosen = [random.choice(NUM_ITEMS, 14, replace=False).tolist() for _ in range(6)]
+    events = pl.DataFrame(
+        {
+            "user_id": [f"u{user}" for user, items_ in enumerate(chosen) for _ in items_],
+            "item_id": [f"i{item}" for items_ in chosen for item in items_],
+            "timestamp": list(range(6 * 14)),
+        }
+    )
+    (tmp_path / "shop").mkdir()
+    items.write_parquet(tmp_path / "shop" / "items.parquet")
+    events.write_parquet(tmp_path / "shop" / "interactions.parquet")
+    lm = save_tiny_lm(tmp_path / "lm", max_positions=2048)
+    values = {
+        "run": {"name": "toy", "dir": str(tmp_path / "runs")},
+        "data": {"source": "files", "path": str(tmp_path / "shop")},
+        "tokenizer": {"method": "rqvae"},
+        "evaluation": {"baselines": ["popularity"]},
+        "profiles": {"users": 4, "judge_model": str(lm), "cases": {"targets": 1, "recent": 2, "negatives": 3}},
+    }
+    config = parse_config(values, "test")
+    chosen_stages = [each for each in build_stages(config) if each.name in ("data", "profiles")]
+    run_stages(config.run_dir, chosen_stages)
+    frame = load_frame(config.run_dir / "profiles")
+    assert frame.height == 4
+    assert set(frame["arm"]) == {"template"}
+    first = Profile.from_json(frame["profile"][0])
+    assert first.text == frame["text"][0]
+    known = chosen[int(frame["user_id"][0][1:])]
+    for statement in first.statements:
+        for evidence in statement.evidence:
+            assert evidence.item_id == f"i{known[evidence.event]}"
+    report = json.loads((config.run_dir / "profiles" / "report.json").read_text())
+    assert list(report["arms"]) == ["none", "other_user", "template"]
