@@ -7,12 +7,13 @@ search, a sample without replacement. TRL's: a real `GRPOTrainer` over the twin 
 with `generate`. That method has no place for a prefix function, so `generate` of the model is wrapped to add one, which
 keeps it in the catalogue; both then sample from the same distribution. No step is trained.
 
-    recsys bench rollout [--repeats 9] [--codes DIRECTORY] [--json]
+    recsys bench rollout [--repeats 5] [--codes DIRECTORY] [--json]
 
 `speedup` counts proposals a second of the beam over TRL's generation alone, which knows no log-probabilities: in TRL
 they take a forward pass more, over the whole vocabulary instead of the legal children; `speedup_with_log_probs` counts
-it. The nested shape with a body of the same size is held against the same trainer. A sample with replacement repeats
-items: `distinct_items` says how many a group holds.
+it. Much of the difference is that ours reads a prompt once a group, and `generate` once a completion. The nested shape
+with a body of the same size is held against the same trainer. A sample with replacement repeats items: `distinct_items`
+says how many a group holds on average.
 
 Weights are random, and logits spread as widely as a trained model's (standard deviation 2). One thread counts CPU
 seconds, which other processes disturb least; more threads count wall seconds. Every side counts with its fastest
@@ -59,7 +60,7 @@ from training.transformers_twin import PrefixTable, causal_lm, generate, item_to
 def main(arguments: list[str]) -> dict[str, Any]:
     """Speed-ups are proposals a second of ours over those of TRL."""
     parser = argparse.ArgumentParser(prog="recsys bench rollout", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9, help="turns of each side")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
     parser.add_argument("--codes", type=Path, help="semantic IDs of a finished run instead of synthetic ones")
     parser.add_argument("--items", type=int, default=12_000, help="items of the synthetic catalogue")
     parser.add_argument("--hidden-size", type=int, default=256, help="width of the body")
