@@ -5,7 +5,7 @@ optimisation, which returns items and their log-probabilities, by beam search (`
 search, a sample without replacement. TRL's: a real `GRPOTrainer` over the twin that a user would assemble
 (`training.transformers_twin`), whose own batches of repeated prompts go through its own method of generation: sampling
 with `generate`. That method has no place for a prefix function, so `generate` of the model is wrapped to add one, which
-keeps it in the catalogue; both then sample from the same distribution. No step is trained.
+keeps it in the catalogue, with the probabilities of our policy. No step is trained.
 
     recsys bench rollout [--repeats 5] [--codes DIRECTORY] [--json]
 
@@ -107,8 +107,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
             }
             _, seconds = timed(trl.log_probs)
             if turn:
-                for name, (items, spent) in results.items():
-                    measured[name].add(items, spent)
+                for name, (items, taken) in results.items():
+                    measured[name].add(items, taken)
                 log_prob_seconds.append(results["trl"][1] + seconds)
     # The twin is the same model: its own beam search finds the same groups.
     found, scores = generate(twin, table, prompts[0], levels=levels, k=options.group_size, beams=options.group_size)
