@@ -11,9 +11,9 @@ keeps it in the catalogue, with the probabilities of our policy. No step is trai
 
 `speedup` counts proposals a second of the beam over TRL's generation alone, which knows no log-probabilities: in TRL
 they take a forward pass more, over the whole vocabulary instead of the legal children; `speedup_with_log_probs` counts
-it. Much of the difference is that ours reads a prompt once a group, and `generate` once a completion. The nested shape
-with a body of the same size is held against the same trainer. A sample with replacement repeats items: `distinct_items`
-says how many a group holds on average.
+it. Ours reads a prompt once a group, `generate` once a completion. The nested shape with a body of the same size is
+held against the same trainer. A sample with replacement repeats items: `distinct_items` says how many a group holds on
+average.
 
 Weights are random, and logits spread as widely as a trained model's (standard deviation 2). One thread counts CPU
 seconds, which other processes disturb least; more threads count wall seconds. Every side counts with its fastest
