@@ -16,30 +16,37 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from recsys.data import IntArray, Sequences
-from recsys.generator.config import GeneratorConfig, ModelConfig
+from recsys.data import IntArray
 from recsys.generator.constraints import Constraints
 from recsys.generator.flat import FlatModel
-from recsys.generator.recommender import GenerativeRecommender, build_model
+from recsys.generator.recommender import GenerativeRecommender
 from recsys.generator.trie import ItemTrie
 from recsys.tokenizer import SemanticIds
+from training.random_twins import (
+    CODES,
+    LEVELS,
+    RandomHistories,
+    clock,
+    clock_name,
+    history_prompts,
+    initialise,
+    num_parameters,
+    random_recommender,
+    synthetic_codes,
+    timed,
+)
 from training.transformers_twin import PrefixTable, causal_lm, generate, item_tokens
 
-T = TypeVar("T")
-
 _K = 10
-_LEVELS = 4
-_CODES = 256
 _SMOLLM2 = {
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -70,11 +77,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
     options = parser.parse_args(arguments)
 
     if options.codes is None:
-        codes, sizes = synthetic_codes(options.items), (_CODES,) * _LEVELS
+        codes, sizes = synthetic_codes(options.items), (CODES,) * LEVELS
     else:
         ids = SemanticIds.load(options.codes)
         codes, sizes = ids.codes, ids.codebook_sizes
-    histories = _Histories(len(codes), options.history)
+    histories = RandomHistories(len(codes), options.history)
     flat = _recommender("flat", codes, sizes, options)
     nested = _recommender("nested", codes, sizes, options)
     lm = causal_lm(flat.model)
@@ -116,9 +123,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
             "codebook_sizes": list(sizes),
             "items": len(codes),
             "history_items": options.history,
-            "body_parameters": _num_parameters(flat.model.body),
+            "body_parameters": num_parameters(flat.model.body),
             "threads": torch.get_num_threads(),
-            "clock": "cpu seconds" if torch.get_num_threads() == 1 else "wall seconds",
+            "clock": clock_name(),
         },
         "mask_shares": shares,
         **details,
@@ -126,69 +133,18 @@ def main(arguments: list[str]) -> dict[str, Any]:
     }
 
 
-def synthetic_codes(num_items: int) -> IntArray:
-    """int64 [num_items, 4]: distinct codes below 256, as uneven below each prefix as those of product catalogues.
-
-    Every code follows a Zipf-like law (perplexity 158 of 256) that begins at another code for each prefix.
-    """
-    rng = np.random.default_rng(0)
-    weights = 1 / (8 + np.arange(_CODES))
-    keys = np.zeros(0, dtype=np.int64)
-    while len(keys) < num_items:
-        count = num_items + num_items // 4 - len(keys)
-        drawn = np.zeros(count, dtype=np.int64)
-        for _ in range(_LEVELS):
-            rank = rng.choice(_CODES, size=count, p=weights / weights.sum())
-            drawn = drawn * _CODES + (rank + drawn * 2_654_435_761 // 97) % _CODES
-        keys = np.unique(np.concatenate([keys, drawn]))
-    keys = rng.permutation(keys)[:num_items]
-    return np.stack([keys >> 8 * (_LEVELS - 1 - level) & 255 for level in range(_LEVELS)], axis=1)
-
-
-class _Histories:
-    """Batches of random histories of equal length; another one each time."""
-
-    def __init__(self, num_items: int, length: int) -> None:
-        self.num_items = num_items
-        self.length = length
-        self._rng = np.random.default_rng(1)
-
-    def draw(self, count: int) -> Sequences:
-        return Sequences.from_lists(self._rng.integers(0, self.num_items, (count, self.length)))
-
-
 def _recommender(
-    shape: str, codes: IntArray, sizes: tuple[int, ...], options: argparse.Namespace
+    shape: Literal["flat", "nested"], codes: IntArray, sizes: tuple[int, ...], options: argparse.Namespace
 ) -> GenerativeRecommender:
-    config = GeneratorConfig(
-        model=ModelConfig.model_validate(
-            {
-                "shape": shape,
-                "body": "llama",
-                "hidden_size": options.hidden_size,
-                "num_layers": options.layers,
-                "num_heads": max(1, options.hidden_size // 64),
-                "max_history": options.history,
-                "dropout": 0.0,
-            }
-        ),
+    return random_recommender(
+        shape,
+        codes,
+        sizes,
+        hidden_size=options.hidden_size,
+        num_layers=options.layers,
+        max_history=options.history,
         beams=options.beams,
     )
-    torch.manual_seed(0)
-    model = build_model(config, codes, sizes, None)
-    if isinstance(model, FlatModel):
-        _initialise(model)
-    return GenerativeRecommender(config, codes, sizes, None, model)
-
-
-def _initialise(model: FlatModel) -> None:
-    width = model.embedding.embedding_dim
-    with torch.no_grad():
-        model.embedding.weight.normal_(std=0.5)
-        for head in model.heads:
-            # The last norm leaves vectors of length sqrt(width).
-            head.weight.normal_(std=2 / width**0.5)
-            head.bias.zero_()
 
 
 def _give_body(model: FlatModel, config: LlamaConfig) -> None:
@@ -197,26 +153,7 @@ def _give_body(model: FlatModel, config: LlamaConfig) -> None:
     model.body.transformer = LlamaModel(config).eval()
     model.embedding = nn.Embedding(model.embedding.num_embeddings, config.hidden_size)
     model.heads = nn.ModuleList(nn.Linear(config.hidden_size, head.out_features) for head in model.heads)
-    _initialise(model)
-
-
-def _num_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _clock() -> float:
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
-def _timed(action: Callable[[], T]) -> tuple[T, float]:
-    started = _clock()
-    result = action()
-    return result, _clock() - started
-
-
-def _prompts(model: FlatModel, histories: Sequences) -> Tensor:
-    items = torch.from_numpy(histories.items.reshape(len(histories), -1))
-    return nn.functional.pad(item_tokens(model)[items].flatten(1), (1, 0))
+    initialise(model)
 
 
 def _against(
@@ -224,7 +161,7 @@ def _against(
     nested: GenerativeRecommender | None,
     lm: Any,
     table: PrefixTable,
-    histories: _Histories,
+    histories: RandomHistories,
     requests: int,
     beams: int,
     repeats: int,
@@ -235,17 +172,17 @@ def _against(
     identical: list[bool] = []
     times: dict[str, list[float]] = {"flat": [], "nested": [], "generate": []}
     # The first of either side warms up.
-    generate(lm, table, _prompts(flat.model, histories.draw(1)), levels=levels, k=_K, beams=beams)
+    generate(lm, table, history_prompts(flat.model, histories.draw(1)), levels=levels, k=_K, beams=beams)
     flat.recommend(histories.draw(requests), _K)
     for _ in range(repeats):
         batch = histories.draw(requests)
-        prompts = _prompts(flat.model, batch)
+        prompts = history_prompts(flat.model, batch)
         for _ in range(3):
-            ours, seconds = _timed(lambda batch=batch: flat.recommend(batch, _K))  # type: ignore[misc]
+            ours, seconds = timed(lambda batch=batch: flat.recommend(batch, _K))  # type: ignore[misc]
             times["flat"].append(seconds)
             if nested is not None:
-                times["nested"].append(_timed(lambda batch=batch: nested.recommend(batch, _K))[1])  # type: ignore[misc]
-        (items, _), seconds = _timed(
+                times["nested"].append(timed(lambda batch=batch: nested.recommend(batch, _K))[1])  # type: ignore[misc]
+        (items, _), seconds = timed(
             lambda prompts=prompts: generate(  # type: ignore[misc]
                 lm, table, prompts, levels=levels, k=_K, beams=beams, with_scores=False
             )
@@ -253,7 +190,7 @@ def _against(
         times["generate"].append(seconds)
         identical += (items.numpy() == ours.items).all(axis=1).tolist()
     last = histories.draw(1)
-    _, scores = generate(lm, table, _prompts(flat.model, last), levels=levels, k=_K, beams=beams)
+    _, scores = generate(lm, table, history_prompts(flat.model, last), levels=levels, k=_K, beams=beams)
     assert scores is not None
     largest = float(np.abs(scores.numpy() - flat.recommend(last, _K).scores).max())
     fastest = {name: min(values) for name, values in times.items() if values}
@@ -279,10 +216,10 @@ class _Stopwatch:
             self._handles.append(module.register_forward_hook(self._end))
 
     def _begin(self, *_: Any) -> None:
-        self.seconds -= _clock()
+        self.seconds -= clock()
 
     def _end(self, *_: Any) -> None:
-        self.seconds += _clock()
+        self.seconds += clock()
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -290,7 +227,7 @@ class _Stopwatch:
 
 
 def _profile(
-    recommender: GenerativeRecommender, histories: _Histories, options: argparse.Namespace, turns: int
+    recommender: GenerativeRecommender, histories: RandomHistories, options: argparse.Namespace, turns: int
 ) -> dict[str, Any]:
     """A batch whose seen items are denied: seconds, rows of the body, and the share of time outside the network.
 
@@ -313,7 +250,7 @@ def _profile(
         for kind, allow in (("denied", None), ("filtered", every_other)):
             held = Constraints(allow=allow, deny=list(batch))
             watch = _Stopwatch(network)
-            _, total = _timed(lambda batch=batch, held=held: recommender.recommend(batch, _K, constraints=held))  # type: ignore[misc]
+            _, total = timed(lambda batch=batch, held=held: recommender.recommend(batch, _K, constraints=held))  # type: ignore[misc]
             watch.remove()
             if turn:
                 shares[kind].append(1 - watch.seconds / total)
@@ -325,17 +262,17 @@ def _profile(
         "share": statistics.median(shares["denied"]),
         "filtered_share": statistics.median(shares["filtered"]),
         "body_rows": sum(rows) / (2 * (1 + turns)),
-        "body_parameters": _num_parameters(recommender.model.body),
+        "body_parameters": num_parameters(recommender.model.body),
     }
 
 
 def _scaled(num_items: int, options: argparse.Namespace) -> dict[str, Any]:
     """Our flat shape over a synthetic catalogue of `num_items`."""
-    recommender = _recommender("flat", synthetic_codes(num_items), (_CODES,) * _LEVELS, options)
-    _, building = _timed(lambda: ItemTrie(recommender.codes, recommender.codebook_sizes))
+    recommender = _recommender("flat", synthetic_codes(num_items), (CODES,) * LEVELS, options)
+    _, building = timed(lambda: ItemTrie(recommender.codes, recommender.codebook_sizes))
     return {
         "items": num_items,
-        **_profile(recommender, _Histories(num_items, options.history), options, options.repeats),
+        **_profile(recommender, RandomHistories(num_items, options.history), options, options.repeats),
         "build_seconds": building,
         "trie_mib": _trie_bytes(recommender) / 2**20,
         "trie_mib_a_million": _trie_bytes(recommender) / 2**20 / (num_items / 1e6),

@@ -1,4 +1,7 @@
-"""`bench decode` and `bench train` at a tiny size: they run, and what they say of equality holds. No time is judged."""
+"""`bench decode`, `bench rollout` and `bench train` at a tiny size: they run, and what they say of equality holds.
+
+No time is judged.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,20 @@ def test_decode_finds_the_same_lists_as_generate() -> None:
     assert 0 < measured["mask_share"] < 1
     assert measured["catalogues"][0]["items"] == 700
     assert all(measured[key] > 0 for key in ("speedup_8x50", "speedup_1x50", "nested_speedup_8x50"))
+
+
+def test_rollout_proposes_items_of_the_catalogue_on_either_side() -> None:
+    sizes = ["--items", "400", "--hidden-size", "16", "--layers", "1", "--prompts", "2", "--history", "3"]
+    measured = load("rollout").main([*sizes, "--group-size", "4", "--repeats", "2"])
+    assert measured["in_catalogue"] == {"beam": 1.0, "sample": 1.0, "nested": 1.0, "trl": 1.0}
+    assert all(measured["distinct_items"][name] == 4.0 for name in ("beam", "sample", "nested"))
+    assert 1 <= measured["distinct_items"]["trl"] <= 4
+    assert measured["identical_groups"] == 1.0
+    assert measured["largest_score_difference"] < 1e-4
+    assert measured["speedup"] > 0
+    rates = measured["proposals_per_second"]
+    assert rates["trl_with_log_probs"] < rates["trl"]
+    assert measured["speedup"] == rates["beam"] / rates["trl"]
 
 
 def test_synthetic_codes_are_distinct_and_uneven_below_a_prefix() -> None:
