@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from recsys.alignment.group_policy import GroupPolicyConfig, GroupPolicyLoss, Policy, Prompts, Sampled
+from recsys.alignment.group_policy.health import alarms
 from recsys.alignment.group_policy.loss import Judged
 from recsys.alignment.rewards import Rewards
 from recsys.alignment.rollouts import Rollouts
@@ -27,7 +28,7 @@ from recsys.errors import DataError
 from recsys.evaluation.baselines.sasrec_model import pick_device
 from recsys.generator.placement import place
 from recsys.generator.recommender import GeneratorModel
-from recsys.progress import progress_bar
+from recsys.progress import console, progress_bar
 from training.fit import Checkpoint, learning_rate_factor, restore
 
 _LOG_EVERY = 10
@@ -86,6 +87,8 @@ class GroupPolicyResult:
     curve: list[dict[str, float]]
     """One entry a validation: `steps`, what `Served` holds, `kept` (1 when the guards hold), and means of the loss's
     health since the last one."""
+    alarms: list[str]
+    """What was out of bounds when tuning ended: see `health`."""
     best_update: int
     """After which the weights were kept; 0 for the supervised model's own."""
 
@@ -168,7 +171,10 @@ def fit_group_policy(
     model.eval()
     kept = [entry for entry in curve if entry["kept"] and entry["ndcg@10"] > start.ndcg]
     best_update = int(max(kept, key=lambda entry: entry["ndcg@10"])["steps"]) if kept else 0
-    return GroupPolicyResult(curve=curve, best_update=best_update)
+    raised = alarms(curve[-1], curve[0], model.trie.num_levels)
+    for line in raised:
+        console.print(f"align: {line}", style="yellow", highlight=False)
+    return GroupPolicyResult(curve=curve, alarms=raised, best_update=best_update)
 
 
 def _entry(

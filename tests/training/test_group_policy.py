@@ -182,6 +182,7 @@ def test_groups_without_a_hit_move_nothing() -> None:
     config = settings(policy={"supervised_weight": 0.0, "kl_weight": 0.0, "advantage": "grpo"})
     result = tune(recommender, config, prompts=current_prompts(TRAIN))
     assert all(entry["zero_variance"] == 1 for entry in result.curve)
+    assert any("equal rewards" in line for line in result.alarms)
     for name, value in before.items():
         assert torch.equal(value, weights(recommender)[name]), name
 

@@ -105,7 +105,7 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
                 checkpoint_dir=workspace.resume,
                 log=log,
             )
-            curve, best = policy_fit.curve, policy_fit.best_update
+            curve, best, raised = policy_fit.curve, policy_fit.best_update, policy_fit.alarms
         else:
             pair_fit = fit_preferences(
                 recommender,
@@ -117,7 +117,7 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
                 checkpoint_dir=workspace.resume,
                 log=log,
             )
-            curve, best = pair_fit.curve, pair_fit.best_epoch
+            curve, best, raised = pair_fit.curve, pair_fit.best_epoch, []
     place(recommender.model, torch.device("cpu"))
     after = validate()
     recommender.save(workspace.output)
@@ -126,6 +126,7 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
         "before": dataclasses.asdict(before),
         "after": dataclasses.asdict(after),
         "best": best,
+        "alarms": raised,
         "curve": curve,
     }
     write_json(workspace.output / ALIGN_REPORT, report)

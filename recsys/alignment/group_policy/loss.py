@@ -45,9 +45,9 @@ class GroupPolicyLoss:
     """The loss of a policy against a frozen reference.
 
     Health: `reward`; `zero_variance` (share of groups whose rewards are all the same); `hits` (share of groups with the
-    next item); `kl` (nats an item, policy against reference, on the proposals); `distinct` (distinct items among the
-    proposals, as a share); `clipped` and `early_clipped` (shares of proposals); `policy_loss`; `supervised_loss`
-    (nats an item).
+    next item); `kl` (nats an item, policy against reference, on the proposals); `first_code_entropy` (nats, over the
+    batch); `distinct` (distinct items among the proposals, as a share); `clipped` and `early_clipped` (shares of
+    proposals); `policy_loss`; `supervised_loss` (nats an item).
 
     Args:
         policy: learns.
@@ -104,9 +104,19 @@ class GroupPolicyLoss:
                 "zero_variance": float((advantages == 0).all(1).float().mean()),
                 "hits": float(rollouts.hits.any(1).float().mean()),
                 "kl": float((sampled.weights * divergence).sum(1).mean()),
+                "first_code_entropy": self._first_code_entropy(sampled),
                 "distinct": len(set(real.tolist())) / max(1, len(real)),
             },
         )
+
+    def _first_code_entropy(self, sampled: Sampled) -> float:
+        """Nats, of the first code of what the batch is proposed."""
+        trie, rollouts = self.policy.model.trie, sampled.rollouts
+        codes = trie.paths[rollouts.items.clamp(min=0), 0]
+        shares = torch.zeros(len(trie.codes[0]), device=codes.device)
+        shares = shares.index_add(0, codes.flatten(), torch.where(rollouts.is_real, sampled.weights, 0.0).flatten())
+        shares = shares / shares.sum().clamp(min=1e-30)
+        return float(torch.special.entr(shares).sum())
 
     def step(self, judged: Judged, *, is_first: bool) -> PolicyLoss:
         """The loss of the policy as it stands on what was judged.
