@@ -31,6 +31,7 @@ def alarms(health: Mapping[str, float], first: Mapping[str, float], num_levels: 
     if health["first_code_entropy"] < _LEAST_ENTROPY * first["first_code_entropy"]:
         left = health["first_code_entropy"] / first["first_code_entropy"]
         found.append(
-            f"first codes have {left:.0%} of the entropy that they began with: lists collapse; raise policy.kl_weight, or weigh novelty or diversity"
+            f"first codes have {left:.0%} of the entropy that they began with: lists collapse; raise policy.kl_weight, "
+            "or weigh novelty or diversity"
         )
     return found
