@@ -31,14 +31,18 @@ from recsys.evaluation.bootstrap import UserBootstrap
 from recsys.evaluation.metrics import CaseMetric, accuracy_metrics
 from training.bench import run_seeds
 from training.config import RunConfig, load_config, stored_config
-from training.layout import ALIGN_REPORT, DATA, ENCODE, PAIRS, TOKENIZE, TRAIN
+from training.layout import ALIGN_REPORT, DATA, ENCODE, PAIRS, RETRIEVE, TOKENIZE, TRAIN
 from training.pipeline import Workspace
 from training.runs import packaged_config
 from training.stages import align, data, encode, pairs, tokenize, train
 
 _METRICS = ("recall@1", "recall@10", "ndcg@10", "recall@50")
 _LABELLED = ["align.prompts={labelled: 50000, current: false}"]
-_GRPO = ["align.group_policy.policy={advantage: grpo, kl_place: loss, kl_weight: 0.001}"]
+_GRPO = [
+    "align.group_policy.policy.advantage=grpo",
+    "align.group_policy.policy.kl_place=loss",
+    "align.group_policy.policy.kl_weight=0.001",
+]
 VARIANTS: dict[str, list[str]] = {
     "policy": [],
     "exact": [*_LABELLED, *_GRPO, "align.rewards.terms=[{kind: exact}]"],
@@ -56,7 +60,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N", help="seeds 0 .. N - 1")
     parser.add_argument("--data-path", type=Path, help="folder with the data set in the import format")
     parser.add_argument("--variants", nargs="+", default=["policy"], choices=list(VARIANTS), help="what is compared")
-    parser.add_argument("--updates", type=int, help="updates of every variant, instead of the configuration's")
+    parser.add_argument("--updates", type=int, help="of group policy optimisation, instead of the configuration's")
     options = parser.parse_args(arguments)
     overrides = [f"data.path={options.data_path}"] if options.data_path else []
     runs = run_seeds("beauty", "beauty", options.seeds, overrides)
@@ -84,7 +88,7 @@ def _tuned(run: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         started = time.monotonic()
-        inputs = {name: run / name for name in (DATA, ENCODE, TOKENIZE, TRAIN, "retrieve")}
+        inputs = {name: run / name for name in (DATA, ENCODE, TOKENIZE, TRAIN, RETRIEVE)}
         if config.pairs is not None:
             inputs[PAIRS] = _build(pairs.stage(config, config.pairs), inputs, place / PAIRS)
         result = _build(align.stage(config, settings), inputs, place / "align")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.alignment.rewards import RewardsConfig
 from recsys.config import StrictConfig
 from training.group_policy import GroupPolicyFitConfig
 from training.preference_fit import PreferenceFitConfig
 
+_OF_LABELS = frozenset({"exact", "prefix", "rank", "future", "path"})
+
 
 class PromptsConfig(StrictConfig):
     """The histories that the policy is asked about. All are of training."""
 
-    labelled: int = Field(default=0, ge=0)
+    labelled: int = Field(default=20000, ge=0)
     """At most so many beginnings of training sequences, of which rewards know what followed."""
     min_history: int = Field(default=2, ge=1)
     """Items of the shortest labelled one."""
@@ -40,5 +42,21 @@ class AlignConfig(StrictConfig):
     """The loop of `preference`."""
     validation_users: int = Field(default=4000, ge=1)
     """At most so many validation cases are ranked (a fixed random sample)."""
-    validation_beams: int = Field(default=20, ge=1)
-    """Beams of the validation search; at least 50 are used for Recall@50."""
+    validation_beams: int = Field(default=50, ge=50)
+    """Beams of the validation search, which Recall@50 is measured on too."""
+
+    @model_validator(mode="after")
+    def _rewards_see_what_they_need(self) -> Self:
+        terms = self.rewards.terms
+        if self.method == "group_policy" and not self.prompts.labelled and all(t.kind in _OF_LABELS for t in terms):
+            raise ValueError(
+                f"rewards {', '.join(repr(t.kind) for t in terms)} read what followed a history, which no prompt of "
+                "prompts.labelled=0 knows; raise it, or add a reward without labels"
+            )
+        for term in terms:
+            if term.kind == "future" and term.steps > self.prompts.horizon:
+                raise ValueError(
+                    f"rewards {term.term_name!r} looks {term.steps} steps ahead, "
+                    f"prompts.horizon={self.prompts.horizon} shows fewer; raise the horizon"
+                )
+        return self

@@ -272,13 +272,14 @@ class _Fit:
         """The batches of an epoch (numbered from 0), whose random numbers begin here."""
         random = np.random.default_rng([self.seed, epoch])
         torch.manual_seed(int(random.integers(2**62)))
+        # Before the objective's turn, which may want the model without dropout for all of the epoch.
+        self.model.train()
         return self.objective.epoch(epoch, random)
 
     def run_epoch(
         self, epoch: int, batches: Sequence[Any], first_step: int, advance: Callable[[int, str], None]
     ) -> dict[str, float]:
         """Train on an epoch that has begun; the curve's entry, with the steps taken since the fit began."""
-        self.model.train()
         total_loss = 0.0
         total_targets = 0
         meter = Throughput(self.flops_per_row, self.log)

@@ -10,11 +10,11 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from recsys.alignment.group_policy import GroupPolicyConfig, GroupPolicyLoss, Policy, Prompts, Sampled
@@ -66,6 +66,15 @@ class GroupPolicyFitConfig(StrictConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: CUDA where there is a device, else the CPU. Always in float32."""
 
+    @model_validator(mode="after")
+    def _ratios_are_of_weights(self) -> Self:
+        if self.dropout and self.policy.updates_per_rollout > 1:
+            raise ValueError(
+                "dropout: true with policy.updates_per_rollout above 1: noise would count as a change of the policy; "
+                "set dropout: false"
+            )
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
@@ -102,6 +111,7 @@ def fit_group_policy(
     seed: int,
     start: Served,
     validate: Callable[[], Served],
+    mask_seen: bool,
     horizon: int = 5,
     checkpoint_dir: Path | None = None,
     log: Callable[[str, float, int], None] = lambda tag, value, step: None,
@@ -116,6 +126,7 @@ def fit_group_policy(
         seed: of the order of prompts, of sampled proposals and of dropout.
         start: what the model comes to as it is given; the guards are measured from it.
         validate: what the model as it stands comes to; called in evaluation mode.
+        mask_seen: items of a history are not proposed, as where the model is evaluated and served.
         horizon: how many items that followed a prompt rewards see.
         checkpoint_dir: where the state after each validation is kept; a fit found there is continued, if it was begun
             with the same model, prompts, settings and seed: nothing here checks.
@@ -130,9 +141,8 @@ def fit_group_policy(
         raise DataError("align: no prompts; the training sequences are empty or shorter than align.min_history")
     place(model, pick_device(config.device))
     reference = copy.deepcopy(model).requires_grad_(False).eval()
-    tuner = _Tuner(
-        GroupPolicyLoss(Policy(model), Policy(reference), config.policy), prompts, rewards, config, seed, horizon
-    )
+    loss = GroupPolicyLoss(Policy(model), Policy(reference), config.policy)
+    tuner = _Tuner(loss, prompts, rewards, config, seed, mask_seen, horizon)
     if rewards.needs_levels:
         # The reference is the same whenever a fit goes on, and so are the levels.
         rewards.fit_levels(tuner.reference_rollouts(number) for number in range(_LEVEL_BATCHES))
@@ -148,7 +158,7 @@ def fit_group_policy(
     with progress_bar("align", total=config.updates) as advance:
         advance(first, "")
         for update in range(first, config.updates):
-            if _exhausted(curve, config.patience):
+            if _exhausted(start, curve, config.patience):
                 break
             health.append(tuner.update(update))
             if update % _LOG_EVERY == 0:
@@ -196,8 +206,8 @@ def _entry(
     }
 
 
-def _exhausted(curve: list[dict[str, float]], patience: int) -> bool:
-    scores = [entry["ndcg@10"] if entry["kept"] else -1.0 for entry in curve]
+def _exhausted(start: Served, curve: list[dict[str, float]], patience: int) -> bool:
+    scores = [start.ndcg, *(entry["ndcg@10"] if entry["kept"] else -1.0 for entry in curve)]
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 
@@ -211,6 +221,7 @@ class _Tuner:
         rewards: Rewards,
         config: GroupPolicyFitConfig,
         seed: int,
+        mask_seen: bool,
         horizon: int,
     ) -> None:
         self._loss = loss
@@ -218,6 +229,7 @@ class _Tuner:
         self._rewards = rewards
         self._config = config
         self._seed = seed
+        self._mask_seen = mask_seen
         self._horizon = horizon
         self._model = loss.policy.model
         self._trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
@@ -258,13 +270,14 @@ class _Tuner:
             chosen.histories(),
             config.group_size,
             futures=chosen.futures(self._horizon),
-            mask_seen=config.mask_seen,
+            mask_seen=self._mask_seen,
             seeds=seeds,
         )
 
     def _judge(self, rollout: int) -> Judged:
         sampled = self._proposed(self._loss.policy, rollout)
-        values = self._rewards(sampled.rollouts)
+        reference = self.reference_rollouts(rollout) if self._rewards.needs_levels else None
+        values = self._rewards(sampled.rollouts, reference=reference)
         judged = self._loss.judge(sampled, values.total)
         terms = {f"reward_{name}": mean for name, mean in values.means().items() if name != "total"}
         judged.health.update(terms)

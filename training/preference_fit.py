@@ -219,7 +219,6 @@ class _PairObjective:
         self._finished = False
         self._shift = RewardShift()
         self._step = 0
-        self.epoch_units = len(table)
 
     def _read_table(self, table: PreferencePairs) -> None:
         """Everything about rejected answers."""
@@ -264,7 +263,9 @@ class _PairObjective:
         if answers is None:
             return []
         if self._config.loss.name == "kto":
-            answers = _with_column(answers, np.roll(self._chosen, 1 + int(random.integers(len(self._chosen)))))
+            answers = _with_column(
+                answers, np.roll(self._chosen, 1 + int(random.integers(max(1, len(self._chosen) - 1))))
+            )
         # Answers of a table are the same in every epoch, and so is what the reference says of them.
         if self._current is None or self._current.items is not answers.items:
             self._current = self._judged(answers)

@@ -244,6 +244,22 @@ class PreferencePairs:
         """The pairs whose answers are texts."""
         return PreferencePairs(frame=self.frame.filter(pl.col("chosen_text").is_not_null()))
 
+    def renumber(self, index: IntArray) -> PreferencePairs:
+        """Each item i of the pairs of items as `index[i]`; without pairs that have an item of a negative index."""
+        renumbered = pl.element().replace_strict(range(len(index)), index, return_dtype=pl.Int64)
+        frame = self.frame.with_columns(
+            pl.col("prompt_items", "rejected_items").list.eval(renumbered),
+            pl.col("rejected_prompts").list.eval(pl.element().list.eval(renumbered)),
+            pl.col("chosen_item").replace_strict(range(len(index)), index, return_dtype=pl.Int64),
+        )
+        gone = (
+            (pl.col("prompt_items").list.min() < 0).fill_null(False)
+            | (pl.col("rejected_items").list.min() < 0).fill_null(False)
+            | (pl.col("rejected_prompts").list.eval(pl.element().list.min()).list.min() < 0).fill_null(False)
+            | (pl.col("chosen_item") < 0).fill_null(False)
+        )
+        return PreferencePairs(frame=frame.filter(~gone))
+
     def check_items(self, num_items: int) -> None:
         """Raise DataError, with column and rows, where an item index is not below `num_items`."""
         for name in ("prompt_items", "rejected_items"):

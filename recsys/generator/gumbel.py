@@ -30,8 +30,9 @@ class GumbelNoise:
 
     def __init__(self, seeds: Tensor) -> None:
         self._keys = _mix(seeds).unsqueeze(1)
-        # The order of the items does not depend on the rank of the best one, so that the root's needs no draw.
-        self._ranks = torch.zeros(self._keys.shape, dtype=torch.float64, device=seeds.device)
+        # All items together have a log-probability of 0, so that the best rank is a Gumbel variable. Which items come
+        # first does not depend on it; how far they lie above a threshold does.
+        self._ranks = -(-_uniform(_mix(self._keys)).log()).log()
 
     def ranks(self, totals: Tensor, walk: Walk) -> Tensor:
         """float64 [B, W, C]: see `decoder.Noise`."""

@@ -141,3 +141,21 @@ def test_other_columns_and_damaged_files_are_refused(tmp_path: Path) -> None:
         PreferencePairs(frame=PreferencePairs.from_rows([of_items(0)]).frame.drop("weight"))
     with pytest.raises(ArtifactError, match="cannot read the preference pairs"):
         PreferencePairs.load(tmp_path / "none.parquet")
+
+
+def test_items_take_other_numbers_and_pairs_of_items_that_are_gone_go() -> None:
+    base = {"user_id": "u", "source": "rating", "created_by": "test"}
+    table = PreferencePairs.from_rows(
+        [
+            PreferencePair(
+                pair_id="a", prompt_items=[0, 3], chosen_item=1, rejected_items=[3], rejected_prompts=[[3, 0]], **base
+            ),
+            PreferencePair(pair_id="b", prompt_items=[0], chosen_item=1, rejected_items=[2], **base),
+            PreferencePair(pair_id="c", prompt_text="p", chosen_text="x", rejected_texts=["y"], **base),
+        ]
+    )
+    found = list(table.renumber(np.array([0, 1, -1, 2])))
+    assert [pair.pair_id for pair in found] == ["a", "c"]
+    assert (found[0].prompt_items, found[0].chosen_item, found[0].rejected_items) == ([0, 2], 1, [2])
+    assert found[0].rejected_prompts == [[2, 0]]
+    assert found[1].chosen_text == "x"

@@ -38,9 +38,10 @@ def rewards(recommender: GenerativeRecommender, *terms: dict[str, Any], **contex
 
 
 def settings(**changes: Any) -> GroupPolicyFitConfig:
-    policy = {"group_size": 8, "mask_seen": False, **changes.pop("policy", {})}
-    values = {"updates": 12, "batch_prompts": 16, "learning_rate": 1e-2, "validate_every": 4, "device": "cpu"}
-    return GroupPolicyFitConfig.model_validate({**values, **changes, "policy": policy})
+    policy = {"group_size": 8, **changes.pop("policy", {})}
+    values: dict[str, Any] = {"updates": 12, "batch_prompts": 16, "learning_rate": 1e-2, "validate_every": 4}
+    values |= {"dropout": "updates_per_rollout" not in policy, "device": "cpu", **changes, "policy": policy}
+    return GroupPolicyFitConfig.model_validate(values)
 
 
 def of(ndcg: float, **changes: float) -> Served:
@@ -59,6 +60,7 @@ def tune(recommender: GenerativeRecommender, config: GroupPolicyFitConfig, **cha
         "seed": 3,
         "start": of(0.0),
         "validate": rising(),
+        "mask_seen": False,
     }
     arguments |= changes
     prompts, judge = arguments.pop("prompts"), arguments.pop("rewards")

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.alignment.group_policy import Prompts, current_prompts, labelled_prompts
+from recsys.alignment.group_policy import Policy, Prompts, current_prompts, labelled_prompts
 from recsys.alignment.rewards import RewardContext, Scorer, build_rewards
-from recsys.data import Examples, Sequences, Split
+from recsys.alignment.rewards.popularity_guard import mean_level
+from recsys.data import Examples, IntArray, Sequences
 from recsys.errors import ConfigError
+from recsys.evaluation import TrainingCurve
 from recsys.evaluation.baselines.counting import item_counts
+from recsys.evaluation.baselines.sasrec_model import pick_device
 from recsys.evaluation.metrics import accuracy_metrics
 from recsys.files import write_json
 from recsys.generator import GenerativeRecommender
+from recsys.generator.groups import Groups
 from recsys.generator.placement import place
+from recsys.tokenizer import SemanticIds
 from training.align import AlignConfig
 from training.config import RunConfig
 from training.group_policy import Served, fit_group_policy
@@ -38,10 +44,14 @@ def stage(config: RunConfig, align: AlignConfig) -> Stage:
     """Goes on from the last validation.
 
     Raises:
-        ConfigError: pairs are asked for, and the run makes none.
+        ConfigError: the method reads what the run does not have.
     """
-    if align.method == "preference" and config.pairs is None:
-        raise ConfigError("align.method=preference reads pairs; add a section `pairs`, or set group_policy")
+    if align.method == "preference":
+        _check_pairs(config, align)
+        chosen = align.model_dump(mode="json", exclude={"rewards", "prompts", "group_policy"})
+    else:
+        _check_rewards(align)
+        chosen = align.model_dump(mode="json", exclude={"preference"})
     return Stage(
         name=ALIGN,
         version=1,
@@ -53,13 +63,29 @@ def stage(config: RunConfig, align: AlignConfig) -> Stage:
             *((PAIRS,) if align.method == "preference" else ()),
             *((RETRIEVE,) if reads_scorers(align) else ()),
         ),
-        settings={
-            "align": align.model_dump(mode="json"),
-            "mask_seen": config.evaluation.mask_seen,
-            "seed": config.run.seed,
-        },
+        settings={"align": chosen, "mask_seen": config.evaluation.mask_seen, "seed": config.run.seed},
         build=lambda workspace: _build(config, align, workspace),
     )
+
+
+def _check_pairs(config: RunConfig, align: AlignConfig) -> None:
+    if config.pairs is None:
+        raise ConfigError("align.method=preference reads pairs; add a section `pairs`, or set group_policy")
+    unread = [name for name in ("ratings", "perturbed") if getattr(config.pairs, name) is not None]
+    if unread and align.preference.negatives != "table":
+        raise ConfigError(
+            f"align.preference.negatives={align.preference.negatives} reads no rejected items, so pairs.{unread[0]} "
+            "would teach nothing; set align.preference.negatives=table, or drop it"
+        )
+
+
+def _check_rewards(align: AlignConfig) -> None:
+    for term in align.rewards.terms:
+        if term.kind in ("rubric", "reference_text", "learned"):
+            raise ConfigError(
+                f"align.rewards: {term.term_name!r} judges texts or asks a reward model, and the stage has neither; "
+                "drop it"
+            )
 
 
 def reads_scorers(align: AlignConfig) -> bool:
@@ -72,35 +98,54 @@ def served_stage(config: RunConfig) -> str:
     return TRAIN if config.align is None else ALIGN
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fitted:
+    """What may be learned from: the items that are not held out, in their own numbering, and training interactions."""
+
+    recommender: GenerativeRecommender
+    train: Sequences
+    cases: Examples
+    """Of validation, those that early stopping sees."""
+    popularity: IntArray
+    """int64 [N], training interactions of each item."""
+
+    def served(self, config: RunConfig, align: AlignConfig) -> Served:
+        """What the decoder comes to on the validation cases as the model stands."""
+        return served(
+            self.recommender, self.cases, self.popularity, align.validation_beams, config.evaluation.mask_seen
+        )
+
+
 def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
     inputs = workspace.inputs
     split = data.load_split(inputs[DATA])
     embeddings = encode.load_embeddings(inputs[ENCODE])
     ids = tokenize.load_ids(inputs[TOKENIZE])
-    recommender = train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings)
-    cases = train.sample(split.valid, align.validation_users, config.run.seed)
-    popularity = item_counts(split.train, split.num_items)
-
-    def validate() -> Served:
-        return served(recommender, cases, popularity, align.validation_beams, config.evaluation.mask_seen)
-
-    before = validate()
+    stored = train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings)
+    items, index = split.fitted_items, split.fitted_index
+    vectors = None if stored.item_vectors is None else stored.item_vectors[items]
+    # Held-out items join again once the weights stand: none of them is pushed down as a wrong answer.
+    fitted = _Fitted(
+        recommender=stored.with_catalog(ids.codes[items], vectors, known=index) if len(split.held_out) else stored,
+        train=split.train.renumber(index),
+        cases=train.sample(split.valid.renumber(index), align.validation_users, config.run.seed),
+        popularity=item_counts(split.train.renumber(index), len(items)),
+    )
+    device = pick_device(align.group_policy.device if align.method == "group_policy" else align.preference.device)
+    place(fitted.recommender.model, device)
+    before = fitted.served(config, align)
     with ScalarLog(workspace.run_dir) as log:
         if align.method == "group_policy":
-            context = RewardContext.of(
-                ids,
-                popularity=torch.from_numpy(popularity),
-                item_vectors=torch.from_numpy(embeddings.vectors),
-                scorers=scorers(split, inputs[RETRIEVE]) if reads_scorers(align) else {},
-            )
+            context = _context(inputs, ids, items, fitted, scorers(inputs[RETRIEVE]) if reads_scorers(align) else {})
             policy_fit = fit_group_policy(
-                recommender.model,
-                prompts(split.train, align, config.run.seed),
-                build_rewards(align.rewards, context),
+                fitted.recommender.model,
+                prompts(fitted.train, align, config.run.seed),
+                build_rewards(align.rewards, context.to(device)),
                 align.group_policy,
                 seed=config.run.seed,
                 start=before,
-                validate=validate,
+                validate=lambda: fitted.served(config, align),
+                mask_seen=config.evaluation.mask_seen,
                 horizon=align.prompts.horizon,
                 checkpoint_dir=workspace.resume,
                 log=log,
@@ -108,19 +153,22 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
             curve, best, raised = policy_fit.curve, policy_fit.best_update, policy_fit.alarms
         else:
             pair_fit = fit_preferences(
-                recommender,
-                load_pairs(inputs[PAIRS]),
+                fitted.recommender,
+                load_pairs(inputs[PAIRS]).renumber(index),
                 align.preference,
                 seed=config.run.seed,
-                validate=lambda: validate().ndcg,
+                validate=lambda: fitted.served(config, align).ndcg,
                 mask_seen=config.evaluation.mask_seen,
                 checkpoint_dir=workspace.resume,
                 log=log,
             )
             curve, best, raised = pair_fit.curve, pair_fit.best_epoch, []
-    place(recommender.model, torch.device("cpu"))
-    after = validate()
-    recommender.save(workspace.output)
+    after = fitted.served(config, align)
+    place(fitted.recommender.model, torch.device("cpu"))
+    aligned = fitted.recommender
+    if len(split.held_out):
+        aligned = aligned.with_catalog(ids.codes, stored.item_vectors, known=items)
+    aligned.save(workspace.output)
     report = {
         "method": align.method,
         "before": dataclasses.asdict(before),
@@ -130,6 +178,29 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
         "curve": curve,
     }
     write_json(workspace.output / ALIGN_REPORT, report)
+
+
+def _context(
+    inputs: Mapping[str, Path], ids: SemanticIds, items: IntArray, fitted: _Fitted, known: Mapping[str, Scorer]
+) -> RewardContext:
+    catalog = data.load_catalog(inputs[DATA])
+    categories = [list(catalog.frame["categories"][int(item)]) for item in items]
+    popularity = torch.from_numpy(fitted.popularity)
+    proposed = Policy(fitted.recommender.model).propose(
+        fitted.cases.histories, 10, futures=torch.zeros(len(fitted.cases), 0, dtype=torch.int64), mask_seen=True
+    )
+    return RewardContext(
+        codes=torch.from_numpy(ids.codes[items]),
+        codebook_sizes=ids.codebook_sizes,
+        ordered=ids.ordered,
+        ordinal=ids.ordinal,
+        popularity=popularity,
+        item_vectors=torch.from_numpy(encode.load_embeddings(inputs[ENCODE]).vectors[items]),
+        categories=Groups.from_labels(categories) if any(categories) else None,
+        category_names=list(dict.fromkeys(name for row in categories for name in row)),
+        reference_popularity=mean_level(proposed.rollouts, popularity),
+        scorers=known,
+    )
 
 
 def prompts(train_sequences: Sequences, align: AlignConfig, seed: int) -> Prompts:
@@ -151,10 +222,10 @@ def prompts(train_sequences: Sequences, align: AlignConfig, seed: int) -> Prompt
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def scorers(split: Split, retrieved: Path) -> Mapping[str, Scorer]:
-    """`sasrec` and `skip_gram`: the models of stage `retrieve` as log-scores of all items, which rewards may sum.
+def scorers(retrieved: Path) -> Mapping[str, Scorer]:
+    """`sasrec` and `skip_gram`: the models of stage `retrieve` as log-scores of all fitted items.
 
-    Both were fitted on training sequences alone. Items that were held out have the lowest score of their row.
+    Both were fitted on training sequences alone.
     """
     tower, counter = retrieve.load_tower(retrieved), retrieve.load_counter(retrieved)
 
@@ -166,24 +237,22 @@ def scorers(split: Split, retrieved: Path) -> Mapping[str, Scorer]:
         evidence = np.asarray(counter.evidence(histories).toarray(), dtype=np.float32)
         return np.asarray(np.log(evidence + _COUNTER_FLOOR))
 
-    return {name: _over_all_items(score, split) for name, score in (("sasrec", sasrec), ("skip_gram", skip_gram))}
+    return {"sasrec": sasrec, "skip_gram": skip_gram}
 
 
-def _over_all_items(score: Callable[[Sequences], npt.NDArray[np.float32]], split: Split) -> Scorer:
-    if not len(split.held_out):
-        return score
-
-    def scattered(histories: Sequences) -> npt.NDArray[np.float32]:
-        known = score(histories.renumber(split.fitted_index))
-        scores = np.repeat(known.min(axis=1, keepdims=True), split.num_items, axis=1)
-        scores[:, split.fitted_items] = known
-        return scores
-
-    return scattered
+def load_curve(directory: Path) -> TrainingCurve:
+    """NDCG@10 on validation by update or epoch, the supervised model first."""
+    report = json.loads((directory / ALIGN_REPORT).read_text())
+    points = [entry for entry in report["curve"] if "ndcg@10" in entry]
+    return TrainingCurve(
+        x_label="update",
+        x=[0.0, *(entry["steps"] for entry in points)],
+        series={"validation NDCG@10": [report["before"]["ndcg"], *(entry["ndcg@10"] for entry in points)]},
+    )
 
 
 def served(
-    recommender: GenerativeRecommender, cases: Examples, popularity: npt.NDArray[Any], beams: int, mask_seen: bool
+    recommender: GenerativeRecommender, cases: Examples, popularity: IntArray, beams: int, mask_seen: bool
 ) -> Served:
     """What the decoder comes to on validation cases, with at least 50 beams."""
     lists = train.rank(recommender, cases.histories, 50, beams=beams, mask_seen=mask_seen)

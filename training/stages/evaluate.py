@@ -191,6 +191,8 @@ def _generator(config: RunConfig, inputs: Mapping[str, Path], ids: SemanticIds, 
             "validation NDCG@10": [point.get("ndcg@10") for point in points],
         },
     )
+    if stage_name == ALIGN:
+        curve = align.load_curve(inputs[ALIGN])
     beams, mask_seen = config.generator.beams, config.evaluation.mask_seen
     return _Generator(recommender, beams, mask_seen), curve
 

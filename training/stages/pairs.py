@@ -60,7 +60,7 @@ def _build(config: RunConfig, pairs: PairsConfig, workspace: Workspace) -> None:
             perturbed_pairs(
                 cases,
                 interactions.user_ids,
-                num_items=split.num_items,
+                items=split.fitted_items,
                 kind=chosen.kind,
                 share=chosen.share,
                 count=chosen.num_histories,
@@ -71,7 +71,7 @@ def _build(config: RunConfig, pairs: PairsConfig, workspace: Workspace) -> None:
         tables.append(_from_beams(config, pairs, split, interactions, inputs))
     table = PreferencePairs.concat(tables)
     if len(table) == 0:
-        raise DataError("pairs: no training sequence is long enough for a pair; lower pairs.beams.min_history")
+        raise DataError("pairs: no training sequence is long enough for a pair; lower min_history of its sources")
     table.save(workspace.output / _PAIRS)
     write_json(workspace.output / PAIRS_REPORT, _report(table))
 

@@ -20,7 +20,7 @@ def perturbed_pairs(
     cases: Examples,
     user_ids: Sequence[str],
     *,
-    num_items: int,
+    items: IntArray,
     kind: Literal["replace", "swap", "reverse"] = "replace",
     share: float = 0.5,
     count: int = 1,
@@ -31,7 +31,7 @@ def perturbed_pairs(
     Args:
         cases: histories and next items, of training.
         user_ids: the source's ids of users, by dense index.
-        num_items: size of the catalogue.
+        items: int64 [M], ascending: what takes the place of others; all items of the histories are among them.
         kind: `replace`: a share of the items by random ones; `swap`: another case's history; `reverse`: oldest last.
         share: of items that are replaced, at least one; 0 to 1.
         count: perturbed histories a pair, for `replace` and `swap`.
@@ -46,7 +46,7 @@ def perturbed_pairs(
     rows = []
     for number, history in enumerate(cases.histories):
         attempts = 1 if kind == "reverse" else count
-        perturbed = [_perturb(cases, number, kind, share, num_items, random) for _ in range(attempts)]
+        perturbed = [_perturb(cases, number, kind, share, items, random) for _ in range(attempts)]
         different = [other.tolist() for other in perturbed if not np.array_equal(other, history)]
         if not different:
             continue
@@ -68,7 +68,7 @@ def perturbed_pairs(
 
 
 def _perturb(
-    cases: Examples, number: int, kind: str, share: float, num_items: int, random: np.random.Generator
+    cases: Examples, number: int, kind: str, share: float, items: IntArray, random: np.random.Generator
 ) -> IntArray:
     history = cases.histories[number]
     if kind == "reverse":
@@ -81,5 +81,6 @@ def _perturb(
     replaced = history.copy()
     places = random.choice(len(history), max(1, round(share * len(history))), replace=False)
     # Each by one of the other items.
-    replaced[places] = (history[places] + random.integers(1, max(2, num_items), len(places))) % num_items
+    shifted = np.searchsorted(items, history[places]) + random.integers(1, max(2, len(items)), len(places))
+    replaced[places] = items[shifted % len(items)]
     return replaced

@@ -18,15 +18,13 @@ class GroupPolicyConfig(StrictConfig):
     """Proposals for each history."""
     rollout: Literal["beam", "stochastic_beam"] = "beam"
     """`beam`: the best ones, as served. `stochastic_beam`: a sample without replacement (Gumbel top-k), whose weights
-    make sums over the group unbiased estimates of expectations under the policy."""
-    mask_seen: bool = True
-    """Items of the history are not proposed, as in serving."""
+    let sums over the group estimate expectations under the policy (without bias before they are scaled to sum to 1)."""
     advantage: AdvantageKind = "srpo"
     """`grpo`, `dr_grpo`, `srpo` or `expected`: see `advantages`."""
     pass_at: int = Field(default=4, ge=1)
     """k of the bonus of `srpo`."""
     advantage_limit: float = Field(default=5.0, gt=0)
-    """Advantages are clipped to so much."""
+    """Advantages are clipped to so much, after they were made."""
     surrogate: SurrogateKind = "clipped"
     """`clipped`, `ecpo` or `gbpo`: see `surrogate`."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)

@@ -208,7 +208,7 @@ CASES = Examples(
 
 
 def test_a_share_of_the_history_is_replaced() -> None:
-    found = list(perturbed_pairs(CASES, ["a", "b", "c"], num_items=10, share=0.5, count=2))
+    found = list(perturbed_pairs(CASES, ["a", "b", "c"], items=np.arange(10), share=0.5, count=2))
     assert [pair.user_id for pair in found] == ["c", "b", "a"], "an empty history has nothing to replace"
     for pair in found:
         assert pair.rejected_items == [pair.chosen_item] * 2
@@ -219,16 +219,16 @@ def test_a_share_of_the_history_is_replaced() -> None:
 
 
 def test_histories_are_swapped_and_reversed() -> None:
-    swapped = list(perturbed_pairs(CASES, ["a", "b", "c"], num_items=10, kind="swap"))
+    swapped = list(perturbed_pairs(CASES, ["a", "b", "c"], items=np.arange(10), kind="swap"))
     histories = [history.tolist() for history in CASES.histories]
     assert len(swapped) == 4
     for pair in swapped:
         assert pair.rejected_prompts[0] in histories
         assert pair.rejected_prompts[0] != pair.prompt_items
-    reversed_ = list(perturbed_pairs(CASES, ["a", "b", "c"], num_items=10, kind="reverse", count=5))
+    reversed_ = list(perturbed_pairs(CASES, ["a", "b", "c"], items=np.arange(10), kind="reverse", count=5))
     assert [pair.rejected_prompts for pair in reversed_] == [[[4, 3, 2, 1]], [[6, 5]]]
     with pytest.raises(ValueError, match="share must lie"):
-        perturbed_pairs(CASES, ["a", "b", "c"], num_items=10, share=0.0)
+        perturbed_pairs(CASES, ["a", "b", "c"], items=np.arange(10), share=0.0)
 
 
 # --- reward-conditioned -----------------------------------------------------------------------------------------------

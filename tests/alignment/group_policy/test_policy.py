@@ -12,6 +12,9 @@ from recsys.data import Sequences
 from recsys.errors import ConfigError
 from recsys.generator import GenerativeRecommender, GeneratorConfig, build_model
 from recsys.generator.config import ModelConfig
+from recsys.generator.constraints import Constraints
+from recsys.generator.decoder import Found, beam_search
+from recsys.generator.gumbel import GumbelNoise
 
 NUM_ITEMS, SIZES = 24, (4, 8)
 HISTORIES = Sequences.from_lists([[1, 2, 3], [4], [5, 6, 7, 8, 9, 10]])
@@ -74,17 +77,32 @@ def test_groups_wider_than_the_catalogue_have_empty_places() -> None:
     assert bool((sampled.weights[~sampled.rollouts.is_real] == 0).all())
 
 
-def test_weights_of_a_sample_make_unbiased_sums() -> None:
+@pytest.mark.parametrize("size", [2, 5])
+def test_weights_of_a_sample_make_unbiased_sums(size: int) -> None:
     """E[sum of w f over the sample] is the sum of p f over all items (Kool et al. 2019, section 4.2)."""
-    rng = np.random.default_rng(0)
-    probs = rng.dirichlet(np.ones(9))
-    values, k, draws = rng.normal(size=9), 3, 40_000
-    perturbed = np.log(probs) + rng.gumbel(size=(draws, 9))
-    order = np.argsort(-perturbed, axis=1)
-    scores = torch.from_numpy(np.log(probs)[order[:, :k]])
-    threshold = torch.from_numpy(np.take_along_axis(perturbed, order[:, k : k + 1], 1))
-    sums = (sample_weights(scores, threshold).double().numpy() * values[order[:, :k]]).sum(1)
-    assert abs(sums.mean() - probs @ values) < 4 * sums.std() / np.sqrt(draws)
+    model = Policy(fresh("nested").model.eval()).model
+    draws, history = 6000, torch.tensor([[1, 2, 3]])
+    state = model.start(history, torch.tensor([3]))
+
+    def search(batch: int, k: int, noise: GumbelNoise | None) -> Found:
+        return beam_search(
+            model,
+            model.trie,
+            state.expand(batch, -1, -1),
+            batch_size=batch,
+            k=k,
+            beams=k,
+            constraints=Constraints(),
+            noise=noise,
+        )
+
+    everything = search(1, NUM_ITEMS, None)
+    values = torch.randn(NUM_ITEMS, generator=torch.Generator().manual_seed(0)).double()
+    expected = float(everything.scores[0].double().exp() @ values[everything.items[0]])
+    drawn = search(draws, size + 1, GumbelNoise(torch.arange(draws)))
+    weights = sample_weights(drawn.scores[:, :size], drawn.ranks[:, size:]).double()
+    for found, truth in ((weights.sum(1), 1.0), ((weights * values[drawn.items[:, :size]]).sum(1), expected)):
+        assert abs(float(found.mean()) - truth) < 4 * float(found.std()) / draws**0.5
 
 
 def test_a_sample_of_the_policy_is_weighted_by_it() -> None:
