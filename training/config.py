@@ -338,11 +338,16 @@ def _locate(location: Sequence[int | str]) -> tuple[str, list[type[BaseModel]]]:
     parts: list[str] = []
     for index, part in enumerate(location):
         last = index == len(location) - 1
+        narrowed = [model for model in models if not last and part in _tags(model)]
+        # A member's name may be that of a field too; before the fields of a union of several stands the member.
+        if len(models) > 1 and narrowed:
+            models = narrowed
+            continue
         fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
         if fields:
             parts.append(str(part))
             parent, models = models, [model for field in fields for model in _models_in(field.annotation)]
-        elif narrowed := [model for model in models if not last and part in _tags(model)]:
+        elif narrowed:
             models = narrowed
         elif isinstance(part, int):
             parts.append(f"[{part}]")
@@ -353,7 +358,7 @@ def _locate(location: Sequence[int | str]) -> tuple[str, list[type[BaseModel]]]:
 
 
 def _field_annotation(model: type[BaseModel], key: str) -> Any:
-    field = model.model_fields.get(key.rpartition(".")[2])
+    field = model.model_fields.get(key.rpartition(".")[2].partition("[")[0])
     return None if field is None else field.annotation
 
 

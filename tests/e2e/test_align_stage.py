@@ -93,7 +93,9 @@ def test_pairs_that_the_run_does_not_make_are_named(toy_config_text: str, tmp_pa
 
 
 def test_an_unknown_reward_is_named_with_what_is_allowed(toy_config_text: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"align\.rewards\.terms.*kind must be"):
+    with pytest.raises(
+        ConfigError, match=r"align\.rewards\.terms\[0\]\.kind must be .*'exact'.*'prefix'.*got 'clicks'"
+    ):
         load_config(configured(toy_config_text, tmp_path), ["align={rewards: {terms: [{kind: clicks}]}}"])
 
 
