@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { $, el } from "./dom.js";
 
-const path = (user) => `/v1/users/${encodeURIComponent(user)}/profile`;
+const path = (user) => `/v1/profiles/${encodeURIComponent(user)}`;
 const who = { template: "from the history", generated: "written by a model", edited: "yours" };
 
 let shown = { user: null, profile: null };

@@ -1,4 +1,4 @@
-"""`/v1/users/{user_id}/profile`: a user in words, to be read, edited and erased."""
+"""`/v1/profiles/{user_id}`: a user in words, to be read, edited and erased."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["profiles"])
 UserId = Annotated[str, Path(examples=["196"])]
 
 
-@router.get("/users/{user_id:path}/profile", operation_id="get_profile", responses=responses(404, 409, 422, 503))
+@router.get("/profiles/{user_id:path}", operation_id="get_profile", responses=responses(404, 409, 422, 503))
 async def get_profile(user_id: UserId, context: Context) -> ProfileOut:
     """What is said about the user after all entries of the history, with the entries that support it."""
     try:
@@ -27,7 +27,7 @@ async def get_profile(user_id: UserId, context: Context) -> ProfileOut:
 
 
 @router.put(
-    "/users/{user_id:path}/profile", operation_id="put_profile", responses=responses(400, 404, 409, 413, 422, 503)
+    "/profiles/{user_id:path}", operation_id="put_profile", responses=responses(400, 404, 409, 413, 422, 503)
 )
 async def put_profile(user_id: UserId, body: ProfileIn, context: Context) -> ProfileOut:
     """Edit the profile. Edits survive all that the user does afterwards; the last edit wins."""
@@ -40,7 +40,7 @@ async def put_profile(user_id: UserId, body: ProfileIn, context: Context) -> Pro
     return _out(context, user_id, _known(found, user_id))
 
 
-@router.delete("/users/{user_id:path}/profile", operation_id="delete_profile", responses=responses(404, 422, 503))
+@router.delete("/profiles/{user_id:path}", operation_id="delete_profile", responses=responses(404, 422, 503))
 async def delete_profile(user_id: UserId, context: Context) -> ProfileOut:
     """Erase what the user has edited. The answer is the profile as the history alone gives it."""
     await context.on_store(lambda: context.store.delete_profile(user_id))

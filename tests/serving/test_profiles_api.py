@@ -29,7 +29,7 @@ def texts(profile: dict[str, Any]) -> list[str]:
 
 
 def test_a_profile_comes_from_the_history_with_its_evidence(client: TestClient) -> None:
-    profile = client.get("/v1/users/ann/profile").json()
+    profile = client.get("/v1/profiles/ann").json()
     assert texts(profile)[:2] == ["Likes low (3 of 3).", "Likes even (2 of 3)."]
     assert profile["statements"][1]["source"] == "template"
     assert profile["statements"][1]["evidence"] == [
@@ -40,44 +40,52 @@ def test_a_profile_comes_from_the_history_with_its_evidence(client: TestClient) 
 
 
 def test_edits_survive_events_and_a_restart(client: TestClient, store: OnlineStore) -> None:
-    put = client.put("/v1/users/ann/profile", json={"statements": ["Nothing odd", "Likes even (2 of 3)."]})
+    put = client.put("/v1/profiles/ann", json={"statements": ["Nothing odd", "Likes even (2 of 3)."]})
     assert put.status_code == 200
     assert [(each["text"], each["source"]) for each in put.json()["statements"]] == [
         ("Nothing odd", "edited"),
         ("Likes even (2 of 3).", "template"),
     ]
     view(client, "ann", "i4", 1)
-    after = client.get("/v1/users/ann/profile").json()
+    after = client.get("/v1/profiles/ann").json()
     assert texts(after)[:2] == ["Nothing odd", "Likes even (3 of 4)."]
     assert not any("low" in text for text in texts(after))  # removed by the user, though i4 is low
     assert (after["upto"], after["edited"], after["version"]) == (4, True, put.json()["version"] + 1)
-    assert client.get("/v1/users/ann/profile").json() == after  # reading changes nothing
+    assert client.get("/v1/profiles/ann").json() == after  # reading changes nothing
     assert "Nothing odd" in (store.profile("ann") or "")
 
 
+def test_a_user_whose_id_looks_like_a_path_has_a_page_and_a_profile(client: TestClient) -> None:
+    view(client, "a/profile", "i4", 1)
+    view(client, "a", "i6", 1)
+    assert client.get("/v1/users/a%2Fprofile").json()["user_id"] == "a/profile"
+    assert client.get("/v1/profiles/a%2Fprofile").json()["user_id"] == "a/profile"
+    assert client.get("/v1/profiles/a").json()["user_id"] == "a"
+
+
 def test_deleting_gives_back_what_the_history_says(client: TestClient, store: OnlineStore) -> None:
-    before = client.get("/v1/users/ann/profile").json()
-    client.put("/v1/users/ann/profile", json={"statements": []})
-    assert client.get("/v1/users/ann/profile").json()["statements"] == []
-    assert client.delete("/v1/users/ann/profile").json() == before
+    before = client.get("/v1/profiles/ann").json()
+    client.put("/v1/profiles/ann", json={"statements": []})
+    assert client.get("/v1/profiles/ann").json()["statements"] == []
+    assert client.delete("/v1/profiles/ann").json() == before
     assert store.profile("ann") is None
 
 
 def test_edits_survive_when_the_history_has_moved_on(client: TestClient, store: OnlineStore) -> None:
-    client.put("/v1/users/bob/profile", json={"statements": ["Nothing odd"]})
+    client.put("/v1/profiles/bob", json={"statements": ["Nothing odd"]})
     for number in range(4):
         view(client, "bob", f"i{2 * number}", number)
     store.max_history = 3  # the entry that the profile had read last is out of reach
-    profile = client.get("/v1/users/bob/profile").json()
+    profile = client.get("/v1/profiles/bob").json()
     assert texts(profile)[0] == "Nothing odd"
     assert profile["upto"] == 3
 
 
 def test_who_is_unknown_has_no_profile(client: TestClient) -> None:
     for response in (
-        client.get("/v1/users/nobody/profile"),
-        client.put("/v1/users/nobody/profile", json={"statements": ["x"]}),
-        client.delete("/v1/users/nobody/profile"),
+        client.get("/v1/profiles/nobody"),
+        client.put("/v1/profiles/nobody", json={"statements": ["x"]}),
+        client.delete("/v1/profiles/nobody"),
     ):
         assert response.status_code == 404
         assert "post an event" in response.json()["detail"]
@@ -93,7 +101,7 @@ def test_who_is_unknown_has_no_profile(client: TestClient) -> None:
     ],
 )
 def test_edits_have_limits(client: TestClient, statements: list[str], message: str) -> None:
-    response = client.put("/v1/users/ann/profile", json={"statements": statements})
+    response = client.put("/v1/profiles/ann", json={"statements": statements})
     assert response.status_code == 422
     assert message in response.json()["detail"]
 
@@ -102,12 +110,12 @@ def test_a_profile_of_another_version_is_a_conflict_that_deleting_mends(client: 
     client.get("/v1/users/ann")
     store.put_profile("ann", '{"profile": {"format": 9}}')
     for response in (
-        client.get("/v1/users/ann/profile"),
-        client.put("/v1/users/ann/profile", json={"statements": ["a"]}),
+        client.get("/v1/profiles/ann"),
+        client.put("/v1/profiles/ann", json={"statements": ["a"]}),
     ):
         assert response.status_code == 409
         assert "delete it" in response.json()["detail"]
-    assert client.delete("/v1/users/ann/profile").status_code == 200
+    assert client.delete("/v1/profiles/ann").status_code == 200
 
 
 def test_a_generator_that_knows_words_reads_what_the_user_wrote(
@@ -124,7 +132,7 @@ def test_a_generator_that_knows_words_reads_what_the_user_wrote(
         asked = {"user_id": "ann", "k": 22}
         before = client.post("/v1/recommend", json=asked).json()
         assert not before["used_profile"]
-        profile = client.put("/v1/users/ann/profile", json={"statements": ["The quick brown fox " * 20]}).json()
+        profile = client.put("/v1/profiles/ann", json={"statements": ["The quick brown fox " * 20]}).json()
         assert profile["used_by_model"]
         after = client.post("/v1/recommend", json=asked).json()
         assert after["used_profile"]
@@ -132,6 +140,6 @@ def test_a_generator_that_knows_words_reads_what_the_user_wrote(
         assert len(after["items"]) == 22
         scores = {item["item_id"]: item["score"] for item in before["items"]}
         assert any(abs(item["score"] - scores[item["item_id"]]) > 1e-3 for item in after["items"])
-        client.delete("/v1/users/ann/profile")
+        client.delete("/v1/profiles/ann")
         again = client.post("/v1/recommend", json=asked).json()
         assert [item["item_id"] for item in again["items"]] == [item["item_id"] for item in before["items"]]
