@@ -252,7 +252,11 @@ class ProfileIn(_Request):
     """What the user leaves of the profile, and adds to it."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"statements": ["Likes Drama (12 of 40).", "No musicals, please."]}]}
+        json_schema_extra={
+            "examples": [
+                {"statements": ["Likes Drama (12 of 40).", "No musicals, please."], "revision": "5f0c1a7e90b2d3c4"}
+            ]
+        }
     )
 
     statements: Annotated[
@@ -260,6 +264,8 @@ class ProfileIn(_Request):
     ]
     """Sentences in their order. One that stands in the profile stays as it is, any other is the user's own; what is
     left out is not said again."""
+    revision: Annotated[str, Field(max_length=64)]
+    """The `revision` of the profile that was read and is edited; the answer is 409 if it is another one by now."""
 
 
 class EvidenceOut(_Response):
@@ -284,6 +290,8 @@ class ProfileOut(_Response):
 
     user_id: str
     version: int
+    revision: str
+    """Names what the statements say; `PUT` gives it back."""
     upto: int
     """Entries of the history that it has read."""
     statements: list[StatementOut]

@@ -92,11 +92,10 @@ async def edited_profile(context: ServingContext, user_id: str) -> Profile | Non
     """The profile of a user who has edited it. One that rules made of the history says nothing that the model does not
     read there; and nobody should lose a list to a profile that cannot be read."""
     try:
-        found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
+        return await context.on_store(lambda: context.profiles.read_edited(context.store, user_id))
     except UnreadableProfileError as error:
         _log.warning("answering without the stored profile", error=str(error))
         return None
-    return found.profile if found is not None and found.is_stored else None
 
 
 def _milliseconds_since(started: float) -> float:

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from httpx import Response
 from tiny_lm import save_tiny_lm
 
 from feature_store import OnlineStore
 from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
 from recsys.generator.config import LanguageModelConfig
 from serving.app import create_app
+from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
 
 NUM_ITEMS = 24
@@ -22,6 +24,12 @@ NUM_ITEMS = 24
 def view(client: TestClient, user: str, item: str, number: int) -> None:
     event = {"event_id": f"{user}{number}", "user_id": user, "item_id": item, "timestamp": 1_000_000_000 + number}
     assert client.post("/v1/events", json=event).status_code == 200
+
+
+def put(client: TestClient, user: str, statements: list[str]) -> Response:
+    """Edit what stands there now."""
+    revision = client.get(f"/v1/profiles/{user}").json().get("revision", "none")
+    return client.put(f"/v1/profiles/{user}", json={"statements": statements, "revision": revision})
 
 
 def texts(profile: dict[str, Any]) -> list[str]:
@@ -40,9 +48,9 @@ def test_a_profile_comes_from_the_history_with_its_evidence(client: TestClient) 
 
 
 def test_edits_survive_events_and_a_restart(client: TestClient, store: OnlineStore) -> None:
-    put = client.put("/v1/profiles/ann", json={"statements": ["Nothing odd", "Likes even (2 of 3)."]})
-    assert put.status_code == 200
-    assert [(each["text"], each["source"]) for each in put.json()["statements"]] == [
+    edited = put(client, "ann", ["Nothing odd", "Likes even (2 of 3)."])
+    assert edited.status_code == 200
+    assert [(each["text"], each["source"]) for each in edited.json()["statements"]] == [
         ("Nothing odd", "edited"),
         ("Likes even (2 of 3).", "template"),
     ]
@@ -50,7 +58,7 @@ def test_edits_survive_events_and_a_restart(client: TestClient, store: OnlineSto
     after = client.get("/v1/profiles/ann").json()
     assert texts(after)[:2] == ["Nothing odd", "Likes even (3 of 4)."]
     assert not any("low" in text for text in texts(after))  # removed by the user, though i4 is low
-    assert (after["upto"], after["edited"], after["version"]) == (4, True, put.json()["version"] + 1)
+    assert (after["upto"], after["edited"], after["version"]) == (4, True, edited.json()["version"] + 1)
     assert client.get("/v1/profiles/ann").json() == after  # reading changes nothing
     assert "Nothing odd" in (store.profile("ann") or "")
 
@@ -63,16 +71,57 @@ def test_a_user_whose_id_looks_like_a_path_has_a_page_and_a_profile(client: Test
     assert client.get("/v1/profiles/a").json()["user_id"] == "a"
 
 
+def test_an_edit_of_what_has_changed_meanwhile_is_refused_and_dismisses_nothing(
+    client: TestClient, store: OnlineStore
+) -> None:
+    read = client.get("/v1/profiles/ann").json()
+    edit = {"statements": [*texts(read), "Nothing odd"], "revision": read["revision"]}
+    view(client, "ann", "i4", 1)
+    refused = client.put("/v1/profiles/ann", json=edit)
+    assert (refused.status_code, refused.json()["fields"][0]["field"]) == (409, "revision")
+    assert "read it again" in refused.json()["detail"]
+    assert store.profile("ann") is None
+    now = client.get("/v1/profiles/ann").json()
+    edit = {"statements": [*texts(now), "Nothing odd"], "revision": now["revision"]}
+    accepted = client.put("/v1/profiles/ann", json=edit).json()
+    assert [each["source"] for each in accepted["statements"]] == ["template"] * len(texts(now)) + ["edited"]
+    # Of two edits of the same profile the second is refused too.
+    assert client.put("/v1/profiles/ann", json=edit).status_code == 409
+
+
 def test_deleting_gives_back_what_the_history_says(client: TestClient, store: OnlineStore) -> None:
     before = client.get("/v1/profiles/ann").json()
-    client.put("/v1/profiles/ann", json={"statements": []})
+    put(client, "ann", [])
     assert client.get("/v1/profiles/ann").json()["statements"] == []
     assert client.delete("/v1/profiles/ann").json() == before
     assert store.profile("ann") is None
 
 
+def test_deleting_succeeds_also_when_the_history_is_gone(client: TestClient, store: OnlineStore) -> None:
+    put(client, "ann", ["Nothing odd"])
+    stored = store.profile("ann")
+    assert stored is not None
+    store.put_profile("gone", stored)
+    assert texts(client.get("/v1/profiles/gone").json()) == ["Nothing odd"]
+    deleted = client.delete("/v1/profiles/gone")
+    assert (deleted.status_code, texts(deleted.json())) == (200, [])
+    assert client.delete("/v1/profiles/gone").status_code == 404
+
+
+def test_the_history_of_who_edited_nothing_is_not_read_for_a_profile(
+    client: TestClient, store: OnlineStore, runtime: RecommenderRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiles = UserProfiles(runtime.catalog)
+    put(client, "ann", ["Nothing odd"])
+    edited = profiles.read_edited(store, "ann")
+    assert edited is not None
+    assert edited.statements[0].text == "Nothing odd"
+    monkeypatch.setattr(store, "user_entries", lambda *_: pytest.fail("read the history"))
+    assert profiles.read_edited(store, "bob") is None
+
+
 def test_edits_survive_when_the_history_has_moved_on(client: TestClient, store: OnlineStore) -> None:
-    client.put("/v1/profiles/bob", json={"statements": ["Nothing odd"]})
+    put(client, "bob", ["Nothing odd"])
     for number in range(4):
         view(client, "bob", f"i{2 * number}", number)
     store.max_history = 3  # the entry that the profile had read last is out of reach
@@ -84,7 +133,7 @@ def test_edits_survive_when_the_history_has_moved_on(client: TestClient, store: 
 def test_who_is_unknown_has_no_profile(client: TestClient) -> None:
     for response in (
         client.get("/v1/profiles/nobody"),
-        client.put("/v1/profiles/nobody", json={"statements": ["x"]}),
+        put(client, "nobody", ["x"]),
         client.delete("/v1/profiles/nobody"),
     ):
         assert response.status_code == 404
@@ -101,7 +150,7 @@ def test_who_is_unknown_has_no_profile(client: TestClient) -> None:
     ],
 )
 def test_edits_have_limits(client: TestClient, statements: list[str], message: str) -> None:
-    response = client.put("/v1/profiles/ann", json={"statements": statements})
+    response = put(client, "ann", statements)
     assert response.status_code == 422
     assert message in response.json()["detail"]
 
@@ -111,7 +160,7 @@ def test_a_profile_of_another_version_is_a_conflict_that_deleting_mends(client: 
     store.put_profile("ann", '{"profile": {"format": 9}}')
     for response in (
         client.get("/v1/profiles/ann"),
-        client.put("/v1/profiles/ann", json={"statements": ["a"]}),
+        put(client, "ann", ["a"]),
     ):
         assert response.status_code == 409
         assert "delete it" in response.json()["detail"]
@@ -132,7 +181,7 @@ def test_a_generator_that_knows_words_reads_what_the_user_wrote(
         asked = {"user_id": "ann", "k": 22}
         before = client.post("/v1/recommend", json=asked).json()
         assert not before["used_profile"]
-        profile = client.put("/v1/profiles/ann", json={"statements": ["The quick brown fox " * 20]}).json()
+        profile = put(client, "ann", ["The quick brown fox " * 20]).json()
         assert profile["used_by_model"]
         after = client.post("/v1/recommend", json=asked).json()
         assert after["used_profile"]
