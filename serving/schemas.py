@@ -152,7 +152,7 @@ class RecommendResponse(_Response):
     unknown_items: list[str]
     """Item ids of the request or the history that the catalogue does not have; they were ignored."""
     used_profile: bool
-    """Whether the model read the user's profile before the history."""
+    """Whether the model read any of the user's profile before the history; never in mode `reason`."""
     model_version: str
     timings_ms: dict[str, float]
     """Milliseconds of each step; `total` includes what lies between."""
@@ -298,8 +298,8 @@ class ProfileOut(_Response):
     edited: bool
     """Whether the user has ever edited it; one that was not is made from the history each time."""
     used_by_model: bool
-    """Whether recommendations for this user are made with it: the user has edited it, and the model knows words. Else
-    it is for display only."""
+    """Whether recommendations in mode `direct` are made with it: the user has edited it, and the model knows words.
+    Else it is for display only."""
 
 
 class UserPage(_Response):

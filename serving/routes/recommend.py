@@ -36,7 +36,7 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
         history = request.history or []
     else:
         history = await stored_history(context, request.user_id)
-        if context.runtime.reads_profiles:
+        if request.mode == "direct" and context.runtime.reads_profiles:
             profile = await edited_profile(context, request.user_id)
         timings["history"] = _milliseconds_since(started)
     try:

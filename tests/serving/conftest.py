@@ -53,6 +53,7 @@ def make_runtime() -> RuntimeFactory:
 
     def make(
         recommender: Recommender = generator,
+        reader: Recommender | None = None,
         fused: Recommender | None = None,
         reasoner: GenerativeRecommender | None = None,
     ) -> RecommenderRuntime:
@@ -62,6 +63,7 @@ def make_runtime() -> RuntimeFactory:
             ),
             catalog=catalog,
             recommender=recommender,
+            reader=reader,
             fused=fused,
             reasoner=reasoner,
             embeddings=embeddings,

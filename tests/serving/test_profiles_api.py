@@ -12,13 +12,16 @@ from httpx import Response
 from tiny_lm import save_tiny_lm
 
 from feature_store import OnlineStore
+from recsys.errors import ArtifactError
 from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
 from recsys.generator.config import LanguageModelConfig
+from recsys.profile.profile import Profile, Statement
 from serving.app import create_app
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
 
 NUM_ITEMS = 24
+RuntimeFactory = Callable[..., RecommenderRuntime]
 
 
 def view(client: TestClient, user: str, item: str, number: int) -> None:
@@ -167,16 +170,22 @@ def test_a_profile_of_another_version_is_a_conflict_that_deleting_mends(client: 
     assert client.delete("/v1/profiles/ann").status_code == 200
 
 
-def test_a_generator_that_knows_words_reads_what_the_user_wrote(
-    make_runtime: Callable[..., RecommenderRuntime], store: OnlineStore, tmp_path: Path
-) -> None:
+@pytest.fixture
+def lm_generator(tmp_path: Path) -> GenerativeRecommender:
     index = np.arange(NUM_ITEMS)
     codes = np.stack([index // 4, index % 4], axis=1)
     lm = LanguageModelConfig(name=str(save_tiny_lm(tmp_path / "lm")), tuning="frozen")
     config = GeneratorConfig(model=ModelConfig(lm=lm, max_history=8, text_input=False), beams=24)
     torch.manual_seed(0)
-    generator = GenerativeRecommender(config, codes, (6, 4), None, build_model(config, codes, (6, 4), None))
-    app = create_app(make_runtime(generator), store, seed=lambda: store.seed_histories("v1", [("ann", ["i0", "i1"])]))
+    return GenerativeRecommender(config, codes, (6, 4), None, build_model(config, codes, (6, 4), None))
+
+
+def test_a_generator_that_knows_words_reads_what_the_user_wrote(
+    make_runtime: RuntimeFactory, store: OnlineStore, lm_generator: GenerativeRecommender
+) -> None:
+    app = create_app(
+        make_runtime(lm_generator), store, seed=lambda: store.seed_histories("v1", [("ann", ["i0", "i1"])])
+    )
     with TestClient(app) as client:
         asked = {"user_id": "ann", "k": 22}
         before = client.post("/v1/recommend", json=asked).json()
@@ -192,3 +201,72 @@ def test_a_generator_that_knows_words_reads_what_the_user_wrote(
         client.delete("/v1/profiles/ann")
         again = client.post("/v1/recommend", json=asked).json()
         assert [item["item_id"] for item in again["items"]] == [item["item_id"] for item in before["items"]]
+
+
+EDITED = Profile(statements=(Statement(text="The quick brown fox.", source="edited"),))
+
+
+def test_lists_with_a_profile_hold_new_items_too(
+    make_runtime: RuntimeFactory, lm_generator: GenerativeRecommender
+) -> None:
+    plain = make_runtime(lm_generator).recommend(["i0", "i1"], k=5, profile=EDITED)
+    new = next(item for item in range(2, NUM_ITEMS) if item not in [pick.item for pick in plain.picks])
+    lm_generator.model.learned[new] = False
+    lm_generator.config = lm_generator.config.model_copy(update={"new_item_slots": 1})
+    answer = make_runtime(lm_generator).recommend(["i0", "i1"], k=5, profile=EDITED)
+    assert answer.used_profile
+    assert [pick.item for pick in answer.picks] == [*(pick.item for pick in plain.picks[:4]), new]
+
+
+def test_a_profile_of_which_nothing_fits_is_not_said_to_be_read(
+    make_runtime: RuntimeFactory, lm_generator: GenerativeRecommender
+) -> None:
+    long = Profile(statements=(Statement(text="quick " * 80, source="edited"),))
+    runtime = make_runtime(lm_generator)
+    lm_generator.model.body.max_positions = 40
+    without, answer = (runtime.recommend(["i0"], k=3, profile=profile) for profile in (None, long))
+    assert not answer.used_profile
+    assert [pick.item for pick in answer.picks] == [pick.item for pick in without.picks]
+
+
+def test_a_start_finds_out_that_profiles_cannot_be_read(
+    make_runtime: RuntimeFactory, lm_generator: GenerativeRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime(lm_generator)
+    runtime.warm_up()
+    monkeypatch.setattr(lm_generator, "complete", lambda *_, **__: 1 / 0)
+    with pytest.raises(ArtifactError, match="the reader of profiles of toy cannot answer"):
+        runtime.warm_up()
+
+
+def test_profiles_are_read_by_the_model_itself_when_an_export_decodes(
+    make_runtime: RuntimeFactory, lm_generator: GenerativeRecommender
+) -> None:
+    class Export:
+        """Reads items alone."""
+
+        def recommend(self, *arguments: Any, **options: Any) -> Any:
+            return lm_generator.recommend(*arguments, **options)
+
+    runtime = make_runtime(Export(), reader=lm_generator)
+    assert runtime.recommend(["i0"], k=3, profile=EDITED).used_profile
+    assert not make_runtime(Export()).reads_profiles
+
+
+def test_reasoning_asks_for_no_profile_and_categories_stay_capped_with_one(
+    make_runtime: RuntimeFactory,
+    store: OnlineStore,
+    lm_generator: GenerativeRecommender,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime = make_runtime(lm_generator, reasoner=lm_generator)
+    app = create_app(runtime, store, seed=lambda: store.seed_histories("v1", [("ann", ["i0", "i1"])]))
+    with TestClient(app) as client:
+        put(client, "ann", ["The quick brown fox."])
+        asked = {"user_id": "ann", "k": 6, "max_per_category": 1}
+        capped = client.post("/v1/recommend", json=asked).json()
+        assert capped["used_profile"]
+        assert sum("even" in item["categories"] for item in capped["items"]) == 1
+        monkeypatch.setattr(UserProfiles, "read_edited", lambda *_: pytest.fail("asked for the profile"))
+        reasoned = client.post("/v1/recommend", json=asked | {"mode": "reason"}).json()
+        assert not reasoned["used_profile"]
