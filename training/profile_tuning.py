@@ -80,7 +80,7 @@ def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output
         raise ConfigError(
             f"profiles.tuning: needs TRL ({error}); install it with `pip install 'recsys[trl]'`"
         ) from error
-    model, tokenizer = load_causal_lm(name, field="profiles.writer")
+    model, tokenizer = load_causal_lm(name, field="profiles.writer.name")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     end = str(tokenizer.eos_token)
@@ -127,7 +127,7 @@ def held_out_margins(name: str, adapter: Path, pairs: Sequence[TextPair], config
         return Margins(pairs=0, accuracy=None, spearman=None)
     from peft import PeftModel
 
-    model, tokenizer = load_causal_lm(name, field="profiles.writer")
+    model, tokenizer = load_causal_lm(name, field="profiles.writer.name")
     tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
     margins = []
     for pair in pairs:

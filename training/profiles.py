@@ -127,7 +127,7 @@ class _Materials:
 def title_judge(model: str, attributes: ItemAttributes) -> TitleJudge:
     """The language model `model` as the frozen recommender. Items are shown with their categories: a small model does
     not know films by their names."""
-    backbone = load_backbone(LanguageModelConfig(name=model, tuning="frozen"))
+    backbone = load_backbone(LanguageModelConfig(name=model, tuning="frozen"), field="profiles.judge_model")
     described = []
     for item, title in enumerate(attributes.titles):
         categories = [attribute.name for attribute in attributes.of(item) if attribute.kind == "category"]

@@ -221,9 +221,8 @@ def test_lists_with_a_profile_hold_new_items_too(
 def test_a_profile_of_which_nothing_fits_is_not_said_to_be_read(
     make_runtime: RuntimeFactory, lm_generator: GenerativeRecommender
 ) -> None:
-    long = Profile(statements=(Statement(text="quick " * 80, source="edited"),))
+    long = Profile(statements=(Statement(text="§" * 500, source="edited"),))
     runtime = make_runtime(lm_generator)
-    lm_generator.model.body.max_positions = 40
     without, answer = (runtime.recommend(["i0"], k=3, profile=profile) for profile in (None, long))
     assert not answer.used_profile
     assert [pick.item for pick in answer.picks] == [pick.item for pick in without.picks]

@@ -12,10 +12,11 @@ from tiny_lm import save_tiny_lm
 
 from recsys.data import Catalog
 from recsys.data.sequences import Sequences
-from recsys.errors import ConfigError, DataError
+from recsys.errors import AssetError, ConfigError, DataError
 from recsys.profile.attributes import ItemAttributes
 from recsys.profile.cases import Case, CaseConfig, make_cases
 from recsys.profile.profile import Profile
+from recsys.profile.writers import LocalWriter
 from training.config import parse_config
 from training.pipeline import run_stages
 from training.profiles import ProfilesConfig, make_profiles, summary, title_judge
@@ -118,6 +119,32 @@ def test_a_generator_judges_no_item_that_it_was_fitted_on() -> None:
     assert parse_config(values | {"profiles": section}, "test").profiles is not None
     with pytest.raises(ConfigError, match="fitted on all but the last 2 items of a user"):
         parse_config(values | {"profiles": section | {"cases": {"targets": 3}}}, "test")
+
+
+def test_errors_name_the_key_that_is_wrong(attributes: ItemAttributes, tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=r"^profiles\.judge_model "):
+        title_judge(str(tmp_path), attributes)
+    with pytest.raises(AssetError, match=r"^profiles\.writer\.name "):
+        LocalWriter(str(tmp_path))
+    histories = Sequences.from_lists([range(14)])
+    with pytest.raises(DataError, match=r"^profiles\.cases\.negatives=19: only 1 items are left"):
+        make_cases(histories, np.ones(15, dtype=np.int64), CaseConfig(targets=1, recent=2))
+    values = {"data": {"source": "movielens", "name": "ml-100k"}, "tokenizer": {"method": "rqvae"}}
+    missing = {"wording": str(tmp_path / "missing.yaml")}
+    with pytest.raises(ConfigError, match=r"^profiles\.wording: .*missing\.yaml: cannot be read"):
+        build_stages(parse_config(values | {"profiles": missing}, "test"))
+
+
+def test_other_weights_in_the_same_directory_are_another_model(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    values = {"data": {"source": "movielens", "name": "ml-100k"}, "tokenizer": {"method": "rqvae"}}
+    section = {"judge_model": str(tmp_path), "writer": {"name": str(tmp_path)}}
+    parsed = parse_config(values | {"profiles": section}, "test")
+    before = next(stage for stage in build_stages(parsed) if stage.name == "profiles").settings
+    (tmp_path / "weights").write_text("2")
+    after = next(stage for stage in build_stages(parsed) if stage.name == "profiles").settings
+    assert before["judge_model"] != after["judge_model"]
+    assert before["writer"]["name"] != after["writer"]["name"]
 
 
 def test_the_stage_writes_profiles_and_the_ladder(tmp_path: Path) -> None:
