@@ -49,5 +49,5 @@ def test_draws_follow_popularity_and_depend_on_the_user_alone() -> None:
 
 
 def test_a_catalogue_that_is_too_small_is_refused() -> None:
-    with pytest.raises(DataError, match="profiles.cases.negatives=5: only 2 items are left"):
+    with pytest.raises(DataError, match=r"profiles\.cases\.negatives=5: only 2 items are left"):
         make_cases(HISTORIES, np.ones(12, dtype=np.int64), CONFIG)

@@ -50,7 +50,18 @@ def test_a_profile_comes_from_the_history_with_its_evidence(client: TestClient) 
     assert (profile["upto"], profile["edited"], profile["used_by_model"]) == (3, False, False)
 
 
-def test_edits_survive_events_and_a_restart(client: TestClient, store: OnlineStore) -> None:
+def test_edits_survive_a_restart(runtime: RecommenderRuntime, tmp_path: Path) -> None:
+    def started() -> TestClient:
+        store = OnlineStore.embedded(tmp_path / "kept")
+        return TestClient(create_app(runtime, store, seed=lambda: store.seed_histories("v1", [("ann", ["i0", "i2"])])))
+
+    with started() as client:
+        before = put(client, "ann", ["Nothing odd"]).json()
+    with started() as client:
+        assert client.get("/v1/profiles/ann").json() == before
+
+
+def test_edits_survive_events(client: TestClient, store: OnlineStore) -> None:
     edited = put(client, "ann", ["Nothing odd", "Likes even (2 of 3)."])
     assert edited.status_code == 200
     assert [(each["text"], each["source"]) for each in edited.json()["statements"]] == [

@@ -17,6 +17,7 @@ from recsys.profile.attributes import ItemAttributes
 from recsys.profile.cases import Case, CaseConfig, make_cases
 from recsys.profile.profile import Profile
 from recsys.profile.writers import LocalWriter
+from training import profiles as training_profiles
 from training.config import parse_config
 from training.pipeline import run_stages
 from training.profiles import ProfilesConfig, make_profiles, summary, title_judge
@@ -81,11 +82,31 @@ def test_profiles_are_written_tuned_and_compared_on_users_that_tuning_never_saw(
     assert len(tuned_on) == 6
     assert not set(tuned_on) & set(outcome.users)
     assert list(outcome.report["arms"]) == ["none", "other_user", "template", "generated", "tuned"]
-    assert outcome.report["tuning"]["profiles"] == 24
+    tuning = outcome.report["tuning"]
+    assert tuning["profiles"] + tuning["empty_profiles"] == 24
     assert outcome.report["tuning"]["pairs"] > 0
     assert set(outcome.profiles) == {"template", "generated", "tuned"}
     assert len(summary(outcome.report)) == 6
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_answers_that_failed_are_counted_and_are_no_profiles(
+    attributes: ItemAttributes, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent:
+        def write(self, prompts: list[str], *, temperature: float, seed: int) -> list[str]:
+            return [""] * len(prompts)
+
+        def count_tokens(self, text: str) -> int:
+            return len(text.split())
+
+    monkeypatch.setattr(training_profiles, "ChatWriter", lambda _: Silent())
+    lm = save_tiny_lm(tmp_path / "lm", max_positions=2048)
+    settings = config(lm, chat={"base_url": "u", "model": "m", "cache": "c"})
+    tuning = make_profiles(settings, attributes, cases, title_judge(str(lm), attributes), tmp_path).report["tuning"]
+    assert tuning["profiles"] + tuning["empty_profiles"] == 48
+    assert tuning["empty_profiles"] >= 24
+    assert tuning["profiles"] > 0
 
 
 def test_too_few_users_are_refused(attributes: ItemAttributes, cases: list[Case], tmp_path: Path) -> None:
@@ -99,6 +120,18 @@ def test_too_few_users_are_refused(attributes: ItemAttributes, cases: list[Case]
     [
         ({"tuning": {}}, "profiles: writer: is empty, so there is nothing to tune"),
         ({"writer": {}, "chat": {"base_url": "u", "model": "m", "cache": "c"}}, "chat: its profiles are for tuning"),
+        (
+            {"writer": {}, "tuning": {}, "chat": {"base_url": "u", "model": "m", "cache": "c", "temperature": 1.0}},
+            "chat.temperature: would do nothing",
+        ),
+        (
+            {
+                "writer": {},
+                "tuning": {},
+                "chat": {"base_url": "u", "model": "m", "cache": "c", "max_description_words": 9},
+            },
+            "chat.max_description_words: would do nothing",
+        ),
         ({"judge": "generator", "cases": {"targets": 2}}, r"generator\.model\.lm"),
         ({"seed": 3}, "profiles.seed: a run has one seed"),
     ],
