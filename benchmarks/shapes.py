@@ -352,7 +352,7 @@ def _serve(
 
 def _milliseconds(recommender: GenerativeRecommender, split: Split, rows: IntArray) -> float:
     """The median over batches (int64 [turns, size], the first one warms up), of a batch by its requests."""
-    times = []
+    times: list[float] = []
     for chosen in rows:
         histories = split.test.histories.select(chosen)
         constraints = None if split.protocol.has_repeats else Constraints(deny=list(histories))

@@ -53,9 +53,9 @@ def make_runtime() -> RuntimeFactory:
 
     def make(
         recommender: Recommender = generator,
-        reader: Recommender | None = None,
         fused: Recommender | None = None,
         reasoner: GenerativeRecommender | None = None,
+        reader: Recommender | None = None,
     ) -> RecommenderRuntime:
         return RecommenderRuntime(
             info=ModelInfo(
