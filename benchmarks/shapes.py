@@ -26,7 +26,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,6 +52,7 @@ from training.config import load_config
 from training.fit import FitConfig, build_optimizer, learning_rate_factor
 from training.layout import DATA, ENCODE, TOKENIZE
 from training.objectives import WindowObjective
+from training.random_twins import clock, clock_name, num_parameters
 from training.results import find_run
 from training.runs import packaged_config
 from training.stages import data, encode, tokenize, train
@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
             "training_interactions": len(split.train.items),
             "test_cases": len(split.test),
             "threads": torch.get_num_threads(),
-            "clock": "cpu seconds" if torch.get_num_threads() == 1 else "wall seconds",
+            "clock": clock_name(),
             "memory": "VmHWM",
         },
         "shapes": {shape: _summary(found) for shape, found in results.items()},
@@ -261,8 +261,8 @@ def _fit(
     home.mkdir(exist_ok=True)
     recommender.save(home)
     return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "body_parameters": sum(parameter.numel() for parameter in model.body.parameters()),
+        "parameters": num_parameters(model),
+        "body_parameters": num_parameters(model.body),
         "seconds": timed.spent,
         "epochs": timed.epochs,
         "steps": timed.steps,
@@ -300,14 +300,14 @@ class _TimedFit:
         """Train until so many seconds are spent since the beginning."""
         self.model.train()
         while self.spent < seconds:
-            started = _clock()
+            started = clock()
             if self._place == len(self._batches):
                 self._epoch, self._place = self._epoch + 1, 0
                 random = np.random.default_rng([self._seed, self._epoch])
                 self._batches = list(self.objective.epoch(self._epoch, random))
             self._step(self._batches[self._place])
             self._place += 1
-            self.spent += _clock() - started
+            self.spent += clock() - started
 
     def _step(self, batch: IntArray) -> None:
         # The last step begins in time and may end after it: the share is that of its beginning.
@@ -352,18 +352,14 @@ def _serve(
 
 def _milliseconds(recommender: GenerativeRecommender, split: Split, rows: IntArray) -> float:
     """The median over batches (int64 [turns, size], the first one warms up), of a batch by its requests."""
-    times = []
+    times: list[float] = []
     for chosen in rows:
         histories = split.test.histories.select(chosen)
         constraints = None if split.protocol.has_repeats else Constraints(deny=list(histories))
-        started = _clock()
+        started = clock()
         recommender.recommend(histories, _K, constraints=constraints)
-        times.append(_clock() - started)
+        times.append(clock() - started)
     return 1000 * statistics.median(times[1:]) / rows.shape[1]
-
-
-def _clock() -> float:
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def _memory_mib(field: str) -> float | None:

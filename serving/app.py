@@ -68,7 +68,6 @@ def create_app(
     )
     app.state.context = context
     install_handlers(app, retry_after_s=settings.retry_after_s)
-    # Before the users: a user's id may hold slashes, and theirs would take everything.
     for routes in (recommend, events, catalog, profiles, users, operations):
         app.include_router(routes.router)
     install_schema(app)

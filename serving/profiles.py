@@ -7,6 +7,8 @@ that arrives late, with a time before that entry, is not read any more.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,10 @@ from recsys.profile.wording import Wording
 
 class UnreadableProfileError(DataError):
     """A stored profile is damaged, or of another version of the program."""
+
+
+class StaleProfileError(DataError):
+    """The profile has changed since the user read what is now edited."""
 
 
 class _Anchor(StrictConfig):
@@ -53,6 +59,12 @@ class UserProfile:
     is_stored: bool
     """Whether the user has ever edited it."""
 
+    @property
+    def revision(self) -> str:
+        """Names what the user reads: 16 hexadecimal digits, another number for other statements."""
+        read = [(statement.text, statement.source) for statement in self.profile.statements]
+        return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:16]
+
 
 class UserProfiles:
     """Profiles over one catalogue.
@@ -72,24 +84,44 @@ class UserProfiles:
             StoreUnavailableError: the store does not answer.
             UnreadableProfileError: the stored profile is.
         """
-        entries, stored = store.user_entries(user_id), _stored(store.profile(user_id))
-        if stored is None:
-            return UserProfile(profile=self._updated(Profile(), entries), is_stored=False) if entries else None
-        return UserProfile(profile=self._current(stored, entries), is_stored=True)
+        stored, entries = _stored(store.profile(user_id)), store.user_entries(user_id)
+        if stored is None and not entries:
+            return None
+        return self._now(stored, entries)
 
-    def edit(self, store: OnlineStore, user_id: str, texts: Sequence[str]) -> UserProfile | None:
-        """Keep `texts` of the user's profile, see `Profile.edited`; None for an unknown user. The last edit wins.
+    def read_edited(self, store: OnlineStore, user_id: str) -> Profile | None:
+        """As `read`, but None for a user who has edited nothing, whose history is then not read either.
 
         Raises:
             StoreUnavailableError: the store does not answer.
             UnreadableProfileError: the stored profile is.
+        """
+        stored = _stored(store.profile(user_id))
+        return None if stored is None else self._current(stored, store.user_entries(user_id))
+
+    def edit(self, store: OnlineStore, user_id: str, texts: Sequence[str], revision: str) -> UserProfile | None:
+        """Keep `texts` of the user's profile, see `Profile.edited`; None for an unknown user.
+
+        Args:
+            store: where the user is.
+            user_id: the user.
+            texts: what is left of the profile and added to it.
+            revision: of the profile that the user has read. Statements are known by their text, and an event changes
+                the counts in many of them: those of another revision would all pass for the user's own.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+            UnreadableProfileError: the stored profile is.
+            StaleProfileError: the profile is of another revision by now.
             DataError: a text is empty, too long or stands there twice, or there are too many.
         """
-        entries, stored = store.user_entries(user_id), _stored(store.profile(user_id))
+        stored, entries = _stored(store.profile(user_id)), store.user_entries(user_id)
         if stored is None and not entries:
             return None
-        before = self._updated(Profile(), entries) if stored is None else self._current(stored, entries)
-        profile = before.edited(texts)
+        before = self._now(stored, entries)
+        if revision != before.revision:
+            raise StaleProfileError("the profile has changed since you read it; read it again, and edit that")
+        profile = before.profile.edited(texts)
         last = entries[-1] if entries else None
         anchor = (
             None
@@ -98,6 +130,11 @@ class UserProfiles:
         )
         store.put_profile(user_id, _Stored(profile=profile, last=anchor).model_dump_json())
         return UserProfile(profile=profile, is_stored=True)
+
+    def _now(self, stored: _Stored | None, entries: Sequence[HistoryEntry]) -> UserProfile:
+        if stored is None:
+            return UserProfile(profile=self._updated(Profile(), entries), is_stored=False)
+        return UserProfile(profile=self._current(stored, entries), is_stored=True)
 
     def _current(self, stored: _Stored, entries: Sequence[HistoryEntry]) -> Profile:
         if stored.last is None:

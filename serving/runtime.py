@@ -27,7 +27,7 @@ from recsys.generator.diversity import walk_one
 from recsys.generator.groups import Groups
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
-from recsys.profile.profile import Profile
+from recsys.profile.profile import Profile, Statement
 from recsys.profile.prompt import fitting_text, profile_prompt
 
 Mode = Literal["direct", "reason"]
@@ -88,7 +88,7 @@ class Answer:
     unknown_items: list[str]
     """Ids of the request that the catalogue does not have; they were ignored."""
     used_profile: bool
-    """Whether the model read the profile before the history."""
+    """Whether the model read any statement of the profile before the history; never in mode `reason`."""
     timings_ms: dict[str, float]
     """Time of each step."""
 
@@ -125,6 +125,7 @@ class RecommenderRuntime:
         info: names the model.
         catalog: all items.
         recommender: generates lists.
+        reader: reads profiles, if its body is a language model and there is no fusion; `recommender` when None.
         fused: ranks what the generator and further sources propose; is asked first, where there is one.
         reasoner: writes reasons first in mode `reason`.
         no_reasons: why there is no `reasoner`, in one line.
@@ -140,6 +141,7 @@ class RecommenderRuntime:
         info: ModelInfo,
         catalog: Catalog,
         recommender: Recommender,
+        reader: Recommender | None = None,
         fused: Recommender | None = None,
         reasoner: GenerativeRecommender | None = None,
         no_reasons: str | None = "this model gives no reasons in words",
@@ -162,7 +164,7 @@ class RecommenderRuntime:
         if reasoner is not None:
             self._ways["reason"] = {"reasoning": partial(_reason, reasoner), **self._ways["direct"]}
         # Only the generator reads words, and only where it is the best source there is.
-        self._reader = _word_reader(recommender) if fused is None else None
+        self._reader = _word_reader(recommender if reader is None else reader) if fused is None else None
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
@@ -188,8 +190,8 @@ class RecommenderRuntime:
 
         Args:
             bundle: the model with everything it needs.
-            onnx: what `recsys export` made of the same model: ONNX Runtime then decodes, in the fusion too. Reasons are
-                still written by PyTorch.
+            onnx: what `recsys export` made of the same model: ONNX Runtime then decodes, in the fusion too. PyTorch
+                still writes reasons and reads profiles.
 
         Raises:
             ArtifactError: the export is damaged, or was made of another model.
@@ -211,6 +213,8 @@ class RecommenderRuntime:
             ),
             catalog=bundle.catalog,
             recommender=recommender,
+            # An export reads items alone.
+            reader=bundle.recommender,
             fused=fused,
             reasoner=bundle.recommender if no_reasons is None else None,
             no_reasons=no_reasons,
@@ -234,9 +238,17 @@ class RecommenderRuntime:
         if not self.catalog.num_items:
             raise ArtifactError(f"bundle: the catalogue of {self.info.name} has no items; build the bundle again")
         short = ReasonConfig(chains=1, max_tokens=1)
-        for source, way in (self._ways["direct"] | self._ways["reason"]).items():
+        first = self._by_popularity[:1]
+        tries: dict[str, Callable[[], object]] = {
+            source: partial(way, first, 1, Constraints(), None, short)
+            for source, way in (self._ways["direct"] | self._ways["reason"]).items()
+        }
+        if self._reader is not None:
+            profile = Profile(statements=(Statement(text="Likes this.", source="edited"),))
+            tries["reader of profiles"] = partial(_ask_with, self._reader, profile, first, 1, Constraints())
+        for source, attempt in tries.items():
             try:
-                way(self._by_popularity[:1], 1, Constraints(), None, short)
+                attempt()
             except Exception as error:  # it may fail in any way; unlike a request, a start has no substitute
                 raise ArtifactError(
                     f"bundle: the {source} of {self.info.name} cannot answer: {error!r}; build the bundle again"
@@ -272,7 +284,8 @@ class RecommenderRuntime:
             session: whose history it is; it then stays encoded, so that the next request reads only what is new.
             mode: `reason` writes reasons first, which takes seconds.
             reason: how, in that mode; the default when None.
-            profile: what is said about the user; read before the history if the model knows words (`reads_profiles`).
+            profile: what is said about the user; read before the history in mode `direct` if the model
+                knows words (`reads_profiles`).
 
         Raises:
             NoReasonsError: the model gives no reasons; see `no_reasons`.
@@ -299,12 +312,12 @@ class RecommenderRuntime:
         used_profile = False
         if len(history_items):
             with clock.step("decode"):
-                if mode == "direct" and profile is not None and profile.text and self._reader is not None:
+                if mode == "direct" and profile is not None and self._reader is not None:
                     try:
                         found = _ask_with(self._reader, profile, history_items, k, held)
                     except Exception:
                         _log.exception("reading the profile failed, answering without it")
-                    else:
+                    if found is not None:
                         source, used_profile = "generator", True
                 for name, way in self._ways[mode].items() if found is None else ():
                     try:
@@ -417,13 +430,18 @@ def _word_reader(recommender: Recommender) -> GenerativeRecommender | None:
     return recommender
 
 
-def _ask_with(reader: GenerativeRecommender, profile: Profile, history: IntArray, k: int, held: Constraints) -> _Listed:
-    """As `_ask`, with the profile before the history."""
+def _ask_with(
+    reader: GenerativeRecommender, profile: Profile, history: IntArray, k: int, held: Constraints
+) -> _Listed | None:
+    """As `_ask`, with the profile before the history; None where no statement of it fits before that."""
     _one_thread()
     language = ItemLanguage.of(reader.model)
     recent = history[-reader.config.model.max_history :].tolist()
-    prompt = profile_prompt(language, fitting_text(language, profile, recent), recent)
-    return _listed(reader.complete([prompt], k, constraints=held))
+    text = fitting_text(language, profile, recent)
+    if not text:
+        return None
+    prompt = profile_prompt(language, text, recent)
+    return _listed(reader.complete([prompt], k, constraints=held, reserve_new=True))
 
 
 class _Clock:

@@ -152,7 +152,7 @@ class RecommendResponse(_Response):
     unknown_items: list[str]
     """Item ids of the request or the history that the catalogue does not have; they were ignored."""
     used_profile: bool
-    """Whether the model read the user's profile before the history."""
+    """Whether the model read any of the user's profile before the history; never in mode `reason`."""
     model_version: str
     timings_ms: dict[str, float]
     """Milliseconds of each step; `total` includes what lies between."""
@@ -252,7 +252,11 @@ class ProfileIn(_Request):
     """What the user leaves of the profile, and adds to it."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"statements": ["Likes Drama (12 of 40).", "No musicals, please."]}]}
+        json_schema_extra={
+            "examples": [
+                {"statements": ["Likes Drama (12 of 40).", "No musicals, please."], "revision": "5f0c1a7e90b2d3c4"}
+            ]
+        }
     )
 
     statements: Annotated[
@@ -260,6 +264,8 @@ class ProfileIn(_Request):
     ]
     """Sentences in their order. One that stands in the profile stays as it is, any other is the user's own; what is
     left out is not said again."""
+    revision: Annotated[str, Field(max_length=64)]
+    """The `revision` of the profile that was read and is edited; the answer is 409 if it is another one by now."""
 
 
 class EvidenceOut(_Response):
@@ -284,14 +290,16 @@ class ProfileOut(_Response):
 
     user_id: str
     version: int
+    revision: str
+    """Names what the statements say; `PUT` gives it back."""
     upto: int
     """Entries of the history that it has read."""
     statements: list[StatementOut]
     edited: bool
     """Whether the user has ever edited it; one that was not is made from the history each time."""
     used_by_model: bool
-    """Whether recommendations for this user are made with it: the user has edited it, and the model knows words. Else
-    it is for display only."""
+    """Whether recommendations in mode `direct` are made with it: the user has edited it, and the model knows words.
+    Else it is for display only."""
 
 
 class UserPage(_Response):

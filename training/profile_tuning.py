@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from scipy.stats import spearmanr
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from recsys.config import StrictConfig
 from recsys.errors import ConfigError
@@ -45,7 +46,7 @@ class TuneConfig(StrictConfig):
     batch_size: int = Field(default=4, ge=1)
     """Pairs of a step."""
     max_tokens: int = Field(default=1024, ge=16)
-    """Of prompt and text together; longer prompts lose their end."""
+    """Of prompt and text together: what is longer loses its end. Pairs whose prompt alone is as long are left out."""
     seed: int = 0
     """Of the adapter's initial weights and of the order of the pairs."""
 
@@ -62,11 +63,14 @@ class Margins:
     """Rank correlation of its margins with the gaps in utility; None where it is not defined."""
 
 
-def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output: Path) -> None:
+def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output: Path) -> int:
     """Tune the language model `name` and save the adapter, which `LocalWriter` reads, in `output`.
 
+    Returns:
+        How many of the pairs it was tuned on: those whose prompt leaves room for a text.
+
     Raises:
-        ConfigError: TRL is not installed, or there are no pairs.
+        ConfigError: TRL is not installed, there are no pairs, or all prompts are too long.
         AssetError: there is no such model.
     """
     if not pairs:
@@ -80,14 +84,16 @@ def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output
         raise ConfigError(
             f"profiles.tuning: needs TRL ({error}); install it with `pip install 'recsys[trl]'`"
         ) from error
-    model, tokenizer = load_causal_lm(name, field="profiles.writer")
+    model, tokenizer = load_causal_lm(name, field="profiles.writer.name")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    end = str(tokenizer.eos_token)
-    rows = [
-        {"prompt": chat_prompt(tokenizer, pair.prompt), "chosen": pair.chosen + end, "rejected": pair.rejected + end}
-        for pair in pairs
-    ]
+    fitting = [pair for pair in pairs if _prompt_length(tokenizer, pair.prompt) < config.max_tokens]
+    if not fitting:
+        raise ConfigError(
+            f"profiles.tuning.max_tokens={config.max_tokens}: the prompts alone are as long; raise it, or lower "
+            "profiles.writer.max_events"
+        )
+    rows = [_row(tokenizer, pair) for pair in fitting]
     scratch = output.with_name(f"{output.name}.trainer")
     arguments: dict[str, Any] = {
         "output_dir": str(scratch),
@@ -119,6 +125,30 @@ def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output
     )
     trainer.train()
     trainer.model.save_pretrained(str(output))
+    return len(fitting)
+
+
+def _prompt_length(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:
+    """Tokens as `DPOTrainer` counts them, which leaves a pair out when they fill its room, and says nothing."""
+    if tokenizer.chat_template:
+        return len(tokenizer(chat_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"])
+    return len(tokenizer(chat_prompt(tokenizer, prompt))["input_ids"])
+
+
+def _row(tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> dict[str, Any]:
+    """A pair as `DPOTrainer` takes it. A chat stays one: of a rendered one it would begin the text a second time."""
+    if tokenizer.chat_template:
+        return {
+            "prompt": [{"role": "user", "content": pair.prompt}],
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
+        }
+    end = str(tokenizer.eos_token)
+    return {
+        "prompt": chat_prompt(tokenizer, pair.prompt),
+        "chosen": pair.chosen + end,
+        "rejected": pair.rejected + end,
+    }
 
 
 def held_out_margins(name: str, adapter: Path, pairs: Sequence[TextPair], config: TuneConfig) -> Margins:
@@ -127,7 +157,7 @@ def held_out_margins(name: str, adapter: Path, pairs: Sequence[TextPair], config
         return Margins(pairs=0, accuracy=None, spearman=None)
     from peft import PeftModel
 
-    model, tokenizer = load_causal_lm(name, field="profiles.writer")
+    model, tokenizer = load_causal_lm(name, field="profiles.writer.name")
     tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
     margins = []
     for pair in pairs:

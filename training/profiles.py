@@ -95,6 +95,12 @@ class ProfilesConfig(StrictConfig):
             raise ValueError("writer: is empty, so there is nothing to tune; name a model or leave tuning and chat out")
         if self.chat is not None and self.tuning is None:
             raise ValueError("chat: its profiles are for tuning; set tuning, or leave chat out")
+        # Compared with the defaults, as a run that is read again holds all keys.
+        defaults = ChatTeacherConfig.model_fields
+        if self.chat is not None and self.chat.temperature != defaults["temperature"].default:
+            raise ValueError("chat.temperature: would do nothing, as tuning.temperatures holds; leave it out")
+        if self.chat is not None and self.chat.max_description_words != defaults["max_description_words"].default:
+            raise ValueError("chat.max_description_words: would do nothing, no description is read; leave it out")
         return self
 
 
@@ -127,7 +133,7 @@ class _Materials:
 def title_judge(model: str, attributes: ItemAttributes) -> TitleJudge:
     """The language model `model` as the frozen recommender. Items are shown with their categories: a small model does
     not know films by their names."""
-    backbone = load_backbone(LanguageModelConfig(name=model, tuning="frozen"))
+    backbone = load_backbone(LanguageModelConfig(name=model, tuning="frozen"), field="profiles.judge_model")
     described = []
     for item, title in enumerate(attributes.titles):
         categories = [attribute.name for attribute in attributes.of(item) if attribute.kind == "category"]
@@ -190,22 +196,25 @@ def _tune(
 ) -> dict[str, Any]:
     """Explore, evaluate, align; what there was to learn from, and whether it was learned."""
     name = materials.config.writer.name if materials.config.writer is not None else ""
-    scored = _explore(materials, config, writer, cases)
+    explored = _explore(materials, config, writer, cases)
+    scored = [each for each in explored if each.text]
     profiler = materials.profiler(writer)
     prompts = {case.user: profiler.prompt(Profile(), case.compressed) for case in cases}
     pairs = text_pairs(scored, prompts, config.pairs)
     users = [case.user for case in cases]
     kept_out = set(users[: round(_HELD_OUT_SHARE * len(users))])
     learned = [pair for pair in pairs if pair.user not in kept_out]
-    tune_writer(name, learned, config, adapter)
+    num_learned = tune_writer(name, learned, config, adapter)
     margins = held_out_margins(name, adapter, [pair for pair in pairs if pair.user in kept_out], config)
     return {
         "loss": config.loss,
         "users": len(users),
         "profiles": len(scored),
+        "empty_profiles": len(explored) - len(scored),
         "unfaithful": float(np.mean([not each.is_faithful for each in scored])),
         "utility": float(np.mean([each.utility for each in scored])),
-        "pairs": len(learned),
+        "pairs": num_learned,
+        "too_long_pairs": len(learned) - num_learned,
         "users_with_pairs": len({pair.user for pair in learned}),
         "held_out_margins": asdict(margins),
     }

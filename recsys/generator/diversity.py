@@ -84,14 +84,20 @@ def walk_one(order: IntArray, caps: Sequence[Cap], k: int) -> IntArray:
     """int64 [at most k]: what a list of k takes of one request's items (int64 [P], best first)."""
     counts = [np.zeros(cap.groups.num_groups, dtype=np.int64) for cap in caps]
     taken: list[int] = []
-    for item in order.tolist():
-        if len(taken) == k:
-            break
-        groups = [cap.groups.ids[cap.groups.offsets[item] : cap.groups.offsets[item + 1]] for cap in caps]
-        if all((count[mine] < cap.most).all() for count, cap, mine in zip(counts, caps, groups, strict=True)):
-            taken.append(item)
-            for count, mine in zip(counts, groups, strict=True):
-                count[mine] += 1
+    left = order
+    while len(taken) < k and len(left):
+        item = int(left[0])
+        taken.append(item)
+        left = left[1:]
+        for cap, count in zip(caps, counts, strict=True):
+            mine = cap.groups.ids[cap.groups.offsets[item] : cap.groups.offsets[item + 1]]
+            count[mine] += 1
+            # A group fills up at most once an item taken; all of its items go at once, however many there are.
+            full = mine[count[mine] == cap.most]
+            if len(full):
+                denied = np.zeros(cap.groups.num_items, dtype=bool)
+                denied[cap.groups.items_of(full)] = True
+                left = left[~denied[left]]
     return np.array(taken, dtype=np.int64)
 
 

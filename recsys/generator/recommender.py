@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -160,21 +160,13 @@ class GenerativeRecommender:
         if exact and consistency is not None:
             raise ValueError("exact lists keep every path, consistency gives some up: ask for one of them")
         plan = self._plan(k, beams, max_beams if exact else None, temperature, consistency)
-        constraints = self._checked(histories, constraints, sessions)
-        found = self._search(histories, constraints, plan, batch_size, sessions)
-        slots = min(self.config.new_item_slots, k)
-        if slots == 0 or self.model.learned.all():
-            return found
-        is_new = ~self.model.learned.cpu().numpy()
-        allow = is_new if constraints.allow is None else constraints.allow & is_new
-        new = self._search(
-            histories,
-            replace(constraints, allow=allow),
-            replace(plan, k=slots, beams=max(plan.beams, slots)),
-            batch_size,
-            sessions,
+        return self._with_new_items(
+            lambda held, widths: self._lists(
+                self._prefixes(histories, batch_size, sessions), len(histories), held, widths
+            ),
+            self._checked(histories, constraints, sessions),
+            plan,
         )
-        return reserve_slots(found, new, is_new, constraints.caps)
 
     def sample(
         self,
@@ -275,6 +267,7 @@ class GenerativeRecommender:
         *,
         constraints: Constraints | None = None,
         beams: int | None = None,
+        reserve_new: bool = False,
     ) -> Recommendations:
         """The `k` best items after each prompt of text and items; needs a language model as the body.
 
@@ -283,14 +276,19 @@ class GenerativeRecommender:
             k: length of each list.
             constraints: restrictions of the B requests.
             beams: width of the search; the configured one when None.
+            reserve_new: keep the configured places for new items, as `recommend` does.
 
         Raises:
             ConfigError: the model knows no words.
         """
         plan = self._plan(k, beams, None, 1.0, None)
         prefix = ItemLanguage.of(self.model).read(prompts)
-        held = constraints if constraints is not None else Constraints()
-        return self._lists([(np.arange(len(prompts)), prefix)], len(prompts), held, plan)
+        constraints = constraints if constraints is not None else Constraints()
+
+        def search(held: Constraints, widths: SearchPlan) -> Recommendations:
+            return self._lists([(np.arange(len(prompts)), prefix)], len(prompts), held, widths)
+
+        return self._with_new_items(search, constraints, plan) if reserve_new else search(constraints, plan)
 
     def search(
         self, queries: Sequence[str], k: int, *, constraints: Constraints | None = None, beams: int | None = None
@@ -310,15 +308,21 @@ class GenerativeRecommender:
         prompts = [templates.search_prompt(query) for query in queries]
         return self.complete(prompts, k, constraints=constraints, beams=beams)
 
-    def _search(
+    def _with_new_items(
         self,
-        histories: Sequences,
+        search: Callable[[Constraints, SearchPlan], Recommendations],
         constraints: Constraints,
         plan: SearchPlan,
-        batch_size: int,
-        sessions: Sequence[str] | None,
     ) -> Recommendations:
-        return self._lists(self._prefixes(histories, batch_size, sessions), len(histories), constraints, plan)
+        """The lists of `search`, with the configured slots for what joined after the fit."""
+        found = search(constraints, plan)
+        slots = min(self.config.new_item_slots, plan.k)
+        if slots == 0 or self.model.learned.all():
+            return found
+        is_new = ~self.model.learned.cpu().numpy()
+        allow = is_new if constraints.allow is None else constraints.allow & is_new
+        new = search(replace(constraints, allow=allow), replace(plan, k=slots, beams=max(plan.beams, slots)))
+        return reserve_slots(found, new, is_new, constraints.caps)
 
     def _lists(
         self, prefixes: Iterable[tuple[IntArray, Prefix]], count: int, constraints: Constraints, plan: SearchPlan

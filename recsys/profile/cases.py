@@ -14,6 +14,7 @@ from pydantic import Field
 
 from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
+from recsys.errors import DataError
 
 
 class CaseConfig(StrictConfig):
@@ -61,7 +62,7 @@ def make_cases(histories: Sequences, item_counts: IntArray, config: CaseConfig) 
         config: how they are divided.
 
     Raises:
-        ValueError: the catalogue has too few items to draw from.
+        DataError: the catalogue has too few items to draw from.
     """
     cases = []
     for row, items in enumerate(histories):
@@ -90,8 +91,9 @@ def _candidates(
     weights = item_counts.astype(np.float64)
     weights[items] = 0.0
     if np.count_nonzero(weights) < config.negatives:
-        raise ValueError(
-            f"negatives={config.negatives}: only {np.count_nonzero(weights)} items are left that user {user} has not"
+        raise DataError(
+            f"profiles.cases.negatives={config.negatives}: only {np.count_nonzero(weights)} items are left that user "
+            f"{user} has not; lower it"
         )
     random = np.random.default_rng([config.seed, user])
     drawn = [random.choice(len(weights), config.negatives, replace=False, p=weights / weights.sum()) for _ in targets]

@@ -24,7 +24,7 @@ class LanguageProfiler:
         writer: writes the texts.
         attributes: of the catalogue.
         wording: the prompts.
-        style: name of the prompt in `wording.styles`.
+        style: name of the prompt in `wording.styles`; the first of them when None.
         temperature: of the draws; 0 for the likeliest text.
         max_events: events that a prompt names, the newest.
         seed: of the draws.
@@ -39,11 +39,12 @@ class LanguageProfiler:
         attributes: ItemAttributes,
         wording: Wording,
         *,
-        style: str = "summary",
+        style: str | None = None,
         temperature: float = 0.0,
         max_events: int = 30,
         seed: int = 0,
     ) -> None:
+        style = next(iter(wording.styles)) if style is None else style
         if style not in wording.styles:
             raise ValueError(f"style must be one of {', '.join(wording.styles)}, got {style!r}")
         self._writer = writer

@@ -113,9 +113,10 @@ class Profile(StrictConfig):
         Raises:
             DataError: a text is empty or too long, stands there twice, or there are too many.
         """
-        cleaned = [" ".join(text.split()) for text in texts]
+        cleaned = [_normalised(text) for text in texts]
         _check_texts(cleaned)
-        known = {statement.text: statement for statement in self.statements}
+        # On both sides: names from a catalogue may have any spaces.
+        known = {_normalised(statement.text): statement for statement in self.statements}
         gone = [known[text] for text in known if text not in cleaned and known[text].source != "edited"]
         dismissed = (*self.dismissed, *(attribute for statement in gone for attribute in statement.about))
         return Profile(
@@ -159,6 +160,10 @@ class Profile(StrictConfig):
             raise DataError(
                 f"profile: {field}: {first['msg']} (this version reads format {FORMAT}); write the profile anew"
             ) from error
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -8,13 +8,13 @@ history gives, also where rare attributes were forgotten on the way.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pydantic import Field
 
 from recsys.config import StrictConfig
 from recsys.profile.attributes import Attribute, AttributeKind, ItemAttributes
-from recsys.profile.profile import Evidence, Profile, Statement, Tally
+from recsys.profile.profile import MAX_STATEMENT_LENGTH, Evidence, Profile, Statement, Tally
 from recsys.profile.profiler import Written
 from recsys.profile.wording import Wording
 
@@ -76,7 +76,7 @@ class TemplateProfiler:
             self._read(met, position, item)
         upto = profile.upto + len(events)
         tallies = sorted((state.tally(attribute) for attribute, state in met.items()), key=_rank)
-        rewritten = profile.rewritten(upto, self._statements(tallies, upto), tallies)
+        rewritten = profile.rewritten(upto, self._statements(tallies, upto, set(profile.dismissed)), tallies)
         words = len(profile.text.split()) + sum(len(self._described(item).split()) for item in events if item >= 0)
         return Written(profile=rewritten, tokens_read=words)
 
@@ -97,13 +97,16 @@ class TemplateProfiler:
         for attribute in [each for each, state in met.items() if state.weight < _NOTHING]:
             del met[attribute]
 
-    def _statements(self, tallies: Sequence[Tally], total: int) -> list[Statement]:
+    def _statements(self, tallies: Sequence[Tally], total: int, dismissed: Collection[Attribute]) -> list[Statement]:
         config = self._config
         limits = {"category": config.categories, "brand": config.brands, "era": config.eras}
         all_events = (1 - self._fading**total) / (1 - self._fading)
         chosen: list[Tally] = []
         taken: Counter[str] = Counter()
         for tally in tallies:
+            # What is dismissed takes no place of what may be said.
+            if tally.attribute in dismissed:
+                continue
             kind = tally.attribute.kind
             enough = kind == "category" or tally.count >= config.min_count
             if enough and tally.weight >= config.min_share * all_events and taken[kind] < limits[kind]:
@@ -113,7 +116,7 @@ class TemplateProfiler:
         chosen.sort(key=lambda tally: _KINDS.index(tally.attribute.kind))
         return [
             Statement(
-                text=self._wording.statement(tally.attribute, count=tally.count, total=total),
+                text=self._wording.statement(tally.attribute, count=tally.count, total=total)[:MAX_STATEMENT_LENGTH],
                 source="template",
                 about=(tally.attribute,),
                 evidence=tally.evidence,

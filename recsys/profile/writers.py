@@ -46,7 +46,7 @@ class LocalWriter:
     """
 
     def __init__(self, name: str, adapter: Path | None = None, *, max_tokens: int = 80, batch_size: int = 8) -> None:
-        self._model, self.tokenizer = load_causal_lm(name, field="profiles.writer")
+        self._model, self.tokenizer = load_causal_lm(name, field="profiles.writer.name")
         if adapter is not None:
             # Imported here: it takes seconds, and most writers have no adapter.
             from peft import PeftModel

@@ -3,7 +3,7 @@
 import { ApiError, call, postEvent } from "./api.js";
 import { $, el, hue } from "./dom.js";
 import { renderEvaluation } from "./evaluation.js";
-import { connectProfile, showProfile } from "./profile.js";
+import { clearProfile, connectProfile, showProfile } from "./profile.js";
 
 const SHOWN_HISTORY = 100;
 const state = { user: null, known: false, shown: [], request: 0, search: 0, found: 0 };
@@ -53,6 +53,7 @@ async function selectUser(user) {
   state.user = user;
   state.shown = null;
   $("user-name").textContent = user;
+  clearProfile(user);
   history.replaceState(null, "", `#user=${encodeURIComponent(user)}`);
   await refresh();
 }

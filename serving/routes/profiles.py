@@ -1,4 +1,4 @@
-"""`/v1/users/{user_id}/profile`: a user in words, to be read, edited and erased."""
+"""`/v1/profiles/{user_id}`: a user in words, to be read, edited and erased."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from recsys.errors import DataError
+from recsys.profile.profile import Profile
 from serving.context import Context, ServingContext
 from serving.problems import ProblemError, responses
-from serving.profiles import UnreadableProfileError, UserProfile
+from serving.profiles import StaleProfileError, UnreadableProfileError, UserProfile
 from serving.schemas import EvidenceOut, ProfileIn, ProfileOut, StatementOut
 
 router = APIRouter(prefix="/v1", tags=["profiles"])
 UserId = Annotated[str, Path(examples=["196"])]
 
 
-@router.get("/users/{user_id:path}/profile", operation_id="get_profile", responses=responses(404, 409, 422, 503))
+@router.get("/profiles/{user_id:path}", operation_id="get_profile", responses=responses(404, 409, 422, 503))
 async def get_profile(user_id: UserId, context: Context) -> ProfileOut:
     """What is said about the user after all entries of the history, with the entries that support it."""
     try:
@@ -26,25 +27,30 @@ async def get_profile(user_id: UserId, context: Context) -> ProfileOut:
     return _out(context, user_id, _known(found, user_id))
 
 
-@router.put(
-    "/users/{user_id:path}/profile", operation_id="put_profile", responses=responses(400, 404, 409, 413, 422, 503)
-)
+@router.put("/profiles/{user_id:path}", operation_id="put_profile", responses=responses(400, 404, 409, 413, 422, 503))
 async def put_profile(user_id: UserId, body: ProfileIn, context: Context) -> ProfileOut:
-    """Edit the profile. Edits survive all that the user does afterwards; the last edit wins."""
+    """Edit the profile that was read, named by its `revision`. Edits survive all that the user does afterwards."""
     try:
-        found = await context.on_store(lambda: context.profiles.edit(context.store, user_id, body.statements))
+        found = await context.on_store(
+            lambda: context.profiles.edit(context.store, user_id, body.statements, body.revision)
+        )
     except UnreadableProfileError as error:
         raise ProblemError(409, str(error), field="user_id") from error
+    except StaleProfileError as error:
+        raise ProblemError(409, str(error), field="revision") from error
     except DataError as error:
         raise ProblemError(422, str(error), field="statements") from error
     return _out(context, user_id, _known(found, user_id))
 
 
-@router.delete("/users/{user_id:path}/profile", operation_id="delete_profile", responses=responses(404, 422, 503))
+@router.delete("/profiles/{user_id:path}", operation_id="delete_profile", responses=responses(404, 422, 503))
 async def delete_profile(user_id: UserId, context: Context) -> ProfileOut:
     """Erase what the user has edited. The answer is the profile as the history alone gives it."""
-    await context.on_store(lambda: context.store.delete_profile(user_id))
+    was_stored = await context.on_store(lambda: context.store.delete_profile(user_id))
     found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
+    if found is None and was_stored:
+        # The edits have outlived the history.
+        found = UserProfile(profile=Profile(), is_stored=False)
     return _out(context, user_id, _known(found, user_id))
 
 
@@ -64,6 +70,7 @@ def _out(context: ServingContext, user_id: str, found: UserProfile) -> ProfileOu
     return ProfileOut(
         user_id=user_id,
         version=profile.version,
+        revision=found.revision,
         upto=profile.upto,
         statements=[
             StatementOut(

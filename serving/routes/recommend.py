@@ -36,7 +36,7 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
         history = request.history or []
     else:
         history = await stored_history(context, request.user_id)
-        if context.runtime.reads_profiles:
+        if request.mode == "direct" and context.runtime.reads_profiles:
             profile = await edited_profile(context, request.user_id)
         timings["history"] = _milliseconds_since(started)
     try:
@@ -92,11 +92,10 @@ async def edited_profile(context: ServingContext, user_id: str) -> Profile | Non
     """The profile of a user who has edited it. One that rules made of the history says nothing that the model does not
     read there; and nobody should lose a list to a profile that cannot be read."""
     try:
-        found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
+        return await context.on_store(lambda: context.profiles.read_edited(context.store, user_id))
     except UnreadableProfileError as error:
         _log.warning("answering without the stored profile", error=str(error))
         return None
-    return found.profile if found is not None and found.is_stored else None
 
 
 def _milliseconds_since(started: float) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 OPTIONS = [
     *("--seeds", "2", "--seconds", "0.2", "--looks", "2", "--hidden-size", "16", "--layers", "1", "--heads", "2"),
@@ -70,21 +72,30 @@ def test_shapes_are_compared_at_equal_seconds(
 
 
 def test_the_rate_follows_the_seconds_and_not_the_steps(shapes: ModuleType, folder: Path, monkeypatch) -> None:
-    clock = iter(np.arange(0, 10_000, 0.5))
-    monkeypatch.setattr(shapes, "_clock", lambda: float(next(clock)))
+    begins = [0.0, 1.0, 1.5, 2.0, 3.0, 4.0]
+    clock = iter([each for pair in pairwise(begins) for each in pair])  # at the begin and the end of each step
+    monkeypatch.setattr(shapes, "clock", lambda: next(clock))
     rates: list[float] = []
-    monkeypatch.setattr(shapes._TimedFit, "_step", lambda self, batch: rates.append(self.spent))
     settings = shapes.load_config(shapes.packaged_config("beauty"), [f"data.path={folder}"])
     split = shapes.make_split(shapes.load_dataset(settings.data).interactions, settings.data)
     config = shapes.GeneratorConfig(model=shapes.ModelConfig(hidden_size=16, num_layers=1))
     codes = np.stack(np.divmod(np.arange(split.num_items), 8), axis=1)
     model = shapes.build_model(config, codes, (8, 8), None)
     job = shapes._Job(task="fit", home="", model={}, fit={}, seconds=4.0, looks=2, seed=0, beams=1, requests=1)
-    timed = shapes._TimedFit(model, split, shapes.FitConfig(batch_positions=64), job)
+    config = shapes.FitConfig(batch_positions=64, warmup_share=0.25)
+    timed = shapes._TimedFit(model, split, config, job)
+
+    def loss(_: object) -> SimpleNamespace:
+        rates.append(timed.optimizer.param_groups[0]["lr"])
+        return SimpleNamespace(loss=torch.zeros((), requires_grad=True), num_items=1, item_loss=0.0)
+
+    monkeypatch.setattr(timed.objective, "loss", loss)
     timed.until(2.0)
     timed.until(4.0)
-    assert rates == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
     assert timed.spent == 4.0
+    expected = [shapes.learning_rate_factor(begin / 4.0, 0.25) for begin in begins[:-1]]
+    assert len(set(expected)) == 5
+    assert np.array(rates) / config.learning_rate == pytest.approx(expected)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_walking_many_lists_at_once_is_walking_each(seed: int, most: int, k: int
         expected = greedy(items[row][items[row] >= 0], caps, k)
         assert items[row][taken[row]].tolist() == expected
         assert walk_one(items[row][items[row] >= 0], caps, k).tolist() == expected
+
+
+def test_a_walk_that_finds_too_few_does_not_look_at_each_item() -> None:
+    num_items = 300_000
+    caps = [Cap(groups=Groups.from_prefixes(np.arange(num_items)[:, None] % 3, 1), most=2)]
+    caps[0].groups.items_of(np.array([0]))  # the inverse is made once for all lists
+    started = time.process_time()
+    taken = walk_one(np.arange(num_items), caps, 100)
+    assert time.process_time() - started < 0.2
+    assert taken.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_groups_know_their_items_both_ways() -> None:

@@ -133,6 +133,13 @@ def test_explorers_are_all_ways_to_ask(attributes: ItemAttributes) -> None:
     assert len({prompt.splitlines()[0] for prompt in one.prompts}) == 2
 
 
+def test_the_first_style_of_a_wording_is_the_default(attributes: ItemAttributes) -> None:
+    writer = Parrot("Likes action.")
+    own = WORDING.model_copy(update={"styles": {"mine": "In my words: {history}", "other": "{history}"}})
+    LanguageProfiler(writer, attributes, own).write([[0]])
+    assert writer.prompts[0].startswith("In my words: - Red Dawn")
+
+
 def test_an_unknown_style_is_refused(attributes: ItemAttributes) -> None:
     with pytest.raises(ValueError, match="style must be one of summary, guide, got 'loud'"):
         LanguageProfiler(Parrot(""), attributes, WORDING, style="loud")

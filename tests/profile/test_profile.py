@@ -54,6 +54,13 @@ def test_what_a_user_leaves_keeps_its_evidence_and_what_is_new_is_the_users() ->
     assert edited.dismissed == ()
 
 
+def test_a_name_with_odd_spaces_is_still_known_when_the_user_leaves_it() -> None:
+    care = Attribute(kind="category", name="Skin  Care")
+    said = Statement(text="Likes Skin  Care (1 of 2).", source="template", about=(care,))
+    kept = profile(said).edited([said.text])
+    assert (kept.statements, kept.dismissed) == ((said,), ())
+
+
 def test_what_a_user_removes_is_not_said_again_and_what_the_user_wrote_stays() -> None:
     edited = profile(SEEN).edited(["No musicals"])
     assert edited.dismissed == (CRIME,)

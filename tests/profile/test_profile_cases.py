@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.data.sequences import Sequences
+from recsys.errors import DataError
 from recsys.profile.cases import CaseConfig, make_cases
 
 CONFIG = CaseConfig(targets=2, recent=2, min_compressed=3, negatives=5)
@@ -48,5 +49,5 @@ def test_draws_follow_popularity_and_depend_on_the_user_alone() -> None:
 
 
 def test_a_catalogue_that_is_too_small_is_refused() -> None:
-    with pytest.raises(ValueError, match="negatives=5: only 2 items are left"):
+    with pytest.raises(DataError, match=r"profiles\.cases\.negatives=5: only 2 items are left"):
         make_cases(HISTORIES, np.ones(12, dtype=np.int64), CONFIG)

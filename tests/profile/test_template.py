@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import itertools
 
+import polars as pl
 from film_shop import ACTION, ROMANCE
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.data import Catalog
 from recsys.profile.attributes import ItemAttributes
 from recsys.profile.profile import Profile
 from recsys.profile.template import TemplateConfig, TemplateProfiler
@@ -99,6 +101,21 @@ def test_an_update_keeps_what_the_user_wrote_and_leaves_out_what_the_user_remove
     assert texts(updated)[0] == "Short films only"
     assert "Likes Action (5 of 5)." in texts(updated)
     assert not any("Crime" in text for text in texts(updated))
+
+
+def test_what_the_user_removed_takes_no_place_of_what_may_be_said(attributes: ItemAttributes) -> None:
+    writer = profiler(attributes, categories=1, brands=0, eras=0)
+    first = writer.write([[0, 1, 2, 3]])[0].profile
+    assert texts(first) == ["Likes Action (4 of 4)."]
+    assert texts(writer.update([first.edited([])], [[1]])[0].profile) == ["Likes Crime (3 of 5)."]
+
+
+def test_a_very_long_name_is_cut() -> None:
+    values = {"item_id": ["a", "b"], "title": ["A", "B"], "categories": [["x" * 600], ["y"]]}
+    long = ItemAttributes(Catalog(frame=pl.DataFrame(values)))
+    profile = profiler(long).write([[0]])[0].profile
+    assert [len(text) for text in texts(profile)] == [500]
+    assert profile.edited(texts(profile)).dismissed == ()
 
 
 def test_without_new_events_a_profile_stays_as_it_is(attributes: ItemAttributes) -> None:

@@ -55,6 +55,7 @@ def make_runtime() -> RuntimeFactory:
         recommender: Recommender = generator,
         fused: Recommender | None = None,
         reasoner: GenerativeRecommender | None = None,
+        reader: Recommender | None = None,
     ) -> RecommenderRuntime:
         return RecommenderRuntime(
             info=ModelInfo(
@@ -62,6 +63,7 @@ def make_runtime() -> RuntimeFactory:
             ),
             catalog=catalog,
             recommender=recommender,
+            reader=reader,
             fused=fused,
             reasoner=reasoner,
             embeddings=embeddings,

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import builtins
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_lm import save_tiny_lm
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 from recsys.errors import ConfigError
 from recsys.profile.pairs import TextPair
-from recsys.profile.writers import LocalWriter
+from recsys.profile.writers import LocalWriter, chat_prompt
 from training.profile_tuning import TuneConfig, held_out_margins, tune_writer
 
 PAIRS = [
@@ -69,3 +72,41 @@ def test_losses_are_those_of_trl_with_a_beta_of_their_scale(tmp_path: Path, monk
         with pytest.raises(KeyboardInterrupt):
             tune_writer(str(lm), PAIRS, TuneConfig.model_validate(settings), tmp_path / "adapter")
     assert asked == [(["sigmoid"], 0.1), (["sigmoid_norm"], 2.0), (["sigmoid_norm"], 5.0)]
+
+
+CHAT = (
+    "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def test_a_chat_model_reads_in_tuning_what_it_is_asked_in_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trl = pytest.importorskip("trl")
+    lm = save_tiny_lm(tmp_path / "lm")
+    tokenizer = AutoTokenizer.from_pretrained(str(lm))
+    begin, end = "<|end|>", tokenizer.eos_token_id
+    tokenizer.bos_token, tokenizer.chat_template = begin, CHAT
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, end)])
+    tokenizer.save_pretrained(str(lm))
+    read: list[list[int]] = []
+
+    def watched(self: Any) -> None:
+        read.extend(row["prompt_ids"] for row in self.train_dataset)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trl.DPOTrainer, "train", watched)
+    with pytest.raises(KeyboardInterrupt):
+        tune_writer(str(lm), PAIRS[:1], TuneConfig(), tmp_path / "adapter")
+    asked = chat_prompt(tokenizer, PAIRS[0].prompt)
+    assert read == [tokenizer(asked, add_special_tokens=False)["input_ids"]]
+
+
+def test_pairs_whose_prompt_leaves_no_room_are_left_out_and_counted(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    lm = save_tiny_lm(tmp_path / "lm")
+    long = replace(PAIRS[0], prompt="fox " * 60)
+    assert tune_writer(str(lm), [*PAIRS[:2], long], TuneConfig(max_tokens=60), tmp_path / "adapter") == 2
+    with pytest.raises(ConfigError, match=r"profiles\.tuning\.max_tokens=60: the prompts alone are as long"):
+        tune_writer(str(lm), [long], TuneConfig(max_tokens=60), tmp_path / "adapter")

@@ -12,10 +12,12 @@ from tiny_lm import save_tiny_lm
 
 from recsys.data import Catalog
 from recsys.data.sequences import Sequences
-from recsys.errors import ConfigError, DataError
+from recsys.errors import AssetError, ConfigError, DataError
 from recsys.profile.attributes import ItemAttributes
 from recsys.profile.cases import Case, CaseConfig, make_cases
 from recsys.profile.profile import Profile
+from recsys.profile.writers import LocalWriter
+from training import profiles as training_profiles
 from training.config import parse_config
 from training.pipeline import run_stages
 from training.profiles import ProfilesConfig, make_profiles, summary, title_judge
@@ -80,11 +82,31 @@ def test_profiles_are_written_tuned_and_compared_on_users_that_tuning_never_saw(
     assert len(tuned_on) == 6
     assert not set(tuned_on) & set(outcome.users)
     assert list(outcome.report["arms"]) == ["none", "other_user", "template", "generated", "tuned"]
-    assert outcome.report["tuning"]["profiles"] == 24
+    tuning = outcome.report["tuning"]
+    assert tuning["profiles"] + tuning["empty_profiles"] == 24
     assert outcome.report["tuning"]["pairs"] > 0
     assert set(outcome.profiles) == {"template", "generated", "tuned"}
     assert len(summary(outcome.report)) == 6
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_answers_that_failed_are_counted_and_are_no_profiles(
+    attributes: ItemAttributes, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent:
+        def write(self, prompts: list[str], *, temperature: float, seed: int) -> list[str]:
+            return [""] * len(prompts)
+
+        def count_tokens(self, text: str) -> int:
+            return len(text.split())
+
+    monkeypatch.setattr(training_profiles, "ChatWriter", lambda _: Silent())
+    lm = save_tiny_lm(tmp_path / "lm", max_positions=2048)
+    settings = config(lm, chat={"base_url": "u", "model": "m", "cache": "c"})
+    tuning = make_profiles(settings, attributes, cases, title_judge(str(lm), attributes), tmp_path).report["tuning"]
+    assert tuning["profiles"] + tuning["empty_profiles"] == 48
+    assert tuning["empty_profiles"] >= 24
+    assert tuning["profiles"] > 0
 
 
 def test_too_few_users_are_refused(attributes: ItemAttributes, cases: list[Case], tmp_path: Path) -> None:
@@ -98,6 +120,18 @@ def test_too_few_users_are_refused(attributes: ItemAttributes, cases: list[Case]
     [
         ({"tuning": {}}, "profiles: writer: is empty, so there is nothing to tune"),
         ({"writer": {}, "chat": {"base_url": "u", "model": "m", "cache": "c"}}, "chat: its profiles are for tuning"),
+        (
+            {"writer": {}, "tuning": {}, "chat": {"base_url": "u", "model": "m", "cache": "c", "temperature": 1.0}},
+            "chat.temperature: would do nothing",
+        ),
+        (
+            {
+                "writer": {},
+                "tuning": {},
+                "chat": {"base_url": "u", "model": "m", "cache": "c", "max_description_words": 9},
+            },
+            "chat.max_description_words: would do nothing",
+        ),
         ({"judge": "generator", "cases": {"targets": 2}}, r"generator\.model\.lm"),
         ({"seed": 3}, "profiles.seed: a run has one seed"),
     ],
@@ -118,6 +152,32 @@ def test_a_generator_judges_no_item_that_it_was_fitted_on() -> None:
     assert parse_config(values | {"profiles": section}, "test").profiles is not None
     with pytest.raises(ConfigError, match="fitted on all but the last 2 items of a user"):
         parse_config(values | {"profiles": section | {"cases": {"targets": 3}}}, "test")
+
+
+def test_errors_name_the_key_that_is_wrong(attributes: ItemAttributes, tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=r"^profiles\.judge_model "):
+        title_judge(str(tmp_path), attributes)
+    with pytest.raises(AssetError, match=r"^profiles\.writer\.name "):
+        LocalWriter(str(tmp_path))
+    histories = Sequences.from_lists([range(14)])
+    with pytest.raises(DataError, match=r"^profiles\.cases\.negatives=19: only 1 items are left"):
+        make_cases(histories, np.ones(15, dtype=np.int64), CaseConfig(targets=1, recent=2))
+    values = {"data": {"source": "movielens", "name": "ml-100k"}, "tokenizer": {"method": "rqvae"}}
+    missing = {"wording": str(tmp_path / "missing.yaml")}
+    with pytest.raises(ConfigError, match=r"^profiles\.wording: .*missing\.yaml: cannot be read"):
+        build_stages(parse_config(values | {"profiles": missing}, "test"))
+
+
+def test_other_weights_in_the_same_directory_are_another_model(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_text("1")
+    values = {"data": {"source": "movielens", "name": "ml-100k"}, "tokenizer": {"method": "rqvae"}}
+    section = {"judge_model": str(tmp_path), "writer": {"name": str(tmp_path)}}
+    parsed = parse_config(values | {"profiles": section}, "test")
+    before = next(stage for stage in build_stages(parsed) if stage.name == "profiles").settings
+    (tmp_path / "weights").write_text("2")
+    after = next(stage for stage in build_stages(parsed) if stage.name == "profiles").settings
+    assert before["judge_model"] != after["judge_model"]
+    assert before["writer"]["name"] != after["writer"]["name"]
 
 
 def test_the_stage_writes_profiles_and_the_ladder(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.errors import ConfigError
 from recsys.files import sha256_file, write_json
 from recsys.profile.attributes import ItemAttributes
 from recsys.profile.cases import make_cases
 from recsys.profile.recommender_judge import RecommenderJudge
 from recsys.profile.utility import Judge
+from recsys.profile.wording import Wording
 from recsys.progress import console
 from training.config import RunConfig
 from training.layout import DATA, ENCODE, PROFILES, PROFILES_FILE, PROFILES_REPORT, TOKENIZE, TRAIN
@@ -23,7 +25,14 @@ from training.stages import data, encode, tokenize, train
 def stage(config: RunConfig, profiles: ProfilesConfig) -> Stage:
     """Begins anew after a kill; what a chat model said is kept in its own file."""
     settings = profiles.model_dump(mode="json", exclude={"wording": True, "chat": {"cache"}})
+    settings["judge_model"] = train.model_source(profiles.judge_model)
+    if profiles.writer is not None:
+        settings["writer"]["name"] = train.model_source(profiles.writer.name)
     if profiles.wording is not None:
+        try:
+            Wording.load(profiles.wording)
+        except ConfigError as error:
+            raise ConfigError(f"profiles.wording: {error}") from error
         settings["wording"] = sha256_file(profiles.wording)
     by_generator = profiles.judge == "generator"
     return Stage(

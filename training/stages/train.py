@@ -47,7 +47,7 @@ def stage(config: RunConfig) -> Stage:
         if config.generator.model.lm.load_in == "float32":
             # Runs that were trained before there was a choice stay up to date.
             del settings["generator"]["model"]["lm"]["load_in"]
-        settings |= {"teach": _portable(config.teach), "language_model": _source(config.generator.model.lm.name)}
+        settings |= {"teach": _portable(config.teach), "language_model": model_source(config.generator.model.lm.name)}
     return Stage(
         name=TRAIN,
         version=3,
@@ -123,7 +123,7 @@ def _portable(config: TeachConfig) -> dict[str, Any]:
     return settings
 
 
-def _source(name: str) -> str:
+def model_source(name: str) -> str:
     """What tells a language model from another: its name, or the content of a directory."""
     return sha256_directory(Path(name)) if name not in ASSETS and Path(name).is_dir() else name
 

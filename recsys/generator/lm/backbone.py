@@ -132,14 +132,14 @@ class Backbone(CausalBody):
         return backbone
 
 
-def load_backbone(config: LanguageModelConfig) -> Backbone:
-    """The language model that `config` names, tuned as it says.
+def load_backbone(config: LanguageModelConfig, *, field: str = "generator.model.lm.name") -> Backbone:
+    """The language model that `config` names, tuned as it says; errors name `field`, which gave its name.
 
     Raises:
         AssetError: there is no such model, or it has neither safetensors nor a GGUF file, or no tokenizer.
         ConfigError: it cannot be held in 8 bits.
     """
-    model, tokenizer = load_causal_lm(config.name, field="generator.model.lm.name")
+    model, tokenizer = load_causal_lm(config.name, field=field)
     backbone = Backbone(model, tokenizer)
     _try_out(config.name, model, backbone)
     if config.load_in == "8bit":

@@ -13,7 +13,6 @@ from recsys.alignment.builders.click_skip import click_skip_pairs
 from recsys.alignment.builders.conditioned import conditioned_pairs
 from recsys.alignment.builders.feedback import feedback_pairs
 from recsys.alignment.builders.perturbed import perturbed_pairs
-from recsys.alignment.builders.profile_utility import ProfileCandidate, profile_pairs
 from recsys.alignment.builders.ratings import rating_pairs
 from recsys.alignment.builders.scored import Question, scored_pairs
 from recsys.alignment.builders.slates import ObservedSlate
@@ -135,44 +134,6 @@ def test_a_log_without_ratings_and_a_gap_of_nothing_are_refused() -> None:
         rating_pairs(log([None, None]), ["a"])
     with pytest.raises(ValueError, match="min_gap must be positive"):
         rating_pairs(log([1, 2]), ["a"], min_gap=0)
-
-
-# --- profiles ---------------------------------------------------------------------------------------------------------
-
-
-def profile(text: str, utility: float, **changes: Any) -> ProfileCandidate:
-    fields: dict[str, Any] = {"user_id": "u", "prompt": "Who?", "num_tokens": 100, "is_faithful": True}
-    return ProfileCandidate(text=text, utility=utility, **{**fields, **changes})
-
-
-def named(pairs: PreferencePairs) -> list[tuple[str | None, list[str]]]:
-    return [(pair.chosen_text, list(pair.rejected_texts)) for pair in pairs]
-
-
-def test_profiles_far_enough_apart_make_pairs_the_furthest_first() -> None:
-    profiles = [profile("a", 1.0), profile("b", 0.0), profile("c", 0.9), profile("d", 0.5), profile("e", 0.1)]
-    # Standard deviation .4: a gap of more than .2 is needed.
-    found = profile_pairs(profiles, created_by="test")
-    assert named(found) == [("a", ["b"]), ("a", ["e"]), ("c", ["b"]), ("c", ["e"])]
-    every = profile_pairs(profiles, created_by="test", max_pairs_per_user=99)
-    assert ("a", ["c"]) not in named(every)
-    assert len(every) == 8
-
-
-def test_small_differences_and_unfaithful_winners_make_none() -> None:
-    assert len(profile_pairs([profile("a", 0.05), profile("b", 0.0)], created_by="test")) == 0
-    assert len(profile_pairs([profile("a", 1.0, is_faithful=False), profile("b", 0.0)], created_by="test")) == 0
-    found = profile_pairs([profile("a", 1.0), profile("b", 0.0, is_faithful=False)], created_by="test")
-    assert named(found) == [("a", ["b"])]
-    assert len(profile_pairs([profile("a", 1.0), profile("b", 0.0, user_id="v")], created_by="test")) == 0
-
-
-def test_length_costs_utility() -> None:
-    long, short = profile("long", 1.0, num_tokens=600), profile("short", 0.5)
-    assert named(profile_pairs([long, short], created_by="test")) == [("long", ["short"])]
-    found = profile_pairs([long, short], created_by="test", length_penalty=0.5)
-    assert named(found) == [("short", ["long"])]
-    assert found.frame["rejected_scores"].to_list() == [[0.0]]
 
 
 # --- judges -----------------------------------------------------------------------------------------------------------
