@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import structlog
 import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -24,6 +26,17 @@ HISTORIES = {"ann": ["i0", "i1", "i2"], "bob": ["i5"], "ancient": ["gone"]}
 REPORT = {"protocol": {"split": "leave_last_out"}, "models": {"generator": {"ndcg@10": {"value": 0.1}}}}
 
 RuntimeFactory = Callable[..., RecommenderRuntime]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A program that a test runs sets up logging for the whole process, and its stderr is the test's own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    logging.getLogger("uvicorn.access").disabled = False
+    structlog.reset_defaults()
 
 
 def _recommender(codes: np.ndarray) -> GenerativeRecommender:
