@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from recsys.config import read_yaml
 from recsys.data.catalog import Catalog
 from recsys.data.config import AMAZON_NAME, MOVIELENS_NAMES, DataConfig, SplitConfig
 from recsys.data.interactions import Interactions
@@ -99,14 +99,7 @@ def resolve(name_or_path: str) -> DataConfig:
 
 
 def _read_config(path: Path) -> DataConfig:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
+    values = read_yaml(path)
     try:
         return DataConfig.model_validate(values.get("data", values))
     except ValidationError as error:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
-from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from recsys.config import StrictConfig
+from recsys.config import StrictConfig, read_yaml
 from recsys.errors import ConfigError
 from recsys.profile.attributes import Attribute
 
@@ -60,9 +58,9 @@ class Wording(StrictConfig):
         Raises:
             ConfigError: the file cannot be read, or a key or placeholder is unknown or missing.
         """
-        values = _read(PACKAGED)
+        values = read_yaml(PACKAGED)
         if path is not None:
-            values |= _read(path)
+            values |= read_yaml(path)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -80,15 +78,3 @@ def _check(where: str, template: str, expected: set[str]) -> None:
     if sorted(names) != sorted(expected):
         listed = ", ".join(f"{{{name}}}" for name in sorted(expected))
         raise ValueError(f"{where}: must have the placeholders {listed}, each once, and no other")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys and their wording, found {type(values).__name__}")
-    return values

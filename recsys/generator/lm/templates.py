@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from recsys.config import StrictConfig
+from recsys.config import StrictConfig, read_yaml
 from recsys.errors import ConfigError
 from recsys.generator.lm.examples import Items, Piece
 
@@ -161,9 +160,9 @@ class Templates(StrictConfig):
         Raises:
             ConfigError: the file cannot be read, or a task or placeholder is unknown or missing.
         """
-        values = _read(PACKAGED)
+        values = read_yaml(PACKAGED)
         if path is not None:
-            values |= _read(path)
+            values |= read_yaml(path)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -221,18 +220,6 @@ def _check(where: str, template: str, expected: frozenset[str]) -> None:
         raise ValueError(f"{where}: a placeholder takes no format; write {{name}} only")
     for name in sorted(expected - set(names)):
         raise ValueError(f"{where}: placeholder {{{name}}} is missing; add it")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected tasks and their wording, found {type(values).__name__}")
-    return values
 
 
 def _explain(details: ErrorDetails) -> str:

@@ -90,7 +90,7 @@ def test_unknown_tasks_and_unreadable_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         Templates.load(tmp_path / "missing.yaml")
     (tmp_path / "list.yaml").write_text("[1]")
-    with pytest.raises(ConfigError, match="expected tasks"):
+    with pytest.raises(ConfigError, match="expected keys"):
         Templates.load(tmp_path / "list.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match="malformed YAML"):
