@@ -240,11 +240,14 @@ def fit_generator(
     return FitResult(curve=curve, best_epoch=int(best_entry["epoch"]))
 
 
+def in_vain(scores: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` validations brought nothing better than those before them."""
+    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+
 def _goes_on(curve: list[dict[str, float]], config: FitConfig) -> bool:
-    """Whether there are epochs left, and the last validations were not all in vain."""
     scores = [entry["ndcg@10"] for entry in curve if "ndcg@10" in entry]
-    in_vain = len(scores) > config.patience and max(scores[-config.patience :]) <= max(scores[: -config.patience])
-    return len(curve) < config.epochs and not in_vain
+    return len(curve) < config.epochs and not in_vain(scores, config.patience)
 
 
 class _Fit:

@@ -29,7 +29,7 @@ from recsys.evaluation.baselines.sasrec_model import pick_device
 from recsys.generator.placement import place
 from recsys.generator.recommender import GeneratorModel
 from recsys.progress import console, progress_bar
-from training.fit import Checkpoint, learning_rate_factor, restore
+from training.fit import Checkpoint, in_vain, learning_rate_factor, restore
 
 _LOG_EVERY = 10
 _LEVEL_BATCHES = 4
@@ -158,7 +158,8 @@ def fit_group_policy(
     with progress_bar("align", total=config.updates) as advance:
         advance(first, "")
         for update in range(first, config.updates):
-            if _exhausted(start, curve, config.patience):
+            scores = [start.ndcg, *(entry["ndcg@10"] if entry["kept"] else -1.0 for entry in curve)]
+            if in_vain(scores, config.patience):
                 break
             health.append(tuner.update(update))
             if update % _LOG_EVERY == 0:
@@ -204,11 +205,6 @@ def _entry(
         "popularity": served.popularity,
         "kept": float(kept),
     }
-
-
-def _exhausted(start: Served, curve: list[dict[str, float]], patience: int) -> bool:
-    scores = [start.ndcg, *(entry["ndcg@10"] if entry["kept"] else -1.0 for entry in curve)]
-    return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 
 class _Tuner:

@@ -20,7 +20,8 @@ from training.runs import execute
 from training.stages import align, build_stages
 
 GROUP_POLICY = (
-    "align={rewards: {terms: [{kind: scorer, scorer: sasrec, normalise: none}, {kind: prefix}]},"
+    "align={rewards: {terms: [{kind: scorer, scorer: sasrec, normalise: none}, {kind: prefix},"
+    " {kind: popularity_guard}]},"
     " prompts: {labelled: 50}, group_policy: {updates: 4, validate_every: 2, batch_prompts: 32,"
     " min_coverage: 0, min_tail_recall: 0, max_popularity: 9, policy: {group_size: 6, pass_at: 2}}}"
 )

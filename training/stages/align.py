@@ -15,7 +15,7 @@ import torch
 from recsys.alignment.group_policy import Policy, Prompts, current_prompts, labelled_prompts
 from recsys.alignment.rewards import RewardContext, Scorer, build_rewards
 from recsys.alignment.rewards.popularity_guard import mean_level
-from recsys.data import Examples, IntArray, Sequences
+from recsys.data import Examples, IntArray, Sequences, Split
 from recsys.errors import ConfigError
 from recsys.evaluation import TrainingCurve
 from recsys.evaluation.baselines.counting import item_counts
@@ -25,7 +25,6 @@ from recsys.files import write_json
 from recsys.generator import GenerativeRecommender
 from recsys.generator.groups import Groups
 from recsys.generator.placement import place
-from recsys.tokenizer import SemanticIds
 from training.align import AlignConfig
 from training.config import RunConfig
 from training.group_policy import Served, fit_group_policy
@@ -136,7 +135,7 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
     before = fitted.served(config, align)
     with ScalarLog(workspace.run_dir) as log:
         if align.method == "group_policy":
-            context = _context(inputs, ids, items, fitted, scorers(inputs[RETRIEVE]) if reads_scorers(align) else {})
+            context = _context(config, align, inputs, split, fitted)
             policy_fit = fit_group_policy(
                 fitted.recommender.model,
                 prompts(fitted.train, align, config.run.seed),
@@ -181,14 +180,19 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
 
 
 def _context(
-    inputs: Mapping[str, Path], ids: SemanticIds, items: IntArray, fitted: _Fitted, known: Mapping[str, Scorer]
+    config: RunConfig, align: AlignConfig, inputs: Mapping[str, Path], split: Split, fitted: _Fitted
 ) -> RewardContext:
-    catalog = data.load_catalog(inputs[DATA])
-    categories = [list(catalog.frame["categories"][int(item)]) for item in items]
+    ids, items = tokenize.load_ids(inputs[TOKENIZE]), split.fitted_items
+    categories = data.load_catalog(inputs[DATA]).frame["categories"][items].to_list()
     popularity = torch.from_numpy(fitted.popularity)
-    proposed = Policy(fitted.recommender.model).propose(
-        fitted.cases.histories, 10, futures=torch.zeros(len(fitted.cases), 0, dtype=torch.int64), mask_seen=True
-    )
+    reference = None
+    # A search over all cases, for the one reward that asks for it.
+    if any(term.kind == "popularity_guard" for term in align.rewards.terms):
+        futures = torch.zeros(len(fitted.cases), 0, dtype=torch.int64)
+        proposed = Policy(fitted.recommender.model).propose(
+            fitted.cases.histories, 10, futures=futures, mask_seen=config.evaluation.mask_seen
+        )
+        reference = mean_level(proposed.rollouts, popularity.to(proposed.rollouts.items.device))
     return RewardContext(
         codes=torch.from_numpy(ids.codes[items]),
         codebook_sizes=ids.codebook_sizes,
@@ -198,8 +202,8 @@ def _context(
         item_vectors=torch.from_numpy(encode.load_embeddings(inputs[ENCODE]).vectors[items]),
         categories=Groups.from_labels(categories) if any(categories) else None,
         category_names=list(dict.fromkeys(name for row in categories for name in row)),
-        reference_popularity=mean_level(proposed.rollouts, popularity),
-        scorers=known,
+        reference_popularity=reference,
+        scorers=scorers(inputs[RETRIEVE]) if reads_scorers(align) else {},
     )
 
 
