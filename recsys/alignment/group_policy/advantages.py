@@ -69,6 +69,18 @@ def group_advantages(
     return found if limit is None else found.clamp(-limit, limit)
 
 
+def tempered(weights: Tensor, power: float) -> Tensor:
+    """float32 [B, G]: `weights` to a power, rows summing to 1 again; what weighs nothing still weighs nothing.
+
+    With a divergence in the reward, a power below 1 takes the least squares between log-ratios and rewards (REBEL,
+    arXiv 2404.16767, over a group) towards counting all proposals alike.
+    """
+    if power == 1:
+        return weights
+    raised = torch.where(weights > 0, weights.pow(power), 0.0)
+    return raised / raised.sum(1, keepdim=True).clamp(min=1e-30)
+
+
 def pass_at_k_bonus(exact: Tensor, is_real: Tensor, k: int) -> Tensor:
     """float32 [B, G]: GREAM's bonus, the advantage under the objective that one of k random proposals is exact.
 

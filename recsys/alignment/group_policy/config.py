@@ -21,6 +21,9 @@ class GroupPolicyConfig(StrictConfig):
     let sums over the group estimate expectations under the policy (without bias before they are scaled to sum to 1)."""
     advantage: AdvantageKind = "srpo"
     """`grpo`, `dr_grpo`, `srpo` or `expected`: see `advantages`."""
+    weight_power: float = Field(default=1.0, ge=0, le=1)
+    """Of `expected`: a proposal counts as its probability to this power. 1: the gradient of the expected reward, which the
+    first places dominate; 0: all places alike, as in `dr_grpo`; between, what stands far down is learned too."""
     pass_at: int = Field(default=4, ge=1)
     """k of the bonus of `srpo`."""
     advantage_limit: float = Field(default=5.0, gt=0)
@@ -45,6 +48,12 @@ class GroupPolicyConfig(StrictConfig):
     normalise: Literal["legal", "vocabulary"] = "legal"
     """Which codes the policy's probabilities are taken over: the legal children, which decoding uses, or all codes of a
     level (an ablation)."""
+
+    @model_validator(mode="after")
+    def _power_is_used(self) -> GroupPolicyConfig:
+        if self.weight_power != 1 and self.advantage != "expected":
+            raise ValueError(f"weight_power is of advantage=expected, not {self.advantage}; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _bonus_fits(self) -> GroupPolicyConfig:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recsys.alignment.group_policy.advantages import group_advantages
+from recsys.alignment.group_policy.advantages import group_advantages, tempered
 from recsys.alignment.group_policy.config import GroupPolicyConfig
 from recsys.alignment.group_policy.policy import Policy, Sampled
 from recsys.alignment.group_policy.surrogate import kl_estimate, surrogate
@@ -84,12 +84,13 @@ class GroupPolicyLoss:
         if config.kl_place == "reward":
             total = rewards - config.kl_weight * divergence
         weighted = config.advantage == "expected" or config.rollout == "stochastic_beam"
+        weights = tempered(sampled.weights, config.weight_power) if weighted else None
         advantages = group_advantages(
             total,
             rollouts.is_real,
             config.advantage,
             exact=rollouts.hits,
-            weights=sampled.weights if weighted else None,
+            weights=weights,
             pass_at=config.pass_at,
             limit=config.advantage_limit,
         )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recsys.alignment.group_policy.advantages import group_advantages, pass_at_k_bonus
+from recsys.alignment.group_policy.advantages import group_advantages, pass_at_k_bonus, tempered
 
 
 def of(values: list[float], kind: str = "srpo", exact: list[int] | None = None) -> list[float]:
@@ -80,3 +80,19 @@ def test_expected_advantages_give_the_gradient_of_the_expected_reward() -> None:
     surrogate: Tensor = (advantages * log_probs).sum() / 6
     (found,) = torch.autograd.grad(surrogate, log_probs)
     torch.testing.assert_close(found, expected)
+
+
+def test_tempered_weights_go_from_shares_to_equal_ones_and_leave_out_what_weighs_nothing() -> None:
+    weights = torch.tensor([[0.64, 0.32, 0.04, 0.0]])
+    assert torch.equal(tempered(weights, 1.0), weights)
+    assert torch.allclose(tempered(weights, 0.0), torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0.0]]))
+    roots = torch.tensor([[0.8, 0.32**0.5, 0.2, 0.0]])
+    assert torch.allclose(tempered(weights, 0.5), roots / roots.sum())
+
+
+def test_expected_advantages_of_equal_weights_are_those_of_dr_grpo() -> None:
+    rewards = torch.tensor([[1.0, 0.5, -2.0, 0.0]])
+    is_real = torch.tensor([[True, True, True, False]])
+    weights = tempered(torch.tensor([[0.7, 0.2, 0.1, 0.0]]), 0.0)
+    expected = group_advantages(rewards, is_real, "expected", weights=weights)
+    assert torch.allclose(expected, group_advantages(rewards, is_real, "dr_grpo"), atol=1e-6)
