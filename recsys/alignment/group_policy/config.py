@@ -22,8 +22,8 @@ class GroupPolicyConfig(StrictConfig):
     advantage: AdvantageKind = "srpo"
     """`grpo`, `dr_grpo`, `srpo` or `expected`: see `advantages`."""
     weight_power: float = Field(default=1.0, ge=0, le=1)
-    """Of `expected`: a proposal counts as its probability to this power. 1: the gradient of the expected reward, which the
-    first places dominate; 0: all places alike, as in `dr_grpo`; between, what stands far down is learned too."""
+    """Of `expected`: a proposal counts as its probability to this power. 1: the gradient of the expected reward, which
+    the first places dominate; 0: all places alike, as in `dr_grpo`; between, what stands far down is learned too."""
     pass_at: int = Field(default=4, ge=1)
     """k of the bonus of `srpo`."""
     advantage_limit: float = Field(default=5.0, gt=0)
