@@ -83,7 +83,9 @@ def recommend_with_reasons(
     language = ItemLanguage.of(recommender.model)
     wording = language.backbone.templates.reasoning
     constraints = constraints if constraints is not None else Constraints()
-    prompts = [reasoning_prompt(wording.train[0], history, recommender.config.model.max_history) for history in histories]
+    prompts = [
+        reasoning_prompt(wording.train[0], history, recommender.config.model.max_history) for history in histories
+    ]
     rows = np.repeat(np.arange(len(histories)), config.chains)
     chains = write(language, [prompts[row] for row in rows], wording.end, config, seed=seed)
     finished = [
