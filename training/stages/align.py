@@ -92,7 +92,7 @@ def _check_reasoning(config: RunConfig, align: AlignConfig) -> None:
         return
     if config.generator.model.lm is None:
         raise ConfigError(
-            "align.group_policy.reasoning: the generator knows no words to reason in; set generator.model.lm, or drop it"
+            "align.group_policy.reasoning: the generator knows no words; set generator.model.lm, or drop it"
         )
     if not config.teach.tasks.shares.reasoning.passes:
         raise ConfigError(

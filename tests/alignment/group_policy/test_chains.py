@@ -49,7 +49,7 @@ def proposed(policy: ChainPolicy, **changes: Any) -> SampledChains:
 
 
 @pytest.mark.parametrize("shape", ["nested", "flat"])
-@pytest.mark.parametrize("batch_rows", [1, 4096])
+@pytest.mark.parametrize("batch_rows", [150, 4096])
 def test_likelihoods_are_those_of_sampler_and_decoder(source: Path, shape: str, batch_rows: int) -> None:
     policy = ChainPolicy(fresh(source, shape), CHAINS.model_copy(update={"batch_rows": batch_rows}))
     sampled = proposed(policy)
@@ -121,7 +121,7 @@ def gradients(model: GeneratorModel) -> dict[str, Tensor]:
 
 
 def test_an_answer_only_signal_leaves_the_words_alone(source: Path) -> None:
-    """Chains whose answers are equally good in expectation: the text head, which only words go through, is not moved."""
+    """Chains are equally good in expectation: the text head, which only words go through, is not moved."""
     chains = CHAINS.model_copy(update={"answers": 2, "malformed_penalty": 0.0})
     loss = losses(source, chains)
     sampled = proposed(loss.policy)
