@@ -84,16 +84,16 @@ class PaysAfter:
 def test_a_word_that_alone_makes_the_reward_reachable_becomes_probable(source: Path) -> None:
     model = fresh(source)
     config = settings(
-        updates=16,
-        batch_prompts=4,
-        learning_rate=1e-2,
-        validate_every=16,
+        updates=12,
+        batch_prompts=2,
+        learning_rate=3e-2,
+        validate_every=12,
         policy={"kl_weight": 0.0},
-        reasoning={"chains": 12, "max_tokens": 1, "temperature": 0.4, "malformed_penalty": 0.0},
+        reasoning={"chains": 24, "max_tokens": 1, "temperature": 0.4, "malformed_penalty": 0.0},
     )
     assert config.reasoning is not None
     policy = ChainPolicy(model, config.reasoning)
-    prompts = labelled_prompts(TRAIN)
+    prompts = labelled_prompts(TRAIN, max_prompts=10)
 
     def first_words() -> Tensor:
         """Share of each word among the beginnings of chains."""
@@ -126,7 +126,7 @@ def test_a_fit_that_was_stopped_goes_on_bit_for_bit(source: Path, shape: str, tm
             "surrogate": "ecpo",
         },
         batch_prompts=2,
-        reasoning={"max_tokens": 2},
+        reasoning={"chains": 2, "answers": 2, "pass_at": 1, "max_tokens": 2},
     )
     judge = rewards(transform="log_sigmoid")
     whole, again = fresh(source, shape), fresh(source, shape)
