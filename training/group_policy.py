@@ -10,22 +10,32 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Generic, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from recsys.alignment.group_policy import GroupPolicyConfig, GroupPolicyLoss, Policy, Prompts, Sampled
+from recsys.alignment.group_policy import (
+    ChainPolicy,
+    ChainPolicyLoss,
+    ChainsConfig,
+    GroupPolicyConfig,
+    GroupPolicyLoss,
+    Objective,
+    Policy,
+    Prompts,
+)
 from recsys.alignment.group_policy.health import alarms
-from recsys.alignment.group_policy.loss import Judged
+from recsys.alignment.group_policy.objective import J, S
 from recsys.alignment.rewards import Rewards
 from recsys.alignment.rollouts import Rollouts
 from recsys.config import StrictConfig
 from recsys.data import IntArray
 from recsys.errors import DataError
 from recsys.evaluation.baselines.sasrec_model import pick_device
+from recsys.generator.lm.reason import ReasonConfig
 from recsys.generator.placement import place
 from recsys.generator.recommender import GeneratorModel
 from recsys.progress import console, progress_bar
@@ -36,11 +46,23 @@ _LEVEL_BATCHES = 4
 """Batches of the supervised model's proposals that reward levels are learned from."""
 
 
+class ReasoningFitConfig(ChainsConfig):
+    """How a model that reasons is tuned, with the reasons: see `ChainsConfig`."""
+
+    served: ReasonConfig = ReasonConfig()
+    """How chains are drawn in validation: as they are served in mode `reason`."""
+    validation_users: int = Field(default=200, ge=1)
+    """At most so many validation cases are ranked, each after its own chains."""
+
+
 class GroupPolicyFitConfig(StrictConfig):
     """How a policy is tuned, and when tuning stops."""
 
     policy: GroupPolicyConfig = GroupPolicyConfig()
     """Groups, advantages and the loss."""
+    reasoning: ReasoningFitConfig | None = None
+    """Tune the reasons too, with credit split between a chain and its answers, and validate the lists of mode `reason`.
+    Without it, items right behind a history are tuned."""
     updates: int = Field(default=200, ge=1)
     """Steps at most; the cosine schedule ends here."""
     batch_prompts: int = Field(default=256, ge=1)
@@ -75,6 +97,25 @@ class GroupPolicyFitConfig(StrictConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _reasoning_fits_the_policy(self) -> Self:
+        chosen = self.reasoning
+        if chosen is None:
+            return self
+        if self.policy.normalise != "legal":
+            raise ValueError(
+                f"policy.normalise={self.policy.normalise} is for items right behind a history; set it to legal, or "
+                "drop reasoning"
+            )
+        if self.policy.advantage == "srpo":
+            for name, size in (("chains", chosen.chains), ("answers", chosen.answers)):
+                # A lone answer is compared with nothing.
+                if size > 1 and chosen.pass_at >= size:
+                    raise ValueError(
+                        f"reasoning.pass_at={chosen.pass_at} must be below reasoning.{name}={size}; change one of them"
+                    )
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
@@ -94,8 +135,8 @@ class GroupPolicyResult:
     """What tuning leaves beside the weights, which are those of the best validation that keeps the guards."""
 
     curve: list[dict[str, float]]
-    """One entry a validation: `steps`, what `Served` holds, `kept` (1 when the guards hold), and means of the loss's
-    health since the last one."""
+    """One entry a validation: `steps`, what `Served` holds, `kept` (1 when the guards hold), means of the loss's health
+    since the last one, and `legality` (see `recsys.alignment.group_policy.legality`) of the last proposals."""
     alarms: list[str]
     """What was out of bounds when tuning ended: see `health`."""
     best_update: int
@@ -135,14 +176,20 @@ def fit_group_policy(
     Raises:
         DataError: no prompts.
         RewardError: a reward is broken. What was kept so far stays in `checkpoint_dir`.
-        ConfigError: a generator of the any-order shape.
+        ConfigError: a generator of the any-order shape; or, with `reasoning`, one that knows no words or reads too few.
     """
     if len(prompts) == 0:
         raise DataError("align: no prompts; the training sequences are empty or shorter than align.min_history")
     place(model, pick_device(config.device))
     reference = copy.deepcopy(model).requires_grad_(False).eval()
-    loss = GroupPolicyLoss(Policy(model), Policy(reference), config.policy)
-    tuner = _Tuner(loss, prompts, rewards, config, seed, mask_seen, horizon)
+    tuner: _Tuner[Any, Any]
+    if config.reasoning is None:
+        loss = GroupPolicyLoss(Policy(model), Policy(reference), config.policy)
+        tuner = _Tuner(loss, model, prompts, rewards, config, seed, mask_seen, horizon)
+    else:
+        asked, before = (ChainPolicy(each, config.reasoning) for each in (model, reference))
+        chain_loss = ChainPolicyLoss(asked, before, config.policy, config.reasoning)
+        tuner = _Tuner(chain_loss, model, prompts, rewards, config, seed, mask_seen, horizon)
     if rewards.needs_levels:
         # The reference is the same whenever a fit goes on, and so are the levels.
         rewards.fit_levels(tuner.reference_rollouts(number) for number in range(_LEVEL_BATCHES))
@@ -170,7 +217,9 @@ def fit_group_policy(
                 continue
             model.eval()
             served = validate()
-            entry = _entry(update + 1, served, start, config, health)
+            legality = tuner.legality()
+            entry = _entry(update + 1, served, start, config, health) | {"legality": legality}
+            log("align/legality", legality, update + 1)
             log("validation/ndcg@10", served.ndcg, update + 1)
             if entry["kept"] and served.ndcg > max([start.ndcg, *(past["ndcg@10"] for past in curve if past["kept"])]):
                 best = {name: value.clone() for name, value in model.state_dict().items()}
@@ -182,7 +231,7 @@ def fit_group_policy(
     model.eval()
     kept = [entry for entry in curve if entry["kept"] and entry["ndcg@10"] > start.ndcg]
     best_update = int(max(kept, key=lambda entry: entry["ndcg@10"])["steps"]) if kept else 0
-    raised = alarms(curve[-1], curve[0], model.trie.num_levels)
+    raised = alarms(curve[-1], curve[0], model.trie.num_levels, over_vocabulary=config.policy.normalise == "vocabulary")
     for line in raised:
         console.print(f"align: {line}", style="yellow", highlight=False)
     return GroupPolicyResult(curve=curve, alarms=raised, best_update=best_update)
@@ -207,12 +256,13 @@ def _entry(
     }
 
 
-class _Tuner:
+class _Tuner(Generic[S, J]):
     """What stays the same from update to update."""
 
     def __init__(
         self,
-        loss: GroupPolicyLoss,
+        objective: Objective[S, J],
+        model: GeneratorModel,
         prompts: Prompts,
         rewards: Rewards,
         config: GroupPolicyFitConfig,
@@ -220,19 +270,19 @@ class _Tuner:
         mask_seen: bool,
         horizon: int,
     ) -> None:
-        self._loss = loss
+        self._objective = objective
         self._prompts = prompts
         self._rewards = rewards
         self._config = config
         self._seed = seed
         self._mask_seen = mask_seen
         self._horizon = horizon
-        self._model = loss.policy.model
-        self._trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        self._model = model
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
         )
-        self._judged: Judged | None = None
+        self._judged: J | None = None
 
     def update(self, number: int) -> dict[str, float]:
         """Take update `number` (from 0); its health."""
@@ -242,39 +292,41 @@ class _Tuner:
             self._judged = self._judge(rollout)
         torch.manual_seed(int(np.random.default_rng([self._seed, number]).integers(2**62)))
         self._model.train(config.dropout)
-        found = self._loss.step(self._judged, is_first=step == 0)
         self.optimizer.zero_grad(set_to_none=True)
-        found.loss.backward()  # type: ignore[no-untyped-call]
+        health = self._objective.learn(self._judged, is_first=step == 0)
         norm = nn.utils.clip_grad_norm_(self._trained, config.max_grad_norm)
         factor = learning_rate_factor((number + 1) / (config.updates + 1), config.warmup_share)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
         self.optimizer.step()
-        return found.health | {"gradient_norm": float(norm)}
+        return health | {"gradient_norm": float(norm)}
+
+    def legality(self) -> float:
+        """Unconstrained legality of what was proposed last, under the policy as it stands."""
+        assert self._judged is not None, "an update was taken"
+        return self._objective.legality(self._judged)
 
     def reference_rollouts(self, rollout: int) -> Rollouts:
         """What the supervised model proposes for the prompts of a rollout."""
-        return self._proposed(self._loss.reference, rollout).rollouts
+        return self._proposed(rollout, by_reference=True).rollouts
 
-    def _proposed(self, policy: Policy, rollout: int) -> Sampled:
+    def _proposed(self, rollout: int, *, by_reference: bool = False) -> S:
         chosen = self._prompts.select(self._numbers(rollout))
-        config = self._config.policy
-        seeds = None
-        if config.rollout == "stochastic_beam":
-            seeds = np.random.default_rng([self._seed, 1, rollout]).integers(2**62, size=len(chosen))
-        return policy.propose(
+        return self._objective.propose(
             chosen.histories(),
-            config.group_size,
             futures=chosen.futures(self._horizon),
             mask_seen=self._mask_seen,
-            seeds=seeds,
+            random=np.random.default_rng([self._seed, 1, rollout]),
+            by_reference=by_reference,
         )
 
-    def _judge(self, rollout: int) -> Judged:
-        sampled = self._proposed(self._loss.policy, rollout)
-        reference = self.reference_rollouts(rollout) if self._rewards.needs_levels else None
+    def _judge(self, rollout: int) -> J:
+        sampled = self._proposed(rollout)
+        reference = None
+        if self._rewards.needs_levels:
+            reference = self._objective.levels_of(self._proposed(rollout, by_reference=True))
         values = self._rewards(sampled.rollouts, reference=reference)
-        judged = self._loss.judge(sampled, values.total)
+        judged = self._objective.judge(sampled, values.total)
         terms = {f"reward_{name}": mean for name, mean in values.means().items() if name != "total"}
         judged.health.update(terms)
         return judged

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,3 +38,13 @@ class Rollouts:
         if self.futures.shape[1] == 0:
             return torch.zeros_like(self.is_real)
         return self.is_real & (self.items == self.futures[:, :1])
+
+    def first(self, count: int) -> Rollouts:
+        """The first `count` groups."""
+        return Rollouts(
+            histories=self.histories.select(np.arange(min(count, len(self.histories)))),
+            futures=self.futures[:count],
+            items=self.items[:count],
+            scores=self.scores[:count],
+            texts=None if self.texts is None else self.texts[:count],
+        )

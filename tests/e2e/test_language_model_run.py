@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,8 +19,10 @@ from recsys.errors import ConfigError, DataError
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
 from serving.runtime import RecommenderRuntime
 from training.config import load_config
+from training.pipeline import run_stages
 from training.reasons import reasoned_list
 from training.runs import execute
+from training.stages import align, build_stages
 
 TASKS = """
 teach:
@@ -33,18 +36,21 @@ teach:
 @pytest.fixture(scope="module", params=["flat", "nested"])
 def run_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, toy_config_text: str) -> Path:
     home = tmp_path_factory.mktemp(request.param)
-    lm = save_tiny_lm(home / "lm")
+    save_tiny_lm(home / "lm")
     (home / "toy.yaml").write_text(toy_config_text.replace("epochs: 3,", "epochs: 2,", 1) + TASKS)
-    overrides = [
-        f"run.dir={home / 'runs'}",
-        f"generator.model.shape={request.param}",
-        f"generator.model.lm={{name: {lm}, lora: {{rank: 2}}}}",
+    execute(load_config(home / "toy.yaml", overrides(home, request.param, home / "runs")))
+    return home / "runs" / "toy"
+
+
+def overrides(home: Path, shape: str, runs: Path) -> list[str]:
+    return [
+        f"run.dir={runs}",
+        f"generator.model.shape={shape}",
+        f"generator.model.lm={{name: {home / 'lm'}, lora: {{rank: 2}}}}",
         "fit.batch_positions=512",
         "evaluation.baselines=[popularity]",
         "fusion=null",
     ]
-    execute(load_config(home / "toy.yaml", overrides))
-    return home / "runs" / "toy"
 
 
 def test_the_bundle_needs_nothing_but_itself(run_dir: Path) -> None:
@@ -124,3 +130,46 @@ def test_items_are_searched_by_words_on_the_command_line(run_dir: Path) -> None:
     found = json.loads(result.stdout)
     assert len(found["items"]) == 3
     assert set(found["items"][0]) == {"item_id", "title", "log_probability"}
+
+
+ALIGN = (
+    "align={rewards: {terms: [{kind: prefix}, {kind: rubric, weight: 0.1}]}, prompts: {labelled: 20},"
+    " group_policy: {updates: 2, validate_every: 2, batch_prompts: 3, min_coverage: 0, min_tail_recall: 0,"
+    " max_popularity: 9, reasoning: {chains: 3, answers: 3, max_tokens: 6, validation_users: 5,"
+    " served: {chains: 2, max_tokens: 4}}}}"
+)
+
+
+def test_the_reasons_of_a_run_are_tuned(run_dir: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    shape = request.node.callspec.params["run_dir"]
+    home, run = run_dir.parent.parent, tmp_path / "toy"
+    shutil.copytree(run_dir, run)
+    config = load_config(home / "toy.yaml", [*overrides(home, shape, tmp_path), ALIGN])
+    stages = build_stages(config)
+    run_stages(run, stages[: 1 + [stage.name for stage in stages].index("align")])
+    report = json.loads((run / "align" / "alignment.json").read_text())
+    (entry,) = report["curve"]
+    assert {"chain_length", "chain_entropy", "unfinished", "reward_rubric", "legality"} <= set(entry)
+    assert entry["ndcg@10"] >= 0
+    assert set(report["direct_mode"]) == {"before", "after"}
+    aligned = align.train.load_recommender(
+        run / "align",
+        config.generator,
+        align.tokenize.load_ids(run / "tokenize"),
+        align.encode.load_embeddings(run / "encode"),
+    )
+    reasoned = recommend_with_reasons(aligned, Sequences.from_lists([[1, 2]]), 3, ReasonConfig(max_tokens=4))
+    assert (reasoned.recommendations.items >= 0).all()
+
+
+def test_reasons_are_tuned_only_of_models_that_give_some(
+    run_dir: Path, toy_config_text: str, request: pytest.FixtureRequest
+) -> None:
+    home, shape = run_dir.parent.parent, request.node.callspec.params["run_dir"]
+    asked = [*overrides(home, shape, home / "runs"), ALIGN]
+    untaught = load_config(home / "toy.yaml", [*asked, "teach.tasks.shares.reasoning.passes=0"])
+    with pytest.raises(ConfigError, match=r"align\.group_policy\.reasoning: .* set teach\.tasks\.shares\.reasoning"):
+        build_stages(untaught)
+    wordless = load_config(home / "toy.yaml", [*asked, "generator.model.lm=null"])
+    with pytest.raises(ConfigError, match=r"align\.group_policy\.reasoning: .* set generator\.model\.lm"):
+        build_stages(wordless)

@@ -23,7 +23,10 @@ from recsys.evaluation.baselines.sasrec_model import pick_device
 from recsys.evaluation.metrics import accuracy_metrics
 from recsys.files import write_json
 from recsys.generator import GenerativeRecommender
+from recsys.generator.constraints import Constraints
 from recsys.generator.groups import Groups
+from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
+from recsys.generator.lm.texts import column_texts
 from recsys.generator.placement import place
 from training.align import AlignConfig
 from training.config import RunConfig
@@ -35,6 +38,8 @@ from training.scalars import ScalarLog
 from training.stages import data, encode, retrieve, tokenize, train
 from training.stages.pairs import load_pairs
 
+_REASONED_AT_ONCE = 32
+"""Validation cases whose chains are written together."""
 _COUNTER_FLOOR = 0.01
 """What an item without any evidence has of the counter, so that its logarithm is finite."""
 
@@ -49,8 +54,12 @@ def stage(config: RunConfig, align: AlignConfig) -> Stage:
         _check_pairs(config, align)
         chosen = align.model_dump(mode="json", exclude={"rewards", "prompts", "group_policy"})
     else:
+        _check_reasoning(config, align)
         _check_rewards(align)
         chosen = align.model_dump(mode="json", exclude={"preference"})
+        if align.group_policy.reasoning is None:
+            # What was aligned before this option came stays up to date.
+            del chosen["group_policy"]["reasoning"]
     return Stage(
         name=ALIGN,
         version=1,
@@ -78,12 +87,28 @@ def _check_pairs(config: RunConfig, align: AlignConfig) -> None:
         )
 
 
+def _check_reasoning(config: RunConfig, align: AlignConfig) -> None:
+    if align.group_policy.reasoning is None:
+        return
+    if config.generator.model.lm is None:
+        raise ConfigError(
+            "align.group_policy.reasoning: the generator knows no words; set generator.model.lm, or drop it"
+        )
+    if not config.teach.tasks.shares.reasoning.passes:
+        raise ConfigError(
+            "align.group_policy.reasoning: the generator is not taught to reason; set "
+            "teach.tasks.shares.reasoning.passes above 0, or drop it"
+        )
+
+
 def _check_rewards(align: AlignConfig) -> None:
     for term in align.rewards.terms:
-        if term.kind in ("rubric", "reference_text", "learned"):
+        if term.kind == "learned":
+            raise ConfigError(f"align.rewards: {term.term_name!r} asks a reward model, and the stage has none; drop it")
+        if term.kind in ("rubric", "reference_text") and align.group_policy.reasoning is None:
             raise ConfigError(
-                f"align.rewards: {term.term_name!r} judges texts or asks a reward model, and the stage has neither; "
-                "drop it"
+                f"align.rewards: {term.term_name!r} judges texts, and this policy writes none; set "
+                "align.group_policy.reasoning, or drop it"
             )
 
 
@@ -109,7 +134,23 @@ class _Fitted:
     """int64 [N], training interactions of each item."""
 
     def served(self, config: RunConfig, align: AlignConfig) -> Served:
-        """What the decoder comes to on the validation cases as the model stands."""
+        """What is served comes to on the validation cases as the model stands, in the mode that is tuned."""
+        reasoning = align.group_policy.reasoning if align.method == "group_policy" else None
+        if reasoning is None:
+            return self.served_directly(config, align)
+        cases = train.sample(self.cases, reasoning.validation_users, config.run.seed)
+        lists = _reasoned_lists(
+            self.recommender,
+            cases.histories,
+            reasoning.served,
+            beams=align.validation_beams,
+            mask_seen=config.evaluation.mask_seen,
+            seed=config.run.seed,
+        )
+        return _measured(lists, cases, self.popularity, len(self.recommender.codes))
+
+    def served_directly(self, config: RunConfig, align: AlignConfig) -> Served:
+        """What the decoder comes to right behind a history."""
         return served(
             self.recommender, self.cases, self.popularity, align.validation_beams, config.evaluation.mask_seen
         )
@@ -133,6 +174,8 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
     device = pick_device(align.group_policy.device if align.method == "group_policy" else align.preference.device)
     place(fitted.recommender.model, device)
     before = fitted.served(config, align)
+    reasons = align.method == "group_policy" and align.group_policy.reasoning is not None
+    before_directly = fitted.served_directly(config, align) if reasons else None
     with ScalarLog(workspace.run_dir) as log:
         if align.method == "group_policy":
             context = _context(config, align, inputs, split, fitted)
@@ -163,6 +206,13 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
             )
             curve, best, raised = pair_fit.curve, pair_fit.best_epoch, []
     after = fitted.served(config, align)
+    directly = None
+    if before_directly is not None:
+        # The other mode of the same weights, which nothing above looked after.
+        directly = {
+            "before": dataclasses.asdict(before_directly),
+            "after": dataclasses.asdict(fitted.served_directly(config, align)),
+        }
     place(fitted.recommender.model, torch.device("cpu"))
     aligned = fitted.recommender
     if len(split.held_out):
@@ -176,6 +226,8 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
         "alarms": raised,
         "curve": curve,
     }
+    if directly is not None:
+        report["direct_mode"] = directly
     write_json(workspace.output / ALIGN_REPORT, report)
 
 
@@ -183,7 +235,9 @@ def _context(
     config: RunConfig, align: AlignConfig, inputs: Mapping[str, Path], split: Split, fitted: _Fitted
 ) -> RewardContext:
     ids, items = tokenize.load_ids(inputs[TOKENIZE]), split.fitted_items
-    categories = data.load_catalog(inputs[DATA]).frame["categories"][items].to_list()
+    catalog = data.load_catalog(inputs[DATA])
+    categories = catalog.frame["categories"][items].to_list()
+    titles, descriptions = catalog.titles, column_texts(catalog, "description")
     popularity = torch.from_numpy(fitted.popularity)
     reference = None
     # A search over all cases, for the one reward that asks for it.
@@ -202,6 +256,8 @@ def _context(
         item_vectors=torch.from_numpy(encode.load_embeddings(inputs[ENCODE]).vectors[items]),
         categories=Groups.from_labels(categories) if any(categories) else None,
         category_names=list(dict.fromkeys(name for row in categories for name in row)),
+        titles=[titles[item] for item in items.tolist()],
+        texts=[descriptions[item] for item in items.tolist()] if any(descriptions) else None,
         reference_popularity=reference,
         scorers=scorers(inputs[RETRIEVE]) if reads_scorers(align) else {},
     )
@@ -260,12 +316,38 @@ def served(
 ) -> Served:
     """What the decoder comes to on validation cases, with at least 50 beams."""
     lists = train.rank(recommender, cases.histories, 50, beams=beams, mask_seen=mask_seen)
+    return _measured(lists, cases, popularity, len(recommender.codes))
+
+
+def _reasoned_lists(
+    recommender: GenerativeRecommender,
+    histories: Sequences,
+    how: ReasonConfig,
+    *,
+    beams: int,
+    mask_seen: bool,
+    seed: int,
+) -> IntArray:
+    """int64 [B, 50]: the items of mode `reason`; the same chains under the same seed and weights."""
+    recommender.model.eval()
+    lists = []
+    for begin in range(0, len(histories), _REASONED_AT_ONCE):
+        some = histories.select(np.arange(begin, min(begin + _REASONED_AT_ONCE, len(histories))))
+        constraints = Constraints(deny=list(some)) if mask_seen else None
+        found = recommend_with_reasons(
+            recommender, some, 50, how, seed=seed + begin, constraints=constraints, beams=beams
+        )
+        lists.append(found.recommendations.items)
+    return np.concatenate(lists)
+
+
+def _measured(lists: IntArray, cases: Examples, popularity: IntArray, num_items: int) -> Served:
     metrics = accuracy_metrics(lists, cases.targets, (10, 50))
     top = lists[:, :10]
     top = top[top >= 0]
     return Served(
         ndcg=float(metrics["ndcg@10"].numerator.mean()),
         recall_at_50=float(metrics["recall@50"].numerator.mean()),
-        coverage=len(np.unique(top)) / len(recommender.codes),
+        coverage=len(np.unique(top)) / num_items,
         popularity=float(np.log1p(popularity[top]).mean()),
     )

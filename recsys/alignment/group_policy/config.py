@@ -60,3 +60,29 @@ class GroupPolicyConfig(StrictConfig):
         if self.advantage == "srpo" and self.pass_at >= self.group_size:
             raise ValueError(f"pass_at={self.pass_at} must be below group_size={self.group_size}; change one of them")
         return self
+
+
+class ChainsConfig(StrictConfig):
+    """Group policy optimisation of a model that reasons: chains of reasons, and answers after each of them."""
+
+    chains: int = Field(default=4, ge=2)
+    """Chains for each history, which are compared with each other."""
+    answers: int = Field(default=4, ge=1)
+    """Items after each chain, which are compared with each other; in place of `policy.group_size`."""
+    max_tokens: int = Field(default=160, ge=1)
+    """Tokens of a chain; a chain that has not ended by then is ended."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the words, in drawing as in their log-probabilities. All words can be drawn: a nucleus would move with the
+    policy, and a word that leaves it has no ratio."""
+    pass_at: int = Field(default=2, ge=1)
+    """k of the bonus of `srpo`, among the chains as among the answers; in place of `policy.pass_at`."""
+    chain_weight: float = Field(default=1.0, ge=0)
+    """Of the loss of the words, beside that of the answers."""
+    malformed_penalty: float = Field(default=1.0, ge=0)
+    """Taken off a chain's reward that does not end by itself, or has not the form of the reasons that were taught."""
+    length_penalty: float = Field(default=0.0, ge=0)
+    """Taken off a chain's reward for every `free_tokens` tokens beyond the first `free_tokens`."""
+    free_tokens: int = Field(default=100, ge=1)
+    """See `length_penalty`."""
+    batch_rows: int = Field(default=4096, ge=1)
+    """Rows (of prompts, chains and items) that are read at once with gradients; a step adds up its parts."""

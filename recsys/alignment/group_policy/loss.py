@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.alignment.candidates import PolicyModel
 from recsys.alignment.group_policy.advantages import group_advantages, tempered
 from recsys.alignment.group_policy.config import GroupPolicyConfig
+from recsys.alignment.group_policy.legality import LEGALITY_GROUPS, unconstrained_legality
 from recsys.alignment.group_policy.policy import Policy, Sampled
 from recsys.alignment.group_policy.surrogate import kl_estimate, surrogate
+from recsys.alignment.rollouts import Rollouts
+from recsys.data import Sequences
 from recsys.errors import RewardError
 
 
@@ -60,6 +65,27 @@ class GroupPolicyLoss:
         self.reference = reference
         self.config = config
 
+    def propose(
+        self,
+        histories: Sequences,
+        *,
+        futures: Tensor,
+        mask_seen: bool,
+        random: np.random.Generator,
+        by_reference: bool = False,
+    ) -> Sampled:
+        """See `Objective`."""
+        seeds = None
+        if self.config.rollout == "stochastic_beam":
+            seeds = random.integers(2**62, size=len(histories))
+        return (self.reference if by_reference else self.policy).propose(
+            histories, self.config.group_size, futures=futures, mask_seen=mask_seen, seeds=seeds
+        )
+
+    def levels_of(self, reference: Sampled) -> Rollouts | None:
+        """See `Objective`."""
+        return reference.rollouts
+
     def judge(self, sampled: Sampled, rewards: Tensor) -> Judged:
         """Advantages of proposals from their rewards (float32 [B, G]).
 
@@ -105,19 +131,10 @@ class GroupPolicyLoss:
                 "zero_variance": float((advantages == 0).all(1).float().mean()),
                 "hits": float(rollouts.hits.any(1).float().mean()),
                 "kl": float((sampled.weights * divergence).sum(1).mean()),
-                "first_code_entropy": self._first_code_entropy(sampled),
+                "first_code_entropy": first_code_entropy(self.policy.model, sampled),
                 "distinct": len(set(real.tolist())) / max(1, len(real)),
             },
         )
-
-    def _first_code_entropy(self, sampled: Sampled) -> float:
-        """Nats, of the first code of what the batch is proposed."""
-        trie, rollouts = self.policy.model.trie, sampled.rollouts
-        codes = trie.paths[rollouts.items.clamp(min=0), 0]
-        shares = torch.zeros(len(trie.codes[0]), device=codes.device)
-        shares = shares.index_add(0, codes.flatten(), torch.where(rollouts.is_real, sampled.weights, 0.0).flatten())
-        shares = shares / shares.sum().clamp(min=1e-30)
-        return float(torch.special.entr(shares).sum())
 
     def step(self, judged: Judged, *, is_first: bool) -> PolicyLoss:
         """The loss of the policy as it stands on what was judged.
@@ -162,3 +179,30 @@ class GroupPolicyLoss:
             loss = loss + config.supervised_weight * supervised
             health["supervised_loss"] = supervised.item()
         return PolicyLoss(loss=loss, health=health)
+
+    def learn(self, judged: Judged, *, is_first: bool) -> dict[str, float]:
+        """See `Objective`."""
+        found = self.step(judged, is_first=is_first)
+        found.loss.backward()  # type: ignore[no-untyped-call]
+        return found.health
+
+    @torch.no_grad()
+    def legality(self, judged: Judged) -> float:
+        """See `Objective`."""
+        few = judged.sampled.first(LEGALITY_GROUPS)
+        self.policy.model.eval()
+        legal, over_all = (
+            self.policy.likelihoods(few.rollouts, with_history=False, over_vocabulary=everything).proposals
+            for everything in (False, True)
+        )
+        return unconstrained_legality(legal, over_all, few.weights)
+
+
+def first_code_entropy(model: PolicyModel, sampled: Sampled) -> float:
+    """Nats, of the first code of what the batch is proposed."""
+    trie, rollouts = model.trie, sampled.rollouts
+    codes = trie.paths[rollouts.items.clamp(min=0), 0]
+    shares = torch.zeros(len(trie.codes[0]), device=codes.device)
+    shares = shares.index_add(0, codes.flatten(), torch.where(rollouts.is_real, sampled.weights, 0.0).flatten())
+    shares = shares / shares.sum().clamp(min=1e-30)
+    return float(torch.special.entr(shares).sum())

@@ -30,6 +30,10 @@ class Sampled:
     weights: Tensor
     """float32 [B, G], rows summing to 1: the share of the policy that a proposal stands for, within its group."""
 
+    def first(self, count: int) -> Sampled:
+        """The first `count` groups."""
+        return Sampled(rollouts=self.rollouts.first(count), weights=self.weights[:count])
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Likelihoods:
@@ -136,6 +140,10 @@ class Policy:
                 kept = model.target_log_probs(items, lengths)
         shaped = found.view(proposals.shape)
         return Likelihoods(proposals=torch.where(rollouts.is_real, shaped, 0.0), history=kept)
+
+    def history_log_probs(self, histories: Sequences) -> Tensor:
+        """float32 [Q]: of the histories' own items, each given those before it, with gradients."""
+        return self.model.target_log_probs(*self.padded(histories))
 
     def padded(self, histories: Sequences) -> tuple[Tensor, Tensor]:
         """int64 [B, T] and [B]: the most recent items of each history, on the model's device."""

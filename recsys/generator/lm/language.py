@@ -76,12 +76,15 @@ class ItemLanguage:
         item_rows = self.model.item_rows(items.flatten()[at]).flatten(0, 1)
         return embedded.flatten(0, 1).index_put((rows.flatten(),), item_rows.to(embedded)).view_as(embedded)
 
-    def target_log_probs(self, packed: Packed, smoothing: float = 0.0) -> TargetLogProbs:
+    def target_log_probs(
+        self, packed: Packed, smoothing: float = 0.0, *, over_vocabulary: bool = False
+    ) -> TargetLogProbs:
         """Log-probabilities of all targets, each given all rows of its sequence before it.
 
         Args:
             packed: the sequences.
             smoothing: of items, see `likelihood.smoothed_gather`.
+            over_vocabulary: of items, see `likelihood.path_log_probs`.
         """
         hidden = self.backbone(self.inputs(packed.tokens, packed.items), packed.positions).flatten(0, 1)
         tokens, items, is_target = packed.tokens.flatten(), packed.items.flatten(), packed.is_target.flatten()
@@ -92,7 +95,9 @@ class ItemLanguage:
         at, rows = _item_rows(packed.items.masked_fill(~packed.is_target, -1), self.model.rows_per_item)
         states = _gather(hidden, rows.flatten() - 1).view(*rows.shape, hidden.shape[-1]).float()
         targets = items[at]
-        log_probs = self.model.item_log_probs(states, targets, smoothing) if len(at) else hidden.new_zeros(0)
+        log_probs = hidden.new_zeros(0)
+        if len(at):
+            log_probs = self.model.item_log_probs(states, targets, smoothing, over_vocabulary=over_vocabulary)
         return TargetLogProbs(
             text=text, items=log_probs, item_targets=targets, is_history=packed.is_history.flatten()[at]
         )

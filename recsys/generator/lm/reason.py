@@ -83,7 +83,9 @@ def recommend_with_reasons(
     language = ItemLanguage.of(recommender.model)
     wording = language.backbone.templates.reasoning
     constraints = constraints if constraints is not None else Constraints()
-    prompts = [_prompt(wording.train[0], history, recommender.config.model.max_history) for history in histories]
+    prompts = [
+        reasoning_prompt(wording.train[0], history, recommender.config.model.max_history) for history in histories
+    ]
     rows = np.repeat(np.arange(len(histories)), config.chains)
     chains = write(language, [prompts[row] for row in rows], wording.end, config, seed=seed)
     finished = [
@@ -107,11 +109,32 @@ def recommend_with_reasons(
     )
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draws:
+    """Texts as they were drawn, word by word; T of the longest."""
+
+    tokens: Tensor
+    """int64 [N, T]: what was drawn, with the words that end a text; the model's end of text behind them."""
+    counts: Tensor
+    """int64 [N]: how many draws each text took."""
+    log_probs: Tensor
+    """float32 [N, T]: of each draw, over the words that it could have been; 0 behind the last."""
+    ended: Tensor
+    """bool [N]: the text came to the words that end it."""
+
+
 def write(
     language: ItemLanguage, prompts: Sequence[Sequence[Piece]], end: str, config: ReasonConfig, *, seed: int
 ) -> list[str]:
-    """A sampled text after each prompt, up to `end`, which is left out.
+    """A sampled text after each prompt, up to `end`, which is left out; see `draw`."""
+    return texts_of(language, draw(language, prompts, end, config, seed=seed), end)
+
+
+@torch.inference_mode()
+def draw(
+    language: ItemLanguage, prompts: Sequence[Sequence[Piece]], end: str, config: ReasonConfig, *, seed: int
+) -> Draws:
+    """A sampled text after each prompt, up to `end`.
 
     Args:
         language: writes.
@@ -129,14 +152,19 @@ def write(
     visible = torch.arange(size, device=language.device) < lengths.unsqueeze(1)
     hidden = prefix.hidden
     written = torch.zeros((len(prompts), 0), dtype=torch.int64, device=language.device)
+    log_probs = torch.zeros((len(prompts), 0), device=language.device)
+    counts = torch.zeros(len(prompts), dtype=torch.int64, device=language.device)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=language.device)
+    ended = done
     for step in range(config.max_tokens):
-        tokens = _draw(backbone.text_logits(hidden).float(), config, generator)
+        tokens, probable = _draw(backbone.text_logits(hidden).float(), config, generator)
         # What is written after the end is not read back.
         written = torch.cat([written, tokens.masked_fill(done, backbone.end_of_text).unsqueeze(1)], dim=1)
-        done = done | (tokens == backbone.end_of_text)
+        log_probs = torch.cat([log_probs, probable.masked_fill(done, 0.0).unsqueeze(1)], dim=1)
+        counts = counts + ~done
         if step + 1 >= len(stop):
-            done = done | (written[:, -len(stop) :] == stop).all(dim=1)
+            ended = ended | (~done & (written[:, -len(stop) :] == stop).all(dim=1))
+        done = done | ended | (tokens == backbone.end_of_text)
         if bool(done.all()):
             break
         visible = torch.nn.functional.pad(visible, (0, 1), value=True)
@@ -146,26 +174,34 @@ def write(
             positions=(lengths + step).unsqueeze(1),
             visible=visible.unsqueeze(1),
         )[:, 0]
-    return [_text(language, row, stop.tolist()) for row in written.tolist()]
+    return Draws(tokens=written, counts=counts, log_probs=log_probs, ended=ended)
 
 
-def _draw(logits: Tensor, config: ReasonConfig, generator: torch.Generator) -> Tensor:
-    """int64 [N] from logits float32 [N, V]: nucleus sampling (arXiv 1904.09751)."""
+def bodies(language: ItemLanguage, draws: Draws, end: str) -> list[list[int]]:
+    """The tokens of each text, without what ended it."""
+    stop = len(language.backbone.text_tokens(end))
+    rows = zip(draws.tokens.tolist(), draws.counts.tolist(), draws.ended.tolist(), strict=True)
+    texts = [row[: count - stop] if ended else row[:count] for row, count, ended in rows]
+    return [text[:-1] if text[-1:] == [language.backbone.end_of_text] else text for text in texts]
+
+
+def texts_of(language: ItemLanguage, draws: Draws, end: str) -> list[str]:
+    """The N texts, without what ended them."""
+    return [language.backbone.text(tokens) for tokens in bodies(language, draws, end)]
+
+
+def _draw(logits: Tensor, config: ReasonConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """int64 [N] from logits float32 [N, V], and their log-probabilities: nucleus sampling (arXiv 1904.09751)."""
     probabilities, order = (logits / config.temperature).softmax(-1).sort(dim=-1, descending=True)
     # The word that reaches top_p is still in: what counts is the sum before it.
     probabilities = probabilities.masked_fill(probabilities.cumsum(-1) - probabilities >= config.top_p, 0.0)
-    return order.gather(1, torch.multinomial(probabilities, 1, generator=generator)).squeeze(1)
+    places = torch.multinomial(probabilities, 1, generator=generator)
+    drawn = (probabilities.gather(1, places) / probabilities.sum(-1, keepdim=True)).log()
+    return order.gather(1, places).squeeze(1), drawn.squeeze(1)
 
 
-def _text(language: ItemLanguage, tokens: list[int], stop: list[int]) -> str:
-    if language.backbone.end_of_text in tokens:
-        tokens = tokens[: tokens.index(language.backbone.end_of_text)]
-    if tokens[len(tokens) - len(stop) :] == stop:
-        tokens = tokens[: len(tokens) - len(stop)]
-    return language.backbone.text(tokens)
-
-
-def _prompt(template: str, history: IntArray, max_history: int) -> tuple[Piece, ...]:
+def reasoning_prompt(template: str, history: IntArray, max_history: int) -> tuple[Piece, ...]:
+    """What the model is asked for the next item of a history, of which the most recent items are read."""
     recent = tuple(history[-max_history:].tolist())
     return render(template, {"history": Items(recent) if recent else NO_HISTORY})
 

@@ -71,8 +71,8 @@ def test_a_text_ends_with_the_words_that_end_it(recommender: GenerativeRecommend
     script = language.backbone.text_tokens("the fox") + language.backbone.text_tokens(end)
     drawn = iter(script)
 
-    def follow(logits: torch.Tensor, config: ReasonConfig, generator: torch.Generator) -> torch.Tensor:
-        return torch.tensor([next(drawn)])
+    def follow(logits: torch.Tensor, config: ReasonConfig, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        return torch.tensor([next(drawn)]), torch.zeros(1)
 
     monkeypatch.setattr("recsys.generator.lm.reason._draw", follow)
     long = CONFIG.model_copy(update={"max_tokens": 100})
