@@ -83,7 +83,9 @@ def recommend_with_reasons(
     language = ItemLanguage.of(recommender.model)
     wording = language.backbone.templates.reasoning
     constraints = constraints if constraints is not None else Constraints()
-    prompts = [_prompt(wording.train[0], history, recommender.config.model.max_history) for history in histories]
+    prompts = [
+        _prompt(language, wording.train[0], history[-recommender.config.model.max_history :]) for history in histories
+    ]
     rows = np.repeat(np.arange(len(histories)), config.chains)
     chains = write(language, [prompts[row] for row in rows], wording.end, config, seed=seed)
     finished = [
@@ -165,9 +167,9 @@ def _text(language: ItemLanguage, tokens: list[int], stop: list[int]) -> str:
     return language.backbone.text(tokens)
 
 
-def _prompt(template: str, history: IntArray, max_history: int) -> tuple[Piece, ...]:
-    recent = tuple(history[-max_history:].tolist())
-    return render(template, {"history": Items(recent) if recent else NO_HISTORY})
+def _prompt(language: ItemLanguage, template: str, history: IntArray) -> tuple[Piece, ...]:
+    recent = tuple(history.tolist())
+    return language.of_user(render(template, {"history": Items(recent) if recent else NO_HISTORY}), history)
 
 
 def _ranked(scores: np.ndarray, positions: np.ndarray, k: int, constraints: Constraints) -> Recommendations:
