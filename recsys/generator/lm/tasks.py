@@ -190,7 +190,7 @@ class TaskMix:
             values |= self._about_preference(place, text)
         return values
 
-    def _about_preference(self, place: int, text: float) -> dict[str, str]:
+    def _about_preference(self, place: int, text: float) -> dict[str, str | Items]:
         horizon, preference = _pick(self._preferences[place], text)
         return {"horizon": horizon, "preference": preference}
 
