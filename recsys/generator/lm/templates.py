@@ -143,17 +143,11 @@ class Templates(StrictConfig):
     """What a history says about its user's taste, in words."""
     reasoning: ReasoningTemplates
     """The item after a history, with the reasons before it. The reasons follow the prompt."""
-    user_to_preference: TaskTemplates = TaskTemplates(
-        response=" {preference}",
-        train=(
-            "The {horizon} preference of this user:",
-            "Sum up the {horizon} taste of the user above:",
-            "What does the user with this index like ({horizon})? This:",
-        ),
-        held_out="Tell me in words, {horizon}, what somebody with that code is after:",
+    user_to_preference: TaskTemplates = Field(
+        default_factory=lambda: TaskTemplates.model_validate(read_yaml(PACKAGED)["user_to_preference"])
     )
-    """What a user's tokens, at the head of the prompt, say about the taste. Has a default, so that wordings that were
-    saved before there were tokens of users can be read."""
+    """What a user's tokens, at the head of the prompt, say about the taste. Falls back on the packaged wording, so
+    that wordings that were saved before there were tokens of users can be read."""
 
     @model_validator(mode="after")
     def _placeholders_fit_the_tasks(self) -> Templates:
