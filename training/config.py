@@ -24,7 +24,7 @@ from recsys.errors import ConfigError
 from recsys.evaluation import EvaluationConfig
 from recsys.generator import GeneratorConfig
 from recsys.retrieval import FusionConfig
-from recsys.tokenizer import TokenizerConfig
+from recsys.tokenizer import TokenizerConfig, UserIndexerConfig
 from training.align import AlignConfig
 from training.fit import FitConfig
 from training.layout import CONFIG_FILE, RUNS
@@ -73,6 +73,9 @@ class RunConfig(StrictConfig):
     """How the generative model is trained."""
     teach: TeachConfig = TeachConfig()
     """What a language model is taught with, where `generator.model.lm` names one."""
+    users: UserIndexerConfig | None = Field(default=None, exclude_if=lambda section: section is None)
+    """How users get the semantic IDs that `teach.tasks.user_tokens` asks for; empty: the defaults. Not written where it
+    is empty: what earlier runs were made with stays as it was."""
     pairs: PairsConfig | None = None
     """Preference pairs out of the training data and the trained generator; null: off."""
     align: AlignConfig | None = None
@@ -101,6 +104,18 @@ class RunConfig(StrictConfig):
                 "profiles.judge: generator was fitted on all but the last 2 items of a user of a leave_last_out split; "
                 "set profiles.cases.targets to 1 or 2, or profiles.judge=titles"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _users_are_named_for_a_language_model(self) -> RunConfig:
+        if not self.teach.tasks.user_tokens:
+            if self.users is not None:
+                raise ValueError("users: is read with teach.tasks.user_tokens only; set that to true")
+            return self
+        if self.generator.model.lm is None:
+            raise ValueError("teach.tasks.user_tokens: only a language model reads them; set generator.model.lm")
+        if self.align is not None:
+            raise ValueError("teach.tasks.user_tokens: alignment reads histories without them; set align to null")
         return self
 
     @property
@@ -251,10 +266,11 @@ def _with_seed(section: StrictConfig, seed: int, prefix: str) -> StrictConfig:
 
 
 def _drop_seeds(section: StrictConfig, values: dict[str, Any]) -> None:
+    """Take the seeds out of `values`, what was written of `section`, which may leave defaults out."""
     for name in type(section).model_fields:
         if name == "seed":
             del values[name]
-        elif isinstance(getattr(section, name), StrictConfig):
+        elif isinstance(getattr(section, name), StrictConfig) and name in values:
             _drop_seeds(getattr(section, name), values[name])
 
 

@@ -111,6 +111,8 @@ class TaskObjective:
         # The served model is asked in the words that it is taught with.
         self._language.backbone.templates = mix.templates
         model.instruction.set(self._language.backbone.text_tokens(mix.templates.next_item_instruction))
+        if model.users is not None:
+            model.users.instruct(mix.templates.next_item_instruction)
         self._writer = self._language.writer(config.line_rows)
         self._lines_per_batch = max(1, batch_rows // config.line_rows)
         self._preference = (

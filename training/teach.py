@@ -31,8 +31,6 @@ class TeachConfig(StrictConfig):
 
     @model_validator(mode="after")
     def _only_what_a_run_can_serve(self) -> TeachConfig:
-        if self.tasks.user_tokens:
-            raise ValueError("tasks.user_tokens: no stage gives users semantic IDs yet; set it to false")
         if self.tasks.reasoning.rewriting != "none":
             raise ValueError("tasks.reasoning.rewriting: the reasoning mode does not rewrite histories; set it to none")
         return self

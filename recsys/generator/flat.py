@@ -20,7 +20,8 @@ from recsys.generator.config import ModelConfig
 from recsys.generator.likelihood import path_log_probs, target_mask
 from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.instruction import Instruction
-from recsys.generator.tree_decoding import Prefix, TreeState, grow, plant, read, read_on
+from recsys.generator.lm.user_rows import UserRows
+from recsys.generator.tree_decoding import Prefix, TreeState, grow, plant, read, read_on, rows_from
 from recsys.generator.trie import Children, ItemTrie
 
 
@@ -42,9 +43,17 @@ class FlatModel(nn.Module):
         trie: the catalogue.
         codes: int64 [N, L], the items' semantic IDs.
         backbone: the language model to go on from; None = a body from scratch.
+        users: rows for users' codes, which then stand before a history; only with `backbone`.
     """
 
-    def __init__(self, config: ModelConfig, trie: ItemTrie, codes: IntArray, backbone: Backbone | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        trie: ItemTrie,
+        codes: IntArray,
+        backbone: Backbone | None = None,
+        users: UserRows | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.trie = trie
@@ -62,6 +71,7 @@ class FlatModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
         self.instruction = Instruction(backbone)
+        self.users = users
 
     @property
     def rows_per_item(self) -> int:
@@ -77,9 +87,12 @@ class FlatModel(nn.Module):
         """float32 [P, D]: what stands before the first item."""
         return self.instruction.rows() if self.instruction.is_given else self.embedding.weight[:1]
 
-    def _embed(self, items: Tensor) -> Tensor:
-        beginning = self._beginning().expand(len(items), -1, -1)
-        return torch.cat([beginning, self.item_rows(items).flatten(1, 2)], dim=1)
+    def _open(self, items: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | int]:
+        """Input rows of items (int64 [B, T]), and how many stand before them; `lengths` of them are the user's."""
+        beginning, rows = self._beginning(), self.item_rows(items).flatten(1, 2)
+        if self.users is not None and lengths is not None:
+            return self.users.open(beginning, items, lengths, rows)
+        return torch.cat([beginning.expand(len(items), -1, -1), rows], dim=1), len(beginning)
 
     def target_log_probs(
         self,
@@ -95,14 +108,16 @@ class FlatModel(nn.Module):
         Args:
             items: int64 [B, T], right-padded.
             lengths: int64 [B].
-            first_target: int64 [B], items before it are context only; None makes every item a target.
+            first_target: int64 [B], items before it are context only, and make up the user where the model has rows of
+                users; None makes every item a target, of nobody in particular.
             smoothing: share of the target's mass spread over its siblings on each level; 0 for true log-probabilities.
             over_vocabulary: see `likelihood.path_log_probs`.
         """
         is_target = target_mask(items, lengths, first_target)
         targets = items[is_target]
+        inputs, before = self._open(items, first_target)
         # From the last row of the beginning on: a row's state predicts what stands in the next one.
-        hidden: Tensor = self.body(self._embed(items)[:, :-1])[:, len(self._beginning()) - 1 :].contiguous()
+        hidden = rows_from(self.body(inputs[:, :-1]), before - 1, items.shape[1] * self.rows_per_item)
         hidden = hidden.view(*items.shape, self.rows_per_item, -1)[is_target]
         return self.item_log_probs(hidden, targets, smoothing, over_vocabulary=over_vocabulary)
 
@@ -124,12 +139,16 @@ class FlatModel(nn.Module):
 
     def encode(self, items: Tensor, lengths: Tensor) -> Prefix:
         """Read histories (int64 [B, T], right-padded) of `lengths` (int64 [B]): see `sessions.SessionModel`."""
-        beginning = len(self._beginning())
-        return read(self.body, self._embed(items), beginning + lengths * self.rows_per_item)
+        inputs, before = self._open(items, lengths)
+        return read(self.body, inputs, before + lengths * self.rows_per_item)
 
     def extend(self, prefix: Prefix, items: Tensor) -> Prefix:
         """Read `items` (int64 [B, E]) after what was read: see `sessions.SessionModel`."""
         return read_on(self.body, prefix, self.item_rows(items).flatten(1, 2))
+
+    def goes_on(self, known: IntArray, history: IntArray) -> bool:
+        """Whether what was read of `known` is the beginning of `history`: see `sessions.SessionModel`."""
+        return self.users is None or self.users.of(known) == self.users.of(history)
 
     def state(self, prefix: Prefix) -> FlatState:
         """One beam a request; rows of the search do not become part of the prefix."""

@@ -13,11 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from recsys.data.sequences import IntArray
 from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
 from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.instruction import Instruction
-from recsys.generator.tree_decoding import Prefix, read, read_on
+from recsys.generator.lm.user_rows import UserRows
+from recsys.generator.tree_decoding import Prefix, read, read_on, rows_from
 
 
 class HistoryModel(nn.Module):
@@ -29,6 +31,7 @@ class HistoryModel(nn.Module):
         codebook_sizes: number of codes on each level.
         item_vectors: float32 [N, V] that describe the items' content, or None.
         backbone: the language model to go on from; None = a body from scratch.
+        users: rows for users' codes, which then stand before a history; only with `backbone`.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class HistoryModel(nn.Module):
         codebook_sizes: Sequence[int],
         item_vectors: npt.NDArray[np.float32] | None,
         backbone: Backbone | None = None,
+        users: UserRows | None = None,
     ) -> None:
         super().__init__()
         self._frozen_means: dict[int, Tensor] = {}
@@ -45,6 +49,7 @@ class HistoryModel(nn.Module):
         self.body = Body(config, max_positions=config.max_history + 1) if backbone is None else backbone
         self.width = width = self.body.hidden_size
         self.instruction = Instruction(backbone)
+        self.users = users
         self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
         self.codes: Tensor
         self.begin = nn.Parameter(torch.zeros(width)) if backbone is None else None
@@ -62,7 +67,7 @@ class HistoryModel(nn.Module):
     def initialise_embeddings(self) -> None:
         """Small random embeddings, zero residuals; call it once all modules are there."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Embedding) and not name.startswith("body."):
+            if isinstance(module, nn.Embedding) and not name.startswith(("body.", "users.")):
                 nn.init.normal_(module.weight, std=0.02)
         if self.item_residuals is not None:
             # From zero: what an item has beyond its codes and its vector must be earned by interactions.
@@ -117,16 +122,25 @@ class HistoryModel(nn.Module):
         self._frozen_means = {}
         return super().load_state_dict(*args, **kwargs)
 
-    def hidden_states(self, items: Tensor) -> Tensor:
-        """float32 [B, T + 1, D]: entry t summarises the first t items; entry 0 is the empty history."""
-        return cast(Tensor, self.body(self._inputs(items)))[:, len(self._beginning()) - 1 :]
+    def hidden_states(self, items: Tensor, known: Tensor | None = None) -> Tensor:
+        """float32 [B, T + 1, D]: entry t summarises the first t items; entry 0 is the empty history.
+
+        With `known` (int64 [B]), so many of the first items make up the user whose codes are read first, where the
+        model has rows of users; without, they are of nobody in particular.
+        """
+        inputs, before = self._open(items, known)
+        return rows_from(cast(Tensor, self.body(inputs)), before - 1, items.shape[1] + 1)
 
     def _beginning(self) -> Tensor:
         """float32 [P, D]: what stands before the first item."""
         return self.instruction.rows() if self.begin is None else self.begin.unsqueeze(0)
 
-    def _inputs(self, items: Tensor) -> Tensor:
-        return torch.cat([self._beginning().expand(len(items), -1, -1), self.embed_items(items)], dim=1)
+    def _open(self, items: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor | int]:
+        """Input rows of items (int64 [B, T]), and how many stand before them; `known` of them are the user's."""
+        beginning, rows = self._beginning(), self.embed_items(items)
+        if self.users is not None and known is not None:
+            return self.users.open(beginning, items, known, rows)
+        return torch.cat([beginning.expand(len(items), -1, -1), rows], dim=1), len(beginning)
 
     @property
     def rows_per_item(self) -> int:
@@ -139,11 +153,16 @@ class HistoryModel(nn.Module):
 
     def encode(self, items: Tensor, lengths: Tensor) -> Prefix:
         """Read histories (int64 [B, T], right-padded) of `lengths` (int64 [B]): see `sessions.SessionModel`."""
-        return read(self.body, self._inputs(items), len(self._beginning()) + lengths)
+        inputs, before = self._open(items, lengths)
+        return read(self.body, inputs, before + lengths)
 
     def extend(self, prefix: Prefix, items: Tensor) -> Prefix:
         """Read `items` (int64 [B, E]) after what was read: see `sessions.SessionModel`."""
         return read_on(self.body, prefix, self.embed_items(items))
+
+    def goes_on(self, known: IntArray, history: IntArray) -> bool:
+        """Whether what was read of `known` is the beginning of `history`: see `sessions.SessionModel`."""
+        return self.users is None or self.users.of(known) == self.users.of(history)
 
     def state(self, prefix: Prefix) -> Tensor:
         """State [B, 1, D] of the decoder, which needs nothing but what the histories came to."""

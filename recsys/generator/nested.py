@@ -19,6 +19,7 @@ from recsys.generator.config import ModelConfig
 from recsys.generator.history import HistoryModel
 from recsys.generator.likelihood import path_log_probs, target_mask
 from recsys.generator.lm.backbone import Backbone
+from recsys.generator.lm.user_rows import UserRows
 from recsys.generator.pair_dots import pair_dots
 from recsys.generator.trie import Children, ItemTrie
 
@@ -62,6 +63,7 @@ class NestedModel(HistoryModel):
         codes: int64 [N, L], the items' semantic IDs.
         item_vectors: float32 [N, V] that describe the items' content, or None.
         backbone: the language model to go on from; None = a body from scratch.
+        users: rows for users' codes, which then stand before a history; only with `backbone`.
     """
 
     def __init__(
@@ -71,8 +73,9 @@ class NestedModel(HistoryModel):
         codes: npt.NDArray[np.int64],
         item_vectors: npt.NDArray[np.float32] | None,
         backbone: Backbone | None = None,
+        users: UserRows | None = None,
     ) -> None:
-        super().__init__(config, codes, trie.codebook_sizes, item_vectors, backbone)
+        super().__init__(config, codes, trie.codebook_sizes, item_vectors, backbone, users)
         self.trie = trie
         self.depth = DepthDecoder(self.width, trie.codebook_sizes, config.dropout)
         self.initialise_embeddings()
@@ -106,11 +109,12 @@ class NestedModel(HistoryModel):
         Args:
             items: int64 [B, T], right-padded.
             lengths: int64 [B].
-            first_target: int64 [B], items before it are context only; None makes every item a target.
+            first_target: int64 [B], items before it are context only, and make up the user where the model has rows of
+                users; None makes every item a target, of nobody in particular.
             smoothing: share of the target's mass spread over its siblings on each level; 0 for true log-probabilities.
         """
         is_target = target_mask(items, lengths, first_target)
-        hidden = self.hidden_states(items[:, :-1])[is_target]
+        hidden = self.hidden_states(items[:, :-1], first_target)[is_target]
         return self.item_log_probs(hidden.unsqueeze(1), items[is_target], smoothing)
 
     def item_log_probs(

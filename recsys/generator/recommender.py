@@ -32,6 +32,7 @@ from recsys.generator.lists import SearchPlan, find_lists, shortages
 from recsys.generator.lm.backbone import Backbone, load_backbone
 from recsys.generator.lm.examples import Piece
 from recsys.generator.lm.language import ItemLanguage
+from recsys.generator.lm.user_rows import UserRows
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.recommendations import Recommendations, Shortage
@@ -41,11 +42,14 @@ from recsys.generator.set_trie import SetTrie
 from recsys.generator.slates import Slates, draw_slates
 from recsys.generator.tree_decoding import Prefix
 from recsys.generator.trie import ItemTrie
+from recsys.tokenizer.user_histories import HistoryIndexer
 
 GeneratorModel: TypeAlias = NestedModel | FlatModel | AnyOrderModel
 """A model of any shape: `beam_search` decodes it, `target_log_probs` trains it."""
 
 _FORMAT = 2
+_USERS = "users"
+"""Directory of a saved generator that has tokens of users: what gives them their codes."""
 _PER_ITEM = frozenset({"learned", "item_residuals.weight"})
 
 
@@ -55,21 +59,29 @@ def build_model(
     codebook_sizes: tuple[int, ...],
     item_vectors: npt.NDArray[np.float32] | None,
     backbone: Backbone | None = None,
+    users: HistoryIndexer | None = None,
 ) -> GeneratorModel:
     """A model with random weights over the catalogue of `codes` (int64 [N, L], rows unique).
 
-    Where `config` names a language model, `backbone` is its body; read from its source when None.
+    Where `config` names a language model, `backbone` is its body; read from its source when None. With `users`, over
+    the same items, it has tokens of users, which stand before histories.
+
+    Raises:
+        ConfigError: `users` without a language model, or histories longer than the language model reads.
     """
     if config.model.lm is not None and backbone is None:
         backbone = load_backbone(config.model.lm)
+    if users is not None and backbone is None:
+        raise ConfigError("teach.tasks.user_tokens: only a language model reads them; set generator.model.lm")
+    rows = UserRows(users, backbone) if users is not None and backbone is not None else None
     if config.model.shape == "any_order":
         return AnyOrderModel(config.model, SetTrie(codes, codebook_sizes), codes, item_vectors)
     trie = ItemTrie(codes, codebook_sizes)
     if config.model.shape == "flat":
-        flat = FlatModel(config.model, trie, codes, backbone)
+        flat = FlatModel(config.model, trie, codes, backbone, rows)
         _check_length(config, flat)
         return flat
-    nested = NestedModel(config.model, trie, codes, item_vectors, backbone)
+    nested = NestedModel(config.model, trie, codes, item_vectors, backbone, rows)
     _check_length(config, nested)
     return nested
 
@@ -79,7 +91,8 @@ def _check_length(config: GeneratorConfig, model: FlatModel | NestedModel) -> No
         return
     backbone = model.body
     # The search adds a row a level at most.
-    rows = len(model.instruction.tokens) + config.model.max_history * model.rows_per_item + model.trie.num_levels
+    beginning = len(model.instruction.tokens) if model.users is None else model.users.num_rows
+    rows = beginning + config.model.max_history * model.rows_per_item + model.trie.num_levels
     if rows > backbone.max_positions:
         raise ConfigError(
             f"generator.model.max_history={config.model.max_history} takes {rows} positions, the language model reads "
@@ -117,6 +130,10 @@ class GenerativeRecommender:
     @property
     def _backbone(self) -> Backbone | None:
         return self.model.body if isinstance(self.model.body, Backbone) else None
+
+    @property
+    def _users(self) -> UserRows | None:
+        return self.model.users
 
     @property
     def trie(self) -> ItemTrie | SetTrie:
@@ -361,7 +378,7 @@ class GenerativeRecommender:
 
         Args:
             codes: int64 [N', L], semantic IDs of the same tokenizer; rows unique.
-            item_vectors: float32 [N', V] of the same encoder, when the model takes them as input.
+            item_vectors: float32 [N', V] of the same encoder, when the model takes them as input or names users.
             known: int64 [N], where each item of this catalogue stands in the new one; -1 for one that is gone.
 
         Raises:
@@ -385,7 +402,12 @@ class GenerativeRecommender:
             vectors = item_vectors
         if self._body_is_exported and self.config.model.lm is not None:
             raise ConfigError("an exported language model reads no new catalogue; change the catalogue, then export it")
-        model = build_model(self.config, codes, self.codebook_sizes, vectors, self._backbone)
+        users = None
+        if self._users is not None:
+            if item_vectors is None:
+                raise DataError("item_vectors must be given: this model makes the codes of users from them")
+            users = self._users.indexer.with_items(item_vectors, known)
+        model = build_model(self.config, codes, self.codebook_sizes, vectors, self._backbone, users)
         _same_instruction(model, self.model.state_dict())
         if self._body_is_exported:
             model.body = self.model.body
@@ -412,16 +434,17 @@ class GenerativeRecommender:
             self._backbone.merge_adapters()
             self._backbone.save_description(directory)
         save_file(dict(self.model.state_dict()), directory / "model.safetensors")
-        write_json(
-            directory / "generator.json",
-            {
-                "format": _FORMAT,
-                "config": self.config.model_dump(mode="json"),
-                "codes_sha256": _digest(self.codes),
-                "codebook_sizes": list(self.codebook_sizes),
-                "vector_dim": None if self.item_vectors is None else self.item_vectors.shape[1],
-            },
-        )
+        facts = {
+            "format": _FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "codes_sha256": _digest(self.codes),
+            "codebook_sizes": list(self.codebook_sizes),
+            "vector_dim": None if self.item_vectors is None else self.item_vectors.shape[1],
+        }
+        if self._users is not None:
+            self._users.indexer.save(directory / _USERS)
+            facts["user_tokens"] = True
+        write_json(directory / "generator.json", facts)
 
     @property
     def _body_is_exported(self) -> bool:
@@ -449,6 +472,7 @@ class GenerativeRecommender:
             weights = load_file(directory / "model.safetensors")
             expected = (facts["codes_sha256"], tuple(facts["codebook_sizes"]))
             takes_vectors = facts["vector_dim"] is not None
+            names_users = facts.get("user_tokens", False)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ArtifactError(f"generator: cannot read {directory}: {error}") from error
         if expected != (_digest(codes), tuple(codebook_sizes)):
@@ -459,7 +483,12 @@ class GenerativeRecommender:
         config = GeneratorConfig.model_validate(facts["config"])
         vectors = item_vectors if takes_vectors else None
         backbone = Backbone.from_description(directory) if config.model.lm is not None else None
-        model = build_model(config, codes, codebook_sizes, vectors, backbone)
+        users = None
+        if names_users:
+            if item_vectors is None:
+                raise ArtifactError(f"generator: {directory} makes the codes of users from item vectors; give them")
+            users = HistoryIndexer.load(directory / _USERS, item_vectors)
+        model = build_model(config, codes, codebook_sizes, vectors, backbone, users)
         _same_instruction(model, weights)
         try:
             model.load_state_dict(weights)
@@ -473,6 +502,8 @@ def _same_instruction(model: GeneratorModel, weights: Mapping[str, torch.Tensor]
     """Take the words of `weights`, which may be more or fewer than those of today's package."""
     if model.instruction.is_given and "instruction.tokens" in weights:
         model.instruction.set(weights["instruction.tokens"].tolist())
+    if model.users is not None and "users.words" in weights:
+        model.users.words = weights["users.words"]
 
 
 def _digest(codes: IntArray) -> str:

@@ -34,6 +34,9 @@ class SessionModel(Protocol):
     def extend(self, prefix: Prefix, items: Tensor) -> Prefix:
         """Read `items` (int64 [B, E]) after what was read; the sequences of `prefix` must be equally long."""
 
+    def goes_on(self, known: IntArray, history: IntArray) -> bool:
+        """Whether reading `history`, which begins with `known`, begins as reading `known` does."""
+
     def state(self, prefix: Prefix) -> Any:
         """The decoder's state with one beam a request; `prefix` stays as it is."""
 
@@ -116,7 +119,10 @@ class Sessions:
         with self._lock:
             entry = self._entries.get(key)
             known = 0 if entry is None else len(entry.items)
-            if entry is None or not np.array_equal(entry.items, history[:known]):
+            if entry is None or not (
+                np.array_equal(entry.items, history[:known])
+                and (known == len(history) or model.goes_on(entry.items, history))
+            ):
                 self._misses += 1
                 return None
             self._entries.move_to_end(key)

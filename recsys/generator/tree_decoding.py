@@ -78,6 +78,14 @@ def read_on(body: TreeBody, prefix: Prefix, inputs: Tensor) -> Prefix:
     return Prefix(hidden=hidden[:, -1], cache=cache, lengths=prefix.lengths + count)
 
 
+def rows_from(hidden: Tensor, start: Tensor | int, count: int) -> Tensor:
+    """float32 [B, count, D]: rows of `hidden` (float32 [B, S, D]) from `start` on (int64 [B], or one number)."""
+    if isinstance(start, int):
+        return hidden[:, start : start + count].contiguous()
+    rows = start.unsqueeze(1) + torch.arange(count, device=hidden.device)
+    return hidden.gather(1, rows.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+
 def stack(prefixes: Sequence[Prefix]) -> Prefix:
     """The sequences of all `prefixes` as one batch, in their order."""
     return Prefix(

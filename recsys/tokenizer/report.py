@@ -71,7 +71,7 @@ def tokenizer_report(
         "ordered": ids.ordered,
     }
     for suffix, codes in (("_before", ids.raw_codes), ("", ids.codes)):
-        report |= {f"{name}{suffix}": value for name, value in _usage(codes, ids.codebook_sizes).items()}
+        report |= {f"{name}{suffix}": value for name, value in code_usage(codes, ids.codebook_sizes).items()}
     rounded = np.round(embeddings, _ROUNDING_DECIMALS) + 0.0  # + 0.0 makes one zero of the two
     report["exact_dup_rate"] = 1 - len(_group_sizes(rounded)) / ids.num_items
 
@@ -93,7 +93,7 @@ def tokenizer_report(
     return report
 
 
-def _usage(codes: IntArray, codebook_sizes: tuple[int, ...]) -> dict[str, Any]:
+def code_usage(codes: IntArray, codebook_sizes: tuple[int, ...]) -> dict[str, Any]:
     """Collisions of the whole tuples, and the use of each codebook."""
     num_items = len(codes)
     groups = _group_sizes(codes)

@@ -315,22 +315,36 @@ class _LatentCodes(NearestCodeTokenizer):
         return self._name_items(latents)
 
 
-def spectral_users(train: Sequences, num_items: int, dim: int = 64, window: int = 3) -> FloatArray:
-    """float32 [len(train), dim]: behaviour vectors of users without a trained recommender.
+def spectral_items(train: Sequences, num_items: int, dim: int = 64, window: int = 3) -> DoubleArray:
+    """float64 [num_items, dim]: what each item adds to the behaviour vector of a user who had it.
 
-    The mean of the spectral vectors (`cooccurrence_embeddings`) of a user's training items, each at length 1 and
-    weighted by 1 / sqrt(clicks), so that what everybody clicked says little; at length 1. Zero for users none of whose
-    items has a neighbour.
+    Its spectral vector (`cooccurrence_embeddings`) at length 1, weighted by 1 / sqrt(clicks), so that what everybody
+    clicked says little. Zero for an item without a neighbour.
     """
     vectors, _ = cooccurrence_embeddings(train, num_items, dim, window)
     clicks = np.bincount(train.items, minlength=num_items)
     lengths = np.linalg.norm(vectors, axis=1)
     weights = 1 / np.sqrt(np.maximum(clicks, 1)) / np.where(lengths > 0, lengths, 1.0)
-    owner = np.repeat(np.arange(len(train)), train.lengths)
-    member = sparse.csr_array((weights[train.items], (owner, train.items)), shape=(len(train), num_items))
-    summed = member @ vectors.astype(np.float64)
+    return np.asarray(vectors.astype(np.float64) * weights[:, None])
+
+
+def behaviour_vectors(items: DoubleArray | FloatArray, histories: Sequences) -> FloatArray:
+    """float32 [len(histories), dim]: the sum of each history's rows of `items`, at length 1; zero where all are."""
+    owner = np.repeat(np.arange(len(histories)), histories.lengths)
+    shape = (len(histories), len(items))
+    member = sparse.csr_array((np.ones(len(owner)), (owner, histories.items)), shape=shape)
+    summed = member @ items.astype(np.float64)
     norms = np.linalg.norm(summed, axis=1, keepdims=True)
     return np.asarray(summed / np.where(norms > 0, norms, 1.0), dtype=np.float32)
+
+
+def spectral_users(train: Sequences, num_items: int, dim: int = 64, window: int = 3) -> FloatArray:
+    """float32 [len(train), dim]: behaviour vectors of users without a trained recommender.
+
+    The sum of what a user's training items say (`spectral_items`), at length 1. Zero for users none of whose items has
+    a neighbour.
+    """
+    return behaviour_vectors(spectral_items(train, num_items, dim, window), train)
 
 
 def latest_texts(texts: Sequences, max_texts: int) -> tuple[IntArray, BoolArray]:

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from training.config import RunConfig
 from training.pipeline import Stage
-from training.stages import align, bundle, data, encode, evaluate, fuse, pairs, profiles, retrieve, tokenize, train
+from training.stages import (
+    align,
+    bundle,
+    data,
+    encode,
+    evaluate,
+    fuse,
+    pairs,
+    profiles,
+    retrieve,
+    tokenize,
+    train,
+    users,
+)
 
 
 def build_stages(config: RunConfig) -> list[Stage]:
     """All stages, from the source to the bundle."""
-    stages = [module.stage(config) for module in (data, encode, tokenize, train)]
+    stages = [module.stage(config) for module in (data, encode, tokenize)]
+    if config.teach.tasks.user_tokens:
+        stages.append(users.stage(config))
+    stages.append(train.stage(config))
     if config.pairs is not None:
         stages.append(pairs.stage(config, config.pairs))
     if config.fusion is not None or (config.align is not None and align.reads_scorers(config.align)):

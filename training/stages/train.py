@@ -17,19 +17,20 @@ from recsys.errors import DataError
 from recsys.evaluation.metrics import accuracy_metrics
 from recsys.files import sha256_directory, sha256_file, write_json
 from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig, Recommendations, build_model
-from recsys.generator.lm.initial_rows import ground_rows
+from recsys.generator.lm.initial_rows import ground_rows, ground_users
 from recsys.generator.lm.make import make_task_mix
 from recsys.generator.lm.tasks import TaskMix
 from recsys.generator.placement import place
 from recsys.tokenizer import SemanticIds
+from recsys.tokenizer.user_histories import HistoryIndexer
 from training.config import RunConfig
 from training.fit import fit_generator
 from training.language_report import language_report
-from training.layout import DATA, ENCODE, LANGUAGE_REPORT, TOKENIZE, TRAIN
+from training.layout import DATA, ENCODE, LANGUAGE_REPORT, TOKENIZE, TRAIN, USERS
 from training.objectives import TaskObjective
 from training.pipeline import Stage, Workspace
 from training.scalars import ScalarLog
-from training.stages import data, encode, tokenize
+from training.stages import data, encode, tokenize, users
 from training.teach import TeachConfig
 
 _CURVE = "curve.json"
@@ -51,7 +52,7 @@ def stage(config: RunConfig) -> Stage:
     return Stage(
         name=TRAIN,
         version=3,
-        inputs=(DATA, ENCODE, TOKENIZE),
+        inputs=(DATA, ENCODE, TOKENIZE, *((USERS,) if config.teach.tasks.user_tokens else ())),
         settings=settings,
         build=lambda workspace: _build(config, workspace),
     )
@@ -67,13 +68,17 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     codes, known_vectors = ids.codes[fitted], None if vectors is None else vectors[fitted]
 
     torch.manual_seed(config.run.seed)
-    model = build_model(config.generator, codes, ids.codebook_sizes, known_vectors)
+    named = config.teach.tasks.user_tokens
+    indexer = users.load_indexer(workspace, embeddings.vectors[fitted]) if named else None
+    model = build_model(config.generator, codes, ids.codebook_sizes, known_vectors, users=indexer)
     recommender = GenerativeRecommender(config.generator, codes, ids.codebook_sizes, known_vectors, model)
     train = split.train.renumber(index)
     mix = objective = None
     if config.generator.model.lm is not None:
         ground_rows(model, codes, ids.codebook_sizes, embeddings.vectors[fitted], config.run.seed)
-        mix = _task_mix(config, workspace, train, fitted, embeddings.vectors)
+        if indexer is not None:
+            ground_users(model, config.run.seed + 1)
+        mix = _task_mix(config, workspace, train, fitted, embeddings.vectors, indexer)
         objective = TaskObjective(model, mix, config.teach, config.fit.batch_positions, config.fit.label_smoothing)
     cases = sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
     with ScalarLog(workspace.run_dir) as log:
@@ -93,19 +98,26 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         write_json(workspace.output / LANGUAGE_REPORT, told)
     place(model, torch.device("cpu"))
     if len(split.held_out):
-        recommender = recommender.with_catalog(ids.codes, vectors, known=fitted)
+        recommender = recommender.with_catalog(ids.codes, embeddings.vectors, known=fitted)
     recommender.save(workspace.output)
     write_json(workspace.output / _CURVE, {"best_epoch": result.best_epoch, "curve": result.curve})
 
 
 def _task_mix(
-    config: RunConfig, workspace: Workspace, train: Sequences, fitted: IntArray, vectors: FloatArray
+    config: RunConfig,
+    workspace: Workspace,
+    train: Sequences,
+    fitted: IntArray,
+    vectors: FloatArray,
+    indexer: HistoryIndexer | None,
 ) -> TaskMix:
     catalog = data.load_catalog(workspace.inputs[DATA])
     user_ids = data.load_interactions(workspace.inputs[DATA]).user_ids
     # One length of histories for what is taught and what is asked.
     tasks = config.teach.tasks.model_copy(update={"max_history": config.generator.model.max_history})
-    return make_task_mix(tasks, catalog, train, user_ids, seed=config.run.seed, items=fitted, vectors=vectors)
+    return make_task_mix(
+        tasks, catalog, train, user_ids, seed=config.run.seed, items=fitted, vectors=vectors, users=indexer
+    )
 
 
 def _portable(config: TeachConfig) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class ChainPolicy:
         assert all(isinstance(piece, str) for piece in lead), "without a rewritten history it is words"
         self._lead = [token for piece in lead if isinstance(piece, str) for token in backbone.text_tokens(piece)]
         longest = self.model.config.max_history
-        prompt = reasoning_prompt(self._wording.train[0], np.zeros(longest, dtype=np.int64), longest)
+        prompt = reasoning_prompt(self.language, self._wording.train[0], np.zeros(longest, dtype=np.int64), longest)
         rows = self.language.writer(backbone.max_positions).read(prompt).shape[1]
         need = rows + config.max_tokens + len(self._end) + len(self._lead) + self.model.rows_per_item
         if need > backbone.max_positions:
@@ -147,7 +147,7 @@ class ChainPolicy:
         self.model.eval()
         config, numbers = self.config, np.repeat(np.arange(len(histories)), self.config.chains)
         longest = self.model.config.max_history
-        asked = [reasoning_prompt(self._wording.train[0], history, longest) for history in histories]
+        asked = [reasoning_prompt(self.language, self._wording.train[0], history, longest) for history in histories]
         how = ReasonConfig(
             chains=config.chains, max_tokens=config.max_tokens, temperature=config.temperature, top_p=1.0
         )

@@ -66,6 +66,9 @@ class TaskShares(StrictConfig):
     """A sample a user, without the last training item; one horizon of taste is drawn."""
     reasoning: TaskShare = TaskShare(passes=0)
     """A sample a case that the teacher explained."""
+    user_to_preference: TaskShare = Field(default=TaskShare(), exclude_if=lambda share: bool(share == TaskShare()))
+    """A sample a user, as of `history_to_preference`, with the user's tokens in place of the history; only with
+    `user_tokens`. Left out of what is written while it is the default: settings of earlier runs stay as they were."""
 
 
 class ChatTeacherConfig(StrictConfig):
@@ -133,7 +136,9 @@ class TaskMixConfig(StrictConfig):
     templates: Path | None = None
     """A YAML file with one's own wording of some tasks; empty: the packaged one."""
     user_tokens: bool = False
-    """Begin prompts about a user with the semantic ID of the user (ULMRec, arXiv 2412.05543)."""
+    """Begin prompts about a user with the semantic ID of the user (ULMRec, arXiv 2412.05543), made of the items that
+    stand before every target. Of a window of next items, a random beginning then names the user, and only the items
+    after it are targets: a name made of targets would tell them, in training only."""
     texts: TextConfig = TextConfig()
     """What users look for and like, in words."""
     reasoning: ReasoningConfig = ReasoningConfig()

@@ -23,8 +23,8 @@ class Items:
 class UserTokens:
     """A user, written as the user's own semantic ID (ULMRec, arXiv 2412.05543)."""
 
-    user: int
-    """User index."""
+    codes: tuple[int, ...]
+    """A code a level, made of items that stand before every target of the sequence (`HistoryIndexer`)."""
 
 
 Piece: TypeAlias = str | Items | UserTokens
@@ -59,8 +59,8 @@ def item_indices(pieces: Iterable[Piece]) -> list[int]:
     return [index for piece in pieces if isinstance(piece, Items) for index in piece.indices]
 
 
-def for_user(prompt: tuple[Piece, ...], user: int) -> tuple[Piece, ...]:
+def for_user(prompt: tuple[Piece, ...], user: UserTokens) -> tuple[Piece, ...]:
     """The prompt with the user's semantic ID on a line of its own at the head."""
     if prompt and isinstance(prompt[0], str):
-        return (UserTokens(user), "\n" + prompt[0], *prompt[1:])
-    return (UserTokens(user), "\n", *prompt)
+        return (user, "\n" + prompt[0], *prompt[1:])
+    return (user, "\n", *prompt)

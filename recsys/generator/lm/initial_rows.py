@@ -51,6 +51,27 @@ def ground_rows(
         table.weight.copy_(level)  # type: ignore[operator]
 
 
+@torch.no_grad()
+def ground_users(model: FlatModel | NestedModel | AnyOrderModel, seed: int) -> None:
+    """Set the rows of users' codes to the projected centroids of the codebooks, each level around its own mean.
+
+    Args:
+        model: with rows of users; changed in place.
+        seed: of the projection.
+
+    Raises:
+        ConfigError: the model knows no words.
+        ValueError: it has no rows of users.
+    """
+    language = ItemLanguage.of(model)
+    users = language.model.users
+    if users is None:
+        raise ValueError("the model has no rows of users; build it with an indexer")
+    words = language.backbone.text_embeddings.weight.detach().float()
+    centroids = [(book - book.mean(axis=0)).astype(np.float32) for book in users.indexer.codebooks]
+    users.embedding.weight.copy_(torch.cat(projected_rows(centroids, words, seed)))
+
+
 def code_centroids(codes: IntArray, codebook_sizes: tuple[int, ...], item_vectors: FloatArray) -> list[FloatArray]:
     """For each level float32 [K_l, V]: mean residuals of the items of each code; zeros for a code without items.
 

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from recsys.data.sequences import IntArray
 from recsys.errors import ConfigError
 from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.flat import FlatModel
@@ -64,17 +65,34 @@ class ItemLanguage:
 
     def writer(self, max_rows: int) -> SequenceWriter:
         """Writes examples for this model."""
-        return SequenceWriter(self.backbone.text_tokens, self.backbone.end_of_text, self.model.rows_per_item, max_rows)
+        users = self.model.users
+        return SequenceWriter(
+            self.backbone.text_tokens,
+            self.backbone.end_of_text,
+            self.model.rows_per_item,
+            max_rows,
+            None if users is None else lambda codes: self.num_words + users.numbers(codes),
+        )
+
+    @property
+    def num_words(self) -> int:
+        """Tokens of text; the numbers from here on are rows of users' codes."""
+        return int(self.backbone.text_embeddings.num_embeddings)
 
     def inputs(self, tokens: Tensor, items: Tensor) -> Tensor:
         """float32 [B, S, D] of rows given as `Packed` gives them (int64 [B, S] both); zeros on padding."""
-        embedded: Tensor = self.backbone.text_embeddings(tokens.clamp(min=0))
+        embedded: Tensor = self.backbone.text_embeddings(tokens.clamp(min=0, max=self.num_words - 1))
         embedded = embedded * (tokens >= 0).unsqueeze(-1)
-        at, rows = _item_rows(items, self.model.rows_per_item)
+        of_users = (tokens.flatten() >= self.num_words).nonzero().squeeze(1)
+        if len(of_users):
+            assert self.model.users is not None, "the writer has looked"
+            rows = self.model.users.embedding(tokens.flatten()[of_users] - self.num_words)
+            embedded = embedded.flatten(0, 1).index_put((of_users,), rows.to(embedded)).view_as(embedded)
+        at, places = _item_rows(items, self.model.rows_per_item)
         if len(at) == 0:
             return embedded
         item_rows = self.model.item_rows(items.flatten()[at]).flatten(0, 1)
-        return embedded.flatten(0, 1).index_put((rows.flatten(),), item_rows.to(embedded)).view_as(embedded)
+        return embedded.flatten(0, 1).index_put((places.flatten(),), item_rows.to(embedded)).view_as(embedded)
 
     def target_log_probs(
         self, packed: Packed, smoothing: float = 0.0, *, over_vocabulary: bool = False
@@ -128,6 +146,10 @@ class ItemLanguage:
         rows = torch.from_numpy(self.writer(self.backbone.max_positions).read(pieces)).to(self.device)
         inputs = self.inputs(*rows.unsqueeze(1)).expand(len(prefix.hidden), -1, -1)
         return read_on(self.backbone, prefix, inputs)
+
+    def of_user(self, prompt: tuple[Piece, ...], history: IntArray) -> tuple[Piece, ...]:
+        """A prompt about the user of `history` (int64, oldest first), as the model was taught to read it."""
+        return prompt if self.model.users is None else self.model.users.head(prompt, history)
 
     @property
     def device(self) -> torch.device:

@@ -14,6 +14,7 @@ from recsys.generator.lm.reasoning import Embed, find_cases, rewrite_histories
 from recsys.generator.lm.tasks import TaskMix
 from recsys.generator.lm.teacher import RuleTeacher, Teacher
 from recsys.generator.lm.texts import CatalogTexts, column_texts, make_texts
+from recsys.tokenizer.user_histories import HistoryIndexer
 
 
 def make_teacher(config: TaskMixConfig, catalog: Catalog, items: IntArray | None = None) -> Teacher:
@@ -41,6 +42,7 @@ def make_task_mix(
     items: IntArray | None = None,
     vectors: FloatArray | None = None,
     embed: Embed | None = None,
+    users: HistoryIndexer | None = None,
 ) -> TaskMix:
     """The mix that `config` asks for; cases are explained if the reasoning task has a share.
 
@@ -53,6 +55,7 @@ def make_task_mix(
         items: int64 [n], the row in `catalog` of each item of `train`; see `TaskMix`.
         vectors: float32 [num_items, dim] by row of `catalog`, for the denoised rewriting.
         embed: puts sentences into the space of `vectors`, if anything does.
+        users: names users over the items of `train`, where `config.user_tokens` asks for it.
 
     Raises:
         ConfigError: templates, a table of texts or the chat model do not fit.
@@ -67,4 +70,4 @@ def make_task_mix(
         cases = find_cases(config.reasoning, train, config.max_history, seed=seed, rows=rows)
         chains = make_teacher(config, catalog, items).explain(cases)
         reasons = rewrite_histories(config.reasoning, cases, chains, vectors, embed)
-    return TaskMix(config, catalog, train, texts, seed=seed, items=items, reasons=reasons)
+    return TaskMix(config, catalog, train, texts, seed=seed, items=items, reasons=reasons, users=users)

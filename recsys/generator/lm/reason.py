@@ -84,7 +84,8 @@ def recommend_with_reasons(
     wording = language.backbone.templates.reasoning
     constraints = constraints if constraints is not None else Constraints()
     prompts = [
-        reasoning_prompt(wording.train[0], history, recommender.config.model.max_history) for history in histories
+        reasoning_prompt(language, wording.train[0], history, recommender.config.model.max_history)
+        for history in histories
     ]
     rows = np.repeat(np.arange(len(histories)), config.chains)
     chains = write(language, [prompts[row] for row in rows], wording.end, config, seed=seed)
@@ -200,10 +201,11 @@ def _draw(logits: Tensor, config: ReasonConfig, generator: torch.Generator) -> t
     return order.gather(1, places).squeeze(1), drawn.squeeze(1)
 
 
-def reasoning_prompt(template: str, history: IntArray, max_history: int) -> tuple[Piece, ...]:
+def reasoning_prompt(language: ItemLanguage, template: str, history: IntArray, max_history: int) -> tuple[Piece, ...]:
     """What the model is asked for the next item of a history, of which the most recent items are read."""
-    recent = tuple(history[-max_history:].tolist())
-    return render(template, {"history": Items(recent) if recent else NO_HISTORY})
+    recent = history[-max_history:]
+    items = Items(tuple(recent.tolist())) if len(recent) else NO_HISTORY
+    return language.of_user(render(template, {"history": items}), recent)
 
 
 def _ranked(scores: np.ndarray, positions: np.ndarray, k: int, constraints: Constraints) -> Recommendations:

@@ -31,7 +31,7 @@ class Written:
     """One sequence of S rows."""
 
     tokens: IntArray
-    """int64 [S]: the token of text; -1 on rows of items."""
+    """int64 [S]: the token of text, or from the number of words on the row of a user's code; -1 on rows of items."""
     items: IntArray
     """int64 [S]: the item on its first row; -1 elsewhere."""
     is_target: np.ndarray
@@ -51,12 +51,19 @@ class SequenceWriter:
         end_of_text: the token that ends a response that ends in words.
         rows_per_item: rows of an item.
         max_rows: the longest sequence. Of longer ones the beginning of the prompt goes, or the end of the response if
-            that is longer by itself; cuts are between items and tokens.
+            that is longer by itself; cuts are between items and tokens, and leave a user at the head where it is.
+        user_tokens: the tokens of a user's codes; None where the model has none.
     """
 
     def __init__(
-        self, text_tokens: Callable[[str], list[int]], end_of_text: int, rows_per_item: int, max_rows: int
+        self,
+        text_tokens: Callable[[str], list[int]],
+        end_of_text: int,
+        rows_per_item: int,
+        max_rows: int,
+        user_tokens: Callable[[Sequence[int]], IntArray] | None = None,
     ) -> None:
+        self._user_tokens = user_tokens
         self._text_tokens = text_tokens
         self._end_of_text = end_of_text
         self._rows_per_item = rows_per_item
@@ -72,18 +79,19 @@ class SequenceWriter:
         is_target = (np.arange(len(tokens)) >= prompt.shape[1]) & ((tokens >= 0) | (items >= 0))
         # Nothing stands before the first row, so nothing can predict it.
         is_target[0] = False
-        begin, end = 0, len(tokens)
-        if end > self._max_rows:
+        rows = np.arange(len(tokens))
+        if len(tokens) > self._max_rows:
+            head = len(example.prompt[0].codes) if isinstance(example.prompt[0], UserTokens) else 0
             starts = np.flatnonzero((tokens >= 0) | (items >= 0))
-            kept = starts[end - starts <= self._max_rows]
+            kept = starts[(starts >= head) & (head + len(tokens) - starts <= self._max_rows)]
             if len(kept) and kept[0] < prompt.shape[1]:
-                begin = int(kept[0])
+                rows = np.concatenate([rows[:head], rows[kept[0] :]])
             else:
-                end = int(starts[starts <= self._max_rows][-1])
+                rows = rows[: starts[starts <= self._max_rows][-1]]
         return Written(
-            tokens=tokens[begin:end],
-            items=items[begin:end],
-            is_target=is_target[begin:end],
+            tokens=tokens[rows],
+            items=items[rows],
+            is_target=is_target[rows],
             is_history=example.task == "next_item",
         )
 
@@ -95,7 +103,12 @@ class SequenceWriter:
                 block = np.full((2, len(piece.indices) * self._rows_per_item), _NONE, dtype=np.int64)
                 block[1, :: self._rows_per_item] = piece.indices
             elif isinstance(piece, UserTokens):
-                raise ConfigError("teach.tasks.user_tokens: this model has no semantic IDs of users; set it to false")
+                if self._user_tokens is None:
+                    raise ConfigError(
+                        "teach.tasks.user_tokens: this model has no semantic IDs of users; set it to false"
+                    )
+                users = self._user_tokens(piece.codes)
+                block = np.stack([users, np.full_like(users, _NONE)])
             else:
                 tokens = np.array(self._text_tokens(piece), dtype=np.int64)
                 block = np.stack([tokens, np.full_like(tokens, _NONE)])

@@ -20,14 +20,17 @@ import numpy.typing as npt
 from recsys.data import Catalog, IntArray, Sequences
 from recsys.data.windows import cut_windows
 from recsys.generator.lm.config import TaskMixConfig, TaskShare
-from recsys.generator.lm.examples import Example, Items, Piece, for_user
+from recsys.generator.lm.examples import Example, Items, Piece, UserTokens, for_user
 from recsys.generator.lm.histories import Histories, latest_places
 from recsys.generator.lm.reasoning import Reasons
 from recsys.generator.lm.templates import NO_HISTORY, PLACEHOLDERS, TaskName, Templates, render
 from recsys.generator.lm.texts import TextSource, column_texts, first_words
+from recsys.tokenizer.user_histories import HistoryIndexer
 
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 """All tasks, in the order of their numbers."""
+_ORDER = 14
+"""Number of the generator that orders an epoch, between those of tasks: the order is that of before the later tasks."""
 _HISTORIES: Mapping[str, str | Items] = {"history": NO_HISTORY, "titles": NO_HISTORY}
 
 T = TypeVar("T")
@@ -46,6 +49,7 @@ class TaskMix:
         seed: int,
         items: IntArray | None = None,
         reasons: Mapping[int, Reasons] | None = None,
+        users: HistoryIndexer | None = None,
     ) -> None:
         """Find the samples of all tasks; what lacks the text that a task needs is none.
 
@@ -59,14 +63,17 @@ class TaskMix:
                 numbering (`Split.fitted_items`, with `Split.fitted_index`); every row in order when not given.
             reasons: the reasoning of `find_cases`' cases, by place and for this `train` and `max_history`; without
                 them, the task has no samples.
+            users: gives users their codes, by the items of `train`; read where `config.user_tokens` asks for it.
 
         Raises:
-            ValueError: `train` has an item that `items` has no row for.
+            ValueError: `train` has an item that `items` has no row for, or `config.user_tokens` lacks `users`.
             ConfigError: the file of templates does not fit.
         """
         rows = np.arange(catalog.num_items) if items is None else items
         if train.items.max(initial=-1) >= len(rows):
             raise ValueError(f"train: item {train.items.max()} is not among the {len(rows)} items of the catalogue")
+        if config.user_tokens and users is None:
+            raise ValueError("user_tokens: pass `users`, which gives users their codes")
         self.config = config
         self.templates = Templates.load(config.templates)
         self._train = train
@@ -80,6 +87,7 @@ class TaskMix:
         self._reasons = reasons or {}
         self._intentions: list[Sequence[str]] = [texts.intentions(row) for row in self._rows]
         self._preferences: dict[int, Sequence[tuple[str, str]]] = {}
+        self._user_codes = self._name_users(users) if config.user_tokens and users is not None else None
         self._samples = self._find_samples()
 
     @property
@@ -96,12 +104,12 @@ class TaskMix:
         tasks, samples, draws = [], [], []
         for number, task in enumerate(TASKS):
             # A generator a task: to change the share of one leaves the draws of the others as they are.
-            random = np.random.default_rng([self._seed, epoch, number])
+            random = np.random.default_rng([self._seed, epoch, number + (number >= _ORDER)])
             chosen = _choose(self.samples(task), self.share(task), random)
             samples.append(chosen)
             tasks.append(np.full(len(chosen), number, dtype=np.int8))
             draws.append(random.random((len(chosen), 2)))
-        order = np.random.default_rng([self._seed, epoch, len(TASKS)]).permutation(sum(map(len, samples)))
+        order = np.random.default_rng([self._seed, epoch, _ORDER]).permutation(sum(map(len, samples)))
         return Epoch(
             self,
             np.concatenate(tasks)[order],
@@ -122,13 +130,20 @@ class TaskMix:
             task: the task.
             sample: one of `samples(task)`.
             phrasing: in [0, 1), which phrasing.
-            text: in [0, 1), which of several texts.
+            text: in [0, 1), which of several texts; with tokens of users, how much of a window names the user.
             held_out: whether to use the phrasing kept for testing instead.
         """
         wording = self.templates.of(task)
         prompt = wording.held_out if held_out else _pick(wording.train, phrasing)
         if task == "next_item":
-            return self._window(prompt, wording.response, sample)
+            return self._window(prompt, wording.response, sample, text)
+        if task == "user_to_preference":
+            values = self._about_preference(sample, text)
+            return Example(
+                task=task,
+                prompt=self._of_user(sample, render(prompt, values)),
+                response=render(wording.response, values),
+            )
         if PLACEHOLDERS[task][0].isdisjoint(_HISTORIES):
             values = self._about_item(sample, text)
             return Example(task=task, prompt=render(prompt, values), response=render(wording.response, values))
@@ -140,17 +155,20 @@ class TaskMix:
             without_history=render(prompt, {**values, **_HISTORIES}),
         )
 
-    def _window(self, prompt: str, response: str, window: int) -> Example:
+    def _window(self, prompt: str, response: str, window: int, draw: float) -> Example:
         start, first_target, end = (
             int(bounds[window]) for bounds in (self._windows.start, self._windows.first_target, self._windows.end)
         )
+        if self._user_codes is not None:
+            # The user is named by what stands before the targets.
+            first_target += int(draw * (end - first_target))
         context, targets = (
             Items(tuple(self._train.items[begin:stop].tolist()))
             for begin, stop in ((start, first_target), (first_target, end))
         )
         given = render(prompt, {}) + ((context,) if context.indices else ())
         return Example(
-            task="next_item", prompt=self._of_user(start, given), response=render(response, {"items": targets})
+            task="next_item", prompt=self._of_user(first_target, given), response=render(response, {"items": targets})
         )
 
     def _about_item(self, item: int, text: float) -> dict[str, str | Items]:
@@ -169,8 +187,12 @@ class TaskMix:
         if task == "titles_to_item":
             values["titles"] = "; ".join(filter(None, (self._titles[item] for item in history)))
         if task == "history_to_preference":
-            values["horizon"], values["preference"] = _pick(self._preferences[place], text)
+            values |= self._about_preference(place, text)
         return values
+
+    def _about_preference(self, place: int, text: float) -> dict[str, str | Items]:
+        horizon, preference = _pick(self._preferences[place], text)
+        return {"horizon": horizon, "preference": preference}
 
     def _reasoned(self, place: int) -> tuple[Piece, ...]:
         wording, reasons, history = self.templates.reasoning, self._reasons[place], self._histories.before(place)
@@ -179,9 +201,13 @@ class TaskMix:
         return (reasons.chain.write(wording.steps), wording.end, *answer)
 
     def _of_user(self, place: int, prompt: tuple[Piece, ...]) -> tuple[Piece, ...]:
-        if not self.config.user_tokens:
+        if self._user_codes is None or self._user_codes[place, 0] < 0:
             return prompt
-        return for_user(prompt, self._histories.user(place))
+        return for_user(prompt, UserTokens(tuple(self._user_codes[place].tolist())))
+
+    def _name_users(self, users: HistoryIndexer) -> IntArray:
+        """int64 [places, L]: the codes of each place's user, by the items before it; -1 where there are none."""
+        return users.encode(Sequences.from_lists([self._histories.before(p) for p in range(len(self._train.items))]))
 
     def _find_samples(self) -> dict[TaskName, IntArray]:
         train = self._train
@@ -215,6 +241,7 @@ class TaskMix:
             "history_and_intention_to_item": last[wanted[train.items[last]]],
             "history_to_preference": _ints(self._preferences),
             "reasoning": _ints(self._reasons),
+            "user_to_preference": _ints(self._preferences if self._user_codes is not None else ()),
         }
 
 

@@ -34,8 +34,10 @@ TaskName = Literal[
     "history_and_intention_to_item",
     "history_to_preference",
     "reasoning",
+    "user_to_preference",
 ]
-"""The tasks of LC-Rec (arXiv 2311.09049, section 3.3) and the reasoning of GREAM (arXiv 2510.20815)."""
+"""The tasks of LC-Rec (arXiv 2311.09049, section 3.3), the reasoning of GREAM (arXiv 2510.20815), and what the tokens
+of a user say (ULMRec, arXiv 2412.05543)."""
 
 _FIELDS: Mapping[TaskName, tuple[str, str]] = {
     "next_item": ("", "items"),
@@ -52,6 +54,7 @@ _FIELDS: Mapping[TaskName, tuple[str, str]] = {
     "history_and_intention_to_item": ("history query", "item"),
     "history_to_preference": ("history horizon", "preference"),
     "reasoning": ("history", "item"),
+    "user_to_preference": ("horizon", "preference"),
 }
 PLACEHOLDERS: Mapping[TaskName, tuple[frozenset[str], frozenset[str]]] = {
     name: (frozenset(prompt.split()), frozenset(response.split())) for name, (prompt, response) in _FIELDS.items()
@@ -140,6 +143,11 @@ class Templates(StrictConfig):
     """What a history says about its user's taste, in words."""
     reasoning: ReasoningTemplates
     """The item after a history, with the reasons before it. The reasons follow the prompt."""
+    user_to_preference: TaskTemplates = Field(
+        default_factory=lambda: TaskTemplates.model_validate(read_yaml(PACKAGED)["user_to_preference"])
+    )
+    """What a user's tokens, at the head of the prompt, say about the taste. Falls back on the packaged wording, so
+    that wordings that were saved before there were tokens of users can be read."""
 
     @model_validator(mode="after")
     def _placeholders_fit_the_tasks(self) -> Templates:

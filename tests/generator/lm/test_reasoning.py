@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_shop import CATALOG, TEXTS, TRAIN
+from tiny_shop import CATALOG, TEXTS, TRAIN, name_users
 
 from recsys.data import Catalog, Sequences
 from recsys.errors import ConfigError
@@ -176,7 +176,7 @@ def test_histories_are_rewritten_without_noise_copied_or_left_out() -> None:
 
 def make_mix(reasons: dict[int, Reasons], **settings: object) -> TaskMix:
     config = TaskMixConfig.model_validate({"shares": {"reasoning": {"passes": 1}}} | settings)
-    return TaskMix(config, CATALOG, TRAIN, TEXTS, seed=0, reasons=reasons)
+    return TaskMix(config, CATALOG, TRAIN, TEXTS, seed=0, reasons=reasons, users=name_users())
 
 
 PROMPT = (
@@ -206,7 +206,8 @@ def test_an_example_of_reasoning() -> None:
     )
     plain = make_mix({3: Reasons(chain=CHAIN, kept=None)}, user_tokens=True)
     example = plain.write("reasoning", 3, 0.0, 0.0, held_out=False)
-    assert example.prompt == (UserTokens(10), "\n" + PROMPT[0], *PROMPT[1:])
+    user = UserTokens(tuple(name_users().encode(Sequences.from_lists([[0, 1, 2]]))[0].tolist()))
+    assert example.prompt == (user, "\n" + PROMPT[0], *PROMPT[1:])
     assert example.response == (TEXT, "\nEnd of reasoning.", "\nNext item:", Items((3,)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_shop import CATALOG, TEXTS, TRAIN
+from tiny_shop import CATALOG, TEXTS, TRAIN, name_users
 
 from recsys.data import Catalog, DataConfig, Interactions, Sequences, make_split
 from recsys.generator.lm.config import ReasoningConfig, TaskMixConfig, TaskShare, TaskShares, TextConfig
@@ -23,6 +24,8 @@ from recsys.generator.lm.tasks import TASKS, TaskMix
 from recsys.generator.lm.templates import TaskName
 from recsys.generator.lm.texts import CatalogTexts, Preferences, TextTable
 
+EPOCH_DIGEST = "ab5fe2204d7ebca8558230214061f4218d244df73912e76cd82ccebdb80e8037"
+"""Of the first epoch of `make_mix()`, as it was before there were tokens of users."""
 HISTORY_TASKS: tuple[TaskName, ...] = (
     "history_to_title",
     "history_to_description",
@@ -33,7 +36,7 @@ HISTORY_TASKS: tuple[TaskName, ...] = (
 
 
 def make_mix(train: Sequences = TRAIN, *, seed: int = 7, **settings: object) -> TaskMix:
-    return TaskMix(TaskMixConfig.model_validate(settings), CATALOG, train, TEXTS, seed=seed)
+    return TaskMix(TaskMixConfig.model_validate(settings), CATALOG, train, TEXTS, seed=seed, users=name_users())
 
 
 def test_every_task_has_a_share() -> None:
@@ -153,6 +156,7 @@ def test_what_lacks_the_text_is_no_sample() -> None:
         "history_and_intention_to_item": 2,
         "history_to_preference": 1,
         "reasoning": 0,
+        "user_to_preference": 0,
     }
 
 
@@ -192,18 +196,53 @@ def test_items_take_the_numbers_of_the_training_sequences_where_some_are_held_ou
         TaskMix(TaskMixConfig(), CATALOG, train, TEXTS, seed=0, items=fitted[:4])
 
 
+def named(history: list[int]) -> UserTokens:
+    return UserTokens(tuple(name_users().encode(Sequences.from_lists([history]))[0].tolist()))
+
+
 def test_user_tokens_stand_at_the_head_of_prompts_about_a_user_and_only_there() -> None:
     plain, tokens = make_mix(), make_mix(user_tokens=True)
-    for before, after in zip(plain.epoch(3), tokens.epoch(3), strict=True):
-        assert after.response == before.response
-        assert after.without_history == before.without_history
-        if before.task in HISTORY_TASKS or before.task == "next_item":
-            assert isinstance(after.prompt[0], UserTokens)
-            assert isinstance(before.prompt[0], str)
-            assert after.prompt[1:] == ("\n" + before.prompt[0], *before.prompt[1:])
-        else:
-            assert after == before
-    assert tokens.write("history_to_title", 5, 0.0, 0.0, held_out=False).prompt[0] == UserTokens(11)
+    for task in TASKS:
+        for sample in plain.samples(task).tolist():
+            before, after = (mix.write(task, sample, 0.4, 0.0, held_out=False) for mix in (plain, tokens))
+            assert after.response == before.response
+            assert after.without_history == before.without_history
+            if task in HISTORY_TASKS:
+                assert isinstance(before.prompt[0], str)
+                assert after.prompt[1:] == ("\n" + before.prompt[0], *before.prompt[1:])
+            else:
+                assert after == before
+    # The user of what stands before the target, not of the whole sequence.
+    assert tokens.write("history_to_title", 2, 0.0, 0.0, held_out=False).prompt[0] == named([0, 1])
+
+
+def test_a_window_names_its_user_by_what_stands_before_its_targets() -> None:
+    mix = make_mix(user_tokens=True)
+    for draw, cut in ((0.0, 0), (0.3, 1), (0.6, 2), (0.99, 3)):
+        example = mix.write("next_item", 0, 0.0, draw, held_out=False)
+        assert example.response == (Items(tuple(range(cut, 4))),)
+        history = tuple(range(cut))
+        instruction = mix.templates.next_item_instruction
+        named_prompt = (named(list(history)), "\n" + instruction, Items(history))
+        assert example.prompt == (named_prompt if cut else (instruction,))
+
+
+def test_the_tokens_of_a_user_are_taught_to_say_a_preference() -> None:
+    assert make_mix().num_samples["user_to_preference"] == 0
+    mix = make_mix(user_tokens=True)
+    assert mix.samples("user_to_preference").tolist() == mix.samples("history_to_preference").tolist() == [3]
+    example = mix.write("user_to_preference", 3, 0.0, 0.0, held_out=False)
+    assert example.prompt == (named([0, 1, 2]), "\nThe overall preference of this user:")
+    assert example.response == (" Writes a lot.",)
+
+
+def test_settings_and_epochs_of_before_there_were_user_tokens_stay_as_they_were() -> None:
+    assert "user_to_preference" not in TaskMixConfig().model_dump(mode="json")["shares"]
+    less = TaskMixConfig.model_validate({"shares": {"user_to_preference": {"passes": 0}}})
+    assert less.model_dump(mode="json")["shares"]["user_to_preference"] == {"passes": 0, "limit": None}
+    assert hashlib.sha256(repr(list(make_mix().epoch(0))).encode()).hexdigest() == EPOCH_DIGEST
+    with pytest.raises(ValueError, match="user_tokens: pass `users`"):
+        TaskMix(TaskMixConfig(user_tokens=True), CATALOG, TRAIN, TEXTS, seed=0)
 
 
 def test_an_epoch_follows_from_seed_and_number() -> None:
@@ -217,7 +256,7 @@ def test_an_epoch_follows_from_seed_and_number() -> None:
 
 def test_phrasings_change_from_epoch_to_epoch_and_the_held_out_one_is_never_trained_on() -> None:
     mix = make_mix()
-    for task in TASKS[:-1]:
+    for task in TASKS[:-2]:
         beginning = mix.templates.of(task).held_out.partition("{")[0].rstrip(" ")
         train = {str(example.prompt[0]) for epoch in range(8) for example in mix.epoch(epoch) if example.task == task}
         held_out = {str(example.prompt[0]) for example in mix.epoch(0, held_out=True) if example.task == task}

@@ -99,3 +99,9 @@ def test_unknown_tasks_and_unreadable_files_are_errors(tmp_path: Path) -> None:
 
 def test_the_packaged_file_holds_every_task_itself() -> None:
     assert list(yaml.safe_load(PACKAGED.read_text())) == list(TASKS)
+
+
+def test_wordings_that_were_saved_before_there_were_user_tokens_are_read() -> None:
+    saved = Templates.load().model_dump(mode="json")
+    del saved["user_to_preference"]
+    assert Templates.model_validate(saved) == Templates.load()
