@@ -62,7 +62,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ids)
     @rule()
     def crash(self) -> None:
-        os.kill(self.store._client.info("server")["process_id"], signal.SIGKILL)
+        os.kill(self.store.connection.client.info("server")["process_id"], signal.SIGKILL)
 
     @invariant()
     def histories_agree(self) -> None:
