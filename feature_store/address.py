@@ -6,8 +6,8 @@
     redis+cluster://[user:password@]host:port,host:port                     a cluster; any of its nodes will do
 
 `rediss` instead of `redis` speaks TLS, with these options after a `?`: `ssl_ca_certs` (file of the authority that
-signed the server's certificate), `ssl_certfile` and `ssl_keyfile` (our own), `ssl_cert_reqs=none` (believe anybody). Sentinels that
-have a login of their own get it from `sentinel_username` and `sentinel_password`.
+signed the server's certificate), `ssl_certfile` and `ssl_keyfile` (our own), `ssl_cert_reqs=none` (believe anybody).
+Sentinels that have a login of their own get it from `sentinel_username` and `sentinel_password`.
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ class Address:
         else:
             database = "".join(path) or "0"
         if not (database.isascii() and database.isdigit()):
-            raise StoreConfigError(
-                f"store: not a usable URL (the database must be a number, got {database!r}); {_HELP}"
-            )
+            raise StoreConfigError(f"store: not a usable URL (database {database!r} is no number); {_HELP}")
         if deployment == "cluster" and database != "0":
             raise StoreConfigError("store: not a usable URL (a cluster has database 0 only); leave the database out")
         port = 26379 if deployment == "sentinel" else 6379

@@ -1,10 +1,10 @@
 """Where everything is in Redis. Knows no connection.
 
-Every user belongs to one of `SHARDS` shards, by the CRC-32 of the user id. The shard's number in braces is the hash tag of
-all keys of its users and of its part of the event log, so that one script can change them together on a cluster. All
-keys begin with a namespace `NS`; the 2 is `SCHEMA`, the version of this layout:
+Every user belongs to one of `SHARDS` shards, by the CRC-32 of the user id. The shard's number in braces is the hash tag
+of all keys of its users and of its part of the event log, so that one script can change them together on a cluster.
+All keys begin with a namespace `NS`; the 2 is `SCHEMA`, the version of this layout:
 
-    NS:2:{07}:h:USER        sorted set: history, score = event time, member = arrival:type:item; the newest `max_history`
+    NS:2:{07}:h:USER        sorted set: history, score = event time, member = arrival:type:item; the newest 500
     NS:2:{07}:n:USER        number of events that ever arrived
     NS:2:{07}:log:USER      stream of the user's events in order of arrival; the last 100 000 or a few more
     NS:2:{07}:e:USER:EVENT  fingerprint of an accepted event (USER percent-encoded); expires

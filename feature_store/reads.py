@@ -1,4 +1,4 @@
-"""What is read of a user, for the synchronous and the asyncio client alike: the commands and what their replies mean."""
+"""What is read of a user, for the synchronous and the asyncio client alike: commands and what replies mean."""
 
 from __future__ import annotations
 
