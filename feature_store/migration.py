@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from feature_store.connection import Command, Connection
 from feature_store.errors import StoreConfigError
-from feature_store.keys import SCHEMA, Keys
+from feature_store.keys import SCHEMA, SHARDS, Keys
 
 _MIGRATE = files("feature_store").joinpath("lua/migrate_user.lua").read_text()
 # A scan may name a key twice, and an interrupted migration may have moved it.
@@ -27,13 +27,13 @@ def stored_schema(connection: Connection, keys: Keys) -> int | None:
         StoreUnavailableError: the store does not answer.
         StoreConfigError: the layout is of a newer version of this program.
     """
-    schema, users, seed = (
-        connection.one(keys.named("schema"), lambda p: p.get(keys.named("schema"))),
-        connection.one(keys.named("users"), lambda p: p.exists(keys.named("users"))),
-        connection.one(keys.named("seed"), lambda p: p.exists(keys.named("seed"))),
-    )
+    names = [keys.named("users"), keys.named("seed")]
+    logs = [keys.of_shard(shard, "wal") for shard in range(SHARDS)]
+    schema = connection.one(keys.named("schema"), lambda p: p.get(keys.named("schema")))
     if schema is None:
-        return 1 if users or seed else None
+        found = connection.run([Command(key, lambda p, key=key: p.exists(key)) for key in names + logs])
+        # A store that was emptied under a running program has the log, but nobody has noted the layout.
+        return SCHEMA if any(found[len(names) :]) else 1 if any(found) else None
     if int(schema) > SCHEMA:
         raise StoreConfigError(
             f"store: namespace {keys.namespace!r} has key layout {schema}, this program knows up to {SCHEMA}; update it"

@@ -18,7 +18,7 @@ from feature_store.address import Address
 from feature_store.connection import Capabilities, Command, Connection
 from feature_store.embedded import EmbeddedServer
 from feature_store.errors import StoreConfigError
-from feature_store.events import AppendOutcome, Event, HistoryEntry
+from feature_store.events import MAX_HISTORY, AppendOutcome, Event, HistoryEntry
 from feature_store.keys import PROFILE, SCHEMA, SHARDS, Keys, digest_of
 from feature_store.migration import migrate, stored_schema
 from feature_store.reads import UserState, decode_history, decode_state, history_command, state_commands, text_command
@@ -30,7 +30,6 @@ _OUTCOMES: dict[int, AppendOutcome] = {1: "accepted", 0: "duplicate", -1: "confl
 
 _PIPELINE = 500
 
-MAX_HISTORY = 500
 EVENT_LOG_LENGTH = 100_000
 """Events kept of each user beyond the history; older ones make room."""
 UNREAD_LOG_LENGTH = 1_000_000
@@ -378,7 +377,14 @@ class OnlineStore:
                 self._run([self._seed_command(user, ()) for user in group])
                 self._take_from_search(group)
                 self._one(seeded, lambda p, group=group: p.srem(seeded, *group))
-            self._one(seed, lambda p: p.set(seed, version))
+            schema = self.keys.named("schema")
+            self._run(
+                [
+                    Command(seed, lambda p: p.set(seed, version)),
+                    # Noted at the first use already, but the store may have been emptied since.
+                    Command(schema, lambda p: p.set(schema, SCHEMA)),
+                ]
+            )
             return True
 
     def _seed_command(self, user: str, items: Sequence[str]) -> Command:
@@ -423,10 +429,15 @@ class OnlineStore:
 
     def _run(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
         if not self._has_schema:
-            self._check_schema()
+            self.check_layout()
         return self.connection.run(commands, durable=durable)
 
-    def _check_schema(self) -> None:
+    def check_layout(self) -> None:
+        """Return if the keys are of the present layout, or there are none yet.
+
+        Raises:
+            StoreConfigError: they are not; says what to do.
+        """
         schema = stored_schema(self.connection, self.keys)
         if schema is not None and schema < SCHEMA:
             raise StoreConfigError(
