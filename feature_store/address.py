@@ -113,80 +113,52 @@ class Address:
         Raises:
             redis.RedisError, redis.RedisClusterException: the cluster does not answer.
         """
-        common = self._common(Retry(NoBackoff(), 0))
-        if self.deployment == "cluster":
-            nodes = [redis.cluster.ClusterNode(host, port) for host, port in self.hosts]
-            # `Connection` asks again by itself.
-            return redis.cluster.RedisCluster(startup_nodes=nodes, cluster_error_retry_attempts=0, **common)
-        if self.deployment == "sentinel":
-            sentinel = redis.sentinel.Sentinel(
-                list(self.hosts), sentinel_kwargs=self._sentinel_login(), db=self.database, **common
-            )
-            return sentinel.master_for(self.master or "")
-        return redis.Redis.from_pool(
-            redis.BlockingConnectionPool(
-                connection_class=self._connection_class(
-                    redis.Connection, redis.SSLConnection, redis.UnixDomainSocketConnection
-                ),
-                max_connections=_MAX_CONNECTIONS,
-                timeout=REPLY_TIMEOUT_S,
-                **self._place(),
-                **_without_ssl_flag(common),
-            )
-        )
+        return self._client_of(redis, Retry(NoBackoff(), 0))
 
     def async_client(self) -> Any:
-        """The same for asyncio; it belongs to the event loop that first uses it."""
-        common = self._common(AsyncRetry(NoBackoff(), 0))
-        if self.deployment == "cluster":
-            nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in self.hosts]
-            return redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, **common)
-        if self.deployment == "sentinel":
-            sentinel = redis.asyncio.sentinel.Sentinel(
-                list(self.hosts), sentinel_kwargs=self._sentinel_login(), db=self.database, **common
-            )
-            return sentinel.master_for(self.master or "")
-        return redis.asyncio.Redis.from_pool(
-            redis.asyncio.BlockingConnectionPool(
-                connection_class=self._connection_class(
-                    redis.asyncio.Connection, redis.asyncio.SSLConnection, redis.asyncio.UnixDomainSocketConnection
-                ),
-                max_connections=_MAX_CONNECTIONS,
-                timeout=REPLY_TIMEOUT_S,
-                **self._place(),
-                **_without_ssl_flag(common),
-            )
-        )
+        """The same for asyncio, which asks a cluster later; it belongs to the event loop that first uses it."""
+        return self._client_of(redis.asyncio, AsyncRetry(NoBackoff(), 0))
 
-    def _common(self, retry: Any) -> dict[str, Any]:
+    def _client_of(self, library: Any, retry: Any) -> Any:
+        """Made from `redis` or `redis.asyncio`, which have the same names; `retry`: `Connection` tries again itself."""
         tls = {name: value for name, value in self.options.items() if name in _TLS_OPTIONS}
-        return {
+        secure = {"ssl": True, **tls} if self.tls else {}
+        common = {
             "decode_responses": True,
             "username": self.username,
             "password": self.password,
             "socket_timeout": REPLY_TIMEOUT_S,
-            "retry": retry,  # `Connection` decides when to try again
-            **({"ssl": True, **tls} if self.tls else {}),
+            "retry": retry,
         }
-
-    def _sentinel_login(self) -> dict[str, Any]:
-        own = {name.removeprefix("sentinel_"): self.options.get(name) for name in _SENTINEL_OPTIONS}
-        tls = {name: value for name, value in self.options.items() if name in _TLS_OPTIONS}
-        return {"socket_timeout": REPLY_TIMEOUT_S, **own, **({"ssl": True, **tls} if self.tls else {})}
-
-    def _place(self) -> dict[str, Any]:
+        if self.deployment == "cluster":
+            nodes = [library.cluster.ClusterNode(host, port) for host, port in self.hosts]
+            return library.cluster.RedisCluster(startup_nodes=nodes, **common, **secure)
+        if self.deployment == "sentinel":
+            login = {name.removeprefix("sentinel_"): self.options.get(name) for name in _SENTINEL_OPTIONS}
+            sentinel = library.sentinel.Sentinel(
+                list(self.hosts),
+                sentinel_kwargs={"socket_timeout": REPLY_TIMEOUT_S, **login, **secure},
+                db=self.database,
+                **common,
+                **secure,
+            )
+            return sentinel.master_for(self.master)
+        place: dict[str, Any]
         if self.socket_path is not None:
-            return {"path": self.socket_path, "db": self.database}
-        (host, port), *_ = self.hosts
-        return {"host": host, "port": port, "db": self.database}
-
-    def _connection_class(self, plain: type, tls: type, unix: type) -> type:
-        return unix if self.socket_path is not None else tls if self.tls else plain
-
-
-def _without_ssl_flag(arguments: dict[str, Any]) -> dict[str, Any]:
-    """A pool is told by its class of connection, a client by a flag."""
-    return {name: value for name, value in arguments.items() if name != "ssl"}
+            kind, place = library.UnixDomainSocketConnection, {"path": self.socket_path}
+        else:
+            (host, port), *_ = self.hosts
+            kind, place = library.SSLConnection if self.tls else library.Connection, {"host": host, "port": port}
+        pool = library.BlockingConnectionPool(
+            connection_class=kind,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=REPLY_TIMEOUT_S,
+            db=self.database,
+            **place,
+            **tls,
+            **common,
+        )
+        return library.Redis.from_pool(pool)
 
 
 def _host(place: str, default_port: int) -> tuple[str, int]:

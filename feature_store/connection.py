@@ -32,7 +32,7 @@ class Command:
     key: str
     """Decides which node of a cluster gets it; the command may use all keys of the same hash tag."""
     queue: Callable[[Any], object]
-    """Calls the command's method on the pipeline it is given, for instance `lambda p: p.get(key)`."""
+    """Calls the command's method on the pipeline it is given, for instance `methodcaller("get", key)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +153,10 @@ class Connection:
         return self._translated(self._probe)
 
     def _nodes(self) -> Iterable[Any]:
-        if isinstance(self.client, RedisCluster):
-            return [self.client.get_redis_connection(node) for node in self.client.get_primaries()]
-        return [self.client]
+        client = self.client
+        if isinstance(client, RedisCluster):
+            return [client.get_redis_connection(node) for node in client.get_primaries()]  # type: ignore[no-untyped-call]
+        return [client]
 
     def _run_on_cluster(self, commands: Sequence[Command], waits: bool) -> list[Any]:
         replies: list[Any] = [None] * len(commands)

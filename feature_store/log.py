@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from operator import methodcaller
 from typing import Any
 
 from feature_store.connection import Command
@@ -61,7 +62,7 @@ class EventLog:
         """
         self.store.check_layout()
         groups = [self.store.keys.of_shard(shard, "groups") for shard in range(SHARDS)]
-        owners = self._each(lambda shard, key, p: p.eval(_JOIN, 2, key, groups[shard], self.group, owner))
+        owners = self._each(lambda shard, key: methodcaller("eval", _JOIN, 2, key, groups[shard], self.group, owner))
         if others := sorted(set(owners) - {owner}):
             raise StoreConfigError(
                 f"store: group {self.group!r} of the event log fills another offline store ({others[0]}); "
@@ -78,7 +79,8 @@ class EventLog:
             next call: entries may have been taken without being seen.
         """
         replies = self._each(
-            lambda _, key, p: p.xreadgroup(self.group, self._member, {key: ">"}, count=count), durable=True
+            lambda shard, key: methodcaller("xreadgroup", self.group, self._member, {key: ">"}, count=count),
+            durable=True,
         )
         return [
             _entry(shard, place, fields)
@@ -94,7 +96,7 @@ class EventLog:
             while True:
                 start, rows, *_ = self.store.connection.one(
                     key,
-                    lambda p, key=key, start=start: p.xautoclaim(key, self.group, self._member, 0, start, count=count),
+                    methodcaller("xautoclaim", key, self.group, self._member, 0, start, count=count),
                     durable=True,
                 )
                 # Redis 6.2 names entries that were erased meanwhile, without fields.
@@ -110,14 +112,14 @@ class EventLog:
             places[entry.shard].append("{}-{}".format(*entry.position))
         self.store.connection.run(
             [
-                Command(key := self._streams[shard], lambda p, key=key, ids=ids: p.xack(key, self.group, *ids))
+                Command(key := self._streams[shard], methodcaller("xack", key, self.group, *ids))
                 for shard, ids in places.items()
             ]
         )
 
     def trim(self) -> int:
         """Remove the entries that every group has acknowledged; how many."""
-        return sum(self._each(lambda _, key, p: p.eval(_TRIM, 1, key)))
+        return sum(self._each(lambda shard, key: methodcaller("eval", _TRIM, 1, key)))
 
     def lag(self) -> Lag:
         """How far the group is behind.
@@ -125,16 +127,13 @@ class EventLog:
         Raises:
             StoreUnavailableError: the store does not answer, or nothing was ever written or read.
         """
-        each = self._each(lambda _, key, p: p.eval(_LAG, 1, key, self.group))
+        each = self._each(lambda shard, key: methodcaller("eval", _LAG, 1, key, self.group))
         return Lag(entries=sum(entries for entries, _ in each), seconds=max(ms for _, ms in each) / 1000)
 
-    def _each(self, queue: Callable[[int, str, Any], object], *, durable: bool = False) -> list[Any]:
-        """One command a shard; `queue` gets the shard, its stream's key and the pipeline."""
+    def _each(self, command: Callable[[int, str], Callable[[Any], object]], *, durable: bool = False) -> list[Any]:
+        """One command a shard, made from the shard and its stream's key."""
         return self.store.connection.run(
-            [
-                Command(key, lambda p, shard=shard, key=key: queue(shard, key, p))
-                for shard, key in enumerate(self._streams)
-            ],
+            [Command(key, command(shard, key)) for shard, key in enumerate(self._streams)],
             durable=durable,
         )
 

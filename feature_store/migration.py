@@ -7,6 +7,7 @@ write-ahead log, and no cluster.
 from __future__ import annotations
 
 from importlib.resources import files
+from operator import methodcaller
 from urllib.parse import unquote
 
 from feature_store.connection import Command, Connection
@@ -29,9 +30,9 @@ def stored_schema(connection: Connection, keys: Keys) -> int | None:
     """
     names = [keys.named("users"), keys.named("seed")]
     logs = [keys.of_shard(shard, "wal") for shard in range(SHARDS)]
-    schema = connection.one(keys.named("schema"), lambda p: p.get(keys.named("schema")))
+    schema = connection.one(keys.named("schema"), methodcaller("get", keys.named("schema")))
     if schema is None:
-        found = connection.run([Command(key, lambda p, key=key: p.exists(key)) for key in names + logs])
+        found = connection.run([Command(key, methodcaller("exists", key)) for key in names + logs])
         # A store that was emptied under a running program has the log, but nobody has noted the layout.
         return SCHEMA if any(found[len(names) :]) else 1 if any(found) else None
     if int(schema) > SCHEMA:
@@ -59,14 +60,14 @@ def migrate(connection: Connection, keys: Keys) -> int:
             # No literal braces in a glob's way: they mean nothing to it, but [ and * in the namespace would.
             pattern = "".join(f"\\{c}" if c in "*?[]\\" else c for c in prefix) + "*"
             cursor, found = connection.one(
-                keys.named("schema"), lambda p, start=start, pattern=pattern: p.scan(start, match=pattern, count=_BATCH)
+                keys.named("schema"), methodcaller("scan", start, match=pattern, count=_BATCH)
             )
             commands = [command for key in found if (command := _command(keys, prefix, key)) is not None]
             connection.run(commands, durable=True)
             moved += len(commands)
             if cursor == 0:
                 break
-    connection.one(keys.named("schema"), lambda p: p.set(keys.named("schema"), SCHEMA), durable=True)
+    connection.one(keys.named("schema"), methodcaller("set", keys.named("schema"), SCHEMA), durable=True)
     return moved
 
 
@@ -76,10 +77,10 @@ def _command(keys: Keys, prefix: str, key: str) -> Command | None:
     user_id = unquote(quoted)
     if name.startswith("e:"):
         target = keys.event(user_id, name.removeprefix("e:"))
-        return Command(key, lambda p: p.eval(_MOVE, 2, key, target))
+        return Command(key, methodcaller("eval", _MOVE, 2, key, target))
     if name not in _PARTS:
         return None
     old = [f"{prefix}{quoted}}}:{part}" for part in _PARTS]
     new = [keys.of_user(user_id, part) for part in _PARTS]
     wal = keys.beside_user(user_id, "wal")
-    return Command(key, lambda p: p.eval(_MIGRATE, 9, *old, *new, wal, user_id))
+    return Command(key, methodcaller("eval", _MIGRATE, 9, *old, *new, wal, user_id))

@@ -212,4 +212,4 @@ def _frame(entries: Sequence[LogEntry]) -> pl.DataFrame:
         if entry.event is not None
     ]
     plain = {name: pl.Int64() if kind == TIME else kind for name, kind in SCHEMA.items()}
-    return pl.DataFrame(rows, schema=plain, orient="row").cast(SCHEMA)
+    return pl.DataFrame(rows, schema=plain, orient="row").cast(pl.Schema(SCHEMA))

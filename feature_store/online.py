@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby, islice
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -179,7 +180,7 @@ class OnlineStore:
         commands = [self._append_command([events[index] for index in group]) for group in groups]
         users = self.keys.named("users")
         found = {events[group[0]].user_id: 0 for group in groups}
-        commands.append(Command(users, lambda p: p.zadd(users, found)))
+        commands.append(Command(users, methodcaller("zadd", users, found)))
         replies = self._run(commands, durable=True)
         outcomes: dict[int, AppendOutcome] = {}
         for group, reply in zip(groups, replies, strict=False):
@@ -208,7 +209,7 @@ class OnlineStore:
                 event.event_type,
                 event.item_id,
             ]
-        return Command(keys[0], lambda p: p.eval(_APPEND, len(keys), *keys, *arguments))
+        return Command(keys[0], methodcaller("eval", _APPEND, len(keys), *keys, *arguments))
 
     def user_state(self, user_id: str, limit: int | None = None) -> UserState:
         """History, profile and session of a user in one round trip; the newest `limit` entries of the history."""
@@ -232,7 +233,7 @@ class OnlineStore:
         if limit < 1:
             return []
         key = self.keys.of_user(user_id, "log")
-        rows = self._one(key, lambda p: p.xrevrange(key, count=limit))
+        rows = self._one(key, methodcaller("xrevrange", key, count=limit))
         return [
             Event(
                 event_id=fields["event_id"],
@@ -247,7 +248,7 @@ class OnlineStore:
     def put_profile(self, user_id: str, profile: str) -> None:
         """Replace the user's profile, a JSON text; when this returns it is as durable as an event."""
         key = self.keys.of_user(user_id, PROFILE)
-        self._one(key, lambda p: p.set(key, profile, ex=self._idle_lifetime_s or None), durable=True)
+        self._one(key, methodcaller("set", key, profile, ex=self._idle_lifetime_s or None), durable=True)
 
     def profile(self, user_id: str) -> str | None:
         """The JSON text that was put last; None without one."""
@@ -257,12 +258,12 @@ class OnlineStore:
     def delete_profile(self, user_id: str) -> bool:
         """Erase the user's profile; whether there was one."""
         key = self.keys.of_user(user_id, PROFILE)
-        return bool(self._one(key, lambda p: p.delete(key), durable=True))
+        return bool(self._one(key, methodcaller("delete", key), durable=True))
 
     def put_session(self, user_id: str, session: str, lifetime_s: int = SESSION_LIFETIME_S) -> None:
         """Replace the state of the user's session, a JSON text, which is forgotten after `lifetime_s`."""
         key = self.keys.of_user(user_id, "session")
-        self._one(key, lambda p: p.set(key, session, ex=lifetime_s))
+        self._one(key, methodcaller("set", key, session, ex=lifetime_s))
 
     def session(self, user_id: str) -> str | None:
         """The JSON text that was put last; None without one, or when it has expired."""
@@ -281,38 +282,41 @@ class OnlineStore:
         parts += [self.keys.beside_user(user_id, name) for name in ("wal", "erased")]
         known = False
         while True:
-            reply = self._one(
+            reply: int = self._one(
                 parts[0],
-                lambda p: p.eval(_ERASE, len(parts), *parts, digest_of(user_id), self._event_id_lifetime_s),
+                methodcaller("eval", _ERASE, len(parts), *parts, digest_of(user_id), self._event_id_lifetime_s),
                 durable=True,
             )
-            known |= reply != 0
+            known = known or bool(reply)
             self._finish_erasure(user_id)
             if reply >= 0:
                 break
         users, seeded = self.keys.named("users"), self.keys.named("seeded")
         self._run(
-            [Command(users, lambda p: p.zrem(users, user_id)), Command(seeded, lambda p: p.srem(seeded, user_id))],
+            [
+                Command(users, methodcaller("zrem", users, user_id)),
+                Command(seeded, methodcaller("srem", seeded, user_id)),
+            ],
             durable=True,
         )
         if self.user_entries(user_id, 1):  # an event that came meanwhile was not found by the search
-            self._one(users, lambda p: p.zadd(users, {user_id: 0}))
+            self._one(users, methodcaller("zadd", users, {user_id: 0}))
         return known
 
     def _finish_erasure(self, user_id: str) -> None:
         """Delete the event ids and the log entries that an erased log names, and then it."""
         gone, wal = self.keys.of_user(user_id, "gone"), self.keys.beside_user(user_id, "wal")
-        while rows := self._one(gone, lambda p: p.xrange(gone, count=_PIPELINE)):
+        while rows := self._one(gone, methodcaller("xrange", gone, count=_PIPELINE)):
             places = [fields["wal"] for _, fields in rows if "wal" in fields]
             ids = [self.keys.event(user_id, fields["event_id"]) for _, fields in rows]
-            commands = [Command(gone, lambda p, ids=ids: p.delete(*ids))]
+            commands = [Command(gone, methodcaller("delete", *ids))]
             if places:
-                commands.append(Command(wal, lambda p, places=places: p.xdel(wal, *places)))
+                commands.append(Command(wal, methodcaller("xdel", wal, *places)))
             # Last: who is interrupted must know what is left.
             done = [place for place, _ in rows]
-            commands.append(Command(gone, lambda p, done=done: p.xdel(gone, *done)))
+            commands.append(Command(gone, methodcaller("xdel", gone, *done)))
             self._run(commands, durable=True)
-        self._one(gone, lambda p: p.delete(gone), durable=True)
+        self._one(gone, methodcaller("delete", gone), durable=True)
 
     def search_users(self, prefix: str, *, limit: int, offset: int = 0) -> tuple[list[str], int]:
         """One page of the user ids that begin with `prefix`, in the order of their bytes, and their number."""
@@ -320,8 +324,8 @@ class OnlineStore:
         key = self.keys.named("users")
         users, total = self._run(
             [
-                Command(key, lambda p: p.zrangebylex(key, low, high, start=offset, num=limit)),
-                Command(key, lambda p: p.zlexcount(key, low, high)),
+                Command(key, methodcaller("zrangebylex", key, low, high, start=offset, num=limit)),
+                Command(key, methodcaller("zlexcount", key, low, high)),
             ]
         )
         return users, total
@@ -333,7 +337,7 @@ class OnlineStore:
         """
         key, cursor, dropped = self.keys.named("users"), 0, 0
         while True:
-            cursor, rows = self._one(key, lambda p, cursor=cursor: p.zscan(key, cursor, count=_PIPELINE))
+            cursor, rows = self._one(key, methodcaller("zscan", key, cursor, count=_PIPELINE))
             users = [user for user, _ in rows]
             idle = [user for user, has in zip(users, self._have_history(users), strict=True) if not has]
             if idle:
@@ -357,32 +361,32 @@ class OnlineStore:
         """
         seed, seeded = self.keys.named("seed"), self.keys.named("seeded")
         with self._seed_mutex:
-            if self._one(seed, lambda p: p.get(seed)) == version:
+            if self._one(seed, methodcaller("get", seed)) == version:
                 return False
             users: set[str] = set()
             for chunk in _chunks(histories, _PIPELINE):
                 # First: who is interrupted must know whose entries to remove later.
                 names = [user for user, _ in chunk]
-                self._one(seeded, lambda p, names=names: p.sadd(seeded, *names))
+                self._one(seeded, methodcaller("sadd", seeded, *names))
                 written = self._run([self._seed_command(user, items) for user, items in chunk])
                 kept = {user: 0 for user, is_kept in zip(names, written, strict=True) if is_kept}
                 erased = [user for user, is_kept in zip(names, written, strict=True) if not is_kept]
                 if kept:
                     self._add_to_search(kept)
                 if erased:
-                    self._one(seeded, lambda p, erased=erased: p.srem(seeded, *erased))
+                    self._one(seeded, methodcaller("srem", seeded, *erased))
                 users.update(kept)
-            gone = self._one(seeded, lambda p: p.smembers(seeded)) - users
+            gone = self._one(seeded, methodcaller("smembers", seeded)) - users
             for group in _chunks(sorted(gone), _PIPELINE):
                 self._run([self._seed_command(user, ()) for user in group])
                 self._take_from_search(group)
-                self._one(seeded, lambda p, group=group: p.srem(seeded, *group))
+                self._one(seeded, methodcaller("srem", seeded, *group))
             schema = self.keys.named("schema")
             self._run(
                 [
-                    Command(seed, lambda p: p.set(seed, version)),
+                    Command(seed, methodcaller("set", seed, version)),
                     # Noted at the first use already, but the store may have been emptied since.
-                    Command(schema, lambda p: p.set(schema, SCHEMA)),
+                    Command(schema, methodcaller("set", schema, SCHEMA)),
                 ]
             )
             return True
@@ -390,12 +394,12 @@ class OnlineStore:
     def _seed_command(self, user: str, items: Sequence[str]) -> Command:
         keys = [self.keys.of_user(user, "h"), self.keys.beside_user(user, "erased")]
         arguments = [digest_of(user), self.max_history, self._idle_lifetime_s, *items[-self.max_history :]]
-        return Command(keys[0], lambda p: p.eval(_SEED, len(keys), *keys, *arguments))
+        return Command(keys[0], methodcaller("eval", _SEED, len(keys), *keys, *arguments))
 
     def _take_from_search(self, users: Sequence[str]) -> None:
         """Remove the users from the search who have no history."""
         key = self.keys.named("users")
-        self._one(key, lambda p: p.zrem(key, *users))
+        self._one(key, methodcaller("zrem", key, *users))
         # After the removal: a user whose first event arrives meanwhile is either seen here or added by that event.
         kept = {user: 0 for user, has in zip(users, self._have_history(users), strict=True) if has}
         if kept:
@@ -403,22 +407,22 @@ class OnlineStore:
 
     def _add_to_search(self, users: Mapping[str, int]) -> None:
         key = self.keys.named("users")
-        self._one(key, lambda p: p.zadd(key, users))
+        self._one(key, methodcaller("zadd", key, users))
 
     def _have_history(self, users: Sequence[str]) -> list[bool]:
         keys = [self.keys.of_user(user, "h") for user in users]
-        return [bool(reply) for reply in self._run([Command(key, lambda p, key=key: p.exists(key)) for key in keys])]
+        return [bool(reply) for reply in self._run([Command(key, methodcaller("exists", key)) for key in keys])]
 
     def put_item_features(self, features: Mapping[str, Features]) -> None:
         """Replace the features of the given items."""
         for chunk in _chunks(features.items(), _PIPELINE):
             texts = {self.keys.item(item): json.dumps(values) for item, values in chunk}
-            self._run([Command(key, lambda p, key=key, text=text: p.set(key, text)) for key, text in texts.items()])
+            self._run([Command(key, methodcaller("set", key, text)) for key, text in texts.items()])
 
     def item_features(self, item_ids: Sequence[str]) -> list[Features | None]:
         """The features of each item, None where it has none."""
         keys = [self.keys.item(item) for item in item_ids]
-        texts = self._run([Command(key, lambda p, key=key: p.get(key)) for key in keys])
+        texts = self._run([Command(key, methodcaller("get", key)) for key in keys])
         return [None if text is None else json.loads(text) for text in texts]
 
     def _entries(self, limit: int | None) -> int:
@@ -446,7 +450,7 @@ class OnlineStore:
             )
         if schema is None:
             key = self.keys.named("schema")
-            self.connection.one(key, lambda p: p.set(key, SCHEMA, nx=True))
+            self.connection.one(key, methodcaller("set", key, SCHEMA, nx=True))
         self._has_schema = True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
 from feature_store.connection import Command
@@ -26,13 +27,13 @@ class UserState:
 def history_command(keys: Keys, user_id: str, limit: int) -> Command:
     """Reads the newest `limit` entries of the history; at least 1."""
     key = keys.of_user(user_id, "h")
-    return Command(key, lambda pipeline: pipeline.zrange(key, -limit, -1, withscores=True))
+    return Command(key, methodcaller("zrange", key, -limit, -1, withscores=True))
 
 
 def text_command(keys: Keys, user_id: str, name: str) -> Command:
     """Reads a text of the user."""
     key = keys.of_user(user_id, name)
-    return Command(key, lambda pipeline: pipeline.get(key))
+    return Command(key, methodcaller("get", key))
 
 
 def decode_history(reply: Sequence[tuple[str, float]]) -> list[HistoryEntry]:
