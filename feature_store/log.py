@@ -125,7 +125,7 @@ class EventLog:
         """How far the group is behind.
 
         Raises:
-            StoreUnavailableError: the store does not answer, or nothing was ever written or read.
+            StoreUnavailableError: the store does not answer.
         """
         each = self._each(lambda shard, key: methodcaller("eval", _LAG, 1, key, self.group))
         return Lag(entries=sum(entries for entries, _ in each), seconds=max(ms for _, ms in each) / 1000)

@@ -1,4 +1,4 @@
-"""The command `recsys serve`. The service itself is in `serving.server`.
+"""The command `recsys serve`. The service itself is in `serving.server`, `recsys events` in `serving.events_cli`.
 
 Imports that load PyTorch happen inside the command, so that `recsys --help` answers at once.
 """
@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 
+from serving import events_cli
+
 app = typer.Typer(help="Serve a trained model.")
+app.add_typer(events_cli.app, name="events")
 
 
 @app.command()

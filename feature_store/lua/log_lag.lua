@@ -1,5 +1,8 @@
 -- How far a group is behind in one log. KEYS: log. ARGV: group.
 -- Returns the number of entries that it has not acknowledged and the age of the oldest in milliseconds.
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return {0, 0}
+end
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local group = {}
   for i = 1, #flat, 2 do
@@ -23,4 +26,5 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     return {entries, math.max(0, ms)}
   end
 end
+-- Nobody has ever read.
 return {redis.call('XLEN', KEYS[1]), 0}
