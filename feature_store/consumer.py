@@ -45,7 +45,7 @@ class OfflineConsumer:
         """Write all that is in the log; how many events were new.
 
         Raises:
-            StoreUnavailableError: the store does not answer; what is written stays written, call it again.
+            StoreUnavailableError: the store or the disk fails; what is written stays written, call it again.
             StoreConfigError: the group's events go to another directory.
         """
         written = 0
@@ -67,7 +67,7 @@ class OfflineConsumer:
         return written
 
     def run(self, stop: threading.Event, interval_s: float = _INTERVAL_S) -> None:
-        """Write what comes until `stop` is set; a store that is down is asked again, at growing intervals.
+        """Write what comes until `stop` is set; while the store or the disk fails, try again at growing intervals.
 
         Raises:
             StoreConfigError: the group's events go to another directory.
@@ -83,7 +83,7 @@ class OfflineConsumer:
                 pause = interval_s
             except StoreUnavailableError as error:
                 pause = min(_LONGEST_PAUSE_S, 2 * pause)
-                _log.warning("the offline store waits %.0f s for the event log: %s", pause, error)
+                _log.warning("the offline store is not up to date, trying again in %.0f s: %s", pause, error)
             if stop.wait(pause):
                 return
 
@@ -95,7 +95,7 @@ class BackgroundConsumer:
         store: whose events; it must outlive this.
         directory: of the offline store.
         group: consumer group of the log; every offline store needs its own.
-        on_failure: told why the thread has ended by itself, for instance because the disk is full.
+        on_failure: told why the thread has ended by itself, for instance because the keys are of another version.
 
     Raises:
         StoreConfigError: the directory cannot be written, or another consumer writes to it.
@@ -142,7 +142,7 @@ class BackgroundConsumer:
             consumer.catch_up()
         except StoreUnavailableError as error:
             _log.warning("the offline store is not up to date: %s", error)
-        except (StoreError, OSError) as error:
+        except StoreError as error:
             _log.error("the offline store is not written any more: %s", error)
             if self._on_failure is not None:
                 self._on_failure(error)

@@ -27,6 +27,8 @@ import hashlib
 from urllib.parse import quote
 from zlib import crc32
 
+from feature_store.errors import StoreConfigError
+
 SCHEMA = 2
 SHARDS = 16
 """Fixed: it decides where a user's keys are."""
@@ -41,12 +43,12 @@ class Keys:
         namespace: prefix of all of them.
 
     Raises:
-        ValueError: the namespace has braces, which would move the hash tag.
+        StoreConfigError: the namespace has braces, which would move the hash tag.
     """
 
     def __init__(self, namespace: str) -> None:
         if "{" in namespace or "}" in namespace:
-            raise ValueError(f"namespace must not contain braces, got {namespace!r}")
+            raise StoreConfigError(f"store: namespace {namespace!r} has braces; choose a name without")
         self.namespace = namespace
 
     def named(self, name: str) -> str:

@@ -23,7 +23,7 @@ from typing import Self
 
 import polars as pl
 
-from feature_store.errors import StoreConfigError
+from feature_store.errors import StoreConfigError, StoreUnavailableError
 from feature_store.events import LogEntry
 from feature_store.manifest import DataFile, Manifest, Tombstone, sync_directory
 from feature_store.offline import ARRIVAL, SCHEMA, TIME, scan, without_erased
@@ -79,7 +79,18 @@ class OfflineWriter:
         """Put the entries in, durably; how many events were new. Each shard's must be in order.
 
         Entries that are in already change nothing.
+
+        Raises:
+            StoreUnavailableError: the disk does not take them; nothing is in then, and calling it again is safe.
         """
+        try:
+            return self._write(entries)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise StoreUnavailableError(
+                f"store: cannot write to {self.directory}: {' '.join(str(error).split())}; make room, or mend the disk"
+            ) from error
+
+    def _write(self, entries: Sequence[LogEntry]) -> int:
         new = self._new(entries)
         if not new:
             return 0

@@ -211,6 +211,23 @@ def test_a_consumer_that_cannot_go_on_says_so(
     assert "not written any more" in caplog.text
 
 
+def test_a_full_disk_loses_nothing(
+    store: OnlineStore, writer: OfflineWriter, make_event: EventFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = OfflineConsumer(EventLog(store), writer)
+    store.append_events([make_event("1")])
+    consumer.catch_up()
+    store.append_events([make_event("2")])
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match="No space left on device; make room"):
+                consumer.catch_up()
+    assert EventLog(store).lag().entries == 1
+    assert consumer.catch_up() == 1
+    assert stored(writer.directory) == [("ann", "1"), ("ann", "2")]
+
+
 _CONSUMER = """
 import sys, threading
 from pathlib import Path

@@ -242,6 +242,11 @@ def test_a_malformed_url_is_refused(url: str) -> None:
         OnlineStore.connect(url)
 
 
+def test_a_namespace_cannot_move_the_hash_tag() -> None:
+    with pytest.raises(StoreConfigError, match="without"):
+        OnlineStore.connect("redis://localhost", namespace="a{b}")
+
+
 def test_a_failing_write_accepts_nothing(store: OnlineStore, store_url: str, make_event: EventFactory) -> None:
     with redis.Redis.from_url(store_url) as client:
         client.set(store.keys.of_user("ann", "h"), "not a history")
