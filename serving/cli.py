@@ -37,6 +37,10 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where its own store keeps its data. Default: `store` beside the bundle.")
     ] = None,
+    forget_after_days: Annotated[
+        int | None,
+        typer.Option(help="Forget users who did nothing for so many days: history, events, profile.", min=1),
+    ] = None,
 ) -> None:
     """Serve BUNDLE: the API under /v1, its documentation at /docs, the dashboard at /.
 
@@ -46,4 +50,6 @@ def serve(
     from serving.server import run_server
 
     configure_logging()
-    run_server(bundle, host=host, port=port, store_url=store, data_dir=data_dir, onnx=onnx)
+    run_server(
+        bundle, host=host, port=port, store_url=store, data_dir=data_dir, onnx=onnx, forget_after_days=forget_after_days
+    )

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -120,6 +121,19 @@ def erase(
     with _opened(bundle, store, data_dir) as opened:
         known = opened.erase_user(user_id)
     typer.echo(f"user {user_id!r} is erased" if known else f"user {user_id!r} was unknown")
+
+
+@app.command()
+def expire(
+    bundle: Bundle,
+    before: Annotated[datetime, typer.Option(help="Delete what arrived before this date (UTC).", formats=["%Y-%m-%d"])],
+    directory: Directory = None,
+) -> None:
+    """Delete old events from the offline store. Stop `consume` first; it is refused while that runs."""
+    from feature_store.offline_writer import OfflineWriter
+
+    with _one_line_errors(), OfflineWriter(_directory(bundle, directory)) as writer:
+        typer.echo(f"{writer.directory}: {writer.expire(before.date())} events deleted, {_rows(writer.directory)} left")
 
 
 @app.command()

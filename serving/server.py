@@ -27,10 +27,12 @@ def run_server(
     store_url: str | None = None,
     data_dir: Path | None = None,
     onnx: Path | None = None,
+    forget_after_days: int | None = None,
 ) -> None:
     """Serve until a signal ends it; prints the URL on stdout once it answers.
 
-    With `onnx`, what `recsys export` made of the bundle's model, ONNX Runtime decodes.
+    With `onnx`, what `recsys export` made of the bundle's model, ONNX Runtime decodes. With `forget_after_days`, the
+    store drops users who did nothing for so long.
 
     Raises:
         ArtifactError: the bundle or the export is missing or damaged, they do not belong together, or the model cannot
@@ -47,11 +49,14 @@ def run_server(
         runtime = RecommenderRuntime.from_bundle(bundle, onnx)
         runtime.warm_up()
         namespace = namespace_of(path)
+        idle_lifetime_s = None if forget_after_days is None else forget_after_days * 86_400
         try:
             if store_url is not None:
-                store = OnlineStore.connect(store_url, namespace=namespace)
+                store = OnlineStore.connect(store_url, namespace=namespace, idle_lifetime_s=idle_lifetime_s)
             else:
-                store = OnlineStore.embedded(data_dir or path.parent / "store", namespace=namespace)
+                store = OnlineStore.embedded(
+                    data_dir or path.parent / "store", namespace=namespace, idle_lifetime_s=idle_lifetime_s
+                )
         except StoreError as error:
             raise ConfigError(str(error)) from error
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from store_servers import Store
+from store_servers import VALKEY, Server, Store
 
 from feature_store import Event, OnlineStore, StoreUnavailableError
 from feature_store.aio import AsyncOnlineStore
@@ -219,3 +220,41 @@ def test_a_login_without_the_right_keys_is_told_so(deployment: Store) -> None:
     with pytest.raises(StoreUnavailableError, match="allow the user") as caught:
         OnlineStore.connect(deployment.url, namespace="other").user_history("ann")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_sentinels_choice_of_a_new_master_is_followed(start: Callable[..., Server], tmp_path: Path) -> None:
+    first = start(VALKEY, "--appendonly", "yes")
+    replication = ("--replicaof", f"127.0.0.1 {first.port}", "--repl-diskless-sync-delay", "0")
+    second = start(VALKEY, "--appendonly", "yes", *replication)
+    (tmp_path / "sentinel.conf").write_text("")
+    sentinel = start(VALKEY, str(tmp_path / "sentinel.conf"), "--sentinel")
+    with sentinel.client() as client:
+        client.execute_command("SENTINEL", "MONITOR", "main", "127.0.0.1", first.port, 1)
+        client.execute_command("SENTINEL", "SET", "main", "down-after-milliseconds", 300)
+        wait_until(lambda: client.sentinel_master("main")["num-slaves"] == 1)
+    store = OnlineStore.connect(f"redis+sentinel://127.0.0.1:{sentinel.port}/main", namespace="contract-failover")
+    events = [view("1", user) for user in USERS]
+    store.append_events(events)
+    with first.client() as client:
+        wait_until(lambda: client.info("replication")["slave0"]["state"] == "online")
+        assert client.execute_command("WAIT", 1, 5000) == 1
+    first.kill()
+
+    def answers() -> bool:
+        try:
+            return set(store.append_events(events)) == {"duplicate"}
+        except StoreUnavailableError:
+            return False
+
+    wait_until(answers)
+    with second.client() as client:
+        assert client.info("replication")["role"] == "master"
+    store.close()
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -286,3 +288,42 @@ def test_killed_at_random_points_it_stores_every_acknowledged_event_once(
     assert set(counts) == set(acknowledged)
     assert set(counts.values()) == {1}
     assert log_length(store) == 0
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_the_store_killed_at_random_points_loses_no_acknowledged_event(
+    kills: int, data_dir: Path, tmp_path: Path, make_event: EventFactory
+) -> None:
+    chance = random.Random(kills)
+    store = OnlineStore.embedded(data_dir)
+    is_over = threading.Event()
+    acknowledged: list[tuple[str, str]] = []
+
+    def client(name: str) -> None:
+        number = 0
+        while not is_over.is_set():
+            events = [make_event(f"{name}-{number + n}", f"u{n}") for n in range(3)]
+            # A kill between the write and its answer makes the repetition a duplicate.
+            store.append_events(events)
+            acknowledged.extend((event.user_id, event.event_id) for event in events)
+            number += 3
+
+    with OfflineWriter(tmp_path / "offline") as writer, ThreadPoolExecutor(4) as pool:
+        consumer = OfflineConsumer(EventLog(store), writer)
+        running = [pool.submit(client, name) for name in "abc"]
+        running.append(pool.submit(consumer.run, is_over, 0.001))
+        try:
+            for _ in range(kills):
+                time.sleep(chance.random() * 0.4)
+                store.connection.server.ensure_running()
+                os.kill(store.connection.client.info("server")["process_id"], signal.SIGKILL)
+            store.ping()
+        finally:
+            is_over.set()
+        for each in running:
+            each.result()
+        consumer.catch_up()
+    counts = Counter(stored(tmp_path / "offline"))
+    assert set(counts) >= set(acknowledged)
+    assert set(counts.values()) == {1}
+    store.close()

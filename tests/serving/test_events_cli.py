@@ -83,6 +83,13 @@ def test_an_erased_user_is_in_no_export(run_dir: Path, store: OnlineStore) -> No
     assert "0 keys moved" in _run("migrate", run_dir).output
 
 
+def test_old_events_are_deleted(run_dir: Path, store: OnlineStore) -> None:
+    store.append_events(_events(4))
+    _run("consume", run_dir, "--once")
+    assert "0 events deleted, 4 left" in _run("expire", run_dir, "--before", "2026-01-01").output
+    assert "4 events deleted, 0 left" in _run("expire", run_dir, "--before", "2100-01-01").output
+
+
 def test_a_store_that_nobody_runs_is_started_for_the_command_and_ended_after_it(run_dir: Path) -> None:
     assert _run("consume", run_dir, "--once").exit_code == 0
     assert not EmbeddedServer(run_dir / "store").is_running()
