@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from operator import methodcaller
 from typing import Any, TypeVar
 
 import redis
 from redis.cluster import RedisCluster
-from redis.exceptions import AskError, ClusterDownError, RedisClusterException, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, NoScriptError, RedisClusterException, TryAgainError
 
 from feature_store.address import Address, Deployment
 from feature_store.embedded import EmbeddedServer
@@ -33,6 +36,28 @@ class Command:
     """Decides which node of a cluster gets it; the command may use all keys of the same hash tag."""
     queue: Callable[[Any], object]
     """Calls the command's method on the pipeline it is given, for instance `methodcaller("get", key)`."""
+    in_full: Callable[[Any], object] | None = None
+    """The same for a server that does not know the script which `queue` names; None for what is no script."""
+
+
+class Script:
+    """A Lua script of this package, sent once to each server and then named by its digest.
+
+    Args:
+        name: of the file under lua/, without its ending.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._text = files("feature_store").joinpath(f"lua/{name}.lua").read_text()
+        self._digest = hashlib.sha1(self._text.encode()).hexdigest()
+
+    def __call__(self, keys: Sequence[str], *arguments: str | int) -> Command:
+        """The command that runs it; all keys must have one hash tag."""
+        return Command(
+            keys[0],
+            methodcaller("evalsha", self._digest, len(keys), *keys, *arguments),
+            methodcaller("eval", self._text, len(keys), *keys, *arguments),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +280,12 @@ def _run(client: Any, commands: Sequence[Command], waits: bool) -> list[Any]:
         # On the same connection: it waits for what that connection has written.
         pipeline.execute_command("WAITAOF", 1, 0, _FSYNC_TIMEOUT_MS)
     replies: list[Any] = pipeline.execute(raise_on_error=False)
+    # Nothing of a script that a server does not know has run; sent in full, it is known from then on.
+    unknown = [i for i, command in enumerate(commands) if command.in_full and isinstance(replies[i], NoScriptError)]
+    if unknown:
+        in_full = [Command(commands[i].key, commands[i].in_full) for i in unknown]  # type: ignore[arg-type]
+        for index, reply in zip(unknown, _run(client, in_full, waits), strict=True):
+            replies[index] = reply
     if waits:
         confirmed = replies.pop()
         if isinstance(confirmed, Exception):

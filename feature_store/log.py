@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from operator import methodcaller
 from typing import Any
 
-from feature_store.connection import Command
+from feature_store.connection import Command, Script
 from feature_store.errors import InvalidEventError, StoreConfigError
 from feature_store.events import Event, LogEntry
 from feature_store.keys import SHARDS
 from feature_store.online import OnlineStore
 
-_JOIN = files("feature_store").joinpath("lua/join_log.lua").read_text()
-_TRIM = files("feature_store").joinpath("lua/trim_log.lua").read_text()
-_LAG = files("feature_store").joinpath("lua/log_lag.lua").read_text()
+_JOIN = Script("join_log")
+_TRIM = Script("trim_log")
+_LAG = Script("log_lag")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +61,7 @@ class EventLog:
         """
         self.store.check_layout()
         groups = [self.store.keys.of_shard(shard, "groups") for shard in range(SHARDS)]
-        owners = self._each(lambda shard, key: methodcaller("eval", _JOIN, 2, key, groups[shard], self.group, owner))
+        owners = self._each(lambda shard, key: _JOIN((key, groups[shard]), self.group, owner))
         if others := sorted(set(owners) - {owner}):
             raise StoreConfigError(
                 f"store: group {self.group!r} of the event log fills another offline store ({others[0]}); "
@@ -79,7 +78,7 @@ class EventLog:
             next call: entries may have been taken without being seen.
         """
         replies = self._each(
-            lambda shard, key: methodcaller("xreadgroup", self.group, self._member, {key: ">"}, count=count),
+            lambda _, key: Command(key, methodcaller("xreadgroup", self.group, self._member, {key: ">"}, count=count)),
             durable=True,
         )
         return [
@@ -119,7 +118,7 @@ class EventLog:
 
     def trim(self) -> int:
         """Remove the entries that every group has acknowledged; how many."""
-        return sum(self._each(lambda shard, key: methodcaller("eval", _TRIM, 1, key)))
+        return sum(self._each(lambda _, key: _TRIM((key,))))
 
     def lag(self) -> Lag:
         """How far the group is behind.
@@ -127,13 +126,13 @@ class EventLog:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        each = self._each(lambda shard, key: methodcaller("eval", _LAG, 1, key, self.group))
+        each = self._each(lambda _, key: _LAG((key,), self.group))
         return Lag(entries=sum(entries for entries, _ in each), seconds=max(ms for _, ms in each) / 1000)
 
-    def _each(self, command: Callable[[int, str], Callable[[Any], object]], *, durable: bool = False) -> list[Any]:
+    def _each(self, command: Callable[[int, str], Command], *, durable: bool = False) -> list[Any]:
         """One command a shard, made from the shard and its stream's key."""
         return self.store.connection.run(
-            [Command(key, command(shard, key)) for shard, key in enumerate(self._streams)],
+            [command(shard, key) for shard, key in enumerate(self._streams)],
             durable=durable,
         )
 

@@ -6,17 +6,15 @@ write-ahead log, and no cluster.
 
 from __future__ import annotations
 
-from importlib.resources import files
 from operator import methodcaller
 from urllib.parse import unquote
 
-from feature_store.connection import Command, Connection
+from feature_store.connection import Command, Connection, Script
 from feature_store.errors import StoreConfigError
 from feature_store.keys import SCHEMA, SHARDS, Keys
 
-_MIGRATE = files("feature_store").joinpath("lua/migrate_user.lua").read_text()
-# A scan may name a key twice, and an interrupted migration may have moved it.
-_MOVE = "return redis.call('EXISTS', KEYS[1]) == 1 and redis.call('RENAME', KEYS[1], KEYS[2])"
+_MIGRATE = Script("migrate_user")
+_MOVE = Script("move_key")
 _PARTS = ("h", "n", "log", "profile:1")
 _BATCH = 500
 
@@ -77,10 +75,10 @@ def _command(keys: Keys, prefix: str, key: str) -> Command | None:
     user_id = unquote(quoted)
     if name.startswith("e:"):
         target = keys.event(user_id, name.removeprefix("e:"))
-        return Command(key, methodcaller("eval", _MOVE, 2, key, target))
+        return _MOVE((key, target))
     if name not in _PARTS:
         return None
     old = [f"{prefix}{quoted}}}:{part}" for part in _PARTS]
     new = [keys.of_user(user_id, part) for part in _PARTS]
     wal = keys.beside_user(user_id, "wal")
-    return Command(key, methodcaller("eval", _MIGRATE, 9, *old, *new, wal, user_id))
+    return _MIGRATE((*old, *new, wal), user_id)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from itertools import groupby, islice
 from operator import methodcaller
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from feature_store.address import Address
-from feature_store.connection import Capabilities, Command, Connection
+from feature_store.connection import Capabilities, Command, Connection, Script
 from feature_store.embedded import EmbeddedServer
 from feature_store.errors import StoreConfigError
 from feature_store.events import MAX_HISTORY, AppendOutcome, Event, HistoryEntry
@@ -24,9 +23,9 @@ from feature_store.keys import PROFILE, SCHEMA, SHARDS, Keys, digest_of
 from feature_store.migration import migrate, stored_schema
 from feature_store.reads import UserState, decode_history, decode_state, history_command, state_commands, text_command
 
-_APPEND = files("feature_store").joinpath("lua/append_events.lua").read_text()
-_SEED = files("feature_store").joinpath("lua/seed_history.lua").read_text()
-_ERASE = files("feature_store").joinpath("lua/erase_user.lua").read_text()
+_APPEND = Script("append_events")
+_SEED = Script("seed_history")
+_ERASE = Script("erase_user")
 _OUTCOMES: dict[int, AppendOutcome] = {1: "accepted", 0: "duplicate", -1: "conflict"}
 
 _PIPELINE = 500
@@ -209,7 +208,7 @@ class OnlineStore:
                 event.event_type,
                 event.item_id,
             ]
-        return Command(keys[0], methodcaller("eval", _APPEND, len(keys), *keys, *arguments))
+        return _APPEND(keys, *arguments)
 
     def user_state(self, user_id: str, limit: int | None = None) -> UserState:
         """History, profile and session of a user in one round trip; the newest `limit` entries of the history."""
@@ -282,11 +281,8 @@ class OnlineStore:
         parts += [self.keys.beside_user(user_id, name) for name in ("wal", "erased")]
         known = False
         while True:
-            reply: int = self._one(
-                parts[0],
-                methodcaller("eval", _ERASE, len(parts), *parts, digest_of(user_id), self._event_id_lifetime_s),
-                durable=True,
-            )
+            erase = _ERASE(parts, digest_of(user_id), self._event_id_lifetime_s)
+            reply: int = self._run([erase], durable=True)[0]
             known = known or bool(reply)
             self._finish_erasure(user_id)
             if reply >= 0:
@@ -393,8 +389,13 @@ class OnlineStore:
 
     def _seed_command(self, user: str, items: Sequence[str]) -> Command:
         keys = [self.keys.of_user(user, "h"), self.keys.beside_user(user, "erased")]
-        arguments = [digest_of(user), self.max_history, self._idle_lifetime_s, *items[-self.max_history :]]
-        return Command(keys[0], methodcaller("eval", _SEED, len(keys), *keys, *arguments))
+        arguments: list[str | int] = [
+            digest_of(user),
+            self.max_history,
+            self._idle_lifetime_s,
+            *items[-self.max_history :],
+        ]
+        return _SEED(keys, *arguments)
 
     def _take_from_search(self, users: Sequence[str]) -> None:
         """Remove the users from the search who have no history."""

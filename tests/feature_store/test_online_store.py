@@ -266,3 +266,15 @@ def test_a_profile_is_kept_replaced_and_erased(store: OnlineStore) -> None:
     assert not store.delete_profile("ann")
     assert store.profile("ann") is None
     assert store.profile("bob") == "{}"
+
+
+def test_a_server_that_has_forgotten_the_scripts_gets_them_again(
+    store: OnlineStore, store_url: str, make_event: EventFactory
+) -> None:
+    with redis.Redis.from_url(store_url) as client:
+        client.script_flush()
+        events = [make_event("1", user) for user in ("ann", "bob")]
+        assert store.append_events(events) == ["accepted"] * 2
+        client.script_flush()
+        assert store.append_events([*events, make_event("2")]) == ["duplicate", "duplicate", "accepted"]
+    assert store.user_history("ann") == ["item", "item"]
