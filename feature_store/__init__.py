@@ -1,12 +1,15 @@
 """Online store of user histories, events and item features, over the Redis protocol."""
 
+from feature_store.connection import Capabilities
 from feature_store.embedded import EmbeddedServer
 from feature_store.errors import InvalidEventError, StoreConfigError, StoreError, StoreUnavailableError
 from feature_store.events import AppendOutcome, Event, HistoryEntry
 from feature_store.online import OnlineStore
+from feature_store.reads import UserState
 
 __all__ = [
     "AppendOutcome",
+    "Capabilities",
     "EmbeddedServer",
     "Event",
     "HistoryEntry",
@@ -15,4 +18,5 @@ __all__ = [
     "StoreConfigError",
     "StoreError",
     "StoreUnavailableError",
+    "UserState",
 ]

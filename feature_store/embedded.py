@@ -90,6 +90,10 @@ class EmbeddedServer:
                     )
                 time.sleep(_POLL_S)
 
+    def is_running(self) -> bool:
+        """Whether the server answers, whoever started it."""
+        return self._answers()
+
     def stop(self) -> None:
         """End the server in order, whoever started it, for good: `ensure_running` refuses from now on.
 

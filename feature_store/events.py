@@ -1,4 +1,4 @@
-"""What a user did to an item, and what the store answers. Knows no storage."""
+"""What a user did to an item, what the store answers, and what stands in the event log. Knows no storage."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Literal
 
 from feature_store.errors import InvalidEventError
 
+MAX_HISTORY = 500
+"""Entries of a history, unless another number is asked for."""
 MAX_ID_LENGTH = 256
 """Characters of a user, item or event id."""
 EVENT_TYPE_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 MAX_TIMESTAMP = 253_402_300_799.0
 """The last second of the year 9999."""
+
+Position = tuple[int, int]
+"""Where an entry is in the log of its shard: milliseconds since 1970 UTC when it arrived, and a running number."""
 
 AppendOutcome = Literal["accepted", "duplicate", "conflict"]
 """`duplicate`: the event is stored already. `conflict`: the user has another event under this id."""
@@ -74,3 +79,14 @@ class HistoryEntry:
     """None for an entry that came with the data set."""
     timestamp: float | None
     """Seconds since 1970 UTC; None for an entry that came with the data set, which precedes every event."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogEntry:
+    """An event that was accepted, or the erasure of a user."""
+
+    shard: int
+    position: Position
+    event: Event | None = None
+    erased: str | None = None
+    """Digest of the user (`feature_store.keys.digest_of`) whose events before this entry are void."""

@@ -1,60 +1,46 @@
-"""User histories, idempotent events and item features in Redis or Valkey. Knows no catalogue or model.
+"""User histories, idempotent events, profiles and item features in Redis or Valkey. Knows no catalogue or model.
 
-Keys, all under a namespace (a `{user}` is percent-encoded; the braces keep a user's keys on one cluster
-node):
-
-    NS:{user}:h         sorted set, score = event time, member = arrival:type:item; the newest `max_history`
-    NS:{user}:log       stream of every accepted event in order of arrival; the last `EVENT_LOG_LENGTH` or a few more
-    NS:{user}:n         number of events that ever arrived
-    NS:{user}:e:EVENT   fingerprint of an accepted event; expires after `event_id_lifetime_s`
-    NS:{user}:profile:1 profile of the user as one JSON text; the number is the format of the key's value
-    NS:users            sorted set of user ids, all with score 0, for the search by prefix
-    NS:item:ITEM        features of an item as one JSON text, read at once
-    NS:seed             version of the data set whose histories are in
-    NS:seeded           set of the users that have entries of a data set
+The keys are described in `feature_store.keys`, what a recommendation reads of a user in `feature_store.reads`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from importlib.resources import files
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
+from feature_store.address import Address
+from feature_store.connection import Capabilities, Command, Connection, Script
 from feature_store.embedded import EmbeddedServer
-from feature_store.errors import StoreConfigError, StoreUnavailableError
-from feature_store.events import AppendOutcome, Event, HistoryEntry
+from feature_store.errors import StoreConfigError
+from feature_store.events import MAX_HISTORY, AppendOutcome, Event, HistoryEntry
+from feature_store.keys import PROFILE, SCHEMA, SHARDS, Keys, digest_of
+from feature_store.migration import migrate, stored_schema
+from feature_store.reads import UserState, decode_history, decode_state, history_command, state_commands, text_command
 
-_APPEND = files("feature_store").joinpath("lua/append_events.lua").read_text()
-_SEED = files("feature_store").joinpath("lua/seed_history.lua").read_text()
+_APPEND = Script("append_events")
+_SEED = Script("seed_history")
+_ERASE = Script("erase_user")
 _OUTCOMES: dict[int, AppendOutcome] = {1: "accepted", 0: "duplicate", -1: "conflict"}
 
-_REPLY_TIMEOUT_S = 10.0
-_FSYNC_TIMEOUT_MS = 5000
 _PIPELINE = 500
 
-MAX_HISTORY = 500
 EVENT_LOG_LENGTH = 100_000
-"""Events kept of each user beyond the history, so that nothing acknowledged is lost; older ones make room."""
+"""Events kept of each user beyond the history; older ones make room."""
+UNREAD_LOG_LENGTH = 1_000_000
+"""Events kept in the write-ahead log while no consumer has ever read it; with one, all that it has not read."""
 EVENT_ID_LIFETIME_S = 30 * 86_400
-
-_PROFILE = "profile:1"
+SESSION_LIFETIME_S = 1800
 
 Features = dict[str, Any]
 """JSON-able values by name."""
 
 _T = TypeVar("_T")
-_log = logging.getLogger(__name__)
 
 
 class OnlineStore:
@@ -65,33 +51,36 @@ class OnlineStore:
     started again first.
 
     Args:
-        client: connected lazily, decoding replies to text.
+        connection: to the store.
         namespace: prefix of every key; data sets with different ids must not share one.
-        server: the managed server, None for one that is managed elsewhere.
         max_history: entries kept of each user's history, the newest; `user_events` has the others.
         event_id_lifetime_s: how long a repeated event is recognised.
+        idle_lifetime_s: a user without events for so long is forgotten: history, log and profile expire. None: never.
     """
 
     def __init__(
         self,
-        client: redis.Redis,
+        connection: Connection,
         *,
         namespace: str,
-        server: EmbeddedServer | None = None,
         max_history: int = MAX_HISTORY,
         event_id_lifetime_s: int = EVENT_ID_LIFETIME_S,
+        idle_lifetime_s: int | None = None,
     ) -> None:
         if max_history < 1 or event_id_lifetime_s < 1:
             raise ValueError(
                 f"max_history and event_id_lifetime_s must be at least 1, got {max_history} and {event_id_lifetime_s}"
             )
+        if idle_lifetime_s is not None and idle_lifetime_s < 1:
+            raise ValueError(f"idle_lifetime_s must be at least 1 or None, got {idle_lifetime_s}")
         self.namespace = namespace
         self.max_history = max_history
-        self._client: Any = client  # the stubs give every reply as a union of all protocols
-        self._server = server
+        self.connection = connection
+        self.keys = Keys(namespace)
         self._event_id_lifetime_s = event_id_lifetime_s
-        self._can_wait_for_disk: bool | None = None
+        self._idle_lifetime_s = idle_lifetime_s or 0
         self._seed_mutex = threading.Lock()
+        self._has_schema = False
 
     @classmethod
     def embedded(
@@ -101,22 +90,27 @@ class OnlineStore:
         namespace: str = "recsys",
         max_history: int = MAX_HISTORY,
         event_id_lifetime_s: int = EVENT_ID_LIFETIME_S,
+        idle_lifetime_s: int | None = None,
     ) -> OnlineStore:
         """A Valkey server of our own with its append-only file in `data_dir`; a write returns once on disk.
 
+        Data of an older version of this program is brought to the present layout.
+
         Raises:
-            StoreConfigError: `data_dir` cannot be written.
+            StoreConfigError: `data_dir` cannot be written, or is of a newer version.
             StoreUnavailableError: the server does not come up.
         """
         server = EmbeddedServer(data_dir)
         server.ensure_running()
-        return cls(
-            _client(f"unix://{quote(str(server.socket_path))}"),
+        store = cls(
+            Connection(Address.parse(f"unix://{quote(str(server.socket_path))}"), server),
             namespace=namespace,
-            server=server,
             max_history=max_history,
             event_id_lifetime_s=event_id_lifetime_s,
+            idle_lifetime_s=idle_lifetime_s,
         )
+        store.migrate()
+        return store
 
     @classmethod
     def connect(
@@ -126,24 +120,24 @@ class OnlineStore:
         namespace: str = "recsys",
         max_history: int = MAX_HISTORY,
         event_id_lifetime_s: int = EVENT_ID_LIFETIME_S,
+        idle_lifetime_s: int | None = None,
     ) -> OnlineStore:
-        """A server that runs elsewhere: `redis://`, `rediss://` or `unix://`. Connects on first use.
+        """A store that runs elsewhere, see `feature_store.address` for the URLs. Connects on first use.
 
         Raises:
             StoreConfigError: the URL is malformed.
         """
         return cls(
-            _client(url),
+            Connection(Address.parse(url)),
             namespace=namespace,
             max_history=max_history,
             event_id_lifetime_s=event_id_lifetime_s,
+            idle_lifetime_s=idle_lifetime_s,
         )
 
     def close(self) -> None:
         """Close the connections, and end the server when this program manages it."""
-        self._client.close()
-        if self._server is not None:
-            self._server.stop()
+        self.connection.close()
 
     def ping(self) -> None:
         """Return if the store answers.
@@ -151,13 +145,27 @@ class OnlineStore:
         Raises:
             StoreUnavailableError: it does not.
         """
-        self._call(self._client.ping)
+        self.connection.ping()
+
+    def capabilities(self) -> Capabilities:
+        """What the store is, and what it promises of acknowledged events."""
+        return self.connection.capabilities()
+
+    def migrate(self) -> int:
+        """Bring the keys of an older version to the present layout; the number of keys moved. Safe to repeat.
+
+        Raises:
+            StoreConfigError: the keys are of a newer version.
+        """
+        moved = migrate(self.connection, self.keys)
+        self._has_schema = True
+        return moved
 
     def append_events(self, events: Sequence[Event]) -> list[AppendOutcome]:
-        """Add each event to its user's log and history, once; the outcomes are in the order of `events`.
+        """Add each event to the logs and its user's history, once; the outcomes are in the order of `events`.
 
         One script a user runs whole or not at all, checks the event ids and orders the history by event time,
-        then by arrival. An event that is too old for the history is in the log all the same. When this returns,
+        then by arrival. An event that is too old for the history is in the logs all the same. When this returns,
         the events are on disk if the server keeps an append-only file.
 
         Raises:
@@ -168,47 +176,49 @@ class OnlineStore:
         groups = [list(group) for _, group in groupby(order, key=lambda index: events[index].user_id)]
         if not groups:
             return []
-
-        def write() -> Any:
-            wait_for_disk = self._waits_for_disk()
-            pipeline = self._client.pipeline(transaction=False)
-            for group in groups:
-                user = events[group[0]].user_id
-                keys = [self._user_key(user, name) for name in ("h", "n", "log")]
-                arguments: list[str | int] = [self.max_history, self._event_id_lifetime_s, EVENT_LOG_LENGTH]
-                for index in group:
-                    event = events[index]
-                    keys.append(self._user_key(user, f"e:{event.event_id}"))
-                    arguments += [
-                        repr(float(event.timestamp)),
-                        event.fingerprint,
-                        event.event_id,
-                        event.event_type,
-                        event.item_id,
-                    ]
-                pipeline.eval(_APPEND, len(keys), *keys, *arguments)
-            pipeline.zadd(self._key("users"), {events[group[0]].user_id: 0 for group in groups})
-            return self._acknowledged(pipeline, wait_for_disk)
-
-        replies = self._call(write)
+        commands = [self._append_command([events[index] for index in group]) for group in groups]
+        users = self.keys.named("users")
+        found = {events[group[0]].user_id: 0 for group in groups}
+        commands.append(Command(users, methodcaller("zadd", users, found)))
+        replies = self._run(commands, durable=True)
         outcomes: dict[int, AppendOutcome] = {}
         for group, reply in zip(groups, replies, strict=False):
             outcomes.update({index: _OUTCOMES[value] for index, value in zip(group, reply, strict=True)})
         return [outcomes[index] for index in range(len(events))]
 
+    def _append_command(self, events: Sequence[Event]) -> Command:
+        """Appends events of one user."""
+        user = events[0].user_id
+        keys = [self.keys.of_user(user, name) for name in ("h", "n", "log", PROFILE)]
+        keys += [self.keys.beside_user(user, name) for name in ("wal", "groups")]
+        arguments: list[str | int] = [
+            user,
+            self.max_history,
+            self._event_id_lifetime_s,
+            EVENT_LOG_LENGTH,
+            UNREAD_LOG_LENGTH // SHARDS,
+            self._idle_lifetime_s,
+        ]
+        for event in events:
+            keys.append(self.keys.event(user, event.event_id))
+            arguments += [
+                repr(float(event.timestamp)),
+                event.fingerprint,
+                event.event_id,
+                event.event_type,
+                event.item_id,
+            ]
+        return _APPEND(keys, *arguments)
+
+    def user_state(self, user_id: str, limit: int | None = None) -> UserState:
+        """History, profile and session of a user in one round trip; the newest `limit` entries of the history."""
+        return decode_state(self._run(state_commands(self.keys, user_id, self._entries(limit))))
+
     def user_entries(self, user_id: str, limit: int | None = None) -> list[HistoryEntry]:
         """The user's newest entries, at most `limit`, oldest first; empty for an unknown user."""
-        newest = self.max_history if limit is None else limit
-        if newest < 1:
+        if limit is not None and limit < 1:
             return []
-        rows = self._call(lambda: self._client.zrange(self._user_key(user_id, "h"), -newest, -1, withscores=True))
-        entries = []
-        for member, time in rows:
-            _, event_type, item_id = member.split(":", 2)
-            entries.append(
-                HistoryEntry(item_id=item_id, event_type=event_type or None, timestamp=time if time >= 0 else None)
-            )
-        return entries
+        return decode_history(self._run([history_command(self.keys, user_id, self._entries(limit))])[0])
 
     def user_history(self, user_id: str, limit: int | None = None) -> list[str]:
         """The user's newest item ids, at most `limit`, oldest first; empty for an unknown user."""
@@ -221,7 +231,8 @@ class OnlineStore:
         """
         if limit < 1:
             return []
-        rows = self._call(lambda: self._client.xrevrange(self._user_key(user_id, "log"), count=limit))
+        key = self.keys.of_user(user_id, "log")
+        rows = self._one(key, methodcaller("xrevrange", key, count=limit))
         return [
             Event(
                 event_id=fields["event_id"],
@@ -235,49 +246,107 @@ class OnlineStore:
 
     def put_profile(self, user_id: str, profile: str) -> None:
         """Replace the user's profile, a JSON text; when this returns it is as durable as an event."""
-
-        def write() -> Any:
-            wait_for_disk = self._waits_for_disk()
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.set(self._user_key(user_id, _PROFILE), profile)
-            return self._acknowledged(pipeline, wait_for_disk)
-
-        self._call(write)
+        key = self.keys.of_user(user_id, PROFILE)
+        self._one(key, methodcaller("set", key, profile, ex=self._idle_lifetime_s or None), durable=True)
 
     def profile(self, user_id: str) -> str | None:
         """The JSON text that was put last; None without one."""
-        text: str | None = self._call(lambda: self._client.get(self._user_key(user_id, _PROFILE)))
+        text: str | None = self._run([text_command(self.keys, user_id, PROFILE)])[0]
         return text
 
     def delete_profile(self, user_id: str) -> bool:
         """Erase the user's profile; whether there was one."""
+        key = self.keys.of_user(user_id, PROFILE)
+        return bool(self._one(key, methodcaller("delete", key), durable=True))
 
-        def write() -> Any:
-            wait_for_disk = self._waits_for_disk()
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.delete(self._user_key(user_id, _PROFILE))
-            return self._acknowledged(pipeline, wait_for_disk)
+    def put_session(self, user_id: str, session: str, lifetime_s: int = SESSION_LIFETIME_S) -> None:
+        """Replace the state of the user's session, a JSON text, which is forgotten after `lifetime_s`."""
+        key = self.keys.of_user(user_id, "session")
+        self._one(key, methodcaller("set", key, session, ex=lifetime_s))
 
-        return bool(self._call(write)[0])
+    def session(self, user_id: str) -> str | None:
+        """The JSON text that was put last; None without one, or when it has expired."""
+        text: str | None = self._run([text_command(self.keys, user_id, "session")])[0]
+        return text
+
+    def erase_user(self, user_id: str) -> bool:
+        """Erase all that the store knows of a user; whether it knew anything. Durable when this returns.
+
+        History, also what a data set brought, profile, session, events and their ids. The consumers of the
+        event log erase what they hold when they come to this point of the log; the log itself cannot bring the user
+        back, nor can another version of the data set. Only new events can. Of the user id a SHA-256 remains. After an
+        error call it again: it goes on where it was.
+        """
+        parts = [self.keys.of_user(user_id, name) for name in ("h", "n", "log", PROFILE, "session", "gone")]
+        parts += [self.keys.beside_user(user_id, name) for name in ("wal", "erased")]
+        known = False
+        while True:
+            erase = _ERASE(parts, digest_of(user_id), self._event_id_lifetime_s)
+            reply: int = self._run([erase], durable=True)[0]
+            known = known or bool(reply)
+            self._finish_erasure(user_id)
+            if reply >= 0:
+                break
+        users, seeded = self.keys.named("users"), self.keys.named("seeded")
+        self._run(
+            [
+                Command(users, methodcaller("zrem", users, user_id)),
+                Command(seeded, methodcaller("srem", seeded, user_id)),
+            ],
+            durable=True,
+        )
+        if self.user_entries(user_id, 1):  # an event that came meanwhile was not found by the search
+            self._one(users, methodcaller("zadd", users, {user_id: 0}))
+        return known
+
+    def _finish_erasure(self, user_id: str) -> None:
+        """Delete the event ids and the log entries that an erased log names, and then it."""
+        gone, wal = self.keys.of_user(user_id, "gone"), self.keys.beside_user(user_id, "wal")
+        while rows := self._one(gone, methodcaller("xrange", gone, count=_PIPELINE)):
+            places = [fields["wal"] for _, fields in rows if "wal" in fields]
+            ids = [self.keys.event(user_id, fields["event_id"]) for _, fields in rows]
+            commands = [Command(gone, methodcaller("delete", *ids))]
+            if places:
+                commands.append(Command(wal, methodcaller("xdel", wal, *places)))
+            # Last: who is interrupted must know what is left.
+            done = [place for place, _ in rows]
+            commands.append(Command(gone, methodcaller("xdel", gone, *done)))
+            self._run(commands, durable=True)
+        self._one(gone, methodcaller("delete", gone), durable=True)
 
     def search_users(self, prefix: str, *, limit: int, offset: int = 0) -> tuple[list[str], int]:
         """One page of the user ids that begin with `prefix`, in the order of their bytes, and their number."""
         low, high = b"[" + prefix.encode(), b"(" + prefix.encode() + b"\xff"
-
-        def read() -> Any:
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.zrangebylex(self._key("users"), low, high, start=offset, num=limit)
-            pipeline.zlexcount(self._key("users"), low, high)
-            return pipeline.execute()
-
-        users, total = self._call(read)
+        key = self.keys.named("users")
+        users, total = self._run(
+            [
+                Command(key, methodcaller("zrangebylex", key, low, high, start=offset, num=limit)),
+                Command(key, methodcaller("zlexcount", key, low, high)),
+            ]
+        )
         return users, total
+
+    def drop_idle_users(self) -> int:
+        """Take the users whose history has expired out of the search; how many there were.
+
+        Without `idle_lifetime_s` there are none. The consumer of the event log calls it now and then.
+        """
+        key, cursor, dropped = self.keys.named("users"), 0, 0
+        while True:
+            cursor, rows = self._one(key, methodcaller("zscan", key, cursor, count=_PIPELINE))
+            users = [user for user, _ in rows]
+            idle = [user for user, has in zip(users, self._have_history(users), strict=True) if not has]
+            if idle:
+                self._take_from_search(idle)
+                dropped += len(idle)
+            if cursor == 0:
+                return dropped
 
     def seed_histories(self, version: str, histories: Iterable[tuple[str, Sequence[str]]]) -> bool:
         """Put the histories of a data set below the users' events, unless that is done already.
 
         Entries of an earlier version are replaced, also those of users that are gone; events are kept, and are
-        newer than all of these. Interrupted, it starts over at the next call.
+        newer than all of these. Erased users get none. Interrupted, it starts over at the next call.
 
         Args:
             version: names the content of `histories`.
@@ -286,150 +355,104 @@ class OnlineStore:
         Returns:
             Whether anything was written.
         """
+        seed, seeded = self.keys.named("seed"), self.keys.named("seeded")
         with self._seed_mutex:
-            if self._call(lambda: self._client.get(self._key("seed"))) == version:
+            if self._one(seed, methodcaller("get", seed)) == version:
                 return False
             users: set[str] = set()
             for chunk in _chunks(histories, _PIPELINE):
-
-                def write(chunk: Sequence[tuple[str, Sequence[str]]] = chunk) -> Any:
-                    pipeline = self._client.pipeline(transaction=False)
-                    # First: who is interrupted must know whose entries to remove later.
-                    pipeline.sadd(self._key("seeded"), *(user for user, _ in chunk))
-                    for user, items in chunk:
-                        pipeline.eval(
-                            _SEED, 1, self._user_key(user, "h"), self.max_history, *items[-self.max_history :]
-                        )
-                    pipeline.zadd(self._key("users"), {user: 0 for user, _ in chunk})
-                    return pipeline.execute()
-
-                self._call(write)
-                users.update(user for user, _ in chunk)
-            gone = self._call(lambda: self._client.smembers(self._key("seeded"))) - users
+                # First: who is interrupted must know whose entries to remove later.
+                names = [user for user, _ in chunk]
+                self._one(seeded, methodcaller("sadd", seeded, *names))
+                written = self._run([self._seed_command(user, items) for user, items in chunk])
+                kept = {user: 0 for user, is_kept in zip(names, written, strict=True) if is_kept}
+                erased = [user for user, is_kept in zip(names, written, strict=True) if not is_kept]
+                if kept:
+                    self._add_to_search(kept)
+                if erased:
+                    self._one(seeded, methodcaller("srem", seeded, *erased))
+                users.update(kept)
+            gone = self._one(seeded, methodcaller("smembers", seeded)) - users
             for group in _chunks(sorted(gone), _PIPELINE):
-                self._call(partial(self._unseed, group))
-            self._call(lambda: self._client.set(self._key("seed"), version))
+                self._run([self._seed_command(user, ()) for user in group])
+                self._take_from_search(group)
+                self._one(seeded, methodcaller("srem", seeded, *group))
+            schema = self.keys.named("schema")
+            self._run(
+                [
+                    Command(seed, methodcaller("set", seed, version)),
+                    # Noted at the first use already, but the store may have been emptied since.
+                    Command(schema, methodcaller("set", schema, SCHEMA)),
+                ]
+            )
             return True
 
-    def _unseed(self, users: Sequence[str]) -> None:
-        """Remove the data set's entries of these users, and those who have no events from the search."""
-        pipeline = self._client.pipeline(transaction=False)
-        for user in users:
-            pipeline.eval(_SEED, 1, self._user_key(user, "h"), self.max_history)
-        pipeline.zrem(self._key("users"), *users)
+    def _seed_command(self, user: str, items: Sequence[str]) -> Command:
+        keys = [self.keys.of_user(user, "h"), self.keys.beside_user(user, "erased")]
+        arguments: list[str | int] = [
+            digest_of(user),
+            self.max_history,
+            self._idle_lifetime_s,
+            *items[-self.max_history :],
+        ]
+        return _SEED(keys, *arguments)
+
+    def _take_from_search(self, users: Sequence[str]) -> None:
+        """Remove the users from the search who have no history."""
+        key = self.keys.named("users")
+        self._one(key, methodcaller("zrem", key, *users))
         # After the removal: a user whose first event arrives meanwhile is either seen here or added by that event.
-        for user in users:
-            pipeline.exists(self._user_key(user, "h"))
-        have_events = pipeline.execute()[-len(users) :]
-        pipeline = self._client.pipeline(transaction=False)
-        for user, has_events in zip(users, have_events, strict=True):
-            if has_events:
-                pipeline.zadd(self._key("users"), {user: 0})
-        pipeline.srem(self._key("seeded"), *users)
-        pipeline.execute()
+        kept = {user: 0 for user, has in zip(users, self._have_history(users), strict=True) if has}
+        if kept:
+            self._add_to_search(kept)
+
+    def _add_to_search(self, users: Mapping[str, int]) -> None:
+        key = self.keys.named("users")
+        self._one(key, methodcaller("zadd", key, users))
+
+    def _have_history(self, users: Sequence[str]) -> list[bool]:
+        keys = [self.keys.of_user(user, "h") for user in users]
+        return [bool(reply) for reply in self._run([Command(key, methodcaller("exists", key)) for key in keys])]
 
     def put_item_features(self, features: Mapping[str, Features]) -> None:
         """Replace the features of the given items."""
         for chunk in _chunks(features.items(), _PIPELINE):
-
-            def write(chunk: Sequence[tuple[str, Features]] = chunk) -> Any:
-                pipeline = self._client.pipeline(transaction=False)
-                for item, values in chunk:
-                    pipeline.set(self._item_key(item), json.dumps(values))
-                return pipeline.execute()
-
-            self._call(write)
+            texts = {self.keys.item(item): json.dumps(values) for item, values in chunk}
+            self._run([Command(key, methodcaller("set", key, text)) for key, text in texts.items()])
 
     def item_features(self, item_ids: Sequence[str]) -> list[Features | None]:
         """The features of each item, None where it has none."""
+        keys = [self.keys.item(item) for item in item_ids]
+        texts = self._run([Command(key, methodcaller("get", key)) for key in keys])
+        return [None if text is None else json.loads(text) for text in texts]
 
-        def read() -> Any:
-            pipeline = self._client.pipeline(transaction=False)
-            for item in item_ids:
-                pipeline.get(self._item_key(item))
-            return pipeline.execute()
+    def _entries(self, limit: int | None) -> int:
+        return self.max_history if limit is None else max(1, limit)
 
-        return [None if text is None else json.loads(text) for text in self._call(read)]
+    def _one(self, key: str, queue: Any, *, durable: bool = False) -> Any:
+        return self._run([Command(key, queue)], durable=durable)[0]
 
-    def _call(self, operation: Callable[[], _T]) -> _T:
-        """Run `operation`; when the managed server is down, start it and run once more."""
-        try:
-            try:
-                return operation()
-            except redis.ConnectionError:
-                if self._server is None:
-                    raise
-                self._server.ensure_running()
-                # The pool itself replaces connections that died while idle. Closing them here would race with other
-                # threads that have recovered already and read from theirs.
-                return operation()
-        except redis.RedisError as error:
-            # The exception's text may hold the address, but never the password.
-            raise StoreUnavailableError(f"store: {type(error).__name__}: {error}") from error
+    def _run(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+        if not self._has_schema:
+            self.check_layout()
+        return self.connection.run(commands, durable=durable)
 
-    @staticmethod
-    def _acknowledged(pipeline: Any, wait_for_disk: bool) -> Any:
-        """The replies to the commands of `pipeline`, and one more when they were waited for on disk."""
-        if wait_for_disk:
-            pipeline.execute_command("WAITAOF", 1, 0, _FSYNC_TIMEOUT_MS)
-        replies = pipeline.execute()
-        if wait_for_disk and replies[-1][0] < 1:
-            raise StoreUnavailableError(
-                "store: the server did not write to disk in time; set its appendfsync to 'always' or 'everysec'"
+    def check_layout(self) -> None:
+        """Return if the keys are of the present layout, or there are none yet.
+
+        Raises:
+            StoreConfigError: they are not; says what to do.
+        """
+        schema = stored_schema(self.connection, self.keys)
+        if schema is not None and schema < SCHEMA:
+            raise StoreConfigError(
+                f"store: namespace {self.namespace!r} has key layout {schema}, this program needs {SCHEMA}; "
+                "stop the programs that use it and run `recsys events migrate`"
             )
-        return replies
-
-    def _waits_for_disk(self) -> bool:
-        if self._can_wait_for_disk is None:
-            facts: Mapping[str, Any] = self._client.info()
-            has_file = bool(facts.get("aof_enabled"))
-            version = tuple(int(part) for part in str(facts.get("redis_version", "0")).split(".")[:2])
-            self._can_wait_for_disk = has_file and version >= (7, 2)
-            if not has_file:
-                _log.warning(
-                    "the store keeps no append-only file: an acknowledged event survives a crash of this program, "
-                    "but not of the store; set its appendonly to 'yes'"
-                )
-            elif not self._can_wait_for_disk and self._fsync_policy() != "always":
-                _log.warning(
-                    "the store cannot confirm writes to disk (it has no WAITAOF): the last second of acknowledged "
-                    "events may be lost with the machine; set its appendfsync to 'always', or use Redis 7.2 or Valkey"
-                )
-        return self._can_wait_for_disk
-
-    def _fsync_policy(self) -> str | None:
-        """None when the server does not tell."""
-        try:
-            policy: str | None = self._client.config_get("appendfsync").get("appendfsync")
-        except redis.ResponseError:  # managed servers forbid CONFIG
-            return None
-        return policy
-
-    def _key(self, name: str) -> str:
-        return f"{self.namespace}:{name}"
-
-    def _user_key(self, user_id: str, name: str) -> str:
-        return f"{self.namespace}:{{{quote(user_id, safe='')}}}:{name}"
-
-    def _item_key(self, item_id: str) -> str:
-        return f"{self.namespace}:item:{item_id}"
-
-
-def _client(url: str) -> redis.Redis:
-    try:
-        pool = redis.BlockingConnectionPool.from_url(
-            url,
-            decode_responses=True,
-            max_connections=32,
-            timeout=_REPLY_TIMEOUT_S,
-            socket_timeout=_REPLY_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),  # `_call` decides when to try again
-        )
-    except ValueError as error:
-        raise StoreConfigError(
-            f"store: not a usable URL ({error}); write redis://[user:password@]host:port/database"
-        ) from error
-    return redis.Redis.from_pool(pool)
+        if schema is None:
+            key = self.keys.named("schema")
+            self.connection.one(key, methodcaller("set", key, SCHEMA, nx=True))
+        self._has_schema = True
 
 
 def _chunks(values: Iterable[_T], size: int) -> Iterator[list[_T]]:

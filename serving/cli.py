@@ -1,4 +1,4 @@
-"""The command `recsys serve`. The service itself is in `serving.server`.
+"""The command `recsys serve`. The service itself is in `serving.server`, `recsys events` in `serving.events_cli`.
 
 Imports that load PyTorch happen inside the command, so that `recsys --help` answers at once.
 """
@@ -10,7 +10,10 @@ from typing import Annotated
 
 import typer
 
+from serving import events_cli
+
 app = typer.Typer(help="Serve a trained model.")
+app.add_typer(events_cli.app, name="events")
 
 
 @app.command()
@@ -34,6 +37,10 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where its own store keeps its data. Default: `store` beside the bundle.")
     ] = None,
+    forget_after_days: Annotated[
+        int | None,
+        typer.Option(help="Forget users who did nothing for so many days: history, events, profile.", min=1),
+    ] = None,
 ) -> None:
     """Serve BUNDLE: the API under /v1, its documentation at /docs, the dashboard at /.
 
@@ -43,4 +50,6 @@ def serve(
     from serving.server import run_server
 
     configure_logging()
-    run_server(bundle, host=host, port=port, store_url=store, data_dir=data_dir, onnx=onnx)
+    run_server(
+        bundle, host=host, port=port, store_url=store, data_dir=data_dir, onnx=onnx, forget_after_days=forget_after_days
+    )

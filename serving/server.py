@@ -13,12 +13,10 @@ from recsys.bundle import Bundle, read_manifest
 from recsys.errors import ConfigError
 from recsys.progress import console
 from serving.app import create_app
+from serving.bundles import find_bundle, namespace_of
 from serving.runtime import RecommenderRuntime
 
 _GRACE_S = 10
-_RUNS = Path("runs")
-"""Where a run is found by its name, relative to the working directory."""
-_MANIFEST = "manifest.json"
 
 
 def run_server(
@@ -29,10 +27,12 @@ def run_server(
     store_url: str | None = None,
     data_dir: Path | None = None,
     onnx: Path | None = None,
+    forget_after_days: int | None = None,
 ) -> None:
     """Serve until a signal ends it; prints the URL on stdout once it answers.
 
-    With `onnx`, what `recsys export` made of the bundle's model, ONNX Runtime decodes.
+    With `onnx`, what `recsys export` made of the bundle's model, ONNX Runtime decodes. With `forget_after_days`, the
+    store drops users who did nothing for so long.
 
     Raises:
         ArtifactError: the bundle or the export is missing or damaged, they do not belong together, or the model cannot
@@ -41,19 +41,22 @@ def run_server(
     """
     if store_url is not None and data_dir is not None:
         raise ConfigError("serve: --store and --data-dir exclude each other; a remote store keeps its own data")
-    path = _bundle_path(path)
+    path = find_bundle(path)
     name = read_manifest(path).name
     with _listen(host, port) as listener:
         console.print(f"loading {path}", highlight=False)
         bundle = Bundle.load(path)
         runtime = RecommenderRuntime.from_bundle(bundle, onnx)
         runtime.warm_up()
-        namespace = f"recsys:{name}"
+        namespace = namespace_of(path)
+        idle_lifetime_s = None if forget_after_days is None else forget_after_days * 86_400
         try:
             if store_url is not None:
-                store = OnlineStore.connect(store_url, namespace=namespace)
+                store = OnlineStore.connect(store_url, namespace=namespace, idle_lifetime_s=idle_lifetime_s)
             else:
-                store = OnlineStore.embedded(data_dir or path.parent / "store", namespace=namespace)
+                store = OnlineStore.embedded(
+                    data_dir or path.parent / "store", namespace=namespace, idle_lifetime_s=idle_lifetime_s
+                )
         except StoreError as error:
             raise ConfigError(str(error)) from error
         try:
@@ -84,12 +87,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             typer.echo(self._ready)
-
-
-def _bundle_path(path: Path) -> Path:
-    """The bundle that `path` names: in a run's directory, itself, or in a run under runs/; else `path` as it is."""
-    candidates = (path / "bundle", path, _RUNS / path / "bundle")
-    return next((candidate for candidate in candidates if (candidate / _MANIFEST).is_file()), path)
 
 
 def _listen(host: str, port: int) -> socket.socket:

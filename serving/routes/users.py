@@ -38,6 +38,16 @@ async def get_user(user_id: Annotated[str, Path(examples=["196"])], context: Con
     return UserDetail(user_id=user_id, history=_with_titles(context.runtime, entries))
 
 
+@router.delete("/users/{user_id:path}", operation_id="delete_user", status_code=204, responses=responses(422, 503))
+async def delete_user(user_id: Annotated[str, Path(examples=["196"])], context: Context) -> None:
+    """Erase all that is known of a user: history, events and their ids, profile and session. 204 also when nothing was.
+
+    Online at once; the offline store follows when its consumer comes to this point of the event log. What a data set
+    brought does not return with its next version; new events make a new user. After a 503 simply repeat it.
+    """
+    await context.on_store(lambda: context.store.erase_user(user_id))
+
+
 def _with_titles(runtime: RecommenderRuntime, entries: list[HistoryEntry]) -> list[HistoryItem]:
     items = runtime.catalog.index_of([entry.item_id for entry in entries])
     return [

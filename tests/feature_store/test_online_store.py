@@ -84,7 +84,7 @@ def test_event_ids_are_forgotten_after_their_lifetime(
     store = make_store(event_id_lifetime_s=1000)
     store.append_events([make_event("1")])
     with redis.Redis.from_url(store_url) as client:
-        assert 0 < client.ttl(f"{store.namespace}:{{ann}}:e:1") <= 1000
+        assert 0 < client.ttl(store.keys.event("ann", "1")) <= 1000
 
 
 def test_ids_may_hold_any_text(store: OnlineStore, make_event: EventFactory) -> None:
@@ -229,8 +229,8 @@ def test_a_server_that_promises_less_is_logged(
             raise redis.ResponseError("CONFIG is not allowed")
         return {"appendfsync": policy}
 
-    monkeypatch.setattr(store._client, "info", lambda: facts)
-    monkeypatch.setattr(store._client, "config_get", config_get)
+    monkeypatch.setattr(store.connection.client, "info", lambda: facts)
+    monkeypatch.setattr(store.connection.client, "config_get", config_get)
     assert store.append_events([make_event("1")]) == ["accepted"]
     assert [expected in record.message for record in caplog.records if expected] == [True] * (expected is not None)
     assert len(caplog.records) == (expected is not None)
@@ -242,12 +242,17 @@ def test_a_malformed_url_is_refused(url: str) -> None:
         OnlineStore.connect(url)
 
 
+def test_a_namespace_cannot_move_the_hash_tag() -> None:
+    with pytest.raises(StoreConfigError, match="without"):
+        OnlineStore.connect("redis://localhost", namespace="a{b}")
+
+
 def test_a_failing_write_accepts_nothing(store: OnlineStore, store_url: str, make_event: EventFactory) -> None:
     with redis.Redis.from_url(store_url) as client:
-        client.set(f"{store.namespace}:{{ann}}:h", "not a history")
+        client.set(store.keys.of_user("ann", "h"), "not a history")
         with pytest.raises(StoreUnavailableError):
             store.append_events([make_event("1")])
-        client.delete(f"{store.namespace}:{{ann}}:h")
+        client.delete(store.keys.of_user("ann", "h"))
     assert store.append_events([make_event("1")]) == ["accepted"]
 
 
@@ -261,3 +266,15 @@ def test_a_profile_is_kept_replaced_and_erased(store: OnlineStore) -> None:
     assert not store.delete_profile("ann")
     assert store.profile("ann") is None
     assert store.profile("bob") == "{}"
+
+
+def test_a_server_that_has_forgotten_the_scripts_gets_them_again(
+    store: OnlineStore, store_url: str, make_event: EventFactory
+) -> None:
+    with redis.Redis.from_url(store_url) as client:
+        client.script_flush()
+        events = [make_event("1", user) for user in ("ann", "bob")]
+        assert store.append_events(events) == ["accepted"] * 2
+        client.script_flush()
+        assert store.append_events([*events, make_event("2")]) == ["duplicate", "duplicate", "accepted"]
+    assert store.user_history("ann") == ["item", "item"]

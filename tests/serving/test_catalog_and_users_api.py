@@ -70,6 +70,22 @@ def test_an_unknown_user_is_a_404_problem(client: TestClient) -> None:
     assert response.json()["fields"][0]["field"] == "user_id"
 
 
+def test_an_erased_user_is_unknown_and_stays_so_until_a_new_event(client: TestClient) -> None:
+    event = {"event_id": "e1", "user_id": "ann", "item_id": "i3", "event_type": "view"}
+    assert client.post("/v1/events", json=event).json()["accepted"] == 1
+    assert client.delete("/v1/users/ann").status_code == 204
+    assert client.get("/v1/users/ann").status_code == 404
+    assert client.get("/v1/profiles/ann").status_code == 404
+    assert client.get("/v1/users", params={"query": "ann"}).json()["users"] == []
+    assert client.delete("/v1/users/ann").status_code == 204
+    assert client.post("/v1/events", json=event).json()["accepted"] == 1
+    assert [entry["item_id"] for entry in client.get("/v1/users/ann").json()["history"]] == ["i3"]
+
+
+def test_a_user_cannot_be_erased_while_the_store_is_down(storeless_client: TestClient) -> None:
+    assert storeless_client.delete("/v1/users/ann").status_code == 503
+
+
 def test_users_are_searched_by_prefix(client: TestClient) -> None:
     assert client.get("/v1/users", params={"query": "an"}).json() == {"users": ["ancient", "ann"], "total": 2}
     assert client.get("/v1/users", params={"limit": 1, "offset": 2}).json() == {"users": ["bob"], "total": 3}

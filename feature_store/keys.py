@@ -1,0 +1,87 @@
+"""Where everything is in Redis. Knows no connection.
+
+Every user belongs to one of `SHARDS` shards, by the CRC-32 of the user id. The shard's number in braces is the hash tag
+of all keys of its users and of its part of the event log, so that one script can change them together on a cluster.
+All keys begin with a namespace `NS`; the 2 is `SCHEMA`, the version of this layout:
+
+    NS:2:{07}:h:USER        sorted set: history, score = event time, member = arrival:type:item; the newest 500
+    NS:2:{07}:n:USER        number of events that ever arrived
+    NS:2:{07}:log:USER      stream of the user's events in order of arrival; the last 100 000 or a few more
+    NS:2:{07}:e:USER:EVENT  fingerprint of an accepted event (USER percent-encoded); expires
+    NS:2:{07}:profile:1:USER  profile as one JSON text; the 1 is the format of the value
+    NS:2:{07}:session:USER  state of the session as one JSON text; expires
+    NS:2:{07}:gone:USER     the log of a user whose erasure has begun and not ended
+    NS:2:{07}:wal           stream of the shard's events, the write-ahead log that the offline store is made from
+    NS:2:{07}:groups        hash: consumer group of the log -> id of the offline store that it fills
+    NS:2:{07}:erased        set of SHA-256 of erased user ids, whom no data set brings back
+    NS:schema               version of the layout
+    NS:users                sorted set of user ids, all with score 0, for the search by prefix
+    NS:item:ITEM            features of an item as one JSON text
+    NS:seed                 version of the data set whose histories are in
+    NS:seeded               set of the users that have entries of a data set
+"""
+
+from __future__ import annotations
+
+import hashlib
+from urllib.parse import quote
+from zlib import crc32
+
+from feature_store.errors import StoreConfigError
+
+SCHEMA = 2
+SHARDS = 16
+"""Fixed: it decides where a user's keys are."""
+
+PROFILE = "profile:1"
+
+
+class Keys:
+    """The keys of one namespace.
+
+    Args:
+        namespace: prefix of all of them.
+
+    Raises:
+        StoreConfigError: the namespace has braces, which would move the hash tag.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        if "{" in namespace or "}" in namespace:
+            raise StoreConfigError(f"store: namespace {namespace!r} has braces; choose a name without")
+        self.namespace = namespace
+
+    def named(self, name: str) -> str:
+        """A key that belongs to no user."""
+        return f"{self.namespace}:{name}"
+
+    def item(self, item_id: str) -> str:
+        """The features of an item."""
+        return self.named(f"item:{item_id}")
+
+    def of_shard(self, shard: int, name: str) -> str:
+        """A key of a shard."""
+        return f"{self.namespace}:{SCHEMA}:{{{shard:02d}}}:{name}"
+
+    def of_user(self, user_id: str, name: str) -> str:
+        """A key of a user."""
+        return self.of_shard(shard_of(user_id), f"{name}:{user_id}")
+
+    def beside_user(self, user_id: str, name: str) -> str:
+        """A key of the user's shard."""
+        return self.of_shard(shard_of(user_id), name)
+
+    def event(self, user_id: str, event_id: str) -> str:
+        """The idempotency key of an event."""
+        # Encoded, so that no colon within the user id can make it another user's key.
+        return self.of_shard(shard_of(user_id), f"e:{quote(user_id, safe='')}:{event_id}")
+
+
+def shard_of(user_id: str) -> int:
+    """The shard of a user, 0 to `SHARDS` - 1."""
+    return crc32(user_id.encode()) % SHARDS
+
+
+def digest_of(user_id: str) -> str:
+    """What is kept of an erased user's id: its SHA-256."""
+    return hashlib.sha256(user_id.encode()).hexdigest()
