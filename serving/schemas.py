@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
 from recsys.profile.profile import MAX_STATEMENT_LENGTH, MAX_STATEMENTS
 from recsys.profile.profile import Source as StatementSource
-from serving.runtime import FallbackReason, Mode, Source
+from serving.answers import FallbackReason, Mode, Source
 
 MAX_K = 100
 MAX_HISTORY = 500
@@ -18,6 +18,7 @@ MAX_EXCLUDE = 1000
 MAX_CATEGORIES = 100
 MAX_EVENTS = 1000
 MAX_PAGE = 100
+MAX_DEADLINE_MS = 600_000
 MAX_SECONDS = 20_000_000_000
 """The year 2603; larger numbers are milliseconds."""
 
@@ -147,6 +148,9 @@ class RecommendResponse(_Response):
     source: Source
     fallback_reason: FallbackReason | None
     """Why the list is not of the best source that the bundle has, or of the mode; null when it is."""
+    degraded: bool
+    """Whether the service in good health would have given a better list: a source or the store failed, or the deadline
+    was too near."""
     chains: list[str]
     """The reasons that the list follows from, in the model's own words; empty unless its source is `reasoning`."""
     unknown_items: list[str]

@@ -49,7 +49,7 @@ class FusedRecommender:
 
     @property
     def nested_up_to(self) -> int:
-        """Lists without caps of at most so many items are beginnings of one another: sources give the same candidates."""
+        """Lists without caps of at most so many items are beginnings of one another: their candidates are the same."""
         return self.pool.depth
 
     def recommend(
