@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import structlog
 
@@ -31,6 +31,10 @@ _STALLED = 10
 _STALLED_S = 2.0
 """And at least so many seconds."""
 
+_OVERRUN = 3
+"""Times its expected duration, beside what a busy machine may add, after which the model is to blame."""
+_OVERRUN_S = 0.1
+
 _log = structlog.get_logger(__name__)
 
 
@@ -42,12 +46,17 @@ class OverloadedError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class OutOfTimeError(Exception):
-    """The deadline came, or would come, before the answer. `has_run` says whether the model was at work by then."""
+Lateness = Literal["too_near", "waited", "ran", "overran"]
+"""How far a request came by its deadline: it was too near from the beginning; its turn did not come; the model was at
+work; the model was at work for far longer than it ever takes."""
 
-    def __init__(self, *, has_run: bool) -> None:
+
+class OutOfTimeError(Exception):
+    """The deadline came, or would come, before the answer."""
+
+    def __init__(self, lateness: Lateness) -> None:
         super().__init__("no time is left for the answer")
-        self.has_run = has_run
+        self.lateness = lateness
 
 
 class StalledError(Exception):
@@ -74,13 +83,16 @@ class _Waiting(Generic[Q, R]):
     deadline: float
     joined: float
     answer: asyncio.Future[R]
-    has_started: bool = False
+    batch: _Running | None = None
 
 
 @dataclass(eq=False)
 class _Running:
     started: float
     expected_s: float
+
+    def lateness(self, now: float) -> Lateness:
+        return "overran" if now - self.started > _OVERRUN * self.expected_s + _OVERRUN_S else "ran"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +155,14 @@ class Batcher(Generic[Q, R]):
         return self.cost.seconds(1, self.clock())
 
     def wait_s(self, ahead: int) -> float:
-        """Seconds until a query is run that has `ahead` others before it."""
+        """Seconds until a query is answered that has `ahead` others before it; its batch is the larger for them."""
         now = self.clock()
         size = self.cost.largest_useful(self.max_batch)
         busy = 0.0
         if len(self._running) == self.workers:
             busy = min(max(0.0, running.started + running.expected_s - now) for running in self._running)
-        return busy + ahead * self.cost.seconds(size, now) / size / self.workers
+        before = ahead * self.cost.seconds(size, now) / size / self.workers
+        return busy + before + self.cost.seconds(min(size, ahead + 1), now)
 
     async def submit(self, query: Q, *, key: Hashable, deadline: float) -> Timed[R]:
         """The answer to `query`, from a batch with others of the same `key`.
@@ -167,9 +180,9 @@ class Batcher(Generic[Q, R]):
             raise StalledError(f"the {self.stage} hangs")
         if slack < alone:
             self.observer.dropped(self.stage, "expired")
-            raise OutOfTimeError(has_run=False)
-        wait = self.wait_s(len(self._queue))
-        if len(self._queue) >= self.max_waiting or wait + alone > slack:
+            raise OutOfTimeError("too_near")
+        wait = self.wait_s(len(self._queue)) if self._queue or len(self._running) == self.workers else 0.0
+        if len(self._queue) >= self.max_waiting or wait > slack:
             self.observer.dropped(self.stage, "overloaded")
             raise OverloadedError(wait)
         waiting: _Waiting[Q, Timed[R]] = _Waiting(query, key, deadline, now, asyncio.get_running_loop().create_future())
@@ -181,9 +194,10 @@ class Batcher(Generic[Q, R]):
         except TimeoutError:
             if not limit.expired():
                 raise
-            if not waiting.has_started:
-                self.observer.dropped(self.stage, "expired")
-            raise OutOfTimeError(has_run=waiting.has_started) from None
+            if waiting.batch is not None:
+                raise OutOfTimeError(waiting.batch.lateness(self.clock())) from None
+            self.observer.dropped(self.stage, "expired")
+            raise OutOfTimeError("waited") from None
 
     def close(self) -> None:
         """Let the threads end once they are idle; what waits is answered first."""
@@ -215,7 +229,7 @@ class Batcher(Generic[Q, R]):
                 continue  # its client has gone, or its time was up
             if left < self.cost.seconds(1, now):
                 self.observer.dropped(self.stage, "expired")
-                waiting.answer.set_exception(OutOfTimeError(has_run=False))
+                waiting.answer.set_exception(OutOfTimeError("waited"))
                 continue
             if batch and waiting.key != batch[0].key:
                 passed.append(waiting)
@@ -230,9 +244,9 @@ class Batcher(Generic[Q, R]):
 
     def _start(self, batch: list[_Waiting[Q, Timed[R]]]) -> None:
         now = self.clock()
-        for waiting in batch:
-            waiting.has_started = True
         running = _Running(now, self.cost.seconds(len(batch), now))
+        for waiting in batch:
+            waiting.batch = running
         self._running.add(running)
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._threads, self._answers, [waiting.query for waiting in batch])

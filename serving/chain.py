@@ -10,6 +10,7 @@ broken, the request is refused: a lower one for everybody would hide that there 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,13 @@ _LEAST_DEADLINE_S = 1.0
 _DEADLINE_FACTOR = 10
 _MOST_RESERVE = 0.4
 """Share of what is left of a deadline that a source leaves to those behind it, at most."""
+_FILLED = 0.8
+"""Share of a deadline that those who wait before a request may fill with their work: estimates err."""
+_CHEAPER = 5
+"""What is asked after a source that did not come to answer takes that much less: under load, a second search costs the
+time of those who wait for their first."""
+_CHEAP_S = 0.005
+"""What takes no more is asked in any case."""
 _JITTER_S = 0.01
 """What a change to the next source takes on a busy machine."""
 
@@ -92,10 +100,9 @@ class AnswerChain:
         0 where it would not, or would miss it all alone too: then a faster source can answer, and need not be refused.
         """
         batcher = self._batchers[self._runtime.stages(Query(history=[], k=1))[0].name]
-        alone = batcher.alone_s()
-        if alone > deadline_s or batcher.is_stalled:
+        if ahead == 0 or batcher.alone_s() > deadline_s or batcher.is_stalled:
             return 0.0
-        return max(0.0, batcher.wait_s(ahead) + alone - deadline_s)
+        return max(0.0, batcher.wait_s(ahead) - _FILLED * deadline_s)
 
     async def answer(
         self, query: Query, deadline: float, missing: FallbackReason | None = None, reason: ReasonConfig | None = None
@@ -121,7 +128,10 @@ class AnswerChain:
         source: Source = "popularity"
         failed = missing or self._runtime.cold(query, asked)
         if len(asked.history):
+            most_s = math.inf
             for place, stage in enumerate(stages):
+                if self._batchers[stage.name].alone_s() > most_s:
+                    continue
                 outcome = await self._try(stage, asked, self._until(stages[place + 1 :], deadline), is_best=place == 0)
                 if isinstance(outcome, Timed):
                     clock.timings_ms["queue"] = round(outcome.waited_s * 1000, 3)
@@ -130,8 +140,12 @@ class AnswerChain:
                     if found is not None:
                         source = stage.source
                         break
-                elif outcome is not None:
-                    failed = outcome
+                elif isinstance(outcome, OutOfTimeError):
+                    failed = "no_time"
+                    if outcome.lateness != "too_near":
+                        most_s = max(_CHEAP_S, self._batchers[stage.name].alone_s() / _CHEAPER)
+                else:
+                    failed = outcome or failed
         if found is None or (source in ("dense", "counter") and len(found.items) < asked.k):
             popular = self._runtime.popular(asked)
             if found is None or len(popular.items) > len(found.items):
@@ -151,7 +165,7 @@ class AnswerChain:
 
     async def _try(
         self, stage: Stage, asked: Asked, deadline: float, *, is_best: bool
-    ) -> Timed[Listed | None] | FallbackReason | None:
+    ) -> Timed[Listed | None] | OutOfTimeError | FallbackReason | None:
         breaker, batcher = self._breakers[stage.name], self._batchers[stage.name]
         if not breaker.allows():
             return "circuit_open"
@@ -162,10 +176,10 @@ class AnswerChain:
                 raise
             return "no_time"
         except OutOfTimeError as error:
-            # One that never ran says nothing about the source. One that ran had time for what it usually takes.
-            if error.has_run:
+            # That others came before, or that the machine is busy, says nothing about the source.
+            if error.lateness == "overran":
                 breaker.fail()
-            return "no_time"
+            return error
         except StalledError:
             breaker.fail()
             return FAILED[stage.name]

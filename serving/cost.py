@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_WEIGHT = 0.1
+_WEIGHT = 0.2
 """Of the newest batch in the mean of its size class."""
 _HALF_LIFE_S = 5.0
 """What is known of a model that nobody asks any more: half as long after this time, so that one hiccup which makes it

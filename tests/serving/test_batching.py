@@ -144,7 +144,7 @@ def test_a_request_whose_time_is_up_in_the_queue_costs_no_model_time() -> None:
         await _started(model)
         with pytest.raises(OutOfTimeError) as caught:
             await _submit(batcher, 2, within=0.05)
-        assert not caught.value.has_run
+        assert caught.value.lateness == "waited"
         model.gate.set()
         assert await first == 2
         assert await _submit(batcher, 3) == 6
@@ -156,12 +156,16 @@ def test_a_request_whose_time_is_up_in_the_queue_costs_no_model_time() -> None:
 
 def test_a_request_whose_time_is_up_while_the_model_works_is_told_so() -> None:
     model = Model()
-    batcher = _batcher(model, Observer())
+    batcher, another = _batcher(model, Observer()), _batcher(model, Observer())
 
     async def scenario() -> None:
         with pytest.raises(OutOfTimeError) as caught:
             await _submit(batcher, 1, within=0.05)
-        assert caught.value.has_run
+        assert caught.value.lateness == "ran"
+        with pytest.raises(OutOfTimeError) as caught:
+            # Nobody else was before it, and it took a hundred times as long as usual.
+            await _submit(another, 1, within=0.15)
+        assert caught.value.lateness == "overran"
         model.gate.set()
 
     _run(scenario)
