@@ -19,7 +19,7 @@ from serving.batching import OverloadedError
 from serving.context import ServingContext
 from serving.middleware import BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
 from serving.problems import install_handlers, install_schema
-from serving.routes import catalog, events, operations, profiles, recommend, users
+from serving.routes import admin, catalog, events, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 
@@ -79,7 +79,7 @@ def create_app(
         return overloaded_response(error, settings.retry_after_s)
 
     app.add_exception_handler(OverloadedError, on_overload)
-    for routes in (recommend, events, catalog, profiles, users, operations):
+    for routes in (recommend, events, catalog, profiles, users, operations, admin):
         app.include_router(routes.router)
     install_schema(app)
 

@@ -330,6 +330,54 @@ class ModelResponse(_Response):
     libraries: dict[str, str]
 
 
+class LoadModel(_Request):
+    """Which bundle to read."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"bundle": "beauty-seed-1"}]})
+
+    bundle: Id
+    """A bundle's or a run's directory, relative to the directory that holds the runs of the service."""
+
+
+class ModelVersion(_Request):
+    """A model in memory."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model_version": "cc45bc8eaf75"}]})
+
+    model_version: Id
+
+
+class ShadowModel(_Request):
+    """Who sees requests without answering them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model_version": "cc45bc8eaf75", "share": 0.1}, {"model_version": None}]}
+    )
+
+    model_version: Id | None
+    """Null ends it."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Of the requests; fewer when the shadow is busy."""
+
+
+class ModelState(_Response):
+    """A model in memory."""
+
+    model_version: str
+    name: str
+    created_at: datetime
+    num_items: int
+    state: Literal["active", "previous", "loaded", "shadow"]
+    in_flight: int
+    """Requests that are being answered by it."""
+
+
+class ModelStates(_Response):
+    """All models in memory."""
+
+    models: list[ModelState]
+
+
 class Health(_Response):
     """State of the service."""
 

@@ -58,7 +58,10 @@ def run_server(
             raise ConfigError(str(error)) from error
         try:
             api = create_app(
-                runtime, store, seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories())
+                runtime,
+                store,
+                seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories()),
+                bundles=_directory_of_bundles(path),
             )
             shown_host = f"[{host}]" if ":" in host else host
             url = f"http://{shown_host}:{listener.getsockname()[1]}"
@@ -90,6 +93,12 @@ def _bundle_path(path: Path) -> Path:
     """The bundle that `path` names: in a run's directory, itself, or in a run under runs/; else `path` as it is."""
     candidates = (path / "bundle", path, _RUNS / path / "bundle")
     return next((candidate for candidate in candidates if (candidate / _MANIFEST).is_file()), path)
+
+
+def _directory_of_bundles(path: Path) -> Path:
+    """Where further models are loaded from: beside the run of the bundle at `path`, or beside the bundle."""
+    path = path.resolve()
+    return path.parent.parent if path.name == "bundle" else path.parent
 
 
 def _listen(host: str, port: int) -> socket.socket:
