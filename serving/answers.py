@@ -99,6 +99,11 @@ class Answer:
     """Time of each step."""
 
     @property
+    def items(self) -> list[int]:
+        """Dense indices, best first."""
+        return [pick.item for pick in self.picks]
+
+    @property
     def is_degraded(self) -> bool:
         """Whether the service in good health would have given a better list."""
         return self.fallback_reason not in NOT_DEGRADED

@@ -124,6 +124,10 @@ class Models:
         """All models in memory, in the order in which they were loaded."""
         return [(model, self._state(model)) for model in self._held.values()]
 
+    def find(self, version: str) -> ServedModel | None:
+        """A model in memory, if it is there."""
+        return self._held.get(version)
+
     async def load(self, name: str) -> ServedModel:
         """Read, verify and warm up the bundle `name`: a directory below the root, or a run's directory there.
 

@@ -53,6 +53,8 @@ class ServingSettings(StrictConfig):
     breaker: BreakerSettings = BreakerSettings()
     reason: ReasonConfig = ReasonConfig()
     """How many reasons are written for a request that asks for them, and how long they may be."""
+    cursor_s: float = Field(default=1800, gt=0)
+    """How long a frozen list can be paged through."""
     store_threads: int = Field(default=16, ge=1)
     """Requests that wait for the store at a time."""
     retry_after_s: int = Field(default=2, ge=1)
