@@ -7,17 +7,19 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
 
 import recsys
 from feature_store import OnlineStore
+from serving.admission import AdmissionMiddleware, overloaded_response
+from serving.batching import OverloadedError
 from serving.context import ServingContext
 from serving.middleware import BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
 from serving.problems import install_handlers, install_schema
-from serving.routes import catalog, events, operations, profiles, recommend, users
+from serving.routes import admin, catalog, events, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 
@@ -33,19 +35,21 @@ def create_app(
     settings: ServingSettings | None = None,
     *,
     seed: Callable[[], object] | None = None,
+    bundles: Path | None = None,
 ) -> FastAPI:
     """The API and the dashboard over one model and one store; the app closes the store when it stops.
 
-    Middleware, outermost first: observation (so that it sees every status), security headers, body limit.
+    Middleware, outermost first: observation (so that it sees every status), security headers, admission, body limit.
 
     Args:
         runtime: the model.
         store: users and events.
         settings: sizes and times.
         seed: puts the data set's histories into the store; repeated until it succeeds.
+        bundles: further models are loaded from below it.
     """
     settings = settings or ServingSettings()
-    context = ServingContext(runtime, store, settings, seed)
+    context = ServingContext(runtime, store, settings, seed, bundles)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -63,12 +67,19 @@ def create_app(
         middleware=[
             Middleware(ObservationMiddleware, metrics=context.metrics),
             Middleware(SecurityHeadersMiddleware),
+            Middleware(AdmissionMiddleware, admission=context.admission, least_retry_s=settings.retry_after_s),
             Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
         ],
     )
     app.state.context = context
     install_handlers(app, retry_after_s=settings.retry_after_s)
-    for routes in (recommend, events, catalog, profiles, users, operations):
+
+    async def on_overload(_: Request, error: Exception) -> Response:
+        assert isinstance(error, OverloadedError)
+        return overloaded_response(error, settings.retry_after_s)
+
+    app.add_exception_handler(OverloadedError, on_overload)
+    for routes in (recommend, events, catalog, profiles, users, operations, admin):
         app.include_router(routes.router)
     install_schema(app)
 

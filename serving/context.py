@@ -1,8 +1,10 @@
-"""What the routes share: model, store, metrics. Model and store work runs in threads, not in the event loop."""
+"""What the routes share: models, store, metrics. Model and store work runs in threads, not in the event loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import anyio
@@ -11,7 +13,12 @@ import structlog
 from fastapi import Depends, Request
 
 from feature_store import OnlineStore, StoreUnavailableError
+from recsys.bundle import Bundle
+from serving.admission import Admission
+from serving.breaker import CircuitBreaker
 from serving.metrics import Metrics
+from serving.models import Models, ServedModel
+from serving.path_metrics import PathMetrics
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
 from serving.search import CatalogSearch
@@ -22,14 +29,15 @@ _log = structlog.get_logger(__name__)
 
 
 class ServingContext:
-    """One served model with its store.
+    """The served models with their store.
 
     Args:
-        runtime: answers.
+        runtime: answers first.
         store: of users and events.
         settings: sizes and times.
         seed: puts the data set's histories into the store; called until it once succeeds, before any user is
         read.
+        bundles: further models are loaded from below it.
     """
 
     def __init__(
@@ -38,44 +46,95 @@ class ServingContext:
         store: OnlineStore,
         settings: ServingSettings,
         seed: Callable[[], object] | None = None,
+        bundles: Path | None = None,
     ) -> None:
-        self.runtime = runtime
         self.store = store
         self.settings = settings
         self.metrics = Metrics(runtime.info)
-        self.profiles = UserProfiles(runtime.catalog)
-        self.search = CatalogSearch(runtime.catalog, runtime.item_counts)
+        self.path_metrics = PathMetrics(self.metrics.registry)
+        self.models = Models(
+            ServedModel(runtime, settings, self.path_metrics),
+            settings,
+            self.path_metrics,
+            load=lambda path: RecommenderRuntime.from_bundle(Bundle.load(path)),
+            root=bundles,
+            on_activate=lambda model: self.metrics.set_model(model.runtime.info),
+        )
+        self.admission = Admission(
+            lambda ahead, deadline_s: self.models.active.chain.excess_s(ahead, deadline_s),
+            lambda: self.models.active.chain.default_deadline_s,
+            self.path_metrics,
+        )
         self._seed = seed
         self._seed_mutex = anyio.Lock()
-        self._model_threads = anyio.CapacityLimiter(settings.model_threads)
-        # A core for seconds each, and a text tokenizer serves one thread at a time.
-        self._reasoning = anyio.CapacityLimiter(1)
         self._store_threads = anyio.CapacityLimiter(settings.store_threads)
+        self._store_breaker = CircuitBreaker(
+            max_failures=settings.breaker.max_failures,
+            open_s=settings.breaker.open_s,
+            on_change=partial(self.path_metrics.breaker_changed, "store"),
+        )
 
-    async def on_model(self, work: Callable[[], _T]) -> _T:
-        """Run model work in a thread; waits while all model threads are busy."""
-        return await anyio.to_thread.run_sync(work, limiter=self._model_threads)
+    @property
+    def model(self) -> ServedModel:
+        """What answers now. A request takes it once: the next look may find another."""
+        return self.models.active
 
-    async def on_reasoning(self, work: Callable[[], _T]) -> _T:
-        """Run model work that writes reasons in a thread, one at a time; other model work goes on meanwhile."""
-        return await anyio.to_thread.run_sync(work, limiter=self._reasoning)
+    @property
+    def runtime(self) -> RecommenderRuntime:
+        """Of the model that answers now."""
+        return self.model.runtime
+
+    @property
+    def profiles(self) -> UserProfiles:
+        """Over the catalogue of the model that answers now."""
+        return self.model.profiles
+
+    @property
+    def search(self) -> CatalogSearch:
+        """Of the catalogue of the model that answers now."""
+        return self.model.search
 
     async def on_search(self, work: Callable[[], _T]) -> _T:
         """Run a search of the catalogue in a thread."""
         return await anyio.to_thread.run_sync(work)
 
-    async def on_store(self, work: Callable[[], _T]) -> _T:
+    async def on_store(self, work: Callable[[], _T], *, within_s: float | None = None) -> _T:
         """Run store work in a thread, after the data set's histories are in.
 
+        Args:
+            work: what to do; goes on in its thread when its time is up, so writes have no `within_s`.
+            within_s: how long to wait for it.
+
         Raises:
-            StoreUnavailableError: the store does not answer.
+            StoreUnavailableError: the store does not answer, or did not the last times and is left alone for now.
         """
-        if self._seed is not None:
-            async with self._seed_mutex:
-                if self._seed is not None:
-                    await anyio.to_thread.run_sync(self._seed, limiter=self._store_threads)
-                    self._seed = None
-        return await anyio.to_thread.run_sync(work, limiter=self._store_threads)
+        if not self._store_breaker.allows():
+            raise StoreUnavailableError(
+                f"it failed {self.settings.breaker.max_failures} times, and is asked again every "
+                f"{self.settings.breaker.open_s:g} s"
+            )
+        try:
+            with anyio.fail_after(within_s):
+                await self._seeded()
+                result = await anyio.to_thread.run_sync(
+                    work, limiter=self._store_threads, abandon_on_cancel=within_s is not None
+                )
+        except StoreUnavailableError:
+            self._store_breaker.fail()
+            raise
+        except TimeoutError as error:
+            self._store_breaker.fail()
+            raise StoreUnavailableError(f"no answer within {within_s:.3g} s") from error
+        self._store_breaker.succeed()
+        return result
+
+    async def _seeded(self) -> None:
+        if self._seed is None:
+            return
+        async with self._seed_mutex:
+            if self._seed is not None:
+                await anyio.to_thread.run_sync(self._seed, limiter=self._store_threads)
+                self._seed = None
 
     async def start(self) -> None:
         """Warm up. A store that is down does not keep the service from starting.
@@ -83,14 +142,15 @@ class ServingContext:
         Raises:
             ArtifactError: the model cannot answer.
         """
-        await self.on_model(self.runtime.warm_up)
+        await anyio.to_thread.run_sync(self.model.chain.warm_up)
         try:
             await self.on_store(self.store.ping)
         except StoreUnavailableError as error:
             _log.warning("store is down, answering without users until it is back", error=str(error))
 
     async def stop(self) -> None:
-        """Close the store."""
+        """End the models' threads and close the store."""
+        self.models.close()
         await anyio.to_thread.run_sync(self.store.close)
 
 

@@ -43,10 +43,15 @@ class Metrics:
             registry=self.registry,
         )
         self._events = Counter("recsys_events", "Events by outcome.", ("outcome",), registry=self.registry)
-        model = Gauge(
+        self._model = Gauge(
             "recsys_model_info", "Always 1; says what is served.", ("name", "model_version"), registry=self.registry
         )
-        model.labels(info.name, info.model_version).set(1)
+        self.set_model(info)
+
+    def set_model(self, info: ModelInfo) -> None:
+        """Another model answers from now on."""
+        self._model.clear()
+        self._model.labels(info.name, info.model_version).set(1)
 
     def observe_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request, whatever its status."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from serving.runtime import Answer, RecommenderRuntime
+from serving.answers import Answer
+from serving.runtime import RecommenderRuntime
 from serving.schemas import Because, ItemDetail, ItemSummary, ReasonOut, RecommendedItem
 
 _SUMMARY_COLUMNS = {"item_id", "title", "categories"}

@@ -68,10 +68,18 @@ def problem_response(
     extra: Mapping[str, Any] | None = None,
 ) -> JSONResponse:
     """The answer for a problem."""
-    problem = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, fields=list(fields))
-    return JSONResponse(
-        problem.model_dump() | dict(extra or {}), status_code=status, headers=headers, media_type=MEDIA_TYPE
-    )
+    content = problem(status, detail, fields).model_dump() | dict(extra or {})
+    return JSONResponse(content, status_code=status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def problem(status: int, detail: str, fields: Sequence[FieldProblem] = ()) -> Problem:
+    """What is wrong, with the title of its status."""
+    return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, fields=list(fields))
+
+
+def invalid_fields(errors: Sequence[Any], skipped: int = 0) -> list[FieldProblem]:
+    """What pydantic found, at most 20 fields; `skipped` leading parts of a place are not the sender's."""
+    return [FieldProblem(field=_field(entry["loc"], skipped), message=_message(entry)) for entry in errors[:20]]
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -94,7 +102,7 @@ def install_handlers(app: FastAPI, *, retry_after_s: int) -> None:
 
     async def on_invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        fields = [FieldProblem(field=_field(entry["loc"]), message=_message(entry)) for entry in error.errors()[:20]]
+        fields = invalid_fields(error.errors(), skipped=1)
         first = fields[0]
         return problem_response(422, f"{first.field}: {first.message}", fields=fields)
 
@@ -136,10 +144,10 @@ def install_schema(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _field(location: Sequence[int | str]) -> str:
-    """`("body", "events", 0, "item_id")` as `events[0].item_id`."""
+def _field(location: Sequence[int | str], skipped: int) -> str:
+    """`("body", "events", 0, "item_id")` as `events[0].item_id`, with 1 skipped; a request as a whole is `body`."""
     text = ""
-    for part in location[1:] if len(location) > 1 else location:
+    for part in (location[skipped:] if len(location) > skipped else location) or ("body",):
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
 

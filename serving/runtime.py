@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import structlog
-import torch
 
 from recsys.bundle import Bundle
 from recsys.data import Catalog
-from recsys.data.sequences import IntArray, Sequences
-from recsys.errors import ArtifactError, ConfigError
-from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender
+from recsys.data.sequences import IntArray
+from recsys.errors import ArtifactError
+from recsys.generator import GenerativeRecommender, Recommender
 from recsys.generator.constraints import Cap
 from recsys.generator.diversity import walk_one
 from recsys.generator.groups import Groups
-from recsys.generator.lm.language import ItemLanguage
-from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
+from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.profile import Profile, Statement
-from recsys.profile.prompt import fitting_text, profile_prompt
+from recsys.retrieval.index import ItemIndex
+from recsys.retrieval.single import SourceRecommender
+from recsys.retrieval.sources import Source as Candidates
+from recsys.retrieval.sources import TowerSource
+from recsys.retrieval.towers import ContentTower
+from serving.answers import Answer, FallbackReason, Pick, Query, Reason, Source
+from serving.stages import (
+    FAILED,
+    Asked,
+    Listed,
+    ProfileStage,
+    ReasoningStage,
+    RecommenderStage,
+    Stage,
+    StageName,
+    word_reader,
+)
 
-Mode = Literal["direct", "reason"]
-Source = Literal["reasoning", "fusion", "generator", "popularity"]
-FallbackReason = Literal["empty_history", "unknown_items", "reasoning_failed", "fusion_failed", "generator_failed"]
-_FAILED: Mapping[Source, FallbackReason] = {
-    "reasoning": "reasoning_failed",
-    "fusion": "fusion_failed",
-    "generator": "generator_failed",
-}
+_QUICK_S = 0.5
+"""A warm-up tries a batch only of what answers one request in this time."""
+_TRIAL_BATCH = 8
+_SAID_OF: Mapping[StageName, str] = {"profile": "reader of profiles"}
 
 _EXPLAINED_HISTORY = 50
 """The most recent items that a reason may name: what the model reads, or about that."""
@@ -54,46 +62,6 @@ class UnknownCategoryError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reason:
-    """Why an item is in the list."""
-
-    text: str
-    because: int | None
-    """The item of the history that is most like it; None without a history."""
-    similarity: float | None
-    """Cosine of the two items' embeddings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pick:
-    """One recommended item."""
-
-    item: int
-    score: float
-    """Log-probability: of the generator, over its chains of reasons where there are any, the fusion's calibrated one,
-    or the item's share of all interactions."""
-    reason: Reason
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A ranked list and how it came about."""
-
-    picks: list[Pick]
-    source: Source
-    fallback_reason: FallbackReason | None
-    """Why the list is not of the best source that the bundle has, or of the mode; None when it is."""
-    chains: tuple[str, ...]
-    """The reasons that the list follows from; none unless its source is `reasoning`."""
-    unknown_items: list[str]
-    """Ids of the request that the catalogue does not have; they were ignored."""
-    used_profile: bool
-    """Whether the model read any statement of the profile before the history; never in mode `reason`."""
-    timings_ms: dict[str, float]
-    """Time of each step."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """What is being served."""
 
@@ -101,21 +69,6 @@ class ModelInfo:
     model_version: str
     created_at: datetime
     libraries: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Listed:
-    """What a way to an answer leads to."""
-
-    items: IntArray
-    """int64 [n], best first."""
-    scores: npt.NDArray[np.float32]
-    """float32 [n]."""
-    chains: tuple[str, ...] = ()
-
-
-_Way: TypeAlias = Callable[[IntArray, int, Constraints, str | None, ReasonConfig], _Listed]
-"""From a history, a length, restrictions, a session and a way of reasoning to a list."""
 
 
 class RecommenderRuntime:
@@ -128,6 +81,8 @@ class RecommenderRuntime:
         reader: reads profiles, if its body is a language model and there is no fusion; `recommender` when None.
         fused: ranks what the generator and further sources propose; is asked first, where there is one.
         reasoner: writes reasons first in mode `reason`.
+        dense: lists when these cannot, by one vector a user; faster, and worse.
+        counter: lists when that cannot, by what followed the history's items in the log; faster and worse again.
         no_reasons: why there is no `reasoner`, in one line.
         embeddings: float32 [num_items, dim], for the reasons.
         codes: int64 [num_items, levels], the semantic IDs.
@@ -144,6 +99,8 @@ class RecommenderRuntime:
         reader: Recommender | None = None,
         fused: Recommender | None = None,
         reasoner: GenerativeRecommender | None = None,
+        dense: Recommender | None = None,
+        counter: Recommender | None = None,
         no_reasons: str | None = "this model gives no reasons in words",
         embeddings: npt.NDArray[np.float32],
         codes: IntArray,
@@ -157,14 +114,18 @@ class RecommenderRuntime:
         self.report = report
         self.no_reasons = None if reasoner is not None else no_reasons
         """Why mode `reason` is refused, in one line; None where it is not."""
-        self._ways: dict[Mode, dict[Source, _Way]] = {"direct": {}, "reason": {}}
-        if fused is not None:
-            self._ways["direct"]["fusion"] = partial(_ask, fused)
-        self._ways["direct"]["generator"] = partial(_ask, recommender)
-        if reasoner is not None:
-            self._ways["reason"] = {"reasoning": partial(_reason, reasoner), **self._ways["direct"]}
+        num_items = catalog.num_items
+        direct = (
+            None if fused is None else RecommenderStage("fusion", "fusion", fused, num_items),
+            RecommenderStage("generator", "generator", recommender, num_items),
+            None if dense is None else RecommenderStage("dense", "dense", dense, num_items),
+            None if counter is None else RecommenderStage("counter", "counter", counter, num_items),
+        )
+        self._direct: tuple[Stage, ...] = tuple(stage for stage in direct if stage is not None)
+        self._reasoning = None if reasoner is None else ReasoningStage(reasoner)
         # Only the generator reads words, and only where it is the best source there is.
-        self._reader = _word_reader(recommender if reader is None else reader) if fused is None else None
+        words = word_reader(recommender if reader is None else reader) if fused is None else None
+        self._profile = None if words is None else ProfileStage(words)
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
@@ -198,6 +159,8 @@ class RecommenderRuntime:
         """
         manifest, no_reasons = bundle.manifest, bundle.no_reasons
         recommender, fused = bundle.recommender, bundle.fused
+        sources = {} if fused is None else fused.pool.sources
+        num_items = bundle.catalog.num_items
         if onnx is not None:
             # Imported here: it is needed by few.
             from recsys.generator.onnx import onnx_recommender
@@ -217,6 +180,8 @@ class RecommenderRuntime:
             reader=bundle.recommender,
             fused=fused,
             reasoner=bundle.recommender if no_reasons is None else None,
+            dense=SourceRecommender(sources.get("sasrec") or _content_source(bundle), num_items),
+            counter=SourceRecommender(sources["skip_gram"], num_items) if "skip_gram" in sources else None,
             no_reasons=no_reasons,
             embeddings=bundle.embeddings.vectors,
             codes=bundle.semantic_ids.codes,
@@ -227,48 +192,95 @@ class RecommenderRuntime:
     @property
     def reads_profiles(self) -> bool:
         """Whether `recommend` makes use of a profile."""
-        return self._reader is not None
+        return self._profile is not None
 
-    def warm_up(self) -> None:
-        """Generate one list, so that the first user does not wait for lazy initialisation, and a broken model is found.
+    @property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """Every way to a list that this model has, popularity aside."""
+        further: tuple[Stage | None, ...] = (self._reasoning, self._profile)
+        return tuple(stage for stage in further if stage is not None) + self._direct
+
+    def stages(self, query: Query) -> tuple[Stage, ...]:
+        """The ways to a list for `query`, best first; behind them stands `popular`, which always has one.
+
+        Raises:
+            NoReasonsError: the model gives no reasons; see `no_reasons`.
+        """
+        if query.mode == "reason":
+            if self._reasoning is None:
+                raise NoReasonsError(self.no_reasons)
+            return (self._reasoning, *self._direct)
+        if query.profile is not None and self._profile is not None:
+            return (self._profile, *self._direct)
+        return self._direct
+
+    def warm_up(self, observe: Callable[[StageName, int, float], None] | None = None) -> None:
+        """Generate lists, so that the first user does not wait for lazy initialisation, and a broken model is found.
+
+        Args:
+            observe: is told how many requests a call of a stage had, and how many seconds it took.
 
         Raises:
             ArtifactError: the catalogue is empty, or a way to an answer fails.
         """
         if not self.catalog.num_items:
             raise ArtifactError(f"bundle: the catalogue of {self.info.name} has no items; build the bundle again")
-        short = ReasonConfig(chains=1, max_tokens=1)
-        first = self._by_popularity[:1]
-        tries: dict[str, Callable[[], object]] = {
-            source: partial(way, first, 1, Constraints(), None, short)
-            for source, way in (self._ways["direct"] | self._ways["reason"]).items()
-        }
-        if self._reader is not None:
-            profile = Profile(statements=(Statement(text="Likes this.", source="edited"),))
-            tries["reader of profiles"] = partial(_ask_with, self._reader, profile, first, 1, Constraints())
-        for source, attempt in tries.items():
+        trial = Asked(
+            k=1,
+            history=self._by_popularity[:1],
+            denied=np.zeros(0, dtype=np.int64),
+            profile=Profile(statements=(Statement(text="Likes this.", source="edited"),)),
+            reason=ReasonConfig(chains=1, max_tokens=1),
+        )
+        for stage in self.all_stages:
             try:
-                attempt()
+                stage.lists([trial])
+                started = time.perf_counter()
+                stage.lists([trial])
+                seconds = time.perf_counter() - started
+                if observe is not None:
+                    observe(stage.name, 1, seconds)
+                    if stage.shares_calls and seconds < _QUICK_S:
+                        started = time.perf_counter()
+                        stage.lists([trial] * _TRIAL_BATCH)
+                        observe(stage.name, _TRIAL_BATCH, time.perf_counter() - started)
             except Exception as error:  # it may fail in any way; unlike a request, a start has no substitute
                 raise ArtifactError(
-                    f"bundle: the {source} of {self.info.name} cannot answer: {error!r}; build the bundle again"
+                    f"bundle: the {_SAID_OF.get(stage.name, stage.name)} of {self.info.name} cannot answer: {error!r}; "
+                    "build the bundle again"
                 ) from error
 
+    def ask(self, query: Query, reason: ReasonConfig | None = None) -> tuple[Asked, list[str]]:
+        """`query` in the catalogue's numbers, and the ids of it that the catalogue does not have.
+
+        Raises:
+            UnknownCategoryError: no item has that category.
+        """
+        history, excluded = self.catalog.index_of(query.history), self.catalog.index_of(query.exclude)
+        unknown = [*_unknown(query.history, history), *_unknown(query.exclude, excluded)]
+        history = history[history >= 0]
+        denied = excluded[excluded >= 0]
+        if query.exclude_seen:
+            denied = np.concatenate([denied, history])
+        most = query.max_per_category
+        asked = Asked(
+            k=query.k,
+            history=history,
+            denied=np.unique(denied),
+            allow=self._allowed(query.categories),
+            categories=tuple(sorted(set(query.categories))),
+            caps=[] if most is None else [Cap(groups=self._category_groups, most=most)],
+            max_per_category=most,
+            session=query.session,
+            profile=query.profile,
+            reason=reason or ReasonConfig(),
+        )
+        return asked, list(dict.fromkeys(unknown))
+
     def recommend(
-        self,
-        history: Sequence[str],
-        *,
-        k: int,
-        exclude: Sequence[str] = (),
-        categories: Sequence[str] = (),
-        max_per_category: int | None = None,
-        exclude_seen: bool = True,
-        session: str | None = None,
-        mode: Mode = "direct",
-        reason: ReasonConfig | None = None,
-        profile: Profile | None = None,
+        self, history: Sequence[str], *, k: int, reason: ReasonConfig | None = None, **further: Any
     ) -> Answer:
-        """The k best items after `history`; fewer when the restrictions leave fewer.
+        """The k best items after `history`; fewer when the restrictions leave fewer. Without deadlines, in this thread.
 
         The fusion answers if there is one, else the generator, as long as the catalogue has any item of the history;
         if it has none, the most popular items do. In mode `reason` the generator answers, reasons first. What fails is
@@ -277,64 +289,55 @@ class RecommenderRuntime:
         Args:
             history: item ids, oldest first; unknown ones are left out.
             k: length of the list.
-            exclude: item ids that must not appear.
-            categories: only items with one of these; no filter when empty.
-            max_per_category: at most so many items of any category; an item counts in all of its own.
-            exclude_seen: leave out the items of the history.
-            session: whose history it is; it then stays encoded, so that the next request reads only what is new.
-            mode: `reason` writes reasons first, which takes seconds.
-            reason: how, in that mode; the default when None.
-            profile: what is said about the user; read before the history in mode `direct` if the model
-                knows words (`reads_profiles`).
+            reason: how reasons are written, in mode `reason`; the default when None.
+            further: fields of `Query`.
 
         Raises:
             NoReasonsError: the model gives no reasons; see `no_reasons`.
             UnknownCategoryError: no item has that category.
         """
-        if mode == "reason" and self.no_reasons is not None:
-            raise NoReasonsError(self.no_reasons)
-        clock = _Clock()
+        query = Query(history=history, k=k, **further)
+        stages = self.stages(query)
+        clock = Clock()
         with clock.step("constraints"):
-            history_items = self.catalog.index_of(history)
-            excluded = self.catalog.index_of(exclude)
-            unknown = [*_unknown(history, history_items), *_unknown(exclude, excluded)]
-            history_items = history_items[history_items >= 0]
-            denied = excluded[excluded >= 0]
-            if exclude_seen:
-                denied = np.concatenate([denied, history_items])
-            denied = np.unique(denied)
-            allow = self._allowed(categories)
-            caps = [] if max_per_category is None else [Cap(groups=self._category_groups, most=max_per_category)]
-            held = Constraints(allow=allow, deny=[denied] if len(denied) else None, caps=caps)
+            asked, unknown = self.ask(query, reason)
         source: Source = "popularity"
-        fallback_reason: FallbackReason | None = None
-        found: _Listed | None = None
-        used_profile = False
-        if len(history_items):
+        failed: FallbackReason | None = self.cold(query, asked)
+        found: Listed | None = None
+        if failed is None:
             with clock.step("decode"):
-                if mode == "direct" and profile is not None and self._reader is not None:
+                for stage in stages:
                     try:
-                        found = _ask_with(self._reader, profile, history_items, k, held)
+                        (found,) = stage.lists([asked])
                     except Exception:
-                        _log.exception("reading the profile failed, answering without it")
-                    if found is not None:
-                        source, used_profile = "generator", True
-                for name, way in self._ways[mode].items() if found is None else ():
-                    try:
-                        found = way(history_items, k, held, session, reason or ReasonConfig())
-                    except Exception:
-                        _log.exception("recommender failed, falling back to the next", source=name)
-                        fallback_reason = _FAILED[name]
+                        _log.exception("recommender failed, falling back to the next", source=stage.name)
+                        failed = FAILED[stage.name]
                         continue
-                    source = name
-                    break
-        else:
-            fallback_reason = "unknown_items" if len(history) else "empty_history"
+                    if found is not None:
+                        source = stage.source
+                        break
         if found is None:
-            with clock.step("popularity"):
-                found = self._most_popular(k, held)
+            found = self.popular(asked)
+        return self.answer(asked, found, source, failed, unknown, clock)
+
+    def cold(self, query: Query, asked: Asked) -> FallbackReason | None:
+        """Why no model has anything to go by; None if one has."""
+        if len(asked.history):
+            return None
+        return "unknown_items" if len(query.history) else "empty_history"
+
+    def answer(
+        self,
+        asked: Asked,
+        found: Listed,
+        source: Source,
+        fallback_reason: FallbackReason | None,
+        unknown: Sequence[str],
+        clock: Clock,
+    ) -> Answer:
+        """What was found, with reasons."""
         with clock.step("reasons"):
-            reasons = self._reasons(found.items, history_items[-_EXPLAINED_HISTORY:])
+            reasons = self._reasons(found.items, asked.history[-_EXPLAINED_HISTORY:])
         return Answer(
             picks=[
                 Pick(item=int(item), score=float(score), reason=reason)
@@ -343,17 +346,17 @@ class RecommenderRuntime:
             source=source,
             fallback_reason=fallback_reason,
             chains=found.chains,
-            unknown_items=list(dict.fromkeys(unknown)),
-            used_profile=used_profile,
+            unknown_items=list(unknown),
+            used_profile=found.used_profile,
             timings_ms=clock.timings_ms,
         )
 
-    def _most_popular(self, k: int, held: Constraints) -> _Listed:
-        permitted = np.ones(self.catalog.num_items, dtype=bool) if held.allow is None else held.allow.copy()
-        for denied in held.deny or ():
-            permitted[denied] = False
-        items = walk_one(self._by_popularity[permitted[self._by_popularity]], held.caps, k)
-        return _Listed(items=items, scores=self._popularity_scores[items].astype(np.float32))
+    def popular(self, asked: Asked) -> Listed:
+        """The most popular items that may stand in the list."""
+        permitted = np.ones(self.catalog.num_items, dtype=bool) if asked.allow is None else asked.allow.copy()
+        permitted[asked.denied] = False
+        items = walk_one(self._by_popularity[permitted[self._by_popularity]], asked.caps, asked.k)
+        return Listed(items=items, scores=self._popularity_scores[items].astype(np.float32))
 
     def _allowed(self, categories: Sequence[str]) -> npt.NDArray[np.bool_] | None:
         if not categories:
@@ -391,60 +394,7 @@ class RecommenderRuntime:
         return self.catalog.titles[item] or self.catalog.item_ids[item]
 
 
-def _ask(
-    recommender: Recommender, history: IntArray, k: int, held: Constraints, session: str | None, _: ReasonConfig
-) -> _Listed:
-    _one_thread()
-    sessions = None if session is None else [session]
-    result = recommender.recommend(Sequences.from_lists([history]), k, constraints=held, sessions=sessions)
-    return _listed(result)
-
-
-def _reason(
-    recommender: GenerativeRecommender,
-    history: IntArray,
-    k: int,
-    held: Constraints,
-    _: str | None,
-    config: ReasonConfig,
-) -> _Listed:
-    _one_thread()
-    reasoned = recommend_with_reasons(recommender, Sequences.from_lists([history]), k, config, constraints=held)
-    return _listed(reasoned.recommendations, tuple(reasoned.chains[0]))
-
-
-def _listed(found: Recommendations, chains: tuple[str, ...] = ()) -> _Listed:
-    """The list of the only request."""
-    exists = found.items[0] >= 0
-    return _Listed(items=found.items[0][exists], scores=found.scores[0][exists], chains=chains)
-
-
-def _word_reader(recommender: Recommender) -> GenerativeRecommender | None:
-    """The generator, if its body is a language model."""
-    if not isinstance(recommender, GenerativeRecommender):
-        return None
-    try:
-        ItemLanguage.of(recommender.model)
-    except ConfigError:
-        return None
-    return recommender
-
-
-def _ask_with(
-    reader: GenerativeRecommender, profile: Profile, history: IntArray, k: int, held: Constraints
-) -> _Listed | None:
-    """As `_ask`, with the profile before the history; None where no statement of it fits before that."""
-    _one_thread()
-    language = ItemLanguage.of(reader.model)
-    recent = history[-reader.config.model.max_history :].tolist()
-    text = fitting_text(language, profile, recent)
-    if not text:
-        return None
-    prompt = profile_prompt(language, text, recent)
-    return _listed(reader.complete([prompt], k, constraints=held, reserve_new=True))
-
-
-class _Clock:
+class Clock:
     """Measures named steps in milliseconds."""
 
     def __init__(self) -> None:
@@ -452,6 +402,7 @@ class _Clock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
+        """Time what is done inside."""
         started = time.perf_counter()
         try:
             yield
@@ -459,14 +410,11 @@ class _Clock:
             self.timings_ms[name] = round((time.perf_counter() - started) * 1000, 3)
 
 
-_thread = threading.local()
-
-
-def _one_thread() -> None:
-    """The number of threads belongs to the calling thread; one request a core beats many cores a request."""
-    if not getattr(_thread, "ready", False):
-        torch.set_num_threads(1)
-        _thread.ready = True
+def _content_source(bundle: Bundle) -> Candidates:
+    """Items whose embeddings are like those of the history."""
+    tower = ContentTower(bundle.embeddings.vectors)
+    num_items = bundle.catalog.num_items
+    return TowerSource(tower, np.arange(num_items), num_items, ItemIndex(tower.item_vectors))
 
 
 def _unknown(ids: Sequence[str], items: IntArray) -> list[str]:

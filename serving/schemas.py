@@ -10,7 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
 from recsys.profile.profile import MAX_STATEMENT_LENGTH, MAX_STATEMENTS
 from recsys.profile.profile import Source as StatementSource
-from serving.runtime import FallbackReason, Mode, Source
+from serving.answers import FallbackReason, Mode, Source
+from serving.problems import Problem
 
 MAX_K = 100
 MAX_HISTORY = 500
@@ -18,6 +19,9 @@ MAX_EXCLUDE = 1000
 MAX_CATEGORIES = 100
 MAX_EVENTS = 1000
 MAX_PAGE = 100
+MAX_DEADLINE_MS = 600_000
+MAX_BATCH = 100
+MAX_CURSOR = 8000
 MAX_SECONDS = 20_000_000_000
 """The year 2603; larger numbers are milliseconds."""
 
@@ -82,7 +86,9 @@ class RecommendRequest(_Request):
     history: Annotated[list[Id], Field(max_length=MAX_HISTORY)] | None = None
     """Item ids, oldest first; may be empty, which asks for the most popular items. Give this or `user_id`."""
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
-    """Length of the list."""
+    """Length of the list, or of its first page."""
+    depth: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
+    """Freeze a list of this length, at least `k`, and give its first `k` items; `next_cursor` leads on."""
     exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] = []
     """Item ids that must not appear."""
     categories: Annotated[list[Id], Field(max_length=MAX_CATEGORIES)] = []
@@ -100,6 +106,12 @@ class RecommendRequest(_Request):
     def _one_of_user_and_history(self) -> RecommendRequest:
         if (self.user_id is None) == (self.history is None):
             raise ValueError("give either user_id or history")
+        return self
+
+    @model_validator(mode="after")
+    def _no_page_is_longer_than_the_list(self) -> RecommendRequest:
+        if self.depth is not None and self.depth < self.k:
+            raise ValueError(f"depth must be at least k, got depth {self.depth} and k {self.k}")
         return self
 
 
@@ -144,9 +156,14 @@ class RecommendResponse(_Response):
 
     recommendation_id: str
     items: list[RecommendedItem]
+    next_cursor: str | None
+    """For `/v1/recommend:next`: what is left of a list that `depth` froze; null for nothing. It expires."""
     source: Source
     fallback_reason: FallbackReason | None
     """Why the list is not of the best source that the bundle has, or of the mode; null when it is."""
+    degraded: bool
+    """Whether the service in good health would have given a better list: a source or the store failed, or the deadline
+    was too near."""
     chains: list[str]
     """The reasons that the list follows from, in the model's own words; empty unless its source is `reasoning`."""
     unknown_items: list[str]
@@ -156,6 +173,43 @@ class RecommendResponse(_Response):
     model_version: str
     timings_ms: dict[str, float]
     """Milliseconds of each step; `total` includes what lies between."""
+
+
+class NextRequest(_Request):
+    """The next page of a frozen list."""
+
+    cursor: Annotated[str, Field(min_length=1, max_length=MAX_CURSOR)]
+    """`next_cursor` of the page before."""
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    """Length of the page."""
+
+
+class BatchRequest(_Request):
+    """Many requests."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"requests": [{"user_id": "196", "k": 10}, {"history": ["50"], "k": 5}]}]}
+    )
+
+    requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BATCH)]
+    """Each as in `/v1/recommend`."""
+
+
+class BatchEntry(_Response):
+    """What became of one request of a batch."""
+
+    status: int
+    """As it would have been alone."""
+    answer: RecommendResponse | None
+    """With status 200."""
+    problem: Problem | None
+    """With any other."""
+
+
+class BatchResponse(_Response):
+    """The results, in the order of the requests."""
+
+    results: list[BatchEntry]
 
 
 class EventIn(_Request):
@@ -324,6 +378,54 @@ class ModelResponse(_Response):
     created_at: datetime
     num_items: int
     libraries: dict[str, str]
+
+
+class LoadModel(_Request):
+    """Which bundle to read."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"bundle": "beauty-seed-1"}]})
+
+    bundle: Id
+    """A bundle's or a run's directory, relative to the directory that holds the runs of the service."""
+
+
+class ModelVersion(_Request):
+    """A model in memory."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model_version": "cc45bc8eaf75"}]})
+
+    model_version: Id
+
+
+class ShadowModel(_Request):
+    """Who sees requests without answering them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model_version": "cc45bc8eaf75", "share": 0.1}, {"model_version": None}]}
+    )
+
+    model_version: Id | None
+    """Null ends it."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Of the requests; fewer when the shadow is busy."""
+
+
+class ModelState(_Response):
+    """A model in memory."""
+
+    model_version: str
+    name: str
+    created_at: datetime
+    num_items: int
+    state: Literal["active", "previous", "loaded", "shadow"]
+    in_flight: int
+    """Requests that are being answered by it."""
+
+
+class ModelStates(_Response):
+    """All models in memory."""
+
+    models: list[ModelState]
 
 
 class Health(_Response):

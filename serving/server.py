@@ -61,7 +61,10 @@ def run_server(
             raise ConfigError(str(error)) from error
         try:
             api = create_app(
-                runtime, store, seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories())
+                runtime,
+                store,
+                seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories()),
+                bundles=_directory_of_bundles(path),
             )
             shown_host = f"[{host}]" if ":" in host else host
             url = f"http://{shown_host}:{listener.getsockname()[1]}"
@@ -87,6 +90,12 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             typer.echo(self._ready)
+
+
+def _directory_of_bundles(path: Path) -> Path:
+    """Where further models are loaded from: beside the run of the bundle at `path`, or beside the bundle."""
+    path = path.resolve()
+    return path.parent.parent if path.name == "bundle" else path.parent
 
 
 def _listen(host: str, port: int) -> socket.socket:

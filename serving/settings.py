@@ -10,6 +10,35 @@ from recsys.config import StrictConfig
 from recsys.generator.lm.reason import ReasonConfig
 
 
+class BatchingSettings(StrictConfig):
+    """How requests share calls of the model."""
+
+    max_batch: int = Field(default=32, ge=1)
+    """Requests of one call; 1 gives each request a call of its own. Batches are smaller where sharing saves no more."""
+    max_waiting: int = Field(default=512, ge=1)
+    """Requests that wait for a stage of the model; more are refused with 503."""
+
+
+class DeadlineSettings(StrictConfig):
+    """How long answers may take where the request does not say so (`X-Deadline-Ms`)."""
+
+    default_ms: float | None = Field(default=None, gt=0)
+    """Of mode `direct`; None is ten times what the model's best source takes alone at the start, at least a second."""
+    reason_ms: float = Field(default=120_000, gt=0)
+    """Of mode `reason`."""
+    store_share: float = Field(default=0.5, gt=0, le=1)
+    """Of a request's time that reading the user from the store may take; then the answer is for an unknown user."""
+
+
+class BreakerSettings(StrictConfig):
+    """When a part that fails is left alone."""
+
+    max_failures: int = Field(default=5, ge=1)
+    """Failures in a row after which a source of lists, or the store, is not asked any more."""
+    open_s: float = Field(default=5, gt=0)
+    """How long, before one request tries it again."""
+
+
 class ServingSettings(StrictConfig):
     """How much work runs at a time, and how long things may take."""
 
@@ -18,9 +47,14 @@ class ServingSettings(StrictConfig):
     max_clock_skew_s: float = Field(default=86_400, ge=0)
     """An event further in the future is rejected: it would stay the newest of its user."""
     model_threads: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)), ge=1)
-    """Requests that the model works on at a time, one core each; more wait in line."""
+    """Batches that a stage of the model works on at a time, one core each; more requests wait in line."""
+    batching: BatchingSettings = BatchingSettings()
+    deadline: DeadlineSettings = DeadlineSettings()
+    breaker: BreakerSettings = BreakerSettings()
     reason: ReasonConfig = ReasonConfig()
     """How many reasons are written for a request that asks for them, and how long they may be."""
+    cursor_s: float = Field(default=1800, gt=0)
+    """How long a frozen list can be paged through."""
     store_threads: int = Field(default=16, ge=1)
     """Requests that wait for the store at a time."""
     retry_after_s: int = Field(default=2, ge=1)

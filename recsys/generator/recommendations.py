@@ -48,6 +48,9 @@ class Recommender(Protocol):
         k: int,
         *,
         constraints: Constraints | None = None,
-        sessions: Sequence[str] | None = None,
+        sessions: Sequence[str | None] | None = None,
     ) -> Recommendations:
-        """The k best items of each history with their log-probabilities."""
+        """The k best items of each history with their log-probabilities.
+
+        `sessions` names the session of each history, None for none.
+        """

@@ -148,7 +148,7 @@ class GenerativeRecommender:
         constraints: Constraints | None = None,
         beams: int | None = None,
         batch_size: int = 64,
-        sessions: Sequence[str] | None = None,
+        sessions: Sequence[str | None] | None = None,
         exact: bool = False,
         max_beams: int = 4096,
         temperature: float = 1.0,
@@ -163,7 +163,7 @@ class GenerativeRecommender:
             beams: width of the search; the configured one when None.
             batch_size: histories decoded at a time; changes memory, not results.
             sessions: a key for each history, under which it stays encoded: the same history, or one that goes on from
-                it, is then not read again. Changes time and memory, not results.
+                it, is then not read again. None for a history of no session. Changes time and memory, not results.
             exact: search again, with up to `max_beams` beams, what is not certified to be the list that scoring every
                 permitted item gives. `Recommendations.certified` says for which lists that sufficed.
             max_beams: see `exact`.
@@ -185,6 +185,15 @@ class GenerativeRecommender:
             plan,
         )
 
+    @property
+    def nested_up_to(self) -> int:
+        """Lists of at most so many items are beginnings of one another, so that one search serves several lengths.
+
+        Longer ones are searched with more beams, and places for new items stand at the end of a list of one length.
+        """
+        keeps_places = self.config.new_item_slots > 0 and not bool(self.model.learned.all())
+        return 1 if keeps_places else self.config.beams
+
     def sample(
         self,
         histories: Sequences,
@@ -193,7 +202,7 @@ class GenerativeRecommender:
         seeds: IntArray,
         constraints: Constraints | None = None,
         batch_size: int = 64,
-        sessions: Sequence[str] | None = None,
+        sessions: Sequence[str | None] | None = None,
         max_beams: int = 4096,
         temperature: float = 1.0,
     ) -> Slates:
@@ -254,7 +263,7 @@ class GenerativeRecommender:
         return SearchPlan(k=k, beams=beams, max_beams=max_beams, temperature=temperature, consistency=consistency)
 
     def _checked(
-        self, histories: Sequences, constraints: Constraints | None, sessions: Sequence[str] | None
+        self, histories: Sequences, constraints: Constraints | None, sessions: Sequence[str | None] | None
     ) -> Constraints:
         if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < len(self.codes):
             raise ValueError(f"histories: item indices must lie in 0..{len(self.codes) - 1}")
@@ -263,7 +272,7 @@ class GenerativeRecommender:
         return constraints if constraints is not None else Constraints()
 
     def _prefixes(
-        self, histories: Sequences, batch_size: int, sessions: Sequence[str] | None
+        self, histories: Sequences, batch_size: int, sessions: Sequence[str | None] | None
     ) -> Iterator[tuple[IntArray, Prefix]]:
         """Row numbers and encoded histories, batch by batch."""
         device = self.model.learned.device

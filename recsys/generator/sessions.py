@@ -94,15 +94,18 @@ class Sessions:
             self._drop(key)
 
     @torch.inference_mode()
-    def read(self, model: SessionModel, keys: Sequence[str], histories: Sequence[IntArray]) -> Prefix:
+    def read(self, model: SessionModel, keys: Sequence[str | None], histories: Sequence[IntArray]) -> Prefix:
         """What `model` makes of `histories` (item indices, cut to what it reads), in their order.
 
         Args:
             model: the one model whose readings are kept here.
-            keys: a session a history; equal keys may repeat.
+            keys: a session a history; equal keys may repeat, and None is of no session: nothing is kept of it.
             histories: int64 arrays, oldest first; may be empty.
         """
-        prefixes: list[Prefix | None] = [self._go_on(model, *pair) for pair in zip(keys, histories, strict=True)]
+        prefixes: list[Prefix | None] = [
+            None if key is None else self._go_on(model, key, history)
+            for key, history in zip(keys, histories, strict=True)
+        ]
         missing = [row for row, prefix in enumerate(prefixes) if prefix is None]
         if missing:
             lengths = np.array([len(histories[row]) for row in missing], dtype=np.int64)
@@ -112,7 +115,9 @@ class Sessions:
             read = model.encode(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device))
             for row, prefix in zip(missing, split(read), strict=True):
                 prefixes[row] = prefix
-                self._keep(keys[row], histories[row], prefix)
+                key = keys[row]
+                if key is not None:
+                    self._keep(key, histories[row], prefix)
         return stack([prefix for prefix in prefixes if prefix is not None])
 
     def _go_on(self, model: SessionModel, key: str, history: IntArray) -> Prefix | None:

@@ -47,6 +47,11 @@ class FusedRecommender:
         sources = {**self.pool.sources, GENERATOR: GeneratorSource(generator)}
         return FusedRecommender(Pool(sources, self.pool.is_new, self.pool.depth), self.ranker)
 
+    @property
+    def nested_up_to(self) -> int:
+        """Lists without caps of at most so many items are beginnings of one another: their candidates are the same."""
+        return self.pool.depth
+
     def recommend(
         self,
         histories: Sequences,
@@ -54,7 +59,7 @@ class FusedRecommender:
         *,
         constraints: Constraints | None = None,
         batch_size: int = _BATCH,
-        sessions: Sequence[str] | None = None,
+        sessions: Sequence[str | None] | None = None,
     ) -> Recommendations:
         """The `k` best items for each history; all permitted ones when k exceeds their number.
 
@@ -87,7 +92,7 @@ class FusedRecommender:
         return Recommendations(items=items, scores=scores, short=short)
 
     def _capped(
-        self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str] | None
+        self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str | None] | None
     ) -> tuple[IntArray, FloatArray]:
         """Lists of k, int64 and float32 [B, k], that keep the caps."""
         caps, held = constraints.caps, replace(constraints, caps=())
@@ -111,7 +116,7 @@ class FusedRecommender:
         return items, best
 
     def _rank(
-        self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str] | None
+        self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str | None] | None
     ) -> tuple[IntArray, FloatArray]:
         """All candidates of each history, at least k if there are, best first: int64 and float32 [B, C], C >= k."""
         proposals = self.pool.propose(histories, k, constraints, sessions)

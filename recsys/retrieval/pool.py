@@ -31,7 +31,7 @@ class Pool:
         self.is_new = is_new
 
     def propose(
-        self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str] | None = None
+        self, histories: Sequences, k: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> dict[str, Proposal]:
         """What every source says; together they have at least k permitted items for each history, or all."""
         n = min(max(self.depth, k), len(self.is_new))

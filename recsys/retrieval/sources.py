@@ -42,7 +42,7 @@ class Source(Protocol):
     """Proposes items for histories."""
 
     def propose(
-        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
         """The `n` best permitted items of each of B histories; all of them when they are fewer.
 
@@ -57,7 +57,7 @@ class GeneratorSource:
         self._generator = generator
 
     def propose(
-        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
         """See `Source`."""
         items = np.full((len(histories), n), -1, dtype=np.int64)
@@ -102,7 +102,7 @@ class TowerSource:
         self._index = index
 
     def propose(
-        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
         """See `Source`; a history without an item that the tower knows, or with a zero vector, gets no items."""
         queries = self._tower.encode(histories.renumber(self._places.index))
@@ -145,7 +145,7 @@ class CounterSource:
         self._places = _Places(fitted, num_items)
 
     def propose(
-        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
         """See `Source`."""
         evidence = self._counter.evidence(histories.renumber(self._places.index)).tocoo()
@@ -209,7 +209,7 @@ class PopularitySource:
         self._order = np.argsort(-counts, kind="stable")
 
     def propose(
-        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str] | None = None
+        self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
         """See `Source`."""
         batch, num_items = len(histories), len(self._order)

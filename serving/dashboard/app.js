@@ -94,6 +94,7 @@ function renderHistory(entries) {
 function renderList(answer) {
   const before = state.shown;
   const best = answer.items[0]?.score ?? 0;
+  const isProbability = !["dense", "counter"].includes(answer.source);
   const rows = answer.items.map((item, index) => {
     const previous = before?.indexOf(item.item_id);
     const entered = before !== null && previous < 0;
@@ -105,17 +106,19 @@ function renderList(answer) {
           el("span", { class: "title" }, name(item), entered ? el("span", { class: "badge fresh" }, "new") : null),
           el("span", { class: "tags" }, sid(item.sid), ...item.categories.slice(0, 5).map((category) => el("span", { class: "tag" }, category))),
           reason(item.reason)),
-        el("span", { class: "score", title: `log-probability ${item.score.toFixed(3)}` },
-          el("b", {}, percent(Math.exp(item.score))),
+        el("span", { class: "score", title: `${isProbability ? "log-probability" : "score"} ${item.score.toFixed(3)}` },
+          el("b", {}, isProbability ? percent(Math.exp(item.score)) : item.score.toFixed(2)),
           el("span", { class: "meter" }, el("i", { width: `${Math.max(2, 100 * Math.exp(item.score - best))}%` })))));
   });
   $("recommendations").replaceChildren(...(rows.length ? rows : [el("li", { class: "empty" }, "No item is left for these restrictions.")]));
   state.shown = answer.items.map((item) => item.item_id);
-  const why = { empty_history: "no history yet", unknown_items: "no item of the history is in the catalogue", generator_failed: "the generator failed" };
-  const made = { fusion: "Ranked from what the generator, SASRec, a counter and the items' content propose.", generator: "Generated code by code from the history." };
+  const why = { empty_history: "no history yet", unknown_items: "no item of the history is in the catalogue", no_time: "the deadline was too near",
+    circuit_open: "a source failed too often", store_unavailable: "the store does not answer" };
+  const made = { fusion: "Ranked from what the generator, SASRec, a counter and the items' content propose.", generator: "Generated code by code from the history.",
+    dense: "Found by one vector of the history.", counter: "Items that others chose after these." };
   $("source").textContent = made[answer.source]
     ? `${made[answer.source]} Click an item, and watch the list change.`
-    : `Most popular items: ${why[answer.fallback_reason]}. Click an item to begin.`;
+    : `Most popular items: ${why[answer.fallback_reason] ?? "the better sources failed"}. Click an item to begin.`;
 }
 
 function change(before, previous, index) {

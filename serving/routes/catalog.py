@@ -25,19 +25,21 @@ async def search_items(
     offset: Offset = 0,
 ) -> ItemPage:
     """Items that contain every word of the query, best match first; all items when it is empty."""
-    items, total = await context.on_search(lambda: context.search.find(query, limit=limit, offset=offset))
-    return ItemPage(items=[presentation.summary(context.runtime, item) for item in items], total=total)
+    model = context.model
+    items, total = await context.on_search(lambda: model.search.find(query, limit=limit, offset=offset))
+    return ItemPage(items=[presentation.summary(model.runtime, item) for item in items], total=total)
 
 
 @router.get("/items/{item_id:path}", operation_id="get_item", responses=responses(404))
 async def get_item(item_id: Annotated[str, Path(examples=["50"])], context: Context) -> ItemDetail:
     """Everything known about one item."""
-    (item,) = context.runtime.catalog.index_of([item_id])
+    runtime = context.runtime
+    (item,) = runtime.catalog.index_of([item_id])
     if item < 0:
         raise ProblemError(
             404, f"the catalogue has no item {item_id!r}; search it with /v1/items?query=", field="item_id"
         )
-    return presentation.detail(context.runtime, int(item))
+    return presentation.detail(runtime, int(item))
 
 
 @router.get("/categories", operation_id="list_categories")

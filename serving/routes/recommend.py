@@ -1,102 +1,91 @@
-"""`POST /v1/recommend`."""
+"""`POST /v1/recommend`, for one request, for many at once, and for the next page of a list."""
 
 from __future__ import annotations
 
-import time
-import uuid
+import asyncio
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-import structlog
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
+from pydantic import ValidationError
 
-from recsys.profile.profile import Profile
-from serving import presentation
+from serving.admission import DEADLINE_HEADER
+from serving.batching import OverloadedError
 from serving.context import Context, ServingContext
-from serving.problems import ProblemError, responses
-from serving.profiles import UnreadableProfileError
-from serving.runtime import UnknownCategoryError
-from serving.schemas import MAX_HISTORY, RecommendRequest, RecommendResponse
+from serving.models import ServedModel
+from serving.problems import Problem, ProblemError, invalid_fields, problem, responses
+from serving.recommending import next_page
+from serving.recommending import recommend as respond
+from serving.schemas import (
+    MAX_DEADLINE_MS,
+    BatchEntry,
+    BatchRequest,
+    BatchResponse,
+    NextRequest,
+    RecommendRequest,
+    RecommendResponse,
+)
 
 router = APIRouter(prefix="/v1", tags=["recommend"])
-_log = structlog.get_logger(__name__)
+
+DeadlineMs = Annotated[
+    float | None,
+    Header(
+        alias=DEADLINE_HEADER,
+        gt=0,
+        le=MAX_DEADLINE_MS,
+        description="Milliseconds from now after which an answer is of no more use; the service's own limit if absent.",
+    ),
+]
 
 
 @router.post("/recommend", operation_id="recommend", responses=responses(400, 404, 413, 422, 503))
-async def recommend(request: RecommendRequest, context: Context) -> RecommendResponse:
+async def recommend(request: RecommendRequest, context: Context, deadline_ms: DeadlineMs = None) -> RecommendResponse:
     """The items that the user, or somebody with this history, most likely wants next.
 
     Without a usable history the most popular items are the answer, and `source` says so. With mode `reason` the model
-    writes its reasons first, and `chains` holds them.
+    writes its reasons first, and `chains` holds them. What fails, or would not be ready before the deadline, is
+    replaced by what is; then `degraded` is true. 503 means that more requests wait than can be answered in time.
     """
-    started = time.perf_counter()
-    timings: dict[str, float] = {}
-    if request.mode == "reason" and context.runtime.no_reasons is not None:
-        raise ProblemError(422, f"{context.runtime.no_reasons}; or ask with mode direct", field="mode")
-    profile: Profile | None = None
-    if request.user_id is None:
-        history = request.history or []
-    else:
-        history = await stored_history(context, request.user_id)
-        if request.mode == "direct" and context.runtime.reads_profiles:
-            profile = await edited_profile(context, request.user_id)
-        timings["history"] = _milliseconds_since(started)
+    with context.model.use() as model:
+        allowance_s = None if deadline_ms is None else deadline_ms / 1000
+        return await respond(context, model, request, allowance_s=allowance_s)
+
+
+@router.post("/recommend:next", operation_id="recommend_next", responses=responses(400, 410, 413, 422))
+async def recommend_next(request: NextRequest, context: Context) -> RecommendResponse:
+    """The next items of a list that `depth` froze, in its order: pages never repeat an item, and together they are the
+    list, whatever happens between them."""
+    return next_page(context, request)
+
+
+@router.post("/recommend:batch", operation_id="recommend_batch", responses=responses(400, 413, 422, 503))
+async def recommend_batch(body: BatchRequest, context: Context, deadline_ms: DeadlineMs = None) -> BatchResponse:
+    """Many requests at once, all answered by one model. Each has its own status: one that cannot be met does not fail
+    the others. The deadline is that of the whole batch; without one, it grows with the batch."""
+    with context.model.use() as model:
+        # As if so many came one after the other in full batches.
+        turns = 1 + len(body.requests) / context.settings.batching.max_batch
+        allowance_s = turns * model.chain.default_deadline_s if deadline_ms is None else deadline_ms / 1000
+        entries = [_entry(context, model, request, allowance_s) for request in body.requests]
+        return BatchResponse(results=await asyncio.gather(*entries))
+
+
+async def _entry(
+    context: ServingContext, model: ServedModel, body: Mapping[str, Any], allowance_s: float
+) -> BatchEntry:
     try:
-        on_model = context.on_reasoning if request.mode == "reason" else context.on_model
-        answer = await on_model(
-            lambda: context.runtime.recommend(
-                history,
-                k=request.k,
-                exclude=request.exclude,
-                categories=request.categories,
-                max_per_category=request.max_per_category,
-                exclude_seen=request.exclude_seen,
-                session=request.user_id,
-                mode=request.mode,
-                reason=context.settings.reason,
-                profile=profile,
-            )
-        )
-    except UnknownCategoryError as error:
-        raise ProblemError(422, f"{error}; see /v1/categories", field="categories") from error
-    timings |= answer.timings_ms
-    items = presentation.recommended(context.runtime, answer)
-    timings["total"] = _milliseconds_since(started)
-    context.metrics.observe_recommendation(
-        source=answer.source, fallback_reason=answer.fallback_reason, timings_ms=timings
-    )
-    return RecommendResponse(
-        recommendation_id=uuid.uuid4().hex,
-        items=items,
-        source=answer.source,
-        fallback_reason=answer.fallback_reason,
-        chains=list(answer.chains),
-        unknown_items=answer.unknown_items,
-        used_profile=answer.used_profile,
-        model_version=context.runtime.info.model_version,
-        timings_ms=timings,
-    )
+        request = RecommendRequest.model_validate(body)
+        answer = await respond(context, model, request, allowance_s=allowance_s)
+    except ValidationError as error:
+        fields = invalid_fields(error.errors())
+        return _failed(problem(422, f"{fields[0].field}: {fields[0].message}", fields))
+    except ProblemError as error:
+        return _failed(problem(error.status, error.detail, error.fields))
+    except OverloadedError as error:
+        return _failed(problem(503, str(error)))
+    return BatchEntry(status=200, answer=answer, problem=None)
 
 
-async def stored_history(context: ServingContext, user_id: str) -> list[str]:
-    """A user's item ids, oldest first."""
-    history = await context.on_store(lambda: context.store.user_history(user_id, MAX_HISTORY))
-    if not history:
-        raise ProblemError(
-            404,
-            f"user {user_id!r} is unknown; post an event for the user first, or send a history instead of user_id",
-            field="user_id",
-        )
-    return history
-
-
-async def edited_profile(context: ServingContext, user_id: str) -> Profile | None:
-    """The profile of a user who has edited it. One that rules made of the history says nothing that the model does not
-    read there; and nobody should lose a list to a profile that cannot be read."""
-    try:
-        return await context.on_store(lambda: context.profiles.read_edited(context.store, user_id))
-    except UnreadableProfileError as error:
-        _log.warning("answering without the stored profile", error=str(error))
-        return None
-
-
-def _milliseconds_since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 3)
+def _failed(found: Problem) -> BatchEntry:
+    return BatchEntry(status=found.status, answer=None, problem=found)

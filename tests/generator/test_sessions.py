@@ -15,6 +15,7 @@ from random_codes import random_codes
 from recsys.data.sequences import Sequences
 from recsys.generator import caches
 from recsys.generator.config import ModelConfig
+from recsys.generator.constraints import Constraints
 from recsys.generator.nested import NestedModel
 from recsys.generator.sessions import Sessions
 from recsys.generator.tree_decoding import read_on, split, stack
@@ -132,3 +133,36 @@ def test_reading_on_after_unequal_lengths_is_refused(make_recommender) -> None:
     prefix = model.encode(*padded([np.array([1, 2]), np.array([3])]))
     with pytest.raises(ValueError, match=r"lengths must be equal to read on, got \[7, 4\]"):
         read_on(model.body, prefix, torch.zeros(2, 1, 16))
+
+
+@pytest.mark.parametrize(("shape", "body"), MODELS)
+def test_a_batch_of_unlike_requests_gives_what_each_alone_gives(make_recommender, shape: str, body: str) -> None:
+    recommender = make_recommender(shape, body=body)
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(0, 500, size=size) for size in (1, 7, 3, 5)]
+    allow = rng.random((4, 500)) < [[1.0], [0.3], [0.7], [1.0]]
+    deny = [histories[0], np.zeros(0, dtype=np.int64), histories[2], np.arange(100)]
+    sessions = ["a", None, None, "b"]
+    recommender.recommend(Sequences.from_lists([histories[0][:1], histories[3][:2]]), k=3, sessions=["a", "b"])
+    lengths = [3, 20, 1, recommender.nested_up_to]
+    together = recommender.recommend(
+        Sequences.from_lists(histories),
+        max(lengths),
+        constraints=Constraints(allow=allow, deny=deny),
+        sessions=sessions,
+    )
+    for row, length in enumerate(lengths):
+        held = Constraints(allow=allow[row], deny=[deny[row]])
+        alone = recommender.recommend(Sequences.from_lists([histories[row]]), length, constraints=held)
+        np.testing.assert_array_equal(together.items[row, :length], alone.items[0])
+        np.testing.assert_allclose(together.scores[row, :length], alone.scores[0], atol=1e-4)
+    assert len(recommender.sessions) == 2
+
+
+def test_lists_with_places_for_new_items_are_of_one_length(make_recommender) -> None:
+    recommender = make_recommender("nested")
+    assert recommender.nested_up_to == recommender.config.beams
+    recommender.config = recommender.config.model_copy(update={"new_item_slots": 1})
+    assert recommender.nested_up_to == recommender.config.beams
+    recommender.model.learned[3] = False
+    assert recommender.nested_up_to == 1

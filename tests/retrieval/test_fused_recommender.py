@@ -244,3 +244,18 @@ def test_a_ranker_needs_two_users_and_makes_do_with_them(world: World) -> None:
     two = world.valid.select(np.flatnonzero(np.isin(users, users[:2])))
     report = fit_ranker(world.pool, two, world.retrieval.config, mask_seen=True).report
     assert 0 < report["held_out_cases"] < report["cases"]
+
+
+def test_a_batch_of_unlike_requests_gives_what_each_alone_gives(fused: FusedRecommender) -> None:
+    rng = np.random.default_rng(1)
+    allow = rng.random((5, NUM_ITEMS)) < [[1.0], [0.4], [0.8], [1.0], [1.0]]
+    deny = [HISTORIES[0], np.zeros(0, dtype=np.int64), HISTORIES[2], np.arange(4), HISTORIES[4]]
+    lengths = [1, 3, 5, 2, fused.nested_up_to]
+    sessions = ["a", None, "b", None, None]
+    held = Constraints(allow=allow, deny=deny)
+    together = fused.recommend(HISTORIES, max(lengths), constraints=held, sessions=sessions)
+    for row, length in enumerate(lengths):
+        one = np.array([row])
+        alone = fused.recommend(HISTORIES.select(one), length, constraints=held.select(one))
+        np.testing.assert_array_equal(together.items[row, :length], alone.items[0])
+        np.testing.assert_allclose(together.scores[row, :length], alone.scores[0], atol=1e-4)

@@ -69,16 +69,21 @@ def make_runtime() -> RuntimeFactory:
         fused: Recommender | None = None,
         reasoner: GenerativeRecommender | None = None,
         reader: Recommender | None = None,
+        dense: Recommender | None = None,
+        counter: Recommender | None = None,
+        version: str = "abc123",
     ) -> RecommenderRuntime:
         return RecommenderRuntime(
             info=ModelInfo(
-                name="toy", model_version="abc123", created_at=datetime(2026, 1, 1, tzinfo=UTC), libraries={}
+                name="toy", model_version=version, created_at=datetime(2026, 1, 1, tzinfo=UTC), libraries={}
             ),
             catalog=catalog,
             recommender=recommender,
             reader=reader,
             fused=fused,
             reasoner=reasoner,
+            dense=dense,
+            counter=counter,
             embeddings=embeddings,
             codes=codes,
             item_counts=NUM_ITEMS - index,

@@ -30,10 +30,21 @@ def test_without_a_store_histories_of_the_request_still_work(storeless_client: T
     assert storeless_client.get("/v1/items/i1").status_code == 200
 
 
+def test_without_a_store_a_user_gets_popular_items(storeless_client: TestClient) -> None:
+    response = storeless_client.post("/v1/recommend", json={"user_id": "ann", "k": 2})
+    assert response.status_code == 200
+    answer = response.json()
+    assert [item["item_id"] for item in answer["items"]] == ["i0", "i1"]
+    assert (answer["source"], answer["fallback_reason"], answer["degraded"]) == (
+        "popularity",
+        "store_unavailable",
+        True,
+    )
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("POST", "/v1/recommend", {"user_id": "ann"}),
         ("POST", "/v1/events", {"event_id": "e", "user_id": "ann", "item_id": "i1"}),
         ("GET", "/v1/users/ann", None),
         ("GET", "/v1/users", None),

@@ -16,7 +16,7 @@ from feature_store import OnlineStore
 from recsys.data import Sequences
 from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
-from serving import runtime as serving_runtime
+from serving import stages as serving_stages
 from serving.app import create_app
 from serving.runtime import NoReasonsError, RecommenderRuntime
 from serving.settings import ServingSettings
@@ -93,7 +93,7 @@ def test_reasoning_that_fails_is_replaced_by_a_list_without_reasons(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(serving_runtime, "recommend_with_reasons", fail)
+    monkeypatch.setattr(serving_stages, "recommend_with_reasons", fail)
     response = reasoning_client.post("/v1/recommend", json={"history": ["i0"], "k": 2, "mode": "reason"}).json()
     assert (response["source"], response["fallback_reason"], response["chains"]) == (
         "generator",
@@ -112,7 +112,7 @@ def test_other_requests_are_answered_while_reasons_are_written(
         assert end.wait(20)
         return recommend_with_reasons(*arguments, **options)
 
-    monkeypatch.setattr(serving_runtime, "recommend_with_reasons", slow)
+    monkeypatch.setattr(serving_stages, "recommend_with_reasons", slow)
     with ThreadPoolExecutor(4) as pool:
         body = {"history": ["i0"], "k": 2, "mode": "reason"}
         reasoned = [pool.submit(reasoning_client.post, "/v1/recommend", json=body) for _ in range(3)]

@@ -32,7 +32,7 @@ def test_a_user_gets_unseen_items_with_everything_the_page_shows(client: TestCli
     assert response["fallback_reason"] is None
     assert response["model_version"] == "abc123"
     assert len(response["recommendation_id"]) == 32
-    assert {"history", "constraints", "decode", "reasons", "total"} == set(response["timings_ms"])
+    assert {"history", "constraints", "queue", "decode", "reasons", "total"} == set(response["timings_ms"])
     first = response["items"][0]
     index = int(first["item_id"][1:])
     assert first["sid"] == [index // 4, index % 4]
@@ -123,7 +123,9 @@ class BrokenRecommender:
     def recommend(self, histories, k: int, *, constraints: Constraints | None = None, sessions=None) -> Recommendations:
         if self.is_broken:
             raise RuntimeError("out of memory")
-        return Recommendations(items=np.zeros((1, k), dtype=np.int64), scores=np.zeros((1, k), dtype=np.float32))
+        return Recommendations(
+            items=np.zeros((len(histories), k), dtype=np.int64), scores=np.zeros((len(histories), k), dtype=np.float32)
+        )
 
 
 def test_a_generator_that_always_fails_keeps_the_service_from_starting(make_runtime, store: OnlineStore) -> None:
@@ -207,7 +209,10 @@ def test_concurrent_requests_answer_as_single_ones_do(app: FastAPI) -> None:
         single = [client.post("/v1/recommend", json=body).json()["items"] for body in bodies]
         with ThreadPoolExecutor(6) as pool:
             together = list(pool.map(lambda body: client.post("/v1/recommend", json=body).json()["items"], bodies))
-    assert together == single
+    for batched, alone in zip(together, single, strict=True):
+        assert [item["item_id"] for item in batched] == [item["item_id"] for item in alone]
+        # The same request in a batch of another size differs in its last bits.
+        assert [item["score"] for item in batched] == pytest.approx([item["score"] for item in alone], abs=1e-5)
 
 
 def test_a_fusion_is_asked_first_and_replaced_by_the_generator_then_by_popularity(
@@ -240,7 +245,9 @@ class RecordingRecommender:
 
     def recommend(self, histories, k: int, *, constraints: Constraints | None = None, sessions=None) -> Recommendations:
         self.sessions.append(sessions)
-        return Recommendations(items=np.zeros((1, k), dtype=np.int64), scores=np.zeros((1, k), dtype=np.float32))
+        return Recommendations(
+            items=np.zeros((len(histories), k), dtype=np.int64), scores=np.zeros((len(histories), k), dtype=np.float32)
+        )
 
 
 def test_a_users_history_is_named_so_that_it_can_stay_encoded(make_runtime, store: OnlineStore) -> None:

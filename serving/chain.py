@@ -1,0 +1,191 @@
+"""From a query to an answer before its deadline: the best source that can still make it, then the next ones.
+
+    reasoning / profile -> fusion -> generator -> dense -> counter -> popularity
+
+A source is passed over when its circuit breaker is open, when it hangs, or when what is left of the deadline is less
+than it takes. A source that is at work when its time is up goes on in its thread, and the next one is asked meanwhile;
+the last ones take next to no time, and popularity always answers. Only where the best source is overloaded, not
+broken, the request is refused: a lower one for everybody would hide that there are too few machines. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import structlog
+
+from recsys.generator.lm.reason import ReasonConfig
+from serving.answers import Answer, FallbackReason, Query, Source
+from serving.batching import Batcher, OutOfTimeError, OverloadedError, StalledError, Timed
+from serving.breaker import CircuitBreaker
+from serving.path_metrics import PathMetrics
+from serving.runtime import Clock, RecommenderRuntime
+from serving.settings import ServingSettings
+from serving.stages import FAILED, Asked, Listed, Stage, StageName
+
+_LEAST_DEADLINE_S = 1.0
+_DEADLINE_FACTOR = 10
+_MOST_RESERVE = 0.4
+"""Share of what is left of a deadline that a source leaves to those behind it, at most."""
+_FILLED = 0.8
+"""Share of a deadline that those who wait before a request may fill with their work: estimates err."""
+_CHEAPER = 5
+"""What is asked after a source that did not come to answer takes that much less: under load, a second search costs the
+time of those who wait for their first."""
+_CHEAP_S = 0.005
+"""What takes no more is asked in any case."""
+_JITTER_S = 0.01
+"""What a change to the next source takes on a busy machine."""
+
+_log = structlog.get_logger(__name__)
+
+
+class AnswerChain:
+    """The ways of one model to an answer, with their queues and breakers. Used from one event loop.
+
+    Args:
+        runtime: the model.
+        settings: sizes and times.
+        metrics: of the request path.
+    """
+
+    def __init__(self, runtime: RecommenderRuntime, settings: ServingSettings, metrics: PathMetrics) -> None:
+        self._runtime = runtime
+        self._settings = settings
+        self._batchers: dict[StageName, Batcher[Asked, Listed | None]] = {}
+        self._breakers: dict[StageName, CircuitBreaker] = {}
+        for stage in runtime.all_stages:
+            self._batchers[stage.name] = Batcher(
+                stage=stage.name,
+                run=stage.lists,
+                workers=1 if stage.is_exclusive else settings.model_threads,
+                max_batch=settings.batching.max_batch if stage.shares_calls else 1,
+                max_waiting=settings.batching.max_waiting,
+                observer=metrics,
+            )
+            self._breakers[stage.name] = CircuitBreaker(
+                max_failures=settings.breaker.max_failures,
+                open_s=settings.breaker.open_s,
+                on_change=partial(metrics.breaker_changed, stage.name),
+            )
+        self._default_s = _LEAST_DEADLINE_S
+
+    @property
+    def default_deadline_s(self) -> float:
+        """How long an answer of mode `direct` may take where nobody says so."""
+        return self._default_s
+
+    def warm_up(self) -> None:
+        """Warm the model up and learn what its stages take.
+
+        Raises:
+            ArtifactError: the model cannot answer.
+        """
+
+        def observe(stage: StageName, size: int, seconds: float) -> None:
+            self._batchers[stage].cost.observe(size, seconds, time.monotonic())
+
+        self._runtime.warm_up(observe)
+        given = self._settings.deadline.default_ms
+        best = self._runtime.stages(Query(history=[], k=1))[0]
+        alone = self._batchers[best.name].alone_s()
+        self._default_s = max(_LEAST_DEADLINE_S, _DEADLINE_FACTOR * alone) if given is None else given / 1000
+
+    def excess_s(self, ahead: int, deadline_s: float) -> float:
+        """Seconds by which a request with `ahead` others before it would miss its deadline because of them.
+
+        0 where it would not, or would miss it all alone too: then a faster source can answer, and need not be refused.
+        """
+        batcher = self._batchers[self._runtime.stages(Query(history=[], k=1))[0].name]
+        if ahead == 0 or batcher.alone_s() > deadline_s or batcher.is_stalled:
+            return 0.0
+        return max(0.0, batcher.wait_s(ahead) - _FILLED * deadline_s)
+
+    async def answer(
+        self, query: Query, deadline: float, missing: FallbackReason | None = None, reason: ReasonConfig | None = None
+    ) -> Answer:
+        """The best list that can be had until `deadline`, in seconds of the monotonic clock.
+
+        Args:
+            query: the request.
+            deadline: when an answer is of no more use.
+            missing: why nothing is known of the user, where that is not the user's doing.
+            reason: how reasons are written.
+
+        Raises:
+            NoReasonsError: the model gives no reasons.
+            UnknownCategoryError: no item has that category.
+            OverloadedError: the best source cannot answer in time because of those who came before.
+        """
+        clock = Clock()
+        with clock.step("constraints"):
+            stages = self._runtime.stages(query)
+            asked, unknown = self._runtime.ask(query, reason)
+        found: Listed | None = None
+        source: Source = "popularity"
+        failed = missing or self._runtime.cold(query, asked)
+        if len(asked.history):
+            most_s = math.inf
+            for place, stage in enumerate(stages):
+                if self._batchers[stage.name].alone_s() > most_s:
+                    continue
+                outcome = await self._try(stage, asked, self._until(stages[place + 1 :], deadline), is_best=place == 0)
+                if isinstance(outcome, Timed):
+                    clock.timings_ms["queue"] = round(outcome.waited_s * 1000, 3)
+                    clock.timings_ms["decode"] = round(outcome.ran_s * 1000, 3)
+                    found = outcome.result
+                    if found is not None:
+                        source = stage.source
+                        break
+                elif isinstance(outcome, OutOfTimeError):
+                    failed = "no_time"
+                    if outcome.lateness != "too_near":
+                        most_s = max(_CHEAP_S, self._batchers[stage.name].alone_s() / _CHEAPER)
+                else:
+                    failed = outcome or failed
+        if found is None or (source in ("dense", "counter") and len(found.items) < asked.k):
+            popular = self._runtime.popular(asked)
+            if found is None or len(popular.items) > len(found.items):
+                found, source = popular, "popularity"
+        return self._runtime.answer(asked, found, source, failed, unknown, clock)
+
+    def close(self) -> None:
+        """Let the model's threads end."""
+        for batcher in self._batchers.values():
+            batcher.close()
+
+    def _until(self, further: Sequence[Stage], deadline: float) -> float:
+        """When a stage must be done, so that those behind it still have time."""
+        left = deadline - time.monotonic()
+        needed = sum(self._batchers[stage.name].alone_s() + _JITTER_S for stage in further)
+        return deadline - min(needed, _MOST_RESERVE * left)
+
+    async def _try(
+        self, stage: Stage, asked: Asked, deadline: float, *, is_best: bool
+    ) -> Timed[Listed | None] | OutOfTimeError | FallbackReason | None:
+        breaker, batcher = self._breakers[stage.name], self._batchers[stage.name]
+        if not breaker.allows():
+            return "circuit_open"
+        try:
+            outcome = await batcher.submit(asked, key=stage.key(asked), deadline=deadline)
+        except OverloadedError:
+            if is_best:
+                raise
+            return "no_time"
+        except OutOfTimeError as error:
+            # That others came before, or that the machine is busy, says nothing about the source.
+            if error.lateness == "overran":
+                breaker.fail()
+            return error
+        except StalledError:
+            breaker.fail()
+            return FAILED[stage.name]
+        except Exception:
+            _log.exception("recommender failed, falling back to the next", source=stage.name)
+            breaker.fail()
+            return FAILED[stage.name]
+        breaker.succeed()
+        return outcome

@@ -1,0 +1,202 @@
+"""From a request of the API to its response: who asks, the answer in time, the page. Knows no routes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+
+from feature_store import StoreUnavailableError
+from recsys.profile.profile import Profile
+from serving import presentation
+from serving.answers import NOT_DEGRADED, Answer, FallbackReason, Query
+from serving.context import ServingContext
+from serving.cursors import CursorError, Frozen
+from serving.models import ServedModel
+from serving.problems import ProblemError
+from serving.profiles import UnreadableProfileError
+from serving.runtime import Clock, UnknownCategoryError
+from serving.schemas import MAX_HISTORY, NextRequest, RecommendRequest, RecommendResponse
+from serving.stages import Asked, Listed
+
+_FROZEN_HISTORY = 50
+
+_log = structlog.get_logger(__name__)
+
+
+async def recommend(
+    context: ServingContext, model: ServedModel, request: RecommendRequest, *, allowance_s: float | None
+) -> RecommendResponse:
+    """The response to one request.
+
+    Args:
+        context: what the routes share.
+        model: answers; the caller keeps it in use.
+        request: what is asked.
+        allowance_s: how long it may take; the service's own limit when None.
+
+    Raises:
+        ProblemError: the request cannot be met.
+        OverloadedError: too many others wait.
+    """
+    started = time.monotonic()
+    if request.mode == "reason" and model.runtime.no_reasons is not None:
+        raise ProblemError(422, f"{model.runtime.no_reasons}; or ask with mode direct", field="mode")
+    deadline = started + (_own_limit_s(context, model, request) if allowance_s is None else allowance_s)
+    timings: dict[str, float] = {}
+    known = await _read_user(context, model, request, deadline)
+    if request.user_id is not None:
+        timings["history"] = _milliseconds_since(started)
+    query = Query(
+        history=known.history,
+        k=request.depth or request.k,
+        exclude=request.exclude,
+        categories=request.categories,
+        max_per_category=request.max_per_category,
+        exclude_seen=request.exclude_seen,
+        session=request.user_id,
+        mode=request.mode,
+        profile=known.profile,
+    )
+    try:
+        answer = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
+    except UnknownCategoryError as error:
+        raise ProblemError(422, f"{error}; see /v1/categories", field="categories") from error
+    context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
+    recommendation_id, cursor = uuid.uuid4().hex, None
+    if len(answer.picks) > request.k:
+        cursor = _freeze(context, model, query, answer, recommendation_id, request.k)
+    items = presentation.recommended(model.runtime, answer)[: request.k]
+    timings |= answer.timings_ms
+    timings["total"] = _milliseconds_since(started)
+    context.metrics.observe_recommendation(
+        source=answer.source, fallback_reason=answer.fallback_reason, timings_ms=timings
+    )
+    return RecommendResponse(
+        recommendation_id=recommendation_id,
+        items=items,
+        next_cursor=cursor,
+        source=answer.source,
+        fallback_reason=answer.fallback_reason,
+        degraded=answer.is_degraded,
+        chains=list(answer.chains),
+        unknown_items=answer.unknown_items,
+        used_profile=answer.used_profile,
+        model_version=model.version,
+        timings_ms=timings,
+    )
+
+
+def next_page(context: ServingContext, request: NextRequest) -> RecommendResponse:
+    """The next items of a frozen list.
+
+    Raises:
+        ProblemError: the cursor is none, or its list or model is gone.
+    """
+    clock, started = Clock(), time.monotonic()
+    try:
+        frozen = Frozen.of(request.cursor, time.time())
+    except CursorError as error:
+        raise ProblemError(422, str(error), field="cursor") from error
+    model = context.models.find(frozen.model_version)
+    if model is None:
+        raise ProblemError(410, "the model that made this list is gone; ask for a new one", field="cursor")
+    largest = model.runtime.catalog.num_items
+    if not all(0 <= int(item) < largest for item in (*frozen.listed.items, *frozen.history)):
+        raise ProblemError(422, "no cursor of this service; give back `next_cursor` as it was", field="cursor")
+    listed, rest = frozen.split(request.k)
+    asked = Asked(k=request.k, history=frozen.history, denied=np.zeros(0, dtype=np.int64))
+    answer = model.runtime.answer(asked, listed, frozen.source, frozen.fallback_reason, [], clock)
+    return RecommendResponse(
+        recommendation_id=frozen.recommendation_id,
+        items=presentation.recommended(model.runtime, answer),
+        next_cursor=None if rest is None else rest.text(),
+        source=frozen.source,
+        fallback_reason=frozen.fallback_reason,
+        degraded=frozen.fallback_reason not in NOT_DEGRADED,
+        chains=[],
+        unknown_items=[],
+        used_profile=False,
+        model_version=model.version,
+        timings_ms={**clock.timings_ms, "total": _milliseconds_since(started)},
+    )
+
+
+def _freeze(
+    context: ServingContext, model: ServedModel, query: Query, answer: Answer, recommendation_id: str, k: int
+) -> str:
+    """The cursor to what is behind the first `k` items of an answer."""
+    history = model.runtime.catalog.index_of(query.history)
+    whole = Frozen(
+        model_version=model.version,
+        recommendation_id=recommendation_id,
+        source=answer.source,
+        fallback_reason=answer.fallback_reason,
+        expires=time.time() + context.settings.cursor_s,
+        history=history[history >= 0][-_FROZEN_HISTORY:],
+        listed=Listed(
+            items=np.array(answer.items, dtype=np.int64),
+            scores=np.array([pick.score for pick in answer.picks], dtype=np.float32),
+        ),
+    )
+    _, rest = whole.split(k)
+    assert rest is not None
+    return rest.text()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What is known of who asks."""
+
+    history: Sequence[str]
+    profile: Profile | None = None
+    missing: FallbackReason | None = None
+
+
+def _own_limit_s(context: ServingContext, model: ServedModel, request: RecommendRequest) -> float:
+    return context.settings.deadline.reason_ms / 1000 if request.mode == "reason" else model.chain.default_deadline_s
+
+
+async def _read_user(context: ServingContext, model: ServedModel, request: RecommendRequest, deadline: float) -> _Known:
+    if request.user_id is None:
+        return _Known(history=request.history or [])
+    user_id = request.user_id
+    within_s = (deadline - time.monotonic()) * context.settings.deadline.store_share
+    try:
+        history = await _stored_history(context, user_id, within_s)
+        if request.mode == "direct" and model.runtime.reads_profiles:
+            return _Known(history=history, profile=await _edited_profile(context, model, user_id, within_s))
+    except StoreUnavailableError as error:
+        _log.warning("answering without the store", error=str(error))
+        return _Known(history=[], missing="store_unavailable")
+    return _Known(history=history)
+
+
+async def _stored_history(context: ServingContext, user_id: str, within_s: float) -> list[str]:
+    """A user's item ids, oldest first."""
+    history = await context.on_store(lambda: context.store.user_history(user_id, MAX_HISTORY), within_s=within_s)
+    if not history:
+        raise ProblemError(
+            404,
+            f"user {user_id!r} is unknown; post an event for the user first, or send a history instead of user_id",
+            field="user_id",
+        )
+    return history
+
+
+async def _edited_profile(context: ServingContext, model: ServedModel, user_id: str, within_s: float) -> Profile | None:
+    """The profile of a user who has edited it. One that rules made of the history says nothing that the model does not
+    read there; and nobody should lose a list to a profile that cannot be read."""
+    try:
+        return await context.on_store(lambda: model.profiles.read_edited(context.store, user_id), within_s=within_s)
+    except UnreadableProfileError as error:
+        _log.warning("answering without the stored profile", error=str(error))
+        return None
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 3)

@@ -1,0 +1,237 @@
+"""Ways from a request to a list, each over one recommender. Knows no order among them, no deadlines and no store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recsys.data.sequences import IntArray, Sequences
+from recsys.errors import ConfigError
+from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender
+from recsys.generator.constraints import Cap
+from recsys.generator.lm.language import ItemLanguage
+from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
+from recsys.profile.profile import Profile
+from recsys.profile.prompt import fitting_text, profile_prompt
+from recsys.retrieval import FusedRecommender
+from serving.answers import FallbackReason, Source
+
+StageName = Literal["reasoning", "profile", "fusion", "generator", "dense", "counter"]
+
+FAILED: Mapping[StageName, FallbackReason | None] = {
+    "reasoning": "reasoning_failed",
+    "profile": None,
+    "fusion": "fusion_failed",
+    "generator": "generator_failed",
+    "dense": "dense_failed",
+    "counter": "counter_failed",
+}
+"""What is said of a stage that failed. A list without the profile is of the same source."""
+
+_ROW_FILTERS_UP_TO = 50_000
+"""Items of a catalogue up to which each request of a call has a filter of its own: the decoder takes 9 bytes an item
+and request for it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """A request in the catalogue's numbers."""
+
+    k: int
+    history: IntArray
+    """int64 [T]: the items that the catalogue has, oldest first."""
+    denied: IntArray
+    """int64 [D], without repeats: must not appear."""
+    allow: npt.NDArray[np.bool_] | None = None
+    """bool [num_items]; None allows all."""
+    categories: tuple[str, ...] = ()
+    """Names of what `allow` allows: equal for equal filters."""
+    caps: Sequence[Cap] = ()
+    max_per_category: int | None = None
+    """What `caps` stand for."""
+    session: str | None = None
+    profile: Profile | None = None
+    reason: ReasonConfig = field(default_factory=ReasonConfig)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listed:
+    """What a stage answers to one request."""
+
+    items: IntArray
+    """int64 [n], best first."""
+    scores: npt.NDArray[np.float32]
+    """float32 [n]."""
+    chains: tuple[str, ...] = ()
+    used_profile: bool = False
+
+
+class Stage(Protocol):
+    """A way to lists. `lists` may be called from several threads at a time."""
+
+    @property
+    def name(self) -> StageName:
+        """Unique among a model's stages."""
+
+    @property
+    def source(self) -> Source:
+        """What answers call it."""
+
+    @property
+    def shares_calls(self) -> bool:
+        """Whether a call with several requests is cheaper than as many calls."""
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether calls must come one at a time."""
+
+    def key(self, asked: Asked) -> Hashable:
+        """Requests with equal keys may share a call."""
+
+    def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
+        """A list for each request; None where the stage has nothing to say to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecommenderStage:
+    """Any recommender."""
+
+    name: StageName
+    source: Source
+    recommender: Recommender
+    num_items: int
+    shares_calls: bool = True
+    is_exclusive: bool = False
+
+    def key(self, asked: Asked) -> Hashable:
+        """Lists of different lengths share a call where the short one is the beginning of the long one."""
+        nested = (
+            self.recommender.nested_up_to
+            if isinstance(self.recommender, GenerativeRecommender | FusedRecommender)
+            else 1
+        )
+        length = None if asked.k <= nested and not asked.caps else asked.k
+        filters = None if self.num_items <= _ROW_FILTERS_UP_TO else asked.categories
+        return length, asked.max_per_category, filters
+
+    def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
+        """See `Stage`."""
+        one_thread()
+        found = self.recommender.recommend(
+            Sequences.from_lists([one.history for one in asked]),
+            max(one.k for one in asked),
+            constraints=together(asked, self.num_items),
+            sessions=[one.session for one in asked] if any(one.session is not None for one in asked) else None,
+        )
+        return [_listed(found, row, one.k) for row, one in enumerate(asked)]
+
+
+@dataclass(frozen=True, eq=False)
+class ReasoningStage:
+    """Reasons first, then the list that follows from them."""
+
+    recommender: GenerativeRecommender
+    name: StageName = field(default="reasoning", init=False)
+    source: Source = field(default="reasoning", init=False)
+    shares_calls: bool = field(default=False, init=False)
+    is_exclusive: bool = field(default=True, init=False)
+    """A core for seconds each, and a text tokenizer serves one thread at a time."""
+
+    def key(self, asked: Asked) -> Hashable:
+        """See `Stage`."""
+        return None
+
+    def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
+        """See `Stage`."""
+        one_thread()
+        return [self._one(one) for one in asked]
+
+    def _one(self, asked: Asked) -> Listed:
+        reasoned = recommend_with_reasons(
+            self.recommender,
+            Sequences.from_lists([asked.history]),
+            asked.k,
+            asked.reason,
+            constraints=together([asked], len(self.recommender.codes)),
+        )
+        return _listed(reasoned.recommendations, 0, asked.k, chains=tuple(reasoned.chains[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class ProfileStage:
+    """The generator with the user's profile before the history; nothing where no statement of it fits before that."""
+
+    reader: GenerativeRecommender
+    name: StageName = field(default="profile", init=False)
+    source: Source = field(default="generator", init=False)
+    shares_calls: bool = field(default=False, init=False)
+    is_exclusive: bool = field(default=True, init=False)
+    """A text tokenizer serves one thread at a time."""
+
+    def key(self, asked: Asked) -> Hashable:
+        """See `Stage`."""
+        return None
+
+    def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
+        """See `Stage`."""
+        one_thread()
+        return [self._one(one) for one in asked]
+
+    def _one(self, asked: Asked) -> Listed | None:
+        language = ItemLanguage.of(self.reader.model)
+        recent = asked.history[-self.reader.config.model.max_history :].tolist()
+        text = "" if asked.profile is None else fitting_text(language, asked.profile, recent)
+        if not text:
+            return None
+        prompt = profile_prompt(language, text, recent)
+        held = together([asked], len(self.reader.codes))
+        found = self.reader.complete([prompt], asked.k, constraints=held, reserve_new=True)
+        return _listed(found, 0, asked.k, used_profile=True)
+
+
+def word_reader(recommender: Recommender) -> GenerativeRecommender | None:
+    """The generator, if its body is a language model."""
+    if not isinstance(recommender, GenerativeRecommender):
+        return None
+    try:
+        ItemLanguage.of(recommender.model)
+    except ConfigError:
+        return None
+    return recommender
+
+
+def together(asked: Sequence[Asked], num_items: int) -> Constraints:
+    """The restrictions of requests with equal caps, as those of one call."""
+    first = asked[0]
+    allow: npt.NDArray[np.bool_] | None
+    if all(one.categories == first.categories for one in asked):
+        allow = first.allow
+    else:
+        everything = np.ones(num_items, dtype=bool)
+        allow = np.stack([everything if one.allow is None else one.allow for one in asked])
+    deny = [one.denied for one in asked] if any(len(one.denied) for one in asked) else None
+    return Constraints(allow=allow, deny=deny, caps=first.caps)
+
+
+def _listed(
+    found: Recommendations, row: int, k: int, *, chains: tuple[str, ...] = (), used_profile: bool = False
+) -> Listed:
+    items, scores = found.items[row][:k], found.scores[row][:k]
+    exists = items >= 0
+    return Listed(items=items[exists], scores=scores[exists], chains=chains, used_profile=used_profile)
+
+
+_thread = threading.local()
+
+
+def one_thread() -> None:
+    """The number of threads belongs to the calling thread; one request a core beats many cores a request."""
+    if not getattr(_thread, "ready", False):
+        torch.set_num_threads(1)
+        _thread.ready = True

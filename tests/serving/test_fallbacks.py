@@ -1,0 +1,213 @@
+"""What answers when the best source fails, is slow or has no room; and what the answer says about it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
+from toy_bundle import write_toy_bundle
+
+from feature_store import OnlineStore, StoreUnavailableError
+from recsys.bundle import Bundle
+from recsys.generator import Recommendations
+from serving.app import create_app
+from serving.runtime import RecommenderRuntime
+from serving.settings import BatchingSettings, BreakerSettings, DeadlineSettings, ServingSettings
+
+SETTINGS = ServingSettings(breaker=BreakerSettings(max_failures=2, open_s=0.2), model_threads=2)
+
+
+class Stub:
+    """A recommender whose lists begin with `first`; it waits or fails when the test says so."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.fails = False
+        self.waits_s = 0.0
+        self.calls = 0
+
+    def recommend(self, histories, k: int, *, constraints=None, sessions=None) -> Recommendations:
+        self.calls += 1
+        if self.fails:
+            raise RuntimeError("out of memory")
+        time.sleep(self.waits_s)
+        shape = (len(histories), k)
+        items = np.broadcast_to((self.first + np.arange(k)) % 24, shape)
+        return Recommendations(items=items, scores=np.zeros(shape, dtype=np.float32))
+
+
+class Service:
+    """A client, and the stubs behind it."""
+
+    def __init__(self, client: TestClient, stubs: dict[str, Stub]) -> None:
+        self.client = client
+        self.stubs = stubs
+
+    def ask(self, deadline_ms: float | None = None) -> tuple[str, str | None, bool]:
+        headers = {} if deadline_ms is None else {"X-Deadline-Ms": str(deadline_ms)}
+        response = self.client.post("/v1/recommend", json={"history": ["i0"], "k": 2}, headers=headers)
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        assert len(answer["items"]) == 2
+        return answer["source"], answer["fallback_reason"], answer["degraded"]
+
+    def metric(self, line: str) -> float:
+        for found in self.client.get("/metrics").text.splitlines():
+            if found.startswith(f"{line} "):
+                return float(found.split()[-1])
+        raise AssertionError(line)
+
+
+@pytest.fixture
+def service(make_runtime, store: OnlineStore) -> Iterator[Service]:
+    stubs = {name: Stub(place) for place, name in enumerate(("fusion", "generator", "dense", "counter"))}
+    runtime = make_runtime(stubs["generator"], stubs["fusion"], dense=stubs["dense"], counter=stubs["counter"])
+    # Rendering a traceback for a terminal takes longer than a request may.
+    with capture_logs(), TestClient(create_app(runtime, store, SETTINGS)) as client:
+        yield Service(client, stubs)
+
+
+def test_sources_follow_one_another_down_to_popularity(service: Service) -> None:
+    answers = [service.ask()]
+    failing = ("fusion", "generator", "dense", "counter")
+    for count in range(1, 5):
+        for name in failing[:count]:
+            service.stubs[name].fails = True
+        answers.append(service.ask())
+        # A success of each between, so that no breaker opens.
+        for name in failing[:count]:
+            service.stubs[name].fails = False
+            service.ask()
+            service.stubs[name].fails = True
+    assert answers == [
+        ("fusion", None, False),
+        ("generator", "fusion_failed", True),
+        ("dense", "generator_failed", True),
+        ("counter", "dense_failed", True),
+        ("popularity", "counter_failed", True),
+    ]
+
+
+def test_what_would_come_too_late_is_replaced_in_time(service: Service) -> None:
+    service.stubs["fusion"].waits_s = service.stubs["generator"].waits_s = 0.5
+    started = time.perf_counter()
+    answer = service.ask(deadline_ms=150)
+    assert time.perf_counter() - started < 0.4
+    assert answer == ("dense", "no_time", True)
+
+
+def test_a_deadline_below_what_a_source_takes_costs_it_nothing(service: Service) -> None:
+    for name in ("fusion", "generator"):
+        service.stubs[name].waits_s = 0.05
+    for _ in range(10):
+        service.ask()
+    service.stubs["fusion"].waits_s = 0.0
+    calls = service.stubs["fusion"].calls
+    assert service.ask(deadline_ms=5)[1:] == ("no_time", True)
+    assert service.stubs["fusion"].calls == calls
+    assert service.metric('recsys_breaker_state{part="fusion"}') == 0
+    assert service.ask() == ("fusion", None, False)
+
+
+def test_what_fails_in_a_row_is_left_alone_and_tried_again_later(service: Service) -> None:
+    fusion = service.stubs["fusion"]
+    fusion.fails = True
+    assert [service.ask()[1] for _ in range(3)] == ["fusion_failed", "fusion_failed", "circuit_open"]
+    calls = fusion.calls
+    assert service.ask() == ("generator", "circuit_open", True)
+    assert fusion.calls == calls
+    assert service.metric('recsys_breaker_state{part="fusion"}') == 2
+    assert service.metric('recsys_breaker_opens_total{part="fusion"}') == 1
+    fusion.fails = False
+    time.sleep(0.25)
+    assert service.ask() == ("fusion", None, False)
+    assert service.metric('recsys_breaker_state{part="fusion"}') == 0
+
+
+def test_more_than_can_be_answered_in_time_is_refused_with_a_time_to_retry(make_runtime, store: OnlineStore) -> None:
+    slow = Stub(3)
+    slow.waits_s = 0.05
+    settings = ServingSettings(
+        model_threads=1, batching=BatchingSettings(max_batch=1), deadline=DeadlineSettings(default_ms=200)
+    )
+    with TestClient(create_app(make_runtime(slow), store, settings)) as client:
+        began = threading.Barrier(12)
+
+        def ask(_: int) -> tuple[int, dict[str, str], float]:
+            began.wait()
+            started = time.perf_counter()
+            response = client.post("/v1/recommend", json={"history": ["i0"], "k": 2})
+            return response.status_code, dict(response.headers), time.perf_counter() - started
+
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(ask, range(12)))
+        metrics = client.get("/metrics").text
+    statuses = [status for status, _, _ in answers]
+    assert set(statuses) == {200, 503}
+    assert 1 <= statuses.count(200) <= 5
+    for status, headers, seconds in answers:
+        if status == 503:
+            assert int(headers["retry-after"]) >= 1
+            assert headers["content-type"] == "application/problem+json"
+        assert seconds < 0.6
+    assert 'recsys_requests_shed_total{reason="overloaded"}' in metrics
+    assert "recsys_requests_pending 0.0" in metrics
+
+
+@pytest.mark.parametrize("value", ["0", "-5", "soon", "1e9"])
+def test_a_deadline_that_makes_no_sense_is_refused(service: Service, value: str) -> None:
+    response = service.client.post("/v1/recommend", json={"history": ["i0"]}, headers={"X-Deadline-Ms": value})
+    assert response.status_code == 422
+    assert response.json()["fields"][0]["field"] == "X-Deadline-Ms"
+
+
+def test_a_store_that_hangs_takes_half_of_the_time_at_most(
+    service: Service, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(store, "user_history", lambda *_: released.wait(2))
+    started = time.perf_counter()
+    response = service.client.post("/v1/recommend", json={"user_id": "ann"}, headers={"X-Deadline-Ms": "200"}).json()
+    assert time.perf_counter() - started < 0.5
+    assert (response["source"], response["fallback_reason"]) == ("popularity", "store_unavailable")
+    released.set()
+
+
+def test_a_store_that_fails_in_a_row_is_left_alone(
+    service: Service, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fail(*_: object) -> None:
+        calls.append(1)
+        raise StoreUnavailableError("connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "user_history", fail)
+        for _ in range(5):
+            answer = service.client.post("/v1/recommend", json={"user_id": "ann"}).json()
+            assert answer["fallback_reason"] == "store_unavailable"
+        assert len(calls) == 2
+        assert service.metric('recsys_breaker_state{part="store"}') == 2
+        event = {"event_id": "e", "user_id": "ann", "item_id": "i1"}
+        refused = service.client.post("/v1/events", json=event)
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+    time.sleep(0.25)
+    assert service.client.post("/v1/events", json=event).status_code == 200
+    assert service.client.post("/v1/recommend", json={"user_id": "ann"}).json()["source"] == "fusion"
+
+
+def test_a_bundle_brings_its_fallbacks(tmp_path) -> None:
+    write_toy_bundle(tmp_path / "bundle", fusion=tmp_path / "fusion")
+    write_toy_bundle(tmp_path / "plain")
+    names = {
+        name: [stage.name for stage in RecommenderRuntime.from_bundle(Bundle.load(tmp_path / name)).all_stages]
+        for name in ("bundle", "plain")
+    }
+    assert names == {"bundle": ["fusion", "generator", "dense", "counter"], "plain": ["generator", "dense"]}

@@ -1,0 +1,177 @@
+"""Models come and go while the service answers: verified, warmed up, swapped at once, rolled back, shadowed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+from fastapi.testclient import TestClient
+from toy_bundle import write_toy_bundle
+
+from feature_store import OnlineStore
+from recsys.bundle import Bundle
+from serving.app import create_app
+from serving.runtime import RecommenderRuntime
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs with bundles of different weights."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in range(3):
+        write_toy_bundle(root / f"run-{seed}" / "bundle", seed=seed)
+    return root
+
+
+@pytest.fixture
+def client(runs: Path, store: OnlineStore) -> Iterator[TestClient]:
+    runtime = RecommenderRuntime.from_bundle(Bundle.load(runs / "run-0" / "bundle"))
+    with TestClient(create_app(runtime, store, bundles=runs)) as client:
+        yield client
+
+
+def _version(runs: Path, name: str) -> str:
+    return str(json.loads((runs / name / "bundle" / "manifest.json").read_text())["model_version"])
+
+
+def _post(client: TestClient, action: str, **body: object) -> dict[str, str]:
+    response = client.post(f"/v1/admin/models:{action}", json=body)
+    assert response.status_code == 200, response.text
+    return {model["model_version"]: model["state"] for model in response.json()["models"]}
+
+
+def _ask(client: TestClient, history: list[str]) -> tuple[str, tuple[str, ...]]:
+    response = client.post("/v1/recommend", json={"history": history, "k": 5})
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    return answer["model_version"], tuple(item["item_id"] for item in answer["items"])
+
+
+def test_a_model_is_loaded_activated_and_rolled_back(client: TestClient, runs: Path) -> None:
+    old, new = _version(runs, "run-0"), _version(runs, "run-1")
+    assert _post(client, "load", bundle="run-1") == {old: "active", new: "loaded"}
+    assert _ask(client, ["i1"])[0] == old
+    assert _post(client, "activate", model_version=new) == {old: "previous", new: "active"}
+    assert _ask(client, ["i1"])[0] == new
+    assert client.get("/v1/model").json()["model_version"] == new
+    info = [line for line in client.get("/metrics").text.splitlines() if line.startswith("recsys_model_info{")]
+    assert info == [f'recsys_model_info{{model_version="{new}",name="toy"}} 1.0']
+    assert _post(client, "rollback") == {old: "active", new: "previous"}
+    assert _ask(client, ["i1"])[0] == old
+    assert _post(client, "unload", model_version=new) == {old: "active"}
+
+
+def test_swaps_under_load_fail_no_request_and_every_answer_is_wholly_of_one_model(
+    client: TestClient, runs: Path
+) -> None:
+    _post(client, "load", bundle="run-1")
+    versions = [_version(runs, "run-0"), _version(runs, "run-1")]
+    histories = [[f"i{item}"] for item in range(6)]
+    expected = {}
+    for version in versions:
+        _post(client, "activate", model_version=version)
+        expected |= {(version, tuple(history)): _ask(client, history)[1] for history in histories}
+    done = Event()
+
+    def keep_asking(history: list[str]) -> list[tuple[str, tuple[str, ...]]]:
+        answers = []
+        while not done.is_set():
+            answers.append(_ask(client, history))
+        return answers
+
+    with ThreadPoolExecutor(len(histories)) as pool:
+        asking = [pool.submit(keep_asking, history) for history in histories]
+        for turn in range(10):
+            time.sleep(0.05)
+            _post(client, "activate", model_version=versions[turn % 2])
+        done.set()
+        answered = [future.result() for future in asking]
+    seen = set()
+    for history, answers in zip(histories, answered, strict=True):
+        for version, items in answers:
+            assert items == expected[version, tuple(history)]
+            seen.add(version)
+    assert seen == set(versions)
+
+
+@pytest.mark.parametrize(
+    ("damage", "status", "message"),
+    [
+        ("changed", 422, "catalog.parquet was changed"),
+        ("missing", 422, "has no 'damaged'"),
+        ("other data", 409, "is a model of 'books'"),
+    ],
+)
+def test_a_bundle_that_cannot_serve_is_refused_and_the_old_one_goes_on(
+    client: TestClient, runs: Path, tmp_path: Path, damage: str, status: int, message: str
+) -> None:
+    bundle = runs / "damaged"
+    if damage != "missing":
+        write_toy_bundle(bundle, seed=9)
+    if damage == "changed":
+        (bundle / "catalog.parquet").write_bytes(b"damaged")
+    if damage == "other data":
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        (bundle / "manifest.json").write_text(json.dumps(manifest | {"name": "books"}))
+    response = client.post("/v1/admin/models:load", json={"bundle": "damaged"})
+    if damage != "missing":
+        bundle.rename(tmp_path / "gone")
+    assert response.status_code == status
+    assert message in response.json()["detail"]
+    assert response.json()["fields"][0]["field"] == "bundle"
+    assert _ask(client, ["i1"])[0] == _version(runs, "run-0")
+    assert len(client.get("/v1/admin/models").json()["models"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "message"),
+    [
+        ("load", {"bundle": "../run-0"}, "leads out"),
+        ("load", {"bundle": "run-0"}, "in memory already"),
+        ("activate", {"model_version": "nope"}, "no model 'nope'"),
+        ("rollback", {}, "no model was active before"),
+        ("shadow", {"model_version": "nope"}, "no model 'nope'"),
+    ],
+)
+def test_what_is_impossible_is_a_conflict_that_says_why(
+    client: TestClient, action: str, body: dict, message: str
+) -> None:
+    response = client.post(f"/v1/admin/models:{action}", json=body)
+    assert response.status_code == 409
+    assert message in response.json()["detail"]
+
+
+def test_the_active_model_is_neither_unloaded_nor_its_own_shadow(client: TestClient, runs: Path) -> None:
+    version = _version(runs, "run-0")
+    for action in ("unload", "shadow"):
+        response = client.post(f"/v1/admin/models:{action}", json={"model_version": version})
+        assert response.status_code == 409
+        assert "is active" in response.json()["detail"]
+
+
+def test_a_shadow_sees_requests_and_answers_none(client: TestClient, runs: Path) -> None:
+    active, shadow = _version(runs, "run-0"), _version(runs, "run-2")
+    _post(client, "load", bundle="run-2")
+    assert _post(client, "shadow", model_version=shadow, share=1.0) == {active: "active", shadow: "shadow"}
+    for item in range(4):
+        assert _ask(client, [f"i{item}"])[0] == active
+        count = f'recsys_shadow_agreement_count{{model_version="{shadow}"}} {item + 1:.1f}'
+        ends = time.monotonic() + 2
+        while count not in client.get("/metrics").text:
+            assert time.monotonic() < ends
+    assert _post(client, "shadow", model_version=None) == {active: "active", shadow: "loaded"}
+    _ask(client, ["i1"])
+    time.sleep(0.05)
+    assert count in client.get("/metrics").text
+
+
+def test_a_service_without_a_directory_of_bundles_loads_none(runtime: RecommenderRuntime, store: OnlineStore) -> None:
+    with TestClient(create_app(runtime, store)) as client:
+        response = client.post("/v1/admin/models:load", json={"bundle": "x"})
+    assert response.status_code == 409
+    assert "recsys serve" in response.json()["detail"]
