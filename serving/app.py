@@ -7,15 +7,22 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 import recsys
 from feature_store import OnlineStore
 from serving.context import ServingContext
-from serving.middleware import BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
+from serving.guard.audit import AuditLog, AuditMiddleware
+from serving.guard.keys import KeyRing
+from serving.guard.limiter import RateLimiter
+from serving.guard.middleware import HostMiddleware, KeyMiddleware, check_role
+from serving.guard.openapi import describe_guards
+from serving.lifecycle import Lifecycle, StoreProbe
+from serving.middleware import REQUEST_ID, BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
 from serving.problems import install_handlers, install_schema
 from serving.routes import catalog, events, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
@@ -33,24 +40,35 @@ def create_app(
     settings: ServingSettings | None = None,
     *,
     seed: Callable[[], object] | None = None,
+    keys: KeyRing | None = None,
+    loopback_only: bool = False,
 ) -> FastAPI:
     """The API and the dashboard over one model and one store; the app closes the store when it stops.
 
-    Middleware, outermost first: observation (so that it sees every status), security headers, body limit.
+    Middleware, outermost first: observation (so that it sees every status), security headers, the host, foreign pages,
+    the audit log, keys and rates, body limit. Roles are judged once the operation is known.
 
     Args:
         runtime: the model.
         store: users and events.
         settings: sizes and times.
         seed: puts the data set's histories into the store; repeated until it succeeds.
+        keys: who may ask for what; without, everybody may ask for everything.
+        loopback_only: answer only requests that name this machine as the host.
+
+    Raises:
+        ConfigError: the audit file cannot be written.
     """
     settings = settings or ServingSettings()
     context = ServingContext(runtime, store, settings, seed)
+    lifecycle = Lifecycle()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await context.start()
+        lifecycle.phase = "serving"
         yield
+        lifecycle.phase = "draining"
         await context.stop()
 
     app = FastAPI(
@@ -60,17 +78,16 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # FastAPI's page loads its scripts from a CDN
         redoc_url=None,
-        middleware=[
-            Middleware(ObservationMiddleware, metrics=context.metrics),
-            Middleware(SecurityHeadersMiddleware),
-            Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
-        ],
+        dependencies=[] if keys is None else [Depends(check_role)],
+        middleware=_middleware(context, keys, loopback_only),
     )
     app.state.context = context
-    install_handlers(app, retry_after_s=settings.retry_after_s)
+    app.state.lifecycle = lifecycle
+    app.state.store_probe = StoreProbe(store)
+    install_handlers(app, retry_after_s=settings.retry_after_s, on_store_error=context.metrics.count_store_error)
     for routes in (recommend, events, catalog, profiles, users, operations):
         app.include_router(routes.router)
-    install_schema(app)
+    install_schema(app, describe_guards)
 
     pages = Path(str(files("serving").joinpath("dashboard")))
 
@@ -84,3 +101,29 @@ def create_app(
 
     app.mount("/dashboard", StaticFiles(directory=pages), name="dashboard")
     return app
+
+
+def _middleware(context: ServingContext, keys: KeyRing | None, loopback_only: bool) -> list[Middleware]:
+    settings, guard = context.settings, context.settings.guard
+    stack = [Middleware(ObservationMiddleware, metrics=context.metrics), Middleware(SecurityHeadersMiddleware)]
+    if loopback_only:
+        stack.append(Middleware(HostMiddleware))
+    if guard.cors_origins:
+        stack.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=guard.cors_origins,
+                allow_methods=("GET", "POST", "PUT", "DELETE"),
+                allow_headers=("Authorization", "Content-Type", REQUEST_ID),
+                expose_headers=(REQUEST_ID, "Retry-After", "RateLimit", "RateLimit-Policy"),
+            )
+        )
+    stack.append(Middleware(AuditMiddleware, audit=AuditLog(guard.audit_file, guard.audit_secret)))
+    if keys is not None:
+        rate = guard.requests_per_second
+        limiter = None if rate is None else RateLimiter(rate, guard.burst)
+        stack.append(Middleware(KeyMiddleware, keys=keys, limiter=limiter, metrics=context.metrics))
+    stack.append(
+        Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes, timeout_s=guard.body_timeout_s),
+    )
+    return stack

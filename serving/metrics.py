@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -43,6 +44,16 @@ class Metrics:
             registry=self.registry,
         )
         self._events = Counter("recsys_events", "Events by outcome.", ("outcome",), registry=self.registry)
+        self._refused = Counter(
+            "recsys_refused",
+            "Requests refused by the guards: no_key, unknown_key, role, rate.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._in_flight = Gauge("recsys_requests_in_flight", "Requests in progress.", registry=self.registry)
+        self._store_errors = Counter(
+            "recsys_store_errors", "Requests that the store did not answer.", registry=self.registry
+        )
         model = Gauge(
             "recsys_model_info", "Always 1; says what is served.", ("name", "model_version"), registry=self.registry
         )
@@ -64,6 +75,23 @@ class Metrics:
     def count_events(self, outcome: str, count: int) -> None:
         """Count events with one outcome."""
         self._events.labels(outcome).inc(count)
+
+    def count_refused(self, reason: str) -> None:
+        """Count a request that a guard refused."""
+        self._refused.labels(reason).inc()
+
+    def count_store_error(self) -> None:
+        """Count a request, or a look at the store's health, that the store did not answer."""
+        self._store_errors.inc()
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a request as in progress for as long as this lasts, however it ends."""
+        self._in_flight.inc()
+        try:
+            yield
+        finally:
+            self._in_flight.dec()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
