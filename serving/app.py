@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI
 from fastapi.responses import FileResponse
@@ -27,6 +28,10 @@ from serving.problems import install_handlers, install_schema
 from serving.routes import catalog, events, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
+from serving.tracing import TracingMiddleware
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 _DESCRIPTION = (
     "Recommendations by a generative model that reads a user's history as a sequence of semantic IDs and generates "
@@ -42,11 +47,12 @@ def create_app(
     seed: Callable[[], object] | None = None,
     keys: KeyRing | None = None,
     loopback_only: bool = False,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """The API and the dashboard over one model and one store; the app closes the store when it stops.
 
-    Middleware, outermost first: observation (so that it sees every status), security headers, the host, foreign pages,
-    the audit log, keys and rates, body limit. Roles are judged once the operation is known.
+    Middleware, outermost first: traces, observation (so that it sees every status), security headers, the host,
+    foreign pages, the audit log, keys and rates, body limit. Roles are judged once the operation is known.
 
     Args:
         runtime: the model.
@@ -54,6 +60,7 @@ def create_app(
         settings: sizes and times.
         seed: puts the data set's histories into the store; repeated until it succeeds.
         keys: who may ask for what; without, everybody may ask for everything.
+        tracer_provider: where spans go; None traces nothing.
         loopback_only: answer only requests that name this machine as the host.
 
     Raises:
@@ -79,9 +86,10 @@ def create_app(
         docs_url=None,  # FastAPI's page loads its scripts from a CDN
         redoc_url=None,
         dependencies=[] if keys is None else [Depends(check_role)],
-        middleware=_middleware(context, keys, loopback_only),
+        middleware=_middleware(context, keys, loopback_only, tracer_provider),
     )
     app.state.context = context
+    context.metrics.watch_items(runtime.item_counts, runtime.codes)
     app.state.lifecycle = lifecycle
     app.state.store_probe = StoreProbe(store)
     install_handlers(app, retry_after_s=settings.retry_after_s, on_store_error=context.metrics.count_store_error)
@@ -103,9 +111,12 @@ def create_app(
     return app
 
 
-def _middleware(context: ServingContext, keys: KeyRing | None, loopback_only: bool) -> list[Middleware]:
+def _middleware(
+    context: ServingContext, keys: KeyRing | None, loopback_only: bool, tracer_provider: TracerProvider | None
+) -> list[Middleware]:
     settings, guard = context.settings, context.settings.guard
-    stack = [Middleware(ObservationMiddleware, metrics=context.metrics), Middleware(SecurityHeadersMiddleware)]
+    stack = [] if tracer_provider is None else [Middleware(TracingMiddleware, provider=tracer_provider)]
+    stack += [Middleware(ObservationMiddleware, metrics=context.metrics), Middleware(SecurityHeadersMiddleware)]
     if loopback_only:
         stack.append(Middleware(HostMiddleware))
     if guard.cors_origins:

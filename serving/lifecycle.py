@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
-
-import anyio
-import anyio.to_thread
 
 from feature_store import OnlineStore, StoreUnavailableError
 
@@ -58,7 +56,8 @@ def judge(*, phase: Phase, has_model: bool, store_answers: bool, has_fallback: b
 
 
 class StoreProbe:
-    """Asks the store whether it is there, at most one question at a time, so that a store that hangs costs one thread.
+    """Asks the store whether it is there, one question at a time: a store that hangs costs one thread, however often
+    somebody looks.
 
     Args:
         store: the store.
@@ -66,14 +65,22 @@ class StoreProbe:
 
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
-        self._limiter = anyio.CapacityLimiter(1)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-probe")
+        self._question: Future[bool] | None = None
 
     async def answers(self) -> bool:
-        """Whether the store has answered within a second."""
-        with anyio.move_on_after(_PING_S):
-            try:
-                await anyio.to_thread.run_sync(partial(self._store.ping), limiter=self._limiter, abandon_on_cancel=True)
-            except StoreUnavailableError:
-                return False
-            return True
-        return False
+        """Whether the store answers within a second."""
+        if self._question is None or self._question.done():
+            self._question = self._thread.submit(self._ask)
+        try:
+            # Shielded: who waits no longer leaves the question to the others.
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._question)), _PING_S)
+        except TimeoutError:
+            return False
+
+    def _ask(self) -> bool:
+        try:
+            self._store.ping()
+        except StoreUnavailableError:
+            return False
+        return True

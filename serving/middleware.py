@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.guard.middleware import client_of
 from serving.metrics import Metrics
 from serving.problems import problem_response
+from serving.tracing import trace_id
 
 REQUEST_ID = "X-Request-ID"
 
@@ -73,6 +74,7 @@ class ObservationMiddleware:
                     status=status,
                     milliseconds=round(seconds * 1000, 1),
                     client=None if client is None else client.name,
+                    trace_id=trace_id(),
                 )
 
 

@@ -21,6 +21,7 @@ from serving.guard.keys import KeyRing
 from serving.lifecycle import Lifecycle
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
+from serving.tracing import otlp_provider
 
 _GRACE_S = 10
 _RUNS = Path("runs")
@@ -63,6 +64,7 @@ def run_server(
     if store_url is not None and data_dir is not None:
         raise ConfigError("serve: --store and --data-dir exclude each other; a remote store keeps its own data")
     settings = settings or ServingSettings()
+    provider = otlp_provider(settings.traces) if settings.traces.enabled else None
     path = _bundle_path(path)
     name = read_manifest(path).name
     with _listen(host, port) as listener:
@@ -87,6 +89,7 @@ def run_server(
                 settings,
                 seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories()),
                 keys=ring,
+                tracer_provider=provider,
                 loopback_only=ring is None and not is_open,
             )
             shown_host = f"[{host}]" if ":" in host else host

@@ -11,6 +11,7 @@ from recsys.config import StrictConfig, read_yaml
 from recsys.errors import ConfigError
 from recsys.generator.lm.reason import ReasonConfig
 from serving.guard.settings import GuardSettings
+from serving.tracing import TraceSettings
 
 
 class ServingSettings(StrictConfig):
@@ -18,6 +19,8 @@ class ServingSettings(StrictConfig):
 
     guard: GuardSettings = GuardSettings()
     """Rate limits, foreign pages, slow clients, shutdown and the audit log."""
+    traces: TraceSettings = TraceSettings()
+    """Whether requests are traced with OpenTelemetry."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A longer request body is refused with 413, counted while it streams in."""
     max_clock_skew_s: float = Field(default=86_400, ge=0)

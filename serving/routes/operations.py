@@ -20,7 +20,7 @@ async def health() -> Health:
     return Health(status="ok")
 
 
-_NOT_YET = {503: {"model": Health, "description": "Not ready for requests."}}
+_NOT_YET: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not ready for requests."}}
 
 
 @router.get("/startupz", operation_id="startup", responses=_NOT_YET)

@@ -61,7 +61,10 @@ async def recommend(request: RecommendRequest, context: Context) -> RecommendRes
     items = presentation.recommended(context.runtime, answer)
     timings["total"] = _milliseconds_since(started)
     context.metrics.observe_recommendation(
-        source=answer.source, fallback_reason=answer.fallback_reason, timings_ms=timings
+        source=answer.source,
+        fallback_reason=answer.fallback_reason,
+        timings_ms=timings,
+        items=[pick.item for pick in answer.picks],
     )
     return RecommendResponse(
         recommendation_id=uuid.uuid4().hex,

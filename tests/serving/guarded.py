@@ -40,7 +40,7 @@ def guarded_app(
     path = folder / "keys.json"
     keys = {role: create_key(path, role, role) for role in ROLES}
     app = create_app(
-        runtime, store, settings, seed=lambda: store.seed_histories("v1", [("ann", ["i0"])]), keys=KeyRing(path)
+        runtime, store, settings, seed=lambda: store.seed_histories("v1", [("carla", ["i0"])]), keys=KeyRing(path)
     )
     with TestClient(app) as client:
         yield Guarded(app=app, client=client, path=path, keys=keys)
