@@ -27,6 +27,7 @@ ROLE_OF_OPERATION: Mapping[str, Role | None] = {
     "append_events": "write",
     "put_profile": "write",
     "delete_profile": "write",
+    "delete_user": "admin",
 }
 """By operation id; None: for everybody. An operation that is not named here is the administrator's alone."""
 
