@@ -6,22 +6,34 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 import recsys
 from feature_store import OnlineStore
 from serving.admission import AdmissionMiddleware, overloaded_response
 from serving.batching import OverloadedError
 from serving.context import ServingContext
-from serving.middleware import BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
+from serving.guard.audit import AuditLog, AuditMiddleware
+from serving.guard.keys import KeyRing
+from serving.guard.limiter import RateLimiter
+from serving.guard.middleware import HostMiddleware, KeyMiddleware, check_role
+from serving.guard.openapi import describe_guards
+from serving.lifecycle import Lifecycle, StoreProbe
+from serving.middleware import REQUEST_ID, BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
 from serving.problems import install_handlers, install_schema
 from serving.routes import admin, catalog, events, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
+from serving.tracing import TracingMiddleware
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 _DESCRIPTION = (
     "Recommendations by a generative model that reads a user's history as a sequence of semantic IDs and generates "
@@ -36,10 +48,15 @@ def create_app(
     *,
     seed: Callable[[], object] | None = None,
     bundles: Path | None = None,
+    keys: KeyRing | None = None,
+    loopback_only: bool = False,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """The API and the dashboard over one model and one store; the app closes the store when it stops.
 
-    Middleware, outermost first: observation (so that it sees every status), security headers, admission, body limit.
+    Middleware, outermost first: traces, observation (so that it sees every status), security headers, the host,
+    foreign pages, the audit log, keys and rates, admission, body
+    limit. Roles are judged once the operation is known.
 
     Args:
         runtime: the model.
@@ -47,14 +64,23 @@ def create_app(
         settings: sizes and times.
         seed: puts the data set's histories into the store; repeated until it succeeds.
         bundles: further models are loaded from below it.
+        keys: who may ask for what; without, everybody may ask for everything.
+        tracer_provider: where spans go; None traces nothing.
+        loopback_only: answer only requests that name this machine as the host.
+
+    Raises:
+        ConfigError: the audit file cannot be written.
     """
     settings = settings or ServingSettings()
     context = ServingContext(runtime, store, settings, seed, bundles)
+    lifecycle = Lifecycle()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await context.start()
+        lifecycle.phase = "serving"
         yield
+        lifecycle.phase = "draining"
         await context.stop()
 
     app = FastAPI(
@@ -64,15 +90,13 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,  # FastAPI's page loads its scripts from a CDN
         redoc_url=None,
-        middleware=[
-            Middleware(ObservationMiddleware, metrics=context.metrics),
-            Middleware(SecurityHeadersMiddleware),
-            Middleware(AdmissionMiddleware, admission=context.admission, least_retry_s=settings.retry_after_s),
-            Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes),
-        ],
+        dependencies=[] if keys is None else [Depends(check_role)],
+        middleware=_middleware(context, keys, loopback_only, tracer_provider),
     )
     app.state.context = context
-    install_handlers(app, retry_after_s=settings.retry_after_s)
+    app.state.lifecycle = lifecycle
+    app.state.store_probe = StoreProbe(store)
+    install_handlers(app, retry_after_s=settings.retry_after_s, on_store_error=context.metrics.count_store_error)
 
     async def on_overload(_: Request, error: Exception) -> Response:
         assert isinstance(error, OverloadedError)
@@ -81,7 +105,7 @@ def create_app(
     app.add_exception_handler(OverloadedError, on_overload)
     for routes in (recommend, events, catalog, profiles, users, operations, admin):
         app.include_router(routes.router)
-    install_schema(app)
+    install_schema(app, describe_guards)
 
     pages = Path(str(files("serving").joinpath("dashboard")))
 
@@ -95,3 +119,33 @@ def create_app(
 
     app.mount("/dashboard", StaticFiles(directory=pages), name="dashboard")
     return app
+
+
+def _middleware(
+    context: ServingContext, keys: KeyRing | None, loopback_only: bool, tracer_provider: TracerProvider | None
+) -> list[Middleware]:
+    settings, guard = context.settings, context.settings.guard
+    stack = [] if tracer_provider is None else [Middleware(TracingMiddleware, provider=tracer_provider)]
+    stack += [Middleware(ObservationMiddleware, metrics=context.metrics), Middleware(SecurityHeadersMiddleware)]
+    if loopback_only:
+        stack.append(Middleware(HostMiddleware))
+    if guard.cors_origins:
+        stack.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=guard.cors_origins,
+                allow_methods=("GET", "POST", "PUT", "DELETE"),
+                allow_headers=("Authorization", "Content-Type", REQUEST_ID),
+                expose_headers=(REQUEST_ID, "Retry-After", "RateLimit", "RateLimit-Policy"),
+            )
+        )
+    stack.append(Middleware(AuditMiddleware, audit=AuditLog(guard.audit_file, guard.audit_secret)))
+    if keys is not None:
+        rate = guard.requests_per_second
+        limiter = None if rate is None else RateLimiter(rate, guard.burst)
+        stack.append(Middleware(KeyMiddleware, keys=keys, limiter=limiter, metrics=context.metrics))
+    stack += [
+        Middleware(AdmissionMiddleware, admission=context.admission, least_retry_s=settings.retry_after_s),
+        Middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes, timeout_s=guard.body_timeout_s),
+    ]
+    return stack

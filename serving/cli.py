@@ -1,4 +1,4 @@
-"""The command `recsys serve`. The service itself is in `serving.server`, `recsys events` in `serving.events_cli`.
+"""The commands `recsys serve`, `recsys events` and `recsys keys`. The service itself is in `serving.server`.
 
 Imports that load PyTorch happen inside the command, so that `recsys --help` answers at once.
 """
@@ -11,16 +11,18 @@ from typing import Annotated
 import typer
 
 from serving import events_cli
+from serving.guard import cli as keys_cli
 
 app = typer.Typer(help="Serve a trained model.")
 app.add_typer(events_cli.app, name="events")
+app.add_typer(keys_cli.app, name="keys")
 
 
 @app.command()
 def serve(
     bundle: Annotated[Path, typer.Argument(help="A bundle, a run's directory, or a run's name under runs/.")],
     host: Annotated[
-        str, typer.Option(help="Address to listen on. There is no login: mind who can reach it.")
+        str, typer.Option(help="Address to listen on. One that others can reach needs --keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
     store: Annotated[
@@ -41,6 +43,19 @@ def serve(
         int | None,
         typer.Option(help="Forget users who did nothing for so many days: history, events, profile.", min=1),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file of keys that `recsys keys create` made: then no call without one.", envvar="RECSYS_KEYS"
+        ),
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="No keys, though others can reach the address: something else asks.")
+    ] = False,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help="A YAML file of sizes, times and limits: serving.settings.ServingSettings."),
+    ] = None,
 ) -> None:
     """Serve BUNDLE: the API under /v1, its documentation at /docs, the dashboard at /.
 
@@ -48,8 +63,18 @@ def serve(
     """
     from serving.logs import configure_logging
     from serving.server import run_server
+    from serving.settings import load_settings
 
     configure_logging()
     run_server(
-        bundle, host=host, port=port, store_url=store, data_dir=data_dir, onnx=onnx, forget_after_days=forget_after_days
+        bundle,
+        host=host,
+        port=port,
+        store_url=store,
+        data_dir=data_dir,
+        onnx=onnx,
+        settings=None if settings is None else load_settings(settings),
+        keys=keys,
+        is_open=no_auth,
+        forget_after_days=forget_after_days,
     )

@@ -58,13 +58,14 @@ class ServingContext:
             self.path_metrics,
             load=lambda path: RecommenderRuntime.from_bundle(Bundle.load(path)),
             root=bundles,
-            on_activate=lambda model: self.metrics.set_model(model.runtime.info),
+            on_activate=self._announce,
         )
         self.admission = Admission(
             lambda ahead, deadline_s: self.models.active.chain.excess_s(ahead, deadline_s),
             lambda: self.models.active.chain.default_deadline_s,
             self.path_metrics,
         )
+        self._announce(self.models.active)
         self._seed = seed
         self._seed_mutex = anyio.Lock()
         self._store_threads = anyio.CapacityLimiter(settings.store_threads)
@@ -73,6 +74,10 @@ class ServingContext:
             open_s=settings.breaker.open_s,
             on_change=partial(self.path_metrics.breaker_changed, "store"),
         )
+
+    def _announce(self, model: ServedModel) -> None:
+        self.metrics.set_model(model.runtime.info)
+        self.metrics.watch_items(model.runtime.item_counts, model.runtime.codes)
 
     @property
     def model(self) -> ServedModel:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from recsys.data.sequences import IntArray
+from serving.drift import ServedDrift, popularity_deciles
 from serving.runtime import ModelInfo
+from serving.tracing import record_stages
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -43,6 +47,33 @@ class Metrics:
             registry=self.registry,
         )
         self._events = Counter("recsys_events", "Events by outcome.", ("outcome",), registry=self.registry)
+        self._items = Counter(
+            "recsys_recommended_items",
+            "Items in lists, by the tenth of the catalogue they belong to: 0 holds the most popular.",
+            ("popularity_decile",),
+            registry=self.registry,
+        )
+        self._drift = Gauge(
+            "recsys_recommendation_drift",
+            "Jensen-Shannon distance (0 to 1) of the items in lists of the last hours from those of the first hour, "
+            "over popularity deciles and over first codes of semantic IDs; NaN until both have 1000 items.",
+            ("over",),
+            registry=self.registry,
+        )
+        self._deciles: IntArray | None = None
+        self._drifts: tuple[ServedDrift, ...] = ()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._refused = Counter(
+            "recsys_refused",
+            "Requests refused by the guards: no_key, unknown_key, role, rate.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._in_flight = Gauge("recsys_requests_in_flight", "Requests in progress.", registry=self.registry)
+        self._store_errors = Counter(
+            "recsys_store_errors", "Requests that the store did not answer.", registry=self.registry
+        )
         self._model = Gauge(
             "recsys_model_info", "Always 1; says what is served.", ("name", "model_version"), registry=self.registry
         )
@@ -59,16 +90,57 @@ class Metrics:
         self._request_seconds.labels(method, route).observe(seconds)
 
     def observe_recommendation(
-        self, *, source: str, fallback_reason: str | None, timings_ms: Mapping[str, float]
+        self,
+        *,
+        source: str,
+        fallback_reason: str | None,
+        timings_ms: Mapping[str, float],
+        items: Sequence[int] = (),
     ) -> None:
-        """Count a list and the time of its steps."""
+        """Count a list, its items (dense indices) and the time of its steps, which become spans of the trace too."""
+        record_stages(timings_ms)
+        if self._deciles is not None:
+            for item in items:
+                self._items.labels(str(self._deciles[item])).inc()
+            for drift in self._drifts:
+                drift.observe(items)
         self._recommendations.labels(source, fallback_reason or "").inc()
         for stage, milliseconds in timings_ms.items():
             self._stage_seconds.labels(stage).observe(milliseconds / 1000)
 
+    def watch_items(self, item_counts: IntArray, codes: IntArray) -> None:
+        """Compare the items that are served from now on with those of the hour that begins now.
+
+        Args:
+            item_counts: int64 [num_items], interactions of each item of the catalogue.
+            codes: int64 [num_items, levels], its semantic ID.
+        """
+        self._deciles = popularity_deciles(item_counts)
+        popularity, topic = ServedDrift(self._deciles), ServedDrift(codes[:, 0])
+        self._drift.labels("popularity").set_function(popularity.distance)
+        self._drift.labels("first_code").set_function(topic.distance)
+        self._drifts = (popularity, topic)
+
     def count_events(self, outcome: str, count: int) -> None:
         """Count events with one outcome."""
         self._events.labels(outcome).inc(count)
+
+    def count_refused(self, reason: str) -> None:
+        """Count a request that a guard refused."""
+        self._refused.labels(reason).inc()
+
+    def count_store_error(self) -> None:
+        """Count a request, or a look at the store's health, that the store did not answer."""
+        self._store_errors.inc()
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a request as in progress for as long as this lasts, however it ends."""
+        self._in_flight.inc()
+        try:
+            yield
+        finally:
+            self._in_flight.dec()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""

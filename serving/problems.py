@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -93,8 +93,8 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install_handlers(app: FastAPI, *, retry_after_s: int) -> None:
-    """Answer every error of `app` as a problem."""
+def install_handlers(app: FastAPI, *, retry_after_s: int, on_store_error: Callable[[], None]) -> None:
+    """Answer every error of `app` as a problem; `on_store_error` is called for each that the store caused."""
 
     async def on_problem(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ProblemError)
@@ -113,9 +113,12 @@ def install_handlers(app: FastAPI, *, retry_after_s: int) -> None:
             detail = f"nothing is at {request.url.path}; see /docs"
         elif error.status_code == 405:
             detail = f"{request.method} is not possible at {request.url.path}; see /docs"
+        elif error.status_code == 400 and (reason := _unreadable_json(error.__cause__)):
+            detail = reason
         return problem_response(error.status_code, detail, headers=error.headers)
 
     async def on_store_down(_: Request, error: Exception) -> JSONResponse:
+        on_store_error()
         return problem_response(
             503,
             f"the feature store does not answer ({error}); nothing was acknowledged, retry is safe",
@@ -128,8 +131,8 @@ def install_handlers(app: FastAPI, *, retry_after_s: int) -> None:
     app.add_exception_handler(StoreUnavailableError, on_store_down)
 
 
-def install_schema(app: FastAPI) -> None:
-    """Describe problems in the OpenAPI document: `responses` refers to them."""
+def install_schema(app: FastAPI, describe: Callable[[dict[str, Any]], None]) -> None:
+    """Describe problems in the OpenAPI document, which `responses` refers to, and what `describe` adds to it."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -139,9 +142,21 @@ def install_schema(app: FastAPI) -> None:
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(problem.pop("$defs"))
             schemas["Problem"] = problem
+            describe(schema)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _unreadable_json(cause: BaseException | None) -> str | None:
+    """What is wrong with a body that even the reader of JSON gave up on; None when it is something else."""
+    if isinstance(cause, RecursionError):
+        return "the body is nested too deeply; no request needs more than a few levels"
+    if isinstance(cause, UnicodeDecodeError):
+        return f"the body is not UTF-8: byte {cause.start} cannot be read"
+    if isinstance(cause, ValueError):  # int() of thousands of digits
+        return "the body holds a number with too many digits"
+    return None
 
 
 def _field(location: Sequence[int | str], skipped: int) -> str:

@@ -74,7 +74,10 @@ async def recommend(
     timings |= answer.timings_ms
     timings["total"] = _milliseconds_since(started)
     context.metrics.observe_recommendation(
-        source=answer.source, fallback_reason=answer.fallback_reason, timings_ms=timings
+        source=answer.source,
+        fallback_reason=answer.fallback_reason,
+        timings_ms=timings,
+        items=[pick.item for pick in answer.picks[: request.k]],
     )
     return RecommendResponse(
         recommendation_id=recommendation_id,

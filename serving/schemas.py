@@ -431,6 +431,7 @@ class ModelStates(_Response):
 class Health(_Response):
     """State of the service."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable"]
+    """`degraded`: the store is down, and lists that need no user are still made."""
     checks: dict[str, str] = {}
     """What was looked at, by name: `ok` or what is wrong."""

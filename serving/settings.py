@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from recsys.config import StrictConfig
+from recsys.config import StrictConfig, read_yaml
+from recsys.errors import ConfigError
 from recsys.generator.lm.reason import ReasonConfig
+from serving.guard.settings import GuardSettings
+from serving.tracing import TraceSettings
 
 
 class BatchingSettings(StrictConfig):
@@ -42,6 +46,10 @@ class BreakerSettings(StrictConfig):
 class ServingSettings(StrictConfig):
     """How much work runs at a time, and how long things may take."""
 
+    guard: GuardSettings = GuardSettings()
+    """Rate limits, foreign pages, slow clients, shutdown and the audit log."""
+    traces: TraceSettings = TraceSettings()
+    """Whether requests are traced with OpenTelemetry."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A longer request body is refused with 413, counted while it streams in."""
     max_clock_skew_s: float = Field(default=86_400, ge=0)
@@ -59,3 +67,16 @@ class ServingSettings(StrictConfig):
     """Requests that wait for the store at a time."""
     retry_after_s: int = Field(default=2, ge=1)
     """What a 503 tells the client to wait."""
+
+
+def load_settings(path: Path) -> ServingSettings:
+    """The settings of a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read, or a value is unknown or impossible; all of them are named.
+    """
+    try:
+        return ServingSettings.model_validate(read_yaml(path))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
+        raise ConfigError(f"{path}: {wrong}") from error

@@ -1,6 +1,6 @@
 // The dashboard: one user at a time, the list for that user, and what changes when the user clicks something.
 
-import { ApiError, call, postEvent } from "./api.js";
+import { ApiError, call, openText, postEvent } from "./api.js";
 import { $, el, hue } from "./dom.js";
 import { renderEvaluation } from "./evaluation.js";
 import { clearProfile, connectProfile, showProfile } from "./profile.js";
@@ -229,8 +229,9 @@ async function searchCatalogue(append = false) {
 
 async function checkReady() {
   const response = await fetch("/readyz").catch(() => null);
-  $("status").className = response?.ok ? "fact ok" : "fact down";
-  $("status").lastChild.textContent = response?.ok ? "ready" : response ? "store is down" : "not reachable";
+  const state = (await response?.json().catch(() => null))?.status;
+  $("status").className = state === "ok" ? "fact ok" : "fact down";
+  $("status").lastChild.textContent = { ok: "ready", degraded: "store is down", unavailable: "not ready" }[state] ?? "not reachable";
 }
 
 async function start() {
@@ -263,4 +264,8 @@ $("user-input").addEventListener("focus", guarded(suggestUsers));
 $("user-input").addEventListener("blur", () => { userQuery++; expand(false); });
 $("user-input").addEventListener("keydown", moveInOptions);
 connectProfile(guarded, refresh);
+$("metrics-link").addEventListener("click", guarded(async (event) => {
+  event.preventDefault();
+  await openText("/metrics");
+}));
 guarded(start)();

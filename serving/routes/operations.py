@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
-from feature_store import StoreUnavailableError
-from serving.context import Context
+from serving.context import Context, ServingContext
+from serving.lifecycle import Lifecycle, StoreProbe, judge
 from serving.metrics import CONTENT_TYPE
 from serving.schemas import Health, ModelResponse
 
@@ -20,21 +20,38 @@ async def health() -> Health:
     return Health(status="ok")
 
 
-@router.get(
-    "/readyz", operation_id="ready", responses={503: {"model": Health, "description": "Not ready for all requests."}}
-)
-async def ready(response: Response, context: Context) -> Health:
-    """Model and store are there. Send traffic only while this is 200."""
-    # The service does not start with a model that cannot answer.
-    checks = {"model": "ok", "store": "ok"}
-    try:
-        await context.on_store(context.store.ping)
-    except StoreUnavailableError as error:
-        checks["store"] = str(error)
-        response.status_code = 503
-        response.headers["Retry-After"] = str(context.settings.retry_after_s)
-        return Health(status="unavailable", checks=checks)
-    return Health(status="ok", checks=checks)
+_NOT_YET: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not ready for requests."}}
+
+
+@router.get("/startupz", operation_id="startup", responses=_NOT_YET)
+async def startup(request: Request, response: Response, context: Context) -> Health:
+    """The service has started: the model is warm. Until then, look at nothing else."""
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    if lifecycle.phase == "starting":
+        return _unavailable(response, context, {"phase": "starting"})
+    return Health(status="ok")
+
+
+@router.get("/readyz", operation_id="ready", responses=_NOT_YET)
+async def ready(request: Request, response: Response, context: Context) -> Health:
+    """Send traffic only while this is 200: not while the service ends, and not when it could make no list."""
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    probe: StoreProbe = request.app.state.store_probe
+    has_model = context.runtime.catalog.num_items > 0
+    store_answers = await probe.answers()
+    if not store_answers:
+        context.metrics.count_store_error()
+    # The popular items of a model need no store.
+    found = judge(phase=lifecycle.phase, has_model=has_model, store_answers=store_answers, has_fallback=has_model)
+    if found.state == "unavailable":
+        return _unavailable(response, context, found.checks)
+    return Health(status=found.state, checks=found.checks)
+
+
+def _unavailable(response: Response, context: ServingContext, checks: dict[str, str]) -> Health:
+    response.status_code = 503
+    response.headers["Retry-After"] = str(context.settings.retry_after_s)
+    return Health(status="unavailable", checks=checks)
 
 
 @router.get(

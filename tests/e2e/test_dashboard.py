@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from toy_bundle import XSS_ITEM, XSS_TITLE, write_toy_bundle
 from feature_store import OnlineStore
 from recsys.bundle import Bundle
 from serving.app import create_app
+from serving.guard.keys import KeyRing, create_key
 from serving.runtime import RecommenderRuntime
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -33,7 +35,12 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("dashboard")
+    with _served(tmp_path_factory.mktemp("dashboard")) as url:
+        yield url
+
+
+@contextmanager
+def _served(folder: Path, keys: KeyRing | None = None) -> Iterator[str]:
     write_toy_bundle(folder / "bundle")
     bundle = Bundle.load(folder / "bundle")
     store = OnlineStore.embedded(folder / "store")
@@ -41,6 +48,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         RecommenderRuntime.from_bundle(bundle),
         store,
         seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories()),
+        keys=keys,
     )
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     started = threading.Event()
@@ -197,3 +205,27 @@ def test_the_documentation_shows_every_operation_with_an_example(page, url: str)
     page.click("#recommend summary")
     assert "curl" in page.inner_text("#recommend pre >> nth=0")
     assert page.locator("details").count() == 12
+
+
+def test_where_the_service_has_keys_the_page_asks_for_one_and_keeps_it_in_the_tab(browser, tmp_path: Path) -> None:
+    key = create_key(tmp_path / "keys.json", "visitor", "write")
+    with _served(tmp_path, KeyRing(tmp_path / "keys.json")) as url:
+        page = browser.new_page()
+        page.goto(f"{url}/#user=u1")
+        page.wait_for_selector("#key-dialog[open]")
+        assert "a key is needed" in page.inner_text("#key-why")
+        page.fill("#key-input", "wrong")
+        page.click("#key-form button")
+        page.wait_for_function("() => document.getElementById('key-why').textContent.includes('unknown')")
+        page.wait_for_selector("#key-dialog[open]")
+        page.fill("#key-input", key)
+        page.click("#key-form button")
+        page.wait_for_selector("#recommendations button")
+        page.locator("#recommendations button").first.click()
+        page.wait_for_function("() => document.querySelectorAll('#history li').length === 7")
+        page.reload()
+        page.wait_for_selector("#recommendations button")
+        assert page.locator("#key-dialog[open]").count() == 0
+        page.click("#metrics-link")
+        page.wait_for_function("() => document.body.innerText.includes('recsys_requests_total')")
+        page.close()

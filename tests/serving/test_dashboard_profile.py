@@ -20,6 +20,7 @@ const made = () => ({ hidden: false, on: {}, append() {}, setAttribute() {}, foc
 globalThis.document = { getElementById: (id) => (elements[id] ??= made()), createElement: made,
   createTextNode: (text) => text, querySelector: (id) => (elements[id.slice(1)] ??= made()) };
 const $ = (id) => document.getElementById(id);
+globalThis.sessionStorage = { getItem: () => null };
 const sent = [];
 let answers = [];
 globalThis.fetch = async (path, options) => {

@@ -21,17 +21,31 @@ from schemathesis.specs.openapi.checks import (
 
 from feature_store import EmbeddedServer, OnlineStore
 from serving.app import create_app
+from serving.guard.keys import KeyRing, create_key
+from serving.guard.settings import GuardSettings
+from serving.settings import ServingSettings
 
 
 @pytest.fixture(scope="module")
-def api(make_runtime) -> Iterator[BaseSchema]:
+def guarded_api(make_runtime) -> Iterator[tuple[BaseSchema, dict[str, str]]]:
     with tempfile.TemporaryDirectory() as directory:
         # Not the app's own server: each call starts and stops the app, and a server that was stopped stays so.
         server = EmbeddedServer(Path(directory))
         server.ensure_running()
-        app = create_app(make_runtime(), OnlineStore.connect(f"unix://{server.socket_path}"))
-        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+        key = create_key(Path(directory) / "keys.json", "tests", "admin")
+        app = create_app(
+            make_runtime(),
+            OnlineStore.connect(f"unix://{server.socket_path}"),
+            ServingSettings(guard=GuardSettings(requests_per_second=None)),
+            keys=KeyRing(Path(directory) / "keys.json"),
+        )
+        yield schemathesis.openapi.from_asgi("/openapi.json", app), {"Authorization": f"Bearer {key}"}
         server.stop()
+
+
+@pytest.fixture
+def api(guarded_api: tuple[BaseSchema, dict[str, str]]) -> BaseSchema:
+    return guarded_api[0]
 
 
 CHECKS = (
@@ -45,14 +59,19 @@ CHECKS = (
 @pytest.mark.parametrize(
     "generation", [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE], ids=["valid", "invalid"]
 )
-def test_answers_match_the_openapi_document(api: BaseSchema, generation: schemathesis.GenerationMode) -> None:
+def test_answers_match_the_openapi_document(
+    guarded_api: tuple[BaseSchema, dict[str, str]], generation: schemathesis.GenerationMode
+) -> None:
+    api, administrator = guarded_api
     for result in api.get_all_operations():
         operation = result.ok()
 
         @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=generation))
         def check(case: schemathesis.Case) -> None:
-            case.call_and_validate(checks=CHECKS)
+            answered = case.call_and_validate(checks=CHECKS, headers=administrator)
+            if generation is schemathesis.GenerationMode.POSITIVE:  # the other one spoils the key as well
+                assert answered.status_code not in (401, 403)
 
         with suppress(Unsatisfiable):  # an operation without input has no invalid one
             check()

@@ -16,7 +16,8 @@ from serving.settings import ServingSettings
 
 def test_health_readiness_model_and_report(client: TestClient) -> None:
     assert client.get("/healthz").json()["status"] == "ok"
-    assert client.get("/readyz").json() == {"status": "ok", "checks": {"model": "ok", "store": "ok"}}
+    assert client.get("/startupz").json()["status"] == "ok"
+    assert client.get("/readyz").json() == {"status": "ok", "checks": {"phase": "ok", "model": "ok", "store": "ok"}}
     model = client.get("/v1/model").json()
     assert (model["name"], model["model_version"], model["num_items"]) == ("toy", "abc123", 24)
     assert client.get("/v1/report").json()["models"]["generator"]["ndcg@10"]["value"] == 0.1
@@ -48,7 +49,6 @@ def test_without_a_store_a_user_gets_popular_items(storeless_client: TestClient)
         ("POST", "/v1/events", {"event_id": "e", "user_id": "ann", "item_id": "i1"}),
         ("GET", "/v1/users/ann", None),
         ("GET", "/v1/users", None),
-        ("GET", "/readyz", None),
     ],
 )
 def test_what_needs_the_store_is_503_with_a_time_to_retry(
@@ -57,9 +57,9 @@ def test_what_needs_the_store_is_503_with_a_time_to_retry(
     response = storeless_client.request(method, path, json=body)
     assert response.status_code == 503
     assert response.headers["retry-after"] == "2"
-    if path != "/readyz":
-        assert response.headers["content-type"] == "application/problem+json"
-        assert "retry is safe" in response.json()["detail"]
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "retry is safe" in response.json()["detail"]
+    assert "recsys_store_errors_total 1.0" in storeless_client.get("/metrics").text
 
 
 def test_a_store_that_comes_back_is_seeded_then(runtime: RecommenderRuntime, tmp_path: Path) -> None:
@@ -67,10 +67,10 @@ def test_a_store_that_comes_back_is_seeded_then(runtime: RecommenderRuntime, tmp
     store = OnlineStore.connect(f"unix://{tmp_path}/s/valkey.sock")
     app = create_app(runtime, store, seed=lambda: store.seed_histories("v1", [("ann", ["i1"])]))
     with TestClient(app) as client:
-        assert client.get("/readyz").status_code == 503
+        assert client.get("/readyz").json()["status"] == "degraded"
         server = OnlineStore.embedded(tmp_path / "s")
         assert client.get("/v1/users/ann").json()["history"][0]["item_id"] == "i1"
-        assert client.get("/readyz").status_code == 200
+        assert client.get("/readyz").json()["status"] == "ok"
         server.close()
 
 
@@ -142,7 +142,9 @@ def test_every_answer_keeps_the_browser_to_our_own_files(client: TestClient) -> 
         headers = client.get(path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+        assert (headers.get("cache-control") == "no-store") == path.startswith("/v1/")
 
 
 def test_unknown_paths_and_methods_are_problems(client: TestClient) -> None:

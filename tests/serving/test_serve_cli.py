@@ -13,6 +13,7 @@ from recsys.errors import ArtifactError, ConfigError, RecsysError
 from recsys.generator import GenerativeRecommender
 from serving.cli import app
 from serving.context import ServingContext
+from serving.settings import load_settings
 
 
 @pytest.fixture
@@ -110,8 +111,39 @@ def test_a_run_is_found_by_its_name(program: typer.Typer, tmp_path: Path, monkey
         (["--store", "redis://localhost", "--data-dir", "x"], "exclude each other"),
         (["--store", "http://localhost"], "write redis://"),
         (["--host", "no.such.host.invalid"], "cannot listen"),
+        (["--host", "0.0.0.0"], "others can reach 0.0.0.0, so keys are needed"),
+        (["--host", "::"], "others can reach ::, so keys are needed"),
+        (["--keys", "nothing.json"], "nothing.json cannot be read"),
+        (["--keys", "nothing.json", "--no-auth"], "exclude each other"),
+        (["--settings", "nothing.yaml"], "nothing.yaml: cannot be read"),
     ],
 )
 def test_unusable_options_are_one_error(program: typer.Typer, tmp_path: Path, options: list[str], message: str) -> None:
     write_toy_bundle(tmp_path / "bundle")
     assert message in str(_error(program, str(tmp_path), "--port", "0", *options))
+
+
+@pytest.mark.parametrize(("options", "is_loopback_only"), [([], True), (["--host", "0.0.0.0", "--no-auth"], False)])
+def test_where_there_are_no_keys_a_local_service_knows_its_own_names_alone(
+    program: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], is_loopback_only: bool
+) -> None:
+    asked: dict[str, object] = {}
+
+    def create(*_: object, **options: object) -> None:
+        asked.update(options)
+        raise RuntimeError("seen enough")
+
+    write_toy_bundle(tmp_path / "bundle")
+    monkeypatch.setattr("serving.server.create_app", create)
+    CliRunner().invoke(program, ["serve", str(tmp_path), "--port", "0", *options])
+    assert (asked["keys"], asked["loopback_only"]) == (None, is_loopback_only)
+
+
+def test_settings_are_read_from_a_file_and_unknown_ones_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("store_threads: 3\nguard: {burst: 7, drain_s: 5}\n")
+    settings = load_settings(file)
+    assert (settings.store_threads, settings.guard.burst, settings.guard.drain_s) == (3, 7, 5)
+    file.write_text("guard: {burts: 7}\nstore_threads: 0\n")
+    with pytest.raises(ConfigError, match=r"guard\.burts: Extra inputs.*store_threads: Input should be"):
+        load_settings(file)

@@ -1,0 +1,162 @@
+"""The asynchronous client: word for word the blocking one, with `await`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Literal
+
+import httpx
+
+from serving.client import calls
+from serving.client.calls import AnswerT, Call
+from serving.client.errors import UnreachableError
+from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, User
+from serving.client.retry import Retry
+
+
+class AsyncClient:
+    """Calls the API; calls that fail for a while are made again, and events then still count once.
+
+    Close it, or use it in an `async with` block. One client may be used by several tasks of one event loop.
+
+    Args:
+        url: where the service is, such as `https://recommend.example`.
+        key: an API key, where the service asks for one.
+        timeout_s: how long each attempt may take.
+        retry: when to try again.
+        transport: how requests travel; for tests and proxies.
+        sleep: waits; for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout_s: float = 10,
+        retry: Retry | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._retry = retry or Retry()
+        self._sleep = sleep
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def recommend(
+        self,
+        user_id: str | None = None,
+        *,
+        history: Sequence[str] | None = None,
+        k: int = 10,
+        exclude: Sequence[str] = (),
+        categories: Sequence[str] = (),
+        max_per_category: int | None = None,
+        exclude_seen: bool = True,
+        mode: Literal["direct", "reason"] = "direct",
+    ) -> Recommendations:
+        """The items that a user, or somebody with this history, most likely wants next.
+
+        Args:
+            user_id: a user of the store; give this or `history`.
+            history: item ids, oldest first.
+            k: length of the list.
+            exclude: item ids that must not appear.
+            categories: only items with at least one of these; no filter when empty.
+            max_per_category: at most so many items of any one category.
+            exclude_seen: leave out the items of the history.
+            mode: `reason` writes reasons first, which takes seconds.
+
+        Raises:
+            ApiError: the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(
+            calls.recommend(
+                user_id=user_id,
+                history=history,
+                k=k,
+                exclude=exclude,
+                categories=categories,
+                max_per_category=max_per_category,
+                exclude_seen=exclude_seen,
+                mode=mode,
+            )
+        )
+
+    async def send_events(self, events: Sequence[Event]) -> EventsResult:
+        """Tell what users did, at most 1000 events at a time; see `EventsResult` for those that were not stored.
+
+        Raises:
+            ApiError: the service refuses, or stored none of them.
+            UnreachableError: it does not answer. Some may have been stored: sending the same events again is safe.
+        """
+        return await self._answer(calls.send_events(events))
+
+    async def user(self, user_id: str, *, limit: int = 50) -> User:
+        """The newest `limit` entries of a user's history.
+
+        Raises:
+            ApiError: the user is unknown (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.get_user(user_id, limit))
+
+    async def item(self, item_id: str) -> Item:
+        """One item.
+
+        Raises:
+            ApiError: the catalogue does not have it (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.get_item(item_id))
+
+    async def search_items(self, query: str = "", *, limit: int = 20, offset: int = 0) -> ItemPage:
+        """Items that contain every word of the query, best match first.
+
+        Raises:
+            ApiError: the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.search_items(query, limit, offset))
+
+    async def model(self) -> Model:
+        """What is being served.
+
+        Raises:
+            ApiError: the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.get_model())
+
+    async def _answer(self, call: Call[AnswerT]) -> AnswerT:
+        attempt = 1
+        while True:
+            try:
+                response = await self._http.send(call.request(self._http))
+            except httpx.TransportError as error:
+                wait_s = self._retry.wait_s(attempt, None)
+                if wait_s is None:
+                    raise UnreachableError(f"{self._http.base_url} does not answer: {error!r}") from error
+            else:
+                if not calls.is_worth_another_attempt(response):
+                    return call.read(response)
+                wait_s = self._retry.wait_s(attempt, calls.retry_after(response))
+                if wait_s is None:
+                    return call.read(response)
+            await self._sleep(wait_s)
+            attempt += 1

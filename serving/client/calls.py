@@ -1,0 +1,131 @@
+"""The calls of the API as values: what to send, and how to read the answer. Sends nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from serving.client.errors import ApiError, ClientError
+from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, User
+from serving.client.retry import RETRIED_STATUSES, parse_retry_after
+
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Generic[AnswerT]):
+    """One call."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    answer: type[AnswerT]
+    body: Any = None
+    parameters: Mapping[str, str | int] | None = None
+
+    def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        """The request, made by the client that will send it."""
+        return client.build_request(self.method, self.path, json=self.body, params=self.parameters)
+
+    def read(self, response: httpx.Response) -> AnswerT:
+        """The answer.
+
+        Raises:
+            ApiError: it is a refusal.
+            ClientError: it is not what the API answers; something else may be at the address.
+        """
+        if not response.is_success:
+            raise _refusal(response)
+        try:
+            return self.answer.model_validate_json(response.content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "answer"
+            raise ClientError(f"{self.path}: unexpected answer ({where}: {first['msg']}); is this the API?") from error
+
+
+def is_worth_another_attempt(response: httpx.Response) -> bool:
+    """Whether the same call may succeed later."""
+    return response.status_code in RETRIED_STATUSES
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds that the service asks to wait."""
+    return parse_retry_after(response.headers.get("retry-after"))
+
+
+def recommend(
+    *,
+    user_id: str | None,
+    history: Sequence[str] | None,
+    k: int,
+    exclude: Sequence[str],
+    categories: Sequence[str],
+    max_per_category: int | None,
+    exclude_seen: bool,
+    mode: str,
+) -> Call[Recommendations]:
+    """`POST /v1/recommend`."""
+    body = {
+        "user_id": user_id,
+        "history": None if history is None else list(history),
+        "k": k,
+        "exclude": list(exclude),
+        "categories": list(categories),
+        "max_per_category": max_per_category,
+        "exclude_seen": exclude_seen,
+        "mode": mode,
+    }
+    body = {name: value for name, value in body.items() if value is not None}
+    return Call(method="POST", path="/v1/recommend", body=body, answer=Recommendations)
+
+
+def send_events(events: Sequence[Event]) -> Call[EventsResult]:
+    """`POST /v1/events`; the ids are in the events, so that every attempt sends the same."""
+    body = [event.model_dump(mode="json", exclude_none=True) for event in events]
+    return Call(method="POST", path="/v1/events", body=body, answer=EventsResult)
+
+
+def get_user(user_id: str, limit: int) -> Call[User]:
+    """`GET /v1/users/{user_id}`."""
+    return Call(method="GET", path=f"/v1/users/{_segment(user_id)}", parameters={"limit": limit}, answer=User)
+
+
+def get_item(item_id: str) -> Call[Item]:
+    """`GET /v1/items/{item_id}`."""
+    return Call(method="GET", path=f"/v1/items/{_segment(item_id)}", answer=Item)
+
+
+def search_items(query: str, limit: int, offset: int) -> Call[ItemPage]:
+    """`GET /v1/items`."""
+    parameters: dict[str, str | int] = {"query": query, "limit": limit, "offset": offset}
+    return Call(method="GET", path="/v1/items", parameters=parameters, answer=ItemPage)
+
+
+def get_model() -> Call[Model]:
+    """`GET /v1/model`."""
+    return Call(method="GET", path="/v1/model", answer=Model)
+
+
+def _segment(value: str) -> str:
+    return quote(value, safe="")
+
+
+def _refusal(response: httpx.Response) -> ApiError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):  # a proxy's page, for instance
+        problem = {}
+    return ApiError(
+        response.status_code,
+        str(problem.get("detail") or response.reason_phrase),
+        fields=[str(entry.get("field")) for entry in problem.get("fields", [])],
+        request_id=response.headers.get("x-request-id"),
+        retry_after_s=retry_after(response),
+    )

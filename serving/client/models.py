@@ -1,0 +1,106 @@
+"""What goes to the API and comes from it. Fields that a newer service adds are ignored."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class Item(_Answer):
+    """An item of the catalogue."""
+
+    item_id: str
+    title: str | None
+    categories: tuple[str, ...]
+    sid: tuple[int, ...]
+    """The semantic ID: one code a level, coarse to fine."""
+
+
+class ItemPage(_Answer):
+    """One page of a search in the catalogue."""
+
+    items: tuple[Item, ...]
+    total: int
+
+
+class RecommendedItem(Item):
+    """An item of a list."""
+
+    score: float
+    """Log-probability; comparable within a list."""
+    source: str
+
+
+class Recommendations(_Answer):
+    """A ranked list, best first."""
+
+    recommendation_id: str
+    items: tuple[RecommendedItem, ...]
+    source: str
+    """What made the list: `generator`, `fusion`, `reasoning` or `popularity`."""
+    fallback_reason: str | None
+    """Why it is not of the best source; None when it is."""
+    unknown_items: tuple[str, ...]
+    """Ids that the catalogue does not have."""
+    model_version: str
+
+
+class Event(BaseModel):
+    """What a user did. Sent again, with the id that it got when it was made, it counts once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    user_id: str
+    item_id: str
+    event_type: str = "view"
+    timestamp: datetime | None = None
+    """When it happened; the time of arrival when left out."""
+    event_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    """Unique among the user's events. Keep it when you send the event again yourself."""
+
+
+class RejectedEvent(_Answer):
+    """An event that was not stored."""
+
+    event_id: str
+    reason: str
+
+
+class EventsResult(_Answer):
+    """What became of the events."""
+
+    accepted: int
+    duplicates: int
+    """Events that were stored already, such as by an attempt whose answer was lost."""
+    rejected: tuple[RejectedEvent, ...]
+
+
+class HistoryItem(_Answer):
+    """An entry of a user's history."""
+
+    item_id: str
+    title: str | None
+    event_type: str | None
+    timestamp: datetime | None
+
+
+class User(_Answer):
+    """A user and the newest part of the history, oldest first."""
+
+    user_id: str
+    history: tuple[HistoryItem, ...]
+
+
+class Model(_Answer):
+    """What is being served."""
+
+    name: str
+    model_version: str
+    created_at: datetime
+    num_items: int

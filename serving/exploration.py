@@ -1,0 +1,137 @@
+"""Draws a list so that the probability of every list is known: the condition of learning from what was shown.
+
+The policy: with probability epsilon the list is drawn without replacement by Plackett-Luce over a softmax of the
+candidates' scores, mixed with a little of the uniform distribution, so that no candidate is impossible; else it is the
+best list. The best list alone would give the others no probability, and no estimate for them.
+
+Plackett, "The analysis of permutations", 1975; drawn by Gumbel-top-k: Kool et al., "Stochastic beams and where to find
+them", 2019.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.data.sequences import IntArray
+
+FloatArray = npt.NDArray[np.float64]
+
+NUM_DRAWS = 512
+"""Drawn prefixes that the marginals of the third and later slots are averaged over."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DrawnSlate:
+    """A list with its probabilities under the policy that drew it."""
+
+    order: IntArray
+    """int64 [k], candidates in the order of display."""
+    conditional: FloatArray
+    """float64 [k], of each item given those before it."""
+    marginal: FloatArray
+    """float64 [k], of each item at its place: exact for the first two, an average over draws for the others."""
+    joint_log: float
+    """Natural logarithm of the probability of the whole list."""
+    was_drawn: bool
+    """Whether it was drawn at random; the list may be the best one all the same."""
+
+
+def draw_slate(
+    scores: FloatArray, k: int, *, epsilon: float, seed: int, temperature: float = 1.0, uniform: float = 1e-3
+) -> DrawnSlate:
+    """Draw a list of `k` out of n candidates.
+
+    Args:
+        scores: float [n], finite, log-probabilities for instance; ties are ordered by index.
+        k: length of the list; n where there are fewer candidates.
+        epsilon: share of lists that are drawn, 0 .. 1.
+        seed: the same seed draws the same list.
+        temperature: above 0; higher is more random.
+        uniform: share of the uniform distribution in each choice, 0 < share <= 1.
+
+    Raises:
+        ValueError: a value is out of range, or a score is not finite.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite")
+    if not (0 <= epsilon <= 1 and temperature > 0 and 0 < uniform <= 1 and k >= 0):
+        raise ValueError(
+            f"epsilon must be 0 .. 1, temperature above 0, uniform above 0 and at most 1, k at least 0; got {epsilon}, "
+            f"{temperature}, {uniform}, {k}"
+        )
+    k = min(k, len(scores))
+    best = np.argsort(-scores, kind="stable")[:k].astype(np.int64)
+    if k == 0:
+        return DrawnSlate(order=best, conditional=np.zeros(0), marginal=np.zeros(0), joint_log=0.0, was_drawn=False)
+    strengths = _strengths(scores, temperature, uniform)
+    random = np.random.default_rng(seed)
+    was_drawn = bool(random.random() < epsilon)
+    order = _draw(strengths, k, random, 1)[0] if was_drawn else best
+    prefix = _prefix_probabilities(strengths, order, best, epsilon)
+    conditional = prefix[1:] / prefix[:-1]
+    drawn = _marginals(strengths, order, random) if epsilon > 0 else np.zeros(k)
+    return DrawnSlate(
+        order=order,
+        conditional=conditional,
+        marginal=epsilon * drawn + (1 - epsilon) * (order == best),
+        joint_log=float(np.log(conditional).sum()),
+        was_drawn=was_drawn,
+    )
+
+
+def _strengths(scores: FloatArray, temperature: float, uniform: float) -> FloatArray:
+    """float64 [n], positive, of sum 1: the probabilities of the first choice."""
+    scaled = scores / temperature
+    weights = np.exp(scaled - scaled.max())
+    mixed: FloatArray = (1 - uniform) * weights / weights.sum() + uniform / len(scores)
+    return mixed
+
+
+def _draw(strengths: FloatArray, k: int, random: np.random.Generator, count: int) -> IntArray:
+    """int64 [count, k] lists, by Gumbel-top-k."""
+    keys = np.log(strengths) + random.gumbel(size=(count, len(strengths)))
+    return np.argsort(-keys, axis=1)[:, :k].astype(np.int64)
+
+
+def _prefix_probabilities(strengths: FloatArray, order: IntArray, best: IntArray, epsilon: float) -> FloatArray:
+    """float64 [k + 1], that a list begins with the first 0 .. k items of `order`."""
+    chosen = strengths[order]
+    left = _left(strengths, order)
+    drawn = np.concatenate([[1.0], np.cumprod(chosen / left)])
+    is_best = np.concatenate([[True], np.cumprod(order == best).astype(bool)])
+    prefix: FloatArray = epsilon * drawn + (1 - epsilon) * is_best
+    return prefix
+
+
+def _left(strengths: FloatArray, order: IntArray) -> FloatArray:
+    """float64 [k], the strengths that are left before each choice, summed without subtracting: that would cancel."""
+    rest = np.ones(len(strengths), dtype=bool)
+    rest[order] = False
+    tail = strengths[rest].sum()
+    left: FloatArray = tail + np.cumsum(strengths[order][::-1])[::-1]
+    return left
+
+
+def _marginals(strengths: FloatArray, order: IntArray, random: np.random.Generator) -> FloatArray:
+    """float64 [k], that a drawn list has each item of `order` at its place.
+
+    From the third place on the average, over drawn prefixes, of the item's probability to come next: of less variance
+    than counting lists, and never 0.
+    """
+    marginals = np.empty(len(order))
+    marginals[0] = strengths[order[0]]
+    if len(order) > 1:
+        second = strengths[order[1]]
+        others = np.delete(strengths, order[1])
+        marginals[1] = (others * second / (1 - others)).sum()
+    if len(order) > 2:
+        prefixes = _draw(strengths, len(order) - 1, random, NUM_DRAWS)
+        left = 1 - np.cumsum(strengths[prefixes], axis=1)  # of at least one item, and none is impossible
+        for place in range(2, len(order)):
+            item = order[place]
+            comes_later = ~(prefixes[:, :place] == item).any(axis=1)
+            marginals[place] = (comes_later * strengths[item] / left[:, place - 1]).mean()
+    return marginals

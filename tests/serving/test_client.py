@@ -1,0 +1,289 @@
+"""The Python client against the app itself, and against services that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from guarded import Guarded, guarded_app
+
+from feature_store import OnlineStore
+from serving.client import (
+    ApiError,
+    AsyncClient,
+    Client,
+    ClientError,
+    Event,
+    EventsResult,
+    Item,
+    ItemPage,
+    Model,
+    Recommendations,
+    RecommendedItem,
+    RejectedEvent,
+    Retry,
+    UnreachableError,
+    User,
+    asynchronous,
+    blocking,
+)
+from serving.client.retry import parse_retry_after
+from serving.runtime import RecommenderRuntime
+
+Answerer = Callable[[httpx.Request], httpx.Response]
+URL = "http://service"
+
+
+class _InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """Requests go to the app of a test client, in both colours."""
+
+    def __init__(self, guarded: Guarded) -> None:
+        self._app = guarded.client
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        headers = {name: value for name, value in request.headers.items() if name != "host"}
+        answer = self._app.request(
+            request.method, request.url.raw_path.decode(), content=request.read(), headers=headers
+        )
+        return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        return await asyncio.to_thread(self.handle_request, request)
+
+
+class Caller:
+    """Either client, with one way to call it."""
+
+    def __init__(self, colour: str, **options: Any) -> None:
+        self.waits: list[float] = []
+        self._colour = colour
+        self._options = options
+
+    def __call__(self, method: str, *arguments: Any, **named: Any) -> Any:
+        if self._colour == "blocking":
+            with Client(URL, sleep=self.waits.append, **self._options) as client:
+                return getattr(client, method)(*arguments, **named)
+
+        async def sleep(seconds: float) -> None:
+            self.waits.append(seconds)
+
+        async def call() -> Any:
+            async with AsyncClient(URL, sleep=sleep, **self._options) as client:
+                return await getattr(client, method)(*arguments, **named)
+
+        return asyncio.run(call())
+
+
+@pytest.fixture(params=["blocking", "asynchronous"])
+def colour(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def guarded(runtime: RecommenderRuntime, store: OnlineStore, tmp_path: Path) -> Iterator[Guarded]:
+    with guarded_app(runtime, store, tmp_path) as guarded:
+        yield guarded
+
+
+@pytest.fixture
+def caller(guarded: Guarded, colour: str) -> Caller:
+    return Caller(colour, key=guarded.keys["write"], transport=_InProcess(guarded))
+
+
+def test_the_way_of_a_user_through_the_api(caller: Caller) -> None:
+    user = "dora/ü ?"
+    events = [Event(user_id=user, item_id=item) for item in ("i1", "i2")]
+    assert caller("send_events", events) == EventsResult(accepted=2, duplicates=0, rejected=())
+    assert caller("send_events", events).duplicates == 2
+    found = caller("recommend", user, k=3, exclude=["i4"], categories=["even"])
+    assert isinstance(found, Recommendations)
+    assert len(found.items) == 3
+    assert {item.item_id for item in found.items}.isdisjoint({"i1", "i2", "i4"})
+    assert all("even" in item.categories for item in found.items)
+    assert [entry.item_id for entry in caller("user", user).history] == ["i1", "i2"]
+    assert caller("recommend", history=[]).fallback_reason == "empty_history"
+    assert caller("item", "i1").title == "The item 1"
+    assert caller("search_items", "item 1", limit=2).total >= 2
+    assert caller("model").model_version == "abc123"
+    assert caller.waits == []
+
+
+def test_a_refusal_says_what_the_service_says(caller: Caller) -> None:
+    with pytest.raises(ApiError) as refused:
+        caller("recommend", history=[], k=1000)
+    assert refused.value.status == 422
+    assert refused.value.fields == ("k",)
+    assert "less than or equal to 100" in refused.value.detail
+    assert refused.value.request_id in str(refused.value)
+    with pytest.raises(ApiError, match="404: user 'nobody' is unknown"):
+        caller("user", "nobody")
+    assert caller.waits == [], "what will not get better is not asked again"
+
+
+def test_without_a_key_the_refusal_says_how_to_get_one(guarded: Guarded, colour: str) -> None:
+    with pytest.raises(ApiError, match="recsys keys create"):
+        Caller(colour, transport=_InProcess(guarded))("model")
+
+
+# ---- failing services ----
+
+LIST = {
+    "recommendation_id": "r",
+    "items": [],
+    "source": "generator",
+    "fallback_reason": None,
+    "unknown_items": [],
+    "model_version": "v",
+    "a_field_of_a_later_version": 1,
+}
+
+
+def _failing(colour: str, answers: list[Any], seen: list[bytes] | None = None, **retry: Any) -> Caller:
+    """A client of a service that gives these answers in turn."""
+    left = list(answers)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if seen is not None:
+            seen.append(request.content)
+        following = left.pop(0)
+        if isinstance(following, Exception):
+            raise following
+        status, headers = following
+        return httpx.Response(status, headers=headers, json=LIST if status == 200 else {"detail": "busy"})
+
+    return Caller(colour, transport=httpx.MockTransport(answer), retry=Retry(random=lambda: 1.0, **retry))
+
+
+def test_what_fails_for_a_while_is_asked_again_later_and_later(colour: str) -> None:
+    caller = _failing(colour, [httpx.ConnectError("refused"), (503, {}), httpx.ReadTimeout("slow"), (200, {})])
+    assert caller("recommend", history=[]).model_version == "v"
+    assert caller.waits == [0.1, 0.2, 0.4]
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
+def test_the_service_says_when_to_come_back(colour: str, status: int) -> None:
+    caller = _failing(colour, [(status, {"retry-after": "2"}), (200, {})])
+    caller("recommend", history=[])
+    assert caller.waits == [2.0]
+
+
+def test_who_is_asked_to_wait_too_long_is_told_so_at_once(colour: str) -> None:
+    caller = _failing(colour, [(429, {"retry-after": "60"})])
+    with pytest.raises(ApiError) as refused:
+        caller("recommend", history=[])
+    assert (refused.value.status, refused.value.retry_after_s) == (429, 60.0)
+    assert caller.waits == []
+
+
+def test_attempts_end(colour: str) -> None:
+    caller = _failing(colour, [(503, {})] * 3, attempts=3)
+    with pytest.raises(ApiError, match="503: busy"):
+        caller("recommend", history=[])
+    assert len(caller.waits) == 2
+    caller = _failing(colour, [httpx.ConnectError("refused")] * 2, attempts=2)
+    with pytest.raises(UnreachableError, match="http://service does not answer"):
+        caller("recommend", history=[])
+
+
+def test_every_attempt_sends_the_same_event_ids(colour: str) -> None:
+    seen: list[bytes] = []
+    caller = _failing(colour, [httpx.ReadError("lost"), (503, {}), (500, {})], seen)
+    with pytest.raises(ApiError, match="500"):
+        caller("send_events", [Event(user_id="u", item_id="i1")])
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+    assert Event(user_id="u", item_id="i").event_id != Event(user_id="u", item_id="i").event_id
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"{}", b"[]", b'{"items": 1}'])
+def test_something_else_at_the_address_is_recognised(colour: str, content: bytes) -> None:
+    caller = Caller(colour, transport=httpx.MockTransport(lambda _: httpx.Response(200, content=content)))
+    with pytest.raises(ClientError, match="is this the API"):
+        caller("model")
+    caller = Caller(colour, transport=httpx.MockTransport(lambda _: httpx.Response(404, content=content)))
+    with pytest.raises(ApiError, match="404: Not Found"):
+        caller("model")
+
+
+def test_waits_double_up_to_a_limit_and_are_random_below_it() -> None:
+    retry = Retry(attempts=10, first_s=1, longest_s=5, random=lambda: 1.0)
+    assert [retry.wait_s(attempt, None) for attempt in (1, 2, 3, 4, 9, 10)] == [1, 2, 4, 5, 5, None]
+    assert Retry(random=lambda: 0.25, first_s=1).wait_s(1, None) == 0.25
+    assert Retry(random=lambda: 0.25, first_s=1).wait_s(1, 0.5) == 0.5
+    with pytest.raises(ValueError, match="attempts"):
+        Retry(attempts=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("3", 3),
+        ("Tue, 24 Nov 2026 12:00:05 GMT", 5),
+        ("Tue, 24 Nov 2026 11:00:00 GMT", 0),
+        ("soon", None),
+        ("-1", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, datetime(2026, 11, 24, 12, tzinfo=UTC)) == seconds
+
+
+# ---- contracts ----
+
+
+def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
+    schemas = app.openapi()["components"]["schemas"]
+    for model, name in [
+        (Recommendations, "RecommendResponse"),
+        (RecommendedItem, "RecommendedItem"),
+        (Item, "ItemDetail"),
+        (ItemPage, "ItemPage"),
+        (EventsResult, "EventsResponse"),
+        (RejectedEvent, "RejectedEvent"),
+        (User, "UserDetail"),
+        (Model, "ModelResponse"),
+    ]:
+        assert model.model_fields.keys() <= set(schemas[name]["required"]), name
+    assert Event.model_fields.keys() == schemas["EventIn"]["properties"].keys()
+    sent = set(inspect.signature(Client.recommend).parameters) - {"self"}
+    assert sent <= schemas["RecommendRequest"]["properties"].keys()
+
+
+def test_both_clients_are_the_same_but_for_their_colour() -> None:
+    def colourless(module: Any) -> list[str]:
+        text = inspect.getsource(module).partition('"""\n')[2]
+        for word, plain in [
+            ("async ", ""),
+            ("await ", ""),
+            ("AsyncClient", "Client"),
+            ("AsyncBaseTransport", "BaseTransport"),
+            ("asyncio", "time"),
+            ("Awaitable[None]", "None"),
+            ("Awaitable, ", ""),
+            ("tasks of one event loop", "threads"),
+            ("__aenter__", "__enter__"),
+            ("__aexit__", "__exit__"),
+            ("aclose", "close"),
+            ("an `with` block", "a `with` block"),
+        ]:
+            text = text.replace(word, plain)
+        return text.splitlines()
+
+    assert colourless(asynchronous) == colourless(blocking)
+
+
+def test_the_client_loads_no_model_library() -> None:
+    code = "import sys, serving.client; print(*{'torch', 'transformers', 'fastapi', 'polars'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

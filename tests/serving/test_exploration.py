@@ -1,0 +1,99 @@
+"""The probabilities of drawn lists against the enumeration of all lists of a small catalogue."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.exploration import draw_slate
+
+SCORES = np.array([0.3, -1.0, 1.2, 0.0])
+TEMPERATURE, UNIFORM, EPSILON = 0.7, 0.05, 0.4
+
+
+def _all_lists(k: int) -> dict[tuple[int, ...], float]:
+    """The probability of every list, from the definition of the policy."""
+    weights = np.exp(SCORES / TEMPERATURE)
+    strengths = (1 - UNIFORM) * weights / weights.sum() + UNIFORM / len(SCORES)
+    best = tuple(np.argsort(-SCORES)[:k].tolist())
+    found = {}
+    for items in permutations(range(len(SCORES)), k):
+        probability, left = 1.0, 1.0
+        for item in items:
+            probability *= strengths[item] / left
+            left -= strengths[item]
+        found[items] = EPSILON * probability + (1 - EPSILON) * (items == best)
+    return found
+
+
+def _draw(seed: int, k: int = 3, epsilon: float = EPSILON):
+    return draw_slate(SCORES, k, epsilon=epsilon, seed=seed, temperature=TEMPERATURE, uniform=UNIFORM)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_probabilities_are_those_of_the_enumeration(k: int) -> None:
+    lists = _all_lists(k)
+    assert sum(lists.values()) == pytest.approx(1)
+    for seed in range(40):
+        drawn = _draw(seed, k)
+        items = tuple(drawn.order.tolist())
+        assert drawn.joint_log == pytest.approx(np.log(lists[items]), abs=1e-9)
+        for place, item in enumerate(items):
+            begins = {
+                size: sum(p for each, p in lists.items() if each[:size] == items[:size]) for size in (place, place + 1)
+            }
+            assert drawn.conditional[place] == pytest.approx(begins[place + 1] / begins[place])
+            marginal = sum(p for each, p in lists.items() if each[place] == item)
+            assert drawn.marginal[place] == pytest.approx(marginal, abs=1e-9 if place < 2 else 0.02)
+
+
+def test_lists_appear_as_often_as_their_probability_says() -> None:
+    lists, draws = _all_lists(3), 2000
+    counts = dict.fromkeys(lists, 0)
+    for seed in range(draws):
+        counts[tuple(_draw(seed).order.tolist())] += 1
+    for items, probability in lists.items():
+        spread = np.sqrt(probability * (1 - probability) / draws)
+        assert abs(counts[items] / draws - probability) < 4.5 * spread
+
+
+def test_without_exploration_the_best_list_is_certain() -> None:
+    drawn = _draw(0, epsilon=0)
+    assert drawn.order.tolist() == [2, 0, 3]
+    assert drawn.joint_log == 0
+    assert drawn.marginal.tolist() == drawn.conditional.tolist() == [1, 1, 1]
+    assert not drawn.was_drawn
+
+
+def test_a_seed_draws_the_same_list_and_probabilities() -> None:
+    first, second = _draw(5, epsilon=1), _draw(5, epsilon=1)
+    assert first.was_drawn
+    assert first.order.tolist() == second.order.tolist()
+    assert first.marginal.tolist() == second.marginal.tolist()
+
+
+@given(
+    scores=st.lists(st.floats(-800, 0), max_size=30),
+    k=st.integers(0, 12),
+    epsilon=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+)
+def test_every_list_is_possible_whatever_the_scores(scores: list[float], k: int, epsilon: float, seed: int) -> None:
+    drawn = draw_slate(np.array(scores), k, epsilon=epsilon, seed=seed)
+    assert len(set(drawn.order.tolist())) == len(drawn.order) == min(k, len(scores))
+    assert np.isfinite(drawn.joint_log)
+    for probabilities in (drawn.marginal, drawn.conditional):
+        assert ((probabilities > 0) & (probabilities <= 1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"epsilon": 2}, {"temperature": 0}, {"uniform": 0}, {"k": -1}, {"scores": np.array([np.nan])}]
+)
+def test_impossible_values_are_refused(change: dict) -> None:
+    values = {"scores": SCORES, "k": 2, "epsilon": 0.1, "seed": 0} | change
+    with pytest.raises(ValueError, match="must be"):
+        draw_slate(values.pop("scores"), values.pop("k"), **values)
