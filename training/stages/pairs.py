@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +9,30 @@ import polars as pl
 
 from recsys.alignment.builders.beams import beam_pairs
 from recsys.alignment.builders.cases import sample_cases
-from recsys.alignment.builders.config import PairsConfig
+from recsys.alignment.builders.config import BeamPairsConfig, NoveltyPairsConfig, PairsConfig, PerturbedPairsConfig
+from recsys.alignment.builders.novelty import novelty_pairs
 from recsys.alignment.builders.perturbed import perturbed_pairs
 from recsys.alignment.builders.ratings import rating_pairs
 from recsys.alignment.pairs import PreferencePairs
-from recsys.data import Interactions, Split
+from recsys.data import Examples, Interactions, Split
 from recsys.errors import DataError
+from recsys.evaluation.baselines.counting import item_counts
 from recsys.files import write_json
+from recsys.generator import GenerativeRecommender
 from training.config import RunConfig
 from training.layout import DATA, ENCODE, PAIRS, PAIRS_REPORT, TOKENIZE, TRAIN
 from training.pipeline import Stage, Workspace
 from training.stages import data, encode, tokenize, train
 
 _PAIRS = "pairs.parquet"
+_ALWAYS = ("beams", "ratings", "perturbed")
 
 
 def stage(config: RunConfig, pairs: PairsConfig) -> Stage:
     """Minutes: begins anew after a kill."""
     settings = {
-        "pairs": pairs.model_dump(mode="json"),
+        # Without what is off, so that pairs that were made before there was a choice stay up to date.
+        "pairs": {name: value for name, value in pairs.model_dump(mode="json").items() if name in _ALWAYS or value},
         "mask_seen": config.evaluation.mask_seen,
         "seed": config.run.seed,
     }
@@ -49,16 +53,9 @@ def _build(config: RunConfig, pairs: PairsConfig, workspace: Workspace) -> None:
         tables.append(_from_ratings(config, pairs, split, interactions))
     if pairs.perturbed is not None:
         chosen = pairs.perturbed
-        cases = sample_cases(
-            split.train,
-            chosen.max_cases,
-            max_history=config.generator.model.max_history,
-            seed=config.run.seed,
-            min_history=chosen.min_history,
-        )
         tables.append(
             perturbed_pairs(
-                cases,
+                _cases(config, chosen, split),
                 interactions.user_ids,
                 items=split.fitted_items,
                 kind=chosen.kind,
@@ -67,8 +64,14 @@ def _build(config: RunConfig, pairs: PairsConfig, workspace: Workspace) -> None:
                 seed=config.run.seed,
             )
         )
-    if pairs.beams is not None:
-        tables.append(_from_beams(config, pairs, split, interactions, inputs))
+    if pairs.beams is not None or pairs.novelty is not None:
+        recommender = train.load_recommender(
+            inputs[TRAIN], config.generator, tokenize.load_ids(inputs[TOKENIZE]), encode.load_embeddings(inputs[ENCODE])
+        )
+        if pairs.beams is not None:
+            tables.append(_from_beams(config, pairs.beams, split, interactions, recommender))
+        if pairs.novelty is not None:
+            tables.append(_from_novelty(config, pairs.novelty, split, interactions, recommender))
     table = PreferencePairs.concat(tables)
     if len(table) == 0:
         raise DataError("pairs: no training sequence is long enough for a pair; lower min_history of its sources")
@@ -98,28 +101,59 @@ def _from_ratings(config: RunConfig, pairs: PairsConfig, split: Split, interacti
 
 
 def _from_beams(
-    config: RunConfig, pairs: PairsConfig, split: Split, interactions: Interactions, inputs: Mapping[str, Path]
+    config: RunConfig,
+    chosen: BeamPairsConfig,
+    split: Split,
+    interactions: Interactions,
+    recommender: GenerativeRecommender,
 ) -> PreferencePairs:
-    chosen = pairs.beams
-    assert chosen is not None, "callers have asked"
-    recommender = train.load_recommender(
-        inputs[TRAIN], config.generator, tokenize.load_ids(inputs[TOKENIZE]), encode.load_embeddings(inputs[ENCODE])
-    )
-    cases = sample_cases(
-        split.train,
-        chosen.max_cases,
-        max_history=config.generator.model.max_history,
-        seed=config.run.seed,
-        min_history=chosen.min_history,
-    )
     return beam_pairs(
         recommender,
-        cases,
+        _cases(config, chosen, split),
         interactions.user_ids,
         count=chosen.num_rejected,
         beams=chosen.beams,
         mask_seen=config.evaluation.mask_seen,
         created_by=f"generator of run {config.run.name}",
+    )
+
+
+def _from_novelty(
+    config: RunConfig,
+    chosen: NoveltyPairsConfig,
+    split: Split,
+    interactions: Interactions,
+    recommender: GenerativeRecommender,
+) -> PreferencePairs:
+    found = novelty_pairs(
+        recommender,
+        _cases(config, chosen, split),
+        interactions.user_ids,
+        popularity=item_counts(split.train, split.num_items),
+        candidates=chosen.candidates,
+        min_ratio=chosen.min_ratio,
+        max_rejected=chosen.max_rejected,
+        beams=chosen.beams,
+        mask_seen=config.evaluation.mask_seen,
+        created_by=f"generator of run {config.run.name}",
+    )
+    if len(found) == 0:
+        raise DataError(
+            f"pairs.novelty: no list of {chosen.candidates} items holds one that is {chosen.min_ratio:g} times as "
+            "popular as another; lower pairs.novelty.min_ratio, or raise pairs.novelty.candidates"
+        )
+    return found
+
+
+def _cases(
+    config: RunConfig, chosen: BeamPairsConfig | NoveltyPairsConfig | PerturbedPairsConfig, split: Split
+) -> Examples:
+    return sample_cases(
+        split.train,
+        chosen.max_cases,
+        max_history=config.generator.model.max_history,
+        seed=config.run.seed,
+        min_history=chosen.min_history,
     )
 
 

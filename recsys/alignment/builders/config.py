@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from recsys.alignment.pairs import OBJECTIVES, Objective
 from recsys.config import StrictConfig
 
 
@@ -50,6 +52,23 @@ class PerturbedPairsConfig(StrictConfig):
     """Perturbed histories a pair."""
 
 
+class NoveltyPairsConfig(StrictConfig):
+    """Of the trained generator's best items, the rarest against more popular ones; for `align.objectives`."""
+
+    max_cases: int = Field(default=20_000, ge=1)
+    """Places of the training sequences, a random sample."""
+    min_history: int = Field(default=3, ge=0)
+    """Items before such a place at least."""
+    candidates: int = Field(default=10, ge=2)
+    """How many of the generator's best items are good enough to be compared."""
+    min_ratio: float = Field(default=2.0, gt=1)
+    """Rejected items are at least so many times as popular as the chosen one."""
+    max_rejected: int = Field(default=3, ge=1)
+    """Rejected items a pair, the least popular first."""
+    beams: int = Field(default=20, ge=1)
+    """Width of the search."""
+
+
 class PairsConfig(StrictConfig):
     """The sources of a run's preference pairs; null leaves one out."""
 
@@ -59,9 +78,20 @@ class PairsConfig(StrictConfig):
     """Ratings, where the data have them."""
     perturbed: PerturbedPairsConfig | None = None
     """Perturbed histories."""
+    novelty: NoveltyPairsConfig | None = None
+    """Rare items among good ones, the objective `novelty` of `align.objectives`; all others are about `accuracy`."""
 
     @model_validator(mode="after")
     def _some_source(self) -> PairsConfig:
-        if self.beams is None and self.ratings is None and self.perturbed is None:
-            raise ValueError("give at least one of beams, ratings and perturbed, or leave the section out")
+        if not self.objectives:
+            raise ValueError("give at least one of beams, ratings, perturbed and novelty, or leave the section out")
         return self
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the pairs are about."""
+        about: dict[Objective, Sequence[object]] = {
+            "accuracy": (self.beams, self.ratings, self.perturbed),
+            "novelty": (self.novelty,),
+        }
+        return tuple(name for name in OBJECTIVES if any(source is not None for source in about[name]))
