@@ -78,7 +78,7 @@ def _check_pairs(config: RunConfig, align: AlignConfig) -> None:
         raise ConfigError("align.method=preference reads pairs; add a section `pairs`, or set group_policy")
     if align.objectives is not None:
         _check_objectives(config, align.objectives, config.pairs)
-    unread = [name for name in ("ratings", "perturbed", "novelty") if getattr(config.pairs, name) is not None]
+    unread = [name for name in ("ratings", "perturbed", "clicks", "novelty") if getattr(config.pairs, name) is not None]
     if align.preference.negatives == "table":
         return
     if unread:
