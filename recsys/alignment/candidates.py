@@ -79,7 +79,7 @@ def head_log_probs(model: PolicyModel, items: Tensor, lengths: Tensor, candidate
         raise ValueError("the model has no heads of objectives")
     state = model.start(items, lengths)
     total = torch.zeros(candidates.shape, device=candidates.device)
-    for number in owners.unique().tolist():
+    for number in sorted(set(owners.tolist())):
         rows = (owners == number).nonzero().squeeze(1)
         found = log_probs_from(model.with_depth(model.depth.head(number)), state[rows], candidates[rows])
         total = total.index_put((rows,), found)

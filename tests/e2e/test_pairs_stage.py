@@ -164,7 +164,7 @@ def test_graded_lists_come_from_the_same_log(run: RunConfig, tmp_path: Path) -> 
         ("{filters: [{kind: flip_rate}]}", r"filters\[0\]: flip_rate judges pairs of ratings or clicks, which this"),
         ("{filters: [{kind: routing}]}", r"pairs\.filters\[0\]\.kind must be .*'peer_review'.* got 'routing'"),
         ("{filters: [{kind: peer_review, noise: 0.7}]}", r"pairs\.filters\[0\]\.noise should be less than 0\.5"),
-        ("{beams: null}", "give at least one of beams, ratings, perturbed, clicks, novelty"),
+        ("{beams: null}", "give at least one of beams, ratings, perturbed, clicks and novelty"),
     ],
 )
 def test_filters_without_anything_to_judge_are_refused(

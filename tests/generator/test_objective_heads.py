@@ -12,6 +12,7 @@ import torch
 from recsys.data import Sequences
 from recsys.errors import ArtifactError, ConfigError
 from recsys.generator import GenerativeRecommender
+from recsys.generator.depth import DepthHeads
 from recsys.generator.nested import NestedModel
 from recsys.generator.walk import legal_log_softmax
 
@@ -23,6 +24,11 @@ NAMES = ["accuracy", "novelty", "depth"]
 @pytest.fixture
 def plain(make_recommender: RecommenderFactory) -> GenerativeRecommender:
     return make_recommender(num_items=120, sizes=(6, 5, 8))
+
+
+def heads(model: NestedModel) -> DepthHeads:
+    assert isinstance(model.depth, DepthHeads)
+    return model.depth
 
 
 def same_lists(one: GenerativeRecommender, other: GenerativeRecommender, tolerance: float) -> None:
@@ -62,7 +68,7 @@ def test_the_default_dial_changes_nothing_and_one_end_of_it_is_one_head(plain: G
             headed.codes,
             headed.codebook_sizes,
             headed.item_vectors,
-            model.with_depth(model.depth.head(number)),  # type: ignore[union-attr]
+            model.with_depth(heads(model).head(number)),
         )
         same_lists(headed.weighted({name: 2}), alone, 0)
     assert headed.objectives == pytest.approx(dict.fromkeys(NAMES, 1 / 3)), "a dial is of its own copy"
@@ -75,7 +81,7 @@ def test_the_mix_is_that_of_the_heads_logits_on_every_step(plain: GenerativeReco
     assert isinstance(model, NestedModel)
     trie = model.trie
     found = headed.recommend(HISTORIES, 120, beams=120)
-    views = [model.with_depth(model.depth.head(number)) for number in range(2)]  # type: ignore[union-attr]
+    views = [model.with_depth(heads(model).head(number)) for number in range(2)]
     everything = torch.arange(120).unsqueeze(0)
     for row, history in enumerate(HISTORIES):
         items = torch.from_numpy(history).unsqueeze(0)
@@ -114,9 +120,9 @@ def test_heads_differ_by_their_noise_and_by_nothing_else(plain: GenerativeRecomm
         if not name.startswith("depth."):
             assert torch.equal(state[name], value), name
             continue
-        heads = [state[name.replace("depth.", f"depth.objectives.{number}.", 1)] for number in range(2)]
-        assert not torch.equal(heads[0], heads[1]), name
-        differences += [(head - value).flatten() for head in heads]
+        both = [state[name.replace("depth.", f"depth.objectives.{number}.", 1)] for number in range(2)]
+        assert not torch.equal(both[0], both[1]), name
+        differences += [(head - value).flatten() for head in both]
     assert torch.cat(differences).std().item() == pytest.approx(1e-3, rel=0.05)
 
 

@@ -161,11 +161,13 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
     )
     if align.objectives is not None:
         assert config.pairs is not None, "checked with the stage"
+        chosen = align.objectives.weights
+        weights = None if chosen is None else {str(name): weight for name, weight in chosen.items()}
         fitted = dataclasses.replace(
             fitted,
             recommender=fitted.recommender.with_objectives(
                 config.pairs.objectives,
-                weights=align.objectives.weights,
+                weights=weights,
                 noise=align.objectives.noise,
                 seed=config.run.seed,
             ),

@@ -100,7 +100,8 @@ class PairsConfig(StrictConfig):
     @model_validator(mode="after")
     def _some_source(self) -> PairsConfig:
         if not self.sources:
-            raise ValueError(f"give at least one of {', '.join(_SOURCES)}, or leave the section out")
+            *most, last = _SOURCES
+            raise ValueError(f"give at least one of {', '.join(most)} and {last}, or leave the section out")
         return self
 
     @model_validator(mode="after")
