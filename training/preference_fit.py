@@ -23,7 +23,14 @@ from torch import Tensor
 from recsys.alignment.bco import RewardShift
 from recsys.alignment.builders.beams import beam_negatives
 from recsys.alignment.candidates import PolicyModel, candidate_log_probs, head_log_probs, policy_model
-from recsys.alignment.losses import LossConfig, PairLogProbs, objective_heads_loss, pair_metrics, preference_loss
+from recsys.alignment.losses import (
+    LossConfig,
+    PairLogProbs,
+    objective_heads_loss,
+    pair_metrics,
+    preference_loss,
+    select_pairs,
+)
 from recsys.alignment.pairs import OBJECTIVES, PreferencePairs
 from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
@@ -127,7 +134,8 @@ def fit_preferences(
         checkpoint_dir: where the state after each epoch is kept; a fit found there is continued bit for bit, if it was
             begun with the same model, pairs, settings and seed: nothing here checks.
         log: receives (tag, value, step) scalars: `train/...` of the loop and `preference/...` of `pair_metrics`, every
-            tenth step, and `preference/first_share` each epoch with `negatives: beam`.
+            tenth step, as `objective/novelty/...` too where heads have one, and
+            `preference/first_share` each epoch with `negatives: beam`.
 
     Raises:
         DataError: no pairs of items, items outside the catalogue, or a column that the loss needs and the table lacks.
@@ -225,6 +233,7 @@ class _PairObjective:
         self._grades: tuple[Tensor, Tensor] | None = None
         self._flips: Tensor | None = None
         self._owners = _owners(model, table)
+        self._names = tuple(recommender.objectives)
         self._fixed: _Answers | None = None
         self._current: _Judged | None = None
         if config.negatives == "table":
@@ -362,6 +371,10 @@ class _PairObjective:
         theirs = _after(model, others, candidates[places, slots + 1].unsqueeze(1), their_owners).squeeze(1)
         return found.index_put((places, slots + 1), theirs)
 
+    def _log_metrics(self, prefix: str, pairs: PairLogProbs) -> None:
+        for name, value in pair_metrics(pairs, self._config.loss.beta).items():
+            self._log(f"{prefix}/{name}", value, self._step)
+
     def loss(self, batch: IntArray) -> BatchLoss:
         """The configured loss of the pairs at `batch`."""
         answers = self._current
@@ -400,8 +413,11 @@ class _PairObjective:
             heads = [pairs] * (int(self._owners.max()) + 1)
             loss = objective_heads_loss(heads, self._owners[batch].to(device), self._config.loss)
         if self._step % _LOG_EVERY == 0:
-            for name, value in pair_metrics(pairs, self._config.loss.beta).items():
-                self._log(f"preference/{name}", value, self._step)
+            self._log_metrics("preference", pairs)
+            if self._owners is not None:
+                owners = self._owners[batch].to(device)
+                for number in sorted(set(owners.tolist())):
+                    self._log_metrics(f"objective/{self._names[number]}", select_pairs(pairs, owners == number))
         self._step += 1
         return BatchLoss(
             loss=loss,

@@ -154,3 +154,20 @@ def test_what_has_no_such_heads_is_named(plain: GenerativeRecommender, make_reco
     for wrong in ({"accuracy": -1.0, "novelty": 2.0}, {"accuracy": 0.0}, {"accuracy": float("nan")}):
         with pytest.raises(ConfigError, match="must be 0 or more, and one above 0"):
             headed.weighted(wrong)
+
+
+def test_a_session_is_read_once_however_it_is_weighed(plain: GenerativeRecommender) -> None:
+    headed = plain.with_objectives(["accuracy", "novelty"], noise=0.3)
+    novel = headed.weighted({"novelty": 1})
+    keys = [f"s{row}" for row in range(len(HISTORIES))]
+    headed.recommend(HISTORIES, 5, sessions=keys)
+    found = novel.recommend(HISTORIES, 5, sessions=keys)
+    assert headed.sessions.counts.hits == len(HISTORIES)
+    expected = novel.recommend(HISTORIES, 5)
+    np.testing.assert_array_equal(found.items, expected.items)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    drawn = novel.sample(HISTORIES, 3, seeds=np.arange(len(HISTORIES)))
+    scores = novel.recommend(HISTORIES, 120, beams=120)
+    for row, items in enumerate(drawn.items.tolist()):
+        by_item = dict(zip(scores.items[row].tolist(), scores.scores[row].tolist(), strict=True))
+        assert drawn.scores[row].tolist() == pytest.approx([by_item[item] for item in items], abs=1e-4)

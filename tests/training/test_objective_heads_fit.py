@@ -82,8 +82,19 @@ def tuned() -> GenerativeRecommender:
     config = PreferenceFitConfig.model_validate(
         {"epochs": 3, "batch_pairs": 64, "learning_rate": 3e-3, "negatives": "table", "loss": {"sft_weight": 0.2}}
     )
-    result = fit_preferences(headed, PreferencePairs.concat(tables()), config, seed=0, validate=lambda: 0.0)
+    logged: dict[str, list[float]] = {}
+    result = fit_preferences(
+        headed,
+        PreferencePairs.concat(tables()),
+        config,
+        seed=0,
+        validate=lambda: 0.0,
+        log=lambda tag, value, step: logged.setdefault(tag, []).append(value),
+    )
     assert result.best_epoch == 3, "there is no best epoch of a mix: the last one stays"
+    assert logged["objective/novelty/margin"][0] == pytest.approx(0, abs=1e-5), "the reference has the same heads"
+    assert logged["objective/novelty/margin"][-1] > 0.2
+    assert logged["objective/accuracy/margin"][-1] > 0
     return headed
 
 
@@ -130,11 +141,11 @@ def test_each_head_learns_its_own_order_and_not_the_others() -> None:
     padded = torch.from_numpy(pad_right(items.items, items.offsets[:-1], items.lengths))
     lengths = torch.from_numpy(items.lengths)
     candidates = torch.tensor([[row[0], row[1][0]] for row in frame.select("chosen_item", "rejected_items").rows()])
-    agreed = []
+    agreed, model = [], policy_model(tuned().model)
     for number in range(2):
         owners = torch.full((len(frame),), number)
         with torch.no_grad():
-            found = head_log_probs(policy_model(tuned().model), padded, lengths, candidates, owners)
+            found = head_log_probs(model, padded, lengths, candidates, owners)
         agreed.append(float((found[:, 0] > found[:, 1]).float().mean()))
     assert agreed[0] < 0.5
     assert agreed[1] > 0.9
