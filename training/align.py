@@ -34,6 +34,9 @@ class ObjectivesConfig(StrictConfig):
     weights: dict[Objective, Annotated[float, Field(ge=0)]] | None = None
     """How much each objective counts when lists are made, of any sum; null: all the same. Those left out do not count.
     """
+    tune: Literal["heads", "all"] = "heads"
+    """`heads`: what they share stays as supervised training left it, so that no objective moves another one's lists;
+    `all`: as in the paper, the backbone learns from every objective too."""
     noise: float = Field(default=1e-3, ge=0)
     """Standard deviation of what tells the heads from each other before they are tuned."""
 

@@ -8,7 +8,8 @@ Shapes: P pairs of the table, B of a batch, W = 1 + R answers a pair (chosen fir
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys.alignment.bco import RewardShift
 from recsys.alignment.builders.beams import beam_negatives
@@ -111,6 +112,7 @@ def fit_preferences(
     seed: int,
     validate: Callable[[], float],
     mask_seen: bool = False,
+    heads_only: bool = False,
     checkpoint_dir: Path | None = None,
     log: Callable[[str, float, int], None] = lambda tag, value, step: None,
 ) -> PreferenceFitResult:
@@ -131,6 +133,7 @@ def fit_preferences(
         validate: how good the model is as it stands, larger is better, for example NDCG@10 on validation cases; called
             before the first epoch and after each.
         mask_seen: search for negatives among items that are not in the history.
+        heads_only: leave all weights that the heads of objectives share as they are.
         checkpoint_dir: where the state after each epoch is kept; a fit found there is continued bit for bit, if it was
             begun with the same model, pairs, settings and seed: nothing here checks.
         log: receives (tag, value, step) scalars: `train/...` of the loop and `preference/...` of `pair_metrics`, every
@@ -163,22 +166,40 @@ def fit_preferences(
         device=config.device,
         precision="float32",
     )
-    result = fit_generator(
-        model,
-        objective.prompts,
-        schedule,
-        seed=seed,
-        validate=validate,
-        checkpoint_dir=checkpoint_dir,
-        log=log,
-        objective=objective,
-        body_rate=config.body_rate,
-    )
+    with _frozen(_shared_weights(model) if by_objective and heads_only else ()):
+        result = fit_generator(
+            model,
+            objective.prompts,
+            schedule,
+            seed=seed,
+            validate=validate,
+            checkpoint_dir=checkpoint_dir,
+            log=log,
+            objective=objective,
+            body_rate=config.body_rate,
+        )
     best = max(entry["ndcg@10"] for entry in result.curve if "ndcg@10" in entry)
     if best > start or by_objective:
         return PreferenceFitResult(curve=result.curve, start=start, best_epoch=result.best_epoch)
     model.load_state_dict(reference.state_dict())
     return PreferenceFitResult(curve=result.curve, start=start, best_epoch=0)
+
+
+def _shared_weights(model: PolicyModel) -> list[nn.Parameter]:
+    """What is trained of the model beside its heads of objectives."""
+    own = {id(weight) for weight in model.depth.parameters()} if isinstance(model, NestedModel) else set()
+    return [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in own]
+
+
+@contextmanager
+def _frozen(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -182,3 +182,17 @@ def test_what_heads_cannot_learn_from_is_named() -> None:
         fit(strange)
     with pytest.raises(ValueError, match="no heads of objectives"):
         head_log_probs(policy_model(trained().model), *[torch.zeros(1, 1, dtype=torch.int64)] * 4)
+
+
+def test_heads_can_learn_while_all_that_they_share_stays() -> None:
+    headed = trained().with_objectives(["accuracy", "novelty"])
+    before = {name: value.clone() for name, value in headed.model.state_dict().items()}
+    config = PreferenceFitConfig.model_validate({"epochs": 1, "batch_pairs": 64, "negatives": "table"})
+    pairs = PreferencePairs.concat(tables())
+    fit_preferences(headed, pairs, config, seed=0, validate=lambda: 0.0, heads_only=True)
+    for name, value in headed.model.state_dict().items():
+        if name.startswith("depth."):
+            assert not torch.equal(value, before[name]), name
+        else:
+            assert torch.equal(value, before[name]), name
+    assert all(weight.requires_grad for weight in headed.model.parameters()), "for the fit only"

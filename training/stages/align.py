@@ -200,6 +200,7 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
                 seed=config.run.seed,
                 validate=lambda: fitted.served(config, align).ndcg,
                 mask_seen=config.evaluation.mask_seen,
+                heads_only=align.objectives is not None and align.objectives.tune == "heads",
                 checkpoint_dir=workspace.resume,
                 log=log,
             )
