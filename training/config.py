@@ -184,6 +184,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     )
     encoder = encoder.model_copy(update={"modalities": modalities})
     changes: dict[str, Any] = {"run": run, "data": data, "encoder": encoder}
+    if config.pairs is not None and config.pairs.clicks is not None:
+        clicks = config.pairs.clicks.model_copy(update={"file": config.pairs.clicks.file.absolute()})
+        changes["pairs"] = config.pairs.model_copy(update={"clicks": clicks})
     if config.profiles is not None:
         changes["profiles"] = _absolute_profile_paths(config.profiles)
     return config.model_copy(update={**changes, **_absolute_language_paths(config)})

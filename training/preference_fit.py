@@ -8,7 +8,8 @@ Shapes: P pairs of the table, B of a batch, W = 1 + R answers a pair (chosen fir
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,18 +19,27 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys.alignment.bco import RewardShift
 from recsys.alignment.builders.beams import beam_negatives
-from recsys.alignment.candidates import PolicyModel, candidate_log_probs, policy_model
-from recsys.alignment.losses import LossConfig, PairLogProbs, pair_metrics, preference_loss
-from recsys.alignment.pairs import PreferencePairs
+from recsys.alignment.candidates import PolicyModel, candidate_log_probs, head_log_probs, policy_model
+from recsys.alignment.losses import (
+    LossConfig,
+    PairLogProbs,
+    objective_heads_loss,
+    pair_metrics,
+    preference_loss,
+    select_pairs,
+)
+from recsys.alignment.pairs import OBJECTIVES, PreferencePairs
 from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
 from recsys.data.windows import pad_right
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.evaluation.baselines.sasrec_model import pick_device
+from recsys.generator.depth import DepthHeads
+from recsys.generator.nested import NestedModel
 from recsys.generator.placement import place
 from recsys.generator.recommender import GenerativeRecommender
 from training.fit import FitConfig, fit_generator
@@ -102,12 +112,17 @@ def fit_preferences(
     seed: int,
     validate: Callable[[], float],
     mask_seen: bool = False,
+    heads_only: bool = False,
     checkpoint_dir: Path | None = None,
     log: Callable[[str, float, int], None] = lambda tag, value, step: None,
 ) -> PreferenceFitResult:
     """Tune the recommender's model in place on pairs of items; the reference is a copy of it as it is given.
 
     Policy and reference are compared without dropout, so that they differ by their weights only.
+
+    A model with a head an objective (`GenerativeRecommender.with_objectives`) is tuned as MAH-DPO does: each pair by
+    the head of its objective alone, the loss being the mean over objectives. What a mix of heads is worth depends on
+    its weights, so there is no best epoch: the last one's weights are kept, and validated.
 
     Args:
         recommender: a trained generator of the nested or flat shape; its model is moved to the configured device.
@@ -118,16 +133,23 @@ def fit_preferences(
         validate: how good the model is as it stands, larger is better, for example NDCG@10 on validation cases; called
             before the first epoch and after each.
         mask_seen: search for negatives among items that are not in the history.
+        heads_only: leave all weights that the heads of objectives share as they are.
         checkpoint_dir: where the state after each epoch is kept; a fit found there is continued bit for bit, if it was
             begun with the same model, pairs, settings and seed: nothing here checks.
         log: receives (tag, value, step) scalars: `train/...` of the loop and `preference/...` of `pair_metrics`, every
-            tenth step, and `preference/first_share` each epoch with `negatives: beam`.
+            tenth step, as `objective/novelty/...` too where heads have one, and
+            `preference/first_share` each epoch with `negatives: beam`.
 
     Raises:
         DataError: no pairs of items, items outside the catalogue, or a column that the loss needs and the table lacks.
-        ConfigError: a generator of the any-order shape.
+        ConfigError: a generator of the any-order shape; heads, and negatives that are not those of the table.
     """
     model = policy_model(recommender.model)
+    by_objective = bool(recommender.objectives)
+    if by_objective and config.negatives != "table":
+        raise ConfigError(
+            f"negatives={config.negatives} knows no objectives; a model with a head an objective reads negatives: table"
+        )
     place(model, pick_device(config.device))
     reference = copy.deepcopy(model).eval()
     objective = _PairObjective(recommender, model, reference, pairs, config, mask_seen, log)
@@ -139,26 +161,45 @@ def fit_preferences(
         weight_decay=config.weight_decay,
         warmup_share=config.warmup_share,
         max_grad_norm=config.max_grad_norm,
+        validate_every=config.epochs if by_objective else 1,
         patience=config.patience,
         device=config.device,
         precision="float32",
     )
-    result = fit_generator(
-        model,
-        objective.prompts,
-        schedule,
-        seed=seed,
-        validate=validate,
-        checkpoint_dir=checkpoint_dir,
-        log=log,
-        objective=objective,
-        body_rate=config.body_rate,
-    )
+    with _frozen(_shared_weights(model) if by_objective and heads_only else ()):
+        result = fit_generator(
+            model,
+            objective.prompts,
+            schedule,
+            seed=seed,
+            validate=validate,
+            checkpoint_dir=checkpoint_dir,
+            log=log,
+            objective=objective,
+            body_rate=config.body_rate,
+        )
     best = max(entry["ndcg@10"] for entry in result.curve if "ndcg@10" in entry)
-    if best > start:
+    if best > start or by_objective:
         return PreferenceFitResult(curve=result.curve, start=start, best_epoch=result.best_epoch)
     model.load_state_dict(reference.state_dict())
     return PreferenceFitResult(curve=result.curve, start=start, best_epoch=0)
+
+
+def _shared_weights(model: PolicyModel) -> list[nn.Parameter]:
+    """What is trained of the model beside its heads of objectives."""
+    own = {id(weight) for weight in model.depth.parameters()} if isinstance(model, NestedModel) else set()
+    return [weight for weight in model.parameters() if weight.requires_grad and id(weight) not in own]
+
+
+@contextmanager
+def _frozen(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -212,6 +253,8 @@ class _PairObjective:
         self._rejected_prompts: list[list[list[int]]] = []
         self._grades: tuple[Tensor, Tensor] | None = None
         self._flips: Tensor | None = None
+        self._owners = _owners(model, table)
+        self._names = tuple(recommender.objectives)
         self._fixed: _Answers | None = None
         self._current: _Judged | None = None
         if config.negatives == "table":
@@ -336,7 +379,8 @@ class _PairObjective:
         """float32 [B, W] of `items` (int64 [B, W]) after the prompts of `rows`, or after prompts of their own."""
         prompts = self.prompts.select(rows)
         candidates = torch.from_numpy(items).to(model.learned.device)
-        found = _after(model, prompts, candidates)
+        owners = None if self._owners is None else self._owners[rows].to(candidates.device)
+        found = _after(model, prompts, candidates, owners)
         if not self._rejected_prompts:
             return found
         own = [(place, slot) for place, row in enumerate(rows) for slot in range(len(self._rejected_prompts[row]))]
@@ -344,8 +388,13 @@ class _PairObjective:
             return found
         places, slots = (torch.tensor(part, device=candidates.device) for part in zip(*own, strict=True))
         others = Sequences.from_lists([self._rejected_prompts[rows[place]][slot] for place, slot in own])
-        theirs = _after(model, others, candidates[places, slots + 1].unsqueeze(1)).squeeze(1)
+        their_owners = None if owners is None else owners[places]
+        theirs = _after(model, others, candidates[places, slots + 1].unsqueeze(1), their_owners).squeeze(1)
         return found.index_put((places, slots + 1), theirs)
+
+    def _log_metrics(self, prefix: str, pairs: PairLogProbs) -> None:
+        for name, value in pair_metrics(pairs, self._config.loss.beta).items():
+            self._log(f"{prefix}/{name}", value, self._step)
 
     def loss(self, batch: IntArray) -> BatchLoss:
         """The configured loss of the pairs at `batch`."""
@@ -378,10 +427,18 @@ class _PairObjective:
         )
         if self._config.loss.name == "bco":
             pairs = replace(pairs, shift=self._shift.update(pairs, self._config.loss.beta))
-        loss = preference_loss(pairs, self._config.loss)
+        if self._owners is None:
+            loss = preference_loss(pairs, self._config.loss)
+        else:
+            # Each pair was judged by its own head, which is all that the loss reads of it.
+            heads = [pairs] * (int(self._owners.max()) + 1)
+            loss = objective_heads_loss(heads, self._owners[batch].to(device), self._config.loss)
         if self._step % _LOG_EVERY == 0:
-            for name, value in pair_metrics(pairs, self._config.loss.beta).items():
-                self._log(f"preference/{name}", value, self._step)
+            self._log_metrics("preference", pairs)
+            if self._owners is not None:
+                owners = self._owners[batch].to(device)
+                for number in sorted(set(owners.tolist())):
+                    self._log_metrics(f"objective/{self._names[number]}", select_pairs(pairs, owners == number))
         self._step += 1
         return BatchLoss(
             loss=loss,
@@ -391,10 +448,30 @@ class _PairObjective:
         )
 
 
-def _after(model: PolicyModel, prompts: Sequences, candidates: Tensor) -> Tensor:
-    items = torch.from_numpy(pad_right(prompts.items, prompts.offsets[:-1], prompts.lengths))
-    lengths = torch.from_numpy(prompts.lengths)
-    return candidate_log_probs(model, items.to(candidates.device), lengths.to(candidates.device), candidates)
+def _after(model: PolicyModel, prompts: Sequences, candidates: Tensor, owners: Tensor | None) -> Tensor:
+    items = torch.from_numpy(pad_right(prompts.items, prompts.offsets[:-1], prompts.lengths)).to(candidates.device)
+    lengths = torch.from_numpy(prompts.lengths).to(candidates.device)
+    if owners is None:
+        return candidate_log_probs(model, items, lengths, candidates)
+    return head_log_probs(model, items, lengths, candidates, owners)
+
+
+def _owners(model: PolicyModel, table: PreferencePairs) -> Tensor | None:
+    """int64 [P], the head of each pair's objective; None for a model without heads of objectives.
+
+    Raises:
+        DataError: a pair about an objective that has no head, or a head that no pair is about.
+    """
+    if not isinstance(model, NestedModel) or not isinstance(model.depth, DepthHeads):
+        return None
+    names, present = model.depth.names, table.objectives()
+    if missing := set(present) ^ set(names):
+        raise DataError(
+            f"pairs: there are pairs about {' and '.join(present)}, and heads for {' and '.join(names)}; "
+            f"{min(missing)!r} needs both"
+        )
+    place = torch.tensor([names.index(name) if name in names else -1 for name in OBJECTIVES])
+    return place[torch.from_numpy(table.frame["objective_id"].to_numpy().astype(np.int64))]
 
 
 def _side_by_side(chosen: IntArray, rejected: IntArray) -> _Answers:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ConfigError
+from recsys.generator.depth import DepthHeads
 from recsys.generator.flat import FlatModel
 from recsys.generator.nested import NestedModel
 from recsys.generator.recommender import GeneratorModel
@@ -58,4 +59,28 @@ def log_probs_from(model: PolicyModel, state: Any, candidates: Tensor) -> Tensor
             parents = trie.paths[candidates, level]
             state = model.advance(state, level, beams, trie.codes[level][parents])
             beams = torch.arange(candidates.shape[1], device=beams.device).expand_as(candidates)
+    return total
+
+
+def head_log_probs(model: PolicyModel, items: Tensor, lengths: Tensor, candidates: Tensor, owners: Tensor) -> Tensor:
+    """float32 [B, W]: `candidate_log_probs` of each history by one head alone, which is what MAH-DPO tunes it on.
+
+    Args:
+        model: with a head an objective.
+        items: int64 [B, T].
+        lengths: int64 [B].
+        candidates: int64 [B, W].
+        owners: int64 [B], the place of the head.
+
+    Raises:
+        ValueError: a model without heads of objectives.
+    """
+    if not isinstance(model, NestedModel) or not isinstance(model.depth, DepthHeads):
+        raise ValueError("the model has no heads of objectives")
+    state = model.start(items, lengths)
+    total = torch.zeros(candidates.shape, device=candidates.device)
+    for number in sorted(set(owners.tolist())):
+        rows = (owners == number).nonzero().squeeze(1)
+        found = log_probs_from(model.with_depth(model.depth.head(number)), state[rows], candidates[rows])
+        total = total.index_put((rows,), found)
     return total

@@ -373,7 +373,7 @@ def objective_heads_loss(heads: Sequence[PairLogProbs], objectives: Tensor, conf
     """Scalar: the mean over objectives of the loss of each one's own head on its own pairs (MAH-DPO).
 
     Args:
-        heads: for each objective what its head says of all B pairs.
+        heads: for each objective what its head says of B pairs; those about other objectives are not read.
         objectives: int64 [B], the objective that each pair is about. Those that no pair is about are left out.
         config: the loss of every head.
 

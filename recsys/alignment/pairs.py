@@ -31,9 +31,15 @@ Source: TypeAlias = Literal[
     "simulator",
     "perturbed_history",
     "beam",
+    "novelty",
 ]
 """What a pair was made from."""
 SOURCES: tuple[Source, ...] = get_args(Source)
+
+Objective: TypeAlias = Literal["accuracy", "novelty"]
+"""What the order of a pair is about: what the user took next, or what others have seen less of."""
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+"""The objectives that runs know, by `objective_id`; a table of one's own may have others."""
 
 SCHEMA: dict[str, pl.DataType] = {
     "pair_id": pl.String(),
@@ -115,7 +121,7 @@ class PreferencePair:
     label_noise_prob: float = 0.0
     """How likely the order is wrong, 0 to 1; what robust and soft-label losses read."""
     objective_id: int = 0
-    """Which objective the order is about; 0 where there is one."""
+    """What the order is about, of `OBJECTIVES` or of one's own; 0 where there is one objective."""
     propensity: float | None = None
     """Probability with which the logging policy showed the chosen answer, for pairs from logs."""
     fold: str | None = None
@@ -243,6 +249,13 @@ class PreferencePairs:
     def of_texts(self) -> PreferencePairs:
         """The pairs whose answers are texts."""
         return PreferencePairs(frame=self.frame.filter(pl.col("chosen_text").is_not_null()))
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the pairs are about, in the order of `OBJECTIVES`. Raises DataError where an id has no name there."""
+        known = ", ".join(f"{number} ({name})" for number, name in enumerate(OBJECTIVES))
+        self._refuse("objective_id", pl.col("objective_id") >= len(OBJECTIVES), f"is none of {known}")
+        present = set(self.frame["objective_id"].unique().to_list())
+        return tuple(name for number, name in enumerate(OBJECTIVES) if number in present)
 
     def renumber(self, index: IntArray) -> PreferencePairs:
         """Each item i of the pairs of items as `index[i]`; without pairs that have an item of a negative index."""

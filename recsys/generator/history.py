@@ -44,6 +44,7 @@ class HistoryModel(nn.Module):
         users: UserRows | None = None,
     ) -> None:
         super().__init__()
+        # Shared with copies that have another head or body, whose weights are the same ones: emptied, never replaced.
         self._frozen_means: dict[int, Tensor] = {}
         self.config = config
         self.body = Body(config, max_positions=config.max_history + 1) if backbone is None else backbone
@@ -97,9 +98,9 @@ class HistoryModel(nn.Module):
         frozen = not self.training and not torch.is_grad_enabled()
         if torch.is_grad_enabled():
             # Gradients announce a step, in evaluation mode too; what was computed before it must not outlive it.
-            self._frozen_means = {}
-        if frozen and level in self._frozen_means:
-            return self._frozen_means[level]
+            self._frozen_means.clear()
+        if frozen and (kept := self._frozen_means.get(level)) is not None:
+            return kept
         table = self.item_residuals.weight
         counts = torch.zeros(count, 1, device=table.device).index_add(0, owners, self.learned.to(table).unsqueeze(1))
         sums = torch.zeros(count, table.shape[1], device=table.device).index_add(0, owners, table)
@@ -114,12 +115,12 @@ class HistoryModel(nn.Module):
         Weights change between a call of `train()` and the next of `eval()`. Their version counters cannot tell: fused
         optimizers do not raise them.
         """
-        self._frozen_means = {}
+        self._frozen_means.clear()
         return super().train(mode)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """See `torch.nn.Module.load_state_dict`; forgets what was computed from the earlier weights."""
-        self._frozen_means = {}
+        self._frozen_means.clear()
         return super().load_state_dict(*args, **kwargs)
 
     def hidden_states(self, items: Tensor, known: Tensor | None = None) -> Tensor:

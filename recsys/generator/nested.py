@@ -3,12 +3,14 @@
 A history of n items costs n positions, a search runs the depth decoder only, and training supervises every position in
 one pass. The two-axis idea is that of RQ-Transformer (arXiv 2203.01941, section 3.2) applied to semantic IDs.
 
-Shapes: B sequences, T items (right-padded), P supervised positions, W beams, D width, L levels, K codes of a level.
+Shapes: B sequences, T items (right-padded), P supervised positions, W beams, D width, S width of the depth
+decoder's state (D on level 0, D a head after that), L levels, K codes of a level.
 """
 
 from __future__ import annotations
 
-from typing import cast
+import copy
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,42 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from recsys.generator.config import ModelConfig
+from recsys.generator.depth import DepthDecoder, DepthHeads
 from recsys.generator.history import HistoryModel
 from recsys.generator.likelihood import path_log_probs, target_mask
 from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.user_rows import UserRows
 from recsys.generator.pair_dots import pair_dots
 from recsys.generator.trie import Children, ItemTrie
-
-
-class DepthDecoder(nn.Module):
-    """Emits one code after another from a hidden state: a gated residual MLP a level, weights not shared."""
-
-    def __init__(self, hidden_size: int, codebook_sizes: tuple[int, ...], dropout: float) -> None:
-        super().__init__()
-        self.code_embeddings = nn.ModuleList(nn.Embedding(size, hidden_size) for size in codebook_sizes[:-1])
-        self.steps = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(2 * hidden_size),
-                nn.Linear(2 * hidden_size, 2 * hidden_size),
-                nn.GELU(),
-                nn.Dropout(dropout),
-                nn.Linear(2 * hidden_size, hidden_size),
-            )
-            for _ in codebook_sizes[:-1]
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in codebook_sizes)
-        self.heads = nn.ModuleList(nn.Linear(hidden_size, size) for size in codebook_sizes)
-
-    def read(self, state: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """The query [..., D] of `level` and the logits [..., K] from a state [..., D]."""
-        query = self.norms[level](state)
-        return query, self.heads[level](query)
-
-    def step(self, state: Tensor, level: int, codes: Tensor) -> Tensor:
-        """The state [..., D] after `codes` (int64 [...]) were emitted on `level`."""
-        taken = self.code_embeddings[level](codes)
-        return state + cast(Tensor, self.steps[level](torch.cat([state, taken], dim=-1)))
 
 
 class NestedModel(HistoryModel):
@@ -77,11 +50,11 @@ class NestedModel(HistoryModel):
     ) -> None:
         super().__init__(config, codes, trie.codebook_sizes, item_vectors, backbone, users)
         self.trie = trie
-        self.depth = DepthDecoder(self.width, trie.codebook_sizes, config.dropout)
+        self.depth: DepthDecoder | DepthHeads = DepthDecoder(self.width, trie.codebook_sizes, config.dropout)
         self.initialise_embeddings()
 
     def child_logits(self, state: Tensor, level: int, children: Children) -> Tensor:
-        """Logits [..., C] from a state [..., D]: see `SidModel`."""
+        """Logits [..., C] from a state [..., S]: see `SidModel`."""
         query, code_logits = self.depth.read(state, level)
         logits = code_logits.gather(-1, children.codes)
         nodes = self._node_residuals(level)
@@ -140,6 +113,13 @@ class NestedModel(HistoryModel):
         return path_log_probs(self.trie, targets, logits, smoothing, codes)
 
     def advance(self, state: Tensor, level: int, beams: Tensor, codes: Tensor) -> Tensor:
-        """State [B, W, D] after a step: see `SidModel`."""
+        """State [B, W, S] after a step: see `SidModel`."""
         parents = state.gather(1, beams.unsqueeze(-1).expand(-1, -1, state.shape[-1]))
         return self.depth.step(parents, level, codes)
+
+    def with_depth(self, depth: DepthDecoder | DepthHeads) -> Self:
+        """The same model with another depth decoder; this one stays as it is, and the two share all other weights."""
+        twin = copy.copy(self)
+        # A shallow copy shares the very table that names the modules, in which only the decoder is to differ.
+        twin._modules = {**self._modules, "depth": depth}
+        return twin

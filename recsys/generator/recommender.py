@@ -27,6 +27,7 @@ from recsys.generator.calibration import Calibration, fit_temperature
 from recsys.generator.config import GeneratorConfig
 from recsys.generator.consistency import Consistency
 from recsys.generator.constraints import Constraints
+from recsys.generator.depth import DepthDecoder, DepthHeads, split_heads
 from recsys.generator.flat import FlatModel
 from recsys.generator.lists import SearchPlan, find_lists, shortages
 from recsys.generator.lm.backbone import Backbone, load_backbone
@@ -378,6 +379,63 @@ class GenerativeRecommender:
         model._modules = {**self.model._modules, "body": body}
         return GenerativeRecommender(self.config, self.codes, self.codebook_sizes, self.item_vectors, model)
 
+    # --- objectives ---------------------------------------------------------------------------------------------------
+
+    @property
+    def objectives(self) -> Mapping[str, float]:
+        """How much each objective's head counts in the lists; empty for a model without heads of objectives."""
+        heads = _heads(self.model)
+        return {} if heads is None else dict(zip(heads.names, heads.weights, strict=True))
+
+    def with_objectives(
+        self,
+        names: Sequence[str],
+        *,
+        weights: Mapping[str, float] | None = None,
+        noise: float = 1e-3,
+        seed: int = 0,
+    ) -> GenerativeRecommender:
+        """A copy with a depth decoder an objective, to be tuned each on its own (MAH-DPO); this one stays as it is.
+
+        Args:
+            names: the objectives.
+            weights: how much each counts when lists are made, see `depth.mixture`; None: all the same.
+            noise: standard deviation of what tells the heads from each other at first.
+            seed: of it.
+
+        Raises:
+            ConfigError: the model is not of the nested shape, or has heads already; or weights of other objectives.
+        """
+        model = self.model
+        if not isinstance(model, NestedModel):
+            raise ConfigError(
+                f"objectives: a head an objective needs generator.model.shape nested, this is {self.config.model.shape}"
+            )
+        if not isinstance(model.depth, DepthDecoder):
+            raise ConfigError(f"objectives: the model has heads already, for {', '.join(model.depth.names)}")
+        twin = copy.deepcopy(model)
+        twin.depth = split_heads(model.depth, names, weights, noise=noise, seed=seed)
+        return GenerativeRecommender(self.config, self.codes, self.codebook_sizes, self.item_vectors, twin)
+
+    def weighted(self, weights: Mapping[str, float]) -> GenerativeRecommender:
+        """The same recommender whose objectives count otherwise; the two share all weights and sessions.
+
+        Args:
+            weights: by objective, of any sum; those left out do not count.
+
+        Raises:
+            ConfigError: the model has no such objective, a weight is negative, or none is above 0.
+        """
+        heads = _heads(self.model)
+        if heads is None or not isinstance(self.model, NestedModel):
+            raise ConfigError("weights: this model has one objective; make a run with align.objectives")
+        model = self.model.with_depth(heads.weighted(weights))
+        twin = GenerativeRecommender(self.config, self.codes, self.codebook_sizes, self.item_vectors, model)
+        twin.sessions = self.sessions
+        return twin
+
+    # --- artifacts ----------------------------------------------------------------------------------------------------
+
     def with_catalog(
         self, codes: IntArray, item_vectors: npt.NDArray[np.float32] | None, known: IntArray
     ) -> GenerativeRecommender:
@@ -418,6 +476,7 @@ class GenerativeRecommender:
             users = self._users.indexer.with_items(item_vectors, known)
         model = build_model(self.config, codes, self.codebook_sizes, vectors, self._backbone, users)
         _same_instruction(model, self.model.state_dict())
+        _same_heads(model, self.objectives)
         if self._body_is_exported:
             model.body = self.model.body
         state = dict(self.model.state_dict())
@@ -453,6 +512,8 @@ class GenerativeRecommender:
         if self._users is not None:
             self._users.indexer.save(directory / _USERS)
             facts["user_tokens"] = True
+        if self.objectives:
+            facts["objectives"] = self.objectives
         write_json(directory / "generator.json", facts)
 
     @property
@@ -482,7 +543,8 @@ class GenerativeRecommender:
             expected = (facts["codes_sha256"], tuple(facts["codebook_sizes"]))
             takes_vectors = facts["vector_dim"] is not None
             names_users = facts.get("user_tokens", False)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            objectives = {str(name): float(weight) for name, weight in facts.get("objectives", {}).items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise ArtifactError(f"generator: cannot read {directory}: {error}") from error
         if expected != (_digest(codes), tuple(codebook_sizes)):
             raise ArtifactError(
@@ -499,6 +561,7 @@ class GenerativeRecommender:
             users = HistoryIndexer.load(directory / _USERS, item_vectors)
         model = build_model(config, codes, codebook_sizes, vectors, backbone, users)
         _same_instruction(model, weights)
+        _same_heads(model, objectives)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -513,6 +576,16 @@ def _same_instruction(model: GeneratorModel, weights: Mapping[str, torch.Tensor]
         model.instruction.set(weights["instruction.tokens"].tolist())
     if model.users is not None and "users.words" in weights:
         model.users.words = weights["users.words"]
+
+
+def _heads(model: GeneratorModel) -> DepthHeads | None:
+    return model.depth if isinstance(model, NestedModel) and isinstance(model.depth, DepthHeads) else None
+
+
+def _same_heads(model: GeneratorModel, objectives: Mapping[str, float]) -> None:
+    """Make room in `model` for the weights of a head an objective, where there are any."""
+    if objectives and isinstance(model, NestedModel) and isinstance(model.depth, DepthDecoder):
+        model.depth = split_heads(model.depth, list(objectives), objectives, noise=0, seed=0)
 
 
 def _digest(codes: IntArray) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from recsys.data import Interactions, Split
-from training.config import RunConfig, load_config
+from recsys.errors import ConfigError, DataError
+from training.config import RunConfig, config_yaml, load_config
 from training.pipeline import run_lock, run_stages
 from training.stages import build_stages, data, pairs
 
@@ -71,3 +74,108 @@ def test_the_training_log_is_the_training_sequences(run: RunConfig) -> None:
     split: Split = data.load_split(run.run_dir / "data")
     found = pairs.training_log(data.load_interactions(run.run_dir / "data"), split)
     assert np.array_equal(found["item"].to_numpy(), split.train.items)
+
+
+def changed(run: RunConfig, folder: Path, section: str) -> RunConfig:
+    """The run's configuration with another section `pairs`, in another directory."""
+    path = folder / "toy.yaml"
+    path.write_text(config_yaml(run))
+    return load_config(path, [f"run.dir={folder / 'runs'}", f"pairs={section}"])
+
+
+def run_again(run: RunConfig, folder: Path, section: str) -> RunConfig:
+    """A copy of the run with another section `pairs`: only that stage is built again."""
+    config = changed(run, folder, section)
+    shutil.copytree(run.run_dir, config.run_dir)
+    with run_lock(config.run_dir):
+        run_stages(config.run_dir, build_stages(config)[:5])
+    return config
+
+
+def slate_file(run: RunConfig, folder: Path) -> Path:
+    """Slates of the first users: a click below a skip, after their first items of training."""
+    split, interactions = data.load_split(run.run_dir / "data"), data.load_interactions(run.run_dir / "data")
+    ids = data.load_catalog(run.run_dir / "data").frame["item_id"].to_list()
+    rows: list[dict[str, Any]] = []
+
+    def slate(user: int, history: list[int], clicked: int, **changes: Any) -> None:
+        skipped = next(item for item in range(60) if item not in (*history, clicked))
+        row = {
+            "slate_id": f"s{len(rows)}",
+            "user_id": interactions.user_ids[user],
+            "history": [ids[item] for item in history],
+            "items": [ids[skipped], ids[clicked]],
+            "outcomes": ["skip", "click"],
+        }
+        rows.append(row | changes)
+
+    for number in np.flatnonzero(split.train.lengths > 1)[:40]:
+        history = split.train[number]
+        slate(int(split.train.users[number]), history[:1].tolist(), int(history[1]))
+    target, user = int(split.test.targets[0]), int(split.test.histories.users[0])
+    slate(user, [], target)
+    slate(user, [target], (target + 1) % 60)
+    slate(user, [], 5, items=["gone", "i5"])
+    path = folder / "slates.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def test_clicks_are_learned_from_and_filters_say_what_they_did(run: RunConfig, tmp_path: Path) -> None:
+    section = (
+        f"{{beams: {{max_cases: 40, beams: 5}}, clicks: {{file: {slate_file(run, tmp_path)}}}, "
+        "perturbed: {max_cases: 20}, novelty: {max_cases: 60, min_ratio: 1.2, candidates: 8},"
+        " filters: [{kind: confidence, threshold: 0.6}, {kind: peer_review, noise: 0.25, epochs: 2},"
+        " {kind: consistency, average: pair}]}"
+    )
+    config = run_again(run, tmp_path, section)
+    report = json.loads((config.run_dir / "pairs" / "report.json").read_text())
+    table = pairs.load_pairs(config.run_dir / "pairs")
+    assert report["slates_left_out"] == 3, "what knows a test item, and what the catalogue does not have"
+    doubted, reviewed, softened = report["filters"]
+    assert [entry["kind"] for entry in report["filters"]] == ["confidence", "peer_review", "consistency"]
+    # Only the pairs about novelty say how sure they are.
+    assert 0 < doubted["dropped"] < doubted["judged"] <= 60
+    assert doubted["pairs"] == 40 + 20 + 40 + doubted["judged"] - doubted["dropped"]
+    assert reviewed["judged"] == doubted["pairs"]
+    novel = doubted["judged"] - doubted["dropped"]
+    assert reviewed["dropped"] == round(0.25 * 100) + round(0.25 * novel), "each objective by itself"
+    assert softened["dropped"] == 0
+    assert 0 < softened["relabelled"] <= softened["judged"] == softened["pairs"] == len(table)
+    assert (table.frame.filter(pl.col("source") == "novelty")["confidence"] >= 0.6).all()
+    assert set(table.frame["source"]) == {"beam", "perturbed_history", "click_skip", "novelty"}
+    assert table.objectives() == ("accuracy", "novelty")
+    # Pairs of two, three and four answers agree on 1, 3 and 6 orders, ties being half of one.
+    twelfths = 12 * table.frame["label_noise_prob"].to_numpy()
+    np.testing.assert_allclose(twelfths, twelfths.round(), atol=1e-6)
+
+
+def test_graded_lists_come_from_the_same_log(run: RunConfig, tmp_path: Path) -> None:
+    config = run_again(run, tmp_path, f"{{beams: null, clicks: {{file: {slate_file(run, tmp_path)}, graded: true}}}}")
+    table = pairs.load_pairs(config.run_dir / "pairs")
+    assert set(table.frame["source"]) == {"feedback"}
+    assert table.frame["chosen_score"].to_list() == [1.0] * 40
+
+
+@pytest.mark.parametrize(
+    ("section", "problem"),
+    [
+        ("{beams: {}, filters: [{kind: confidence}]}", r"filters\[0\]: confidence judges pairs of novelty, which this"),
+        ("{filters: [{kind: flip_rate}]}", r"filters\[0\]: flip_rate judges pairs of ratings or clicks, which this"),
+        ("{filters: [{kind: routing}]}", r"pairs\.filters\[0\]\.kind must be .*'peer_review'.* got 'routing'"),
+        ("{filters: [{kind: peer_review, noise: 0.7}]}", r"pairs\.filters\[0\]\.noise should be less than 0\.5"),
+        ("{beams: null}", "give at least one of beams, ratings, perturbed, clicks and novelty"),
+    ],
+)
+def test_filters_without_anything_to_judge_are_refused(
+    run: RunConfig, section: str, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        changed(run, tmp_path, section)
+
+
+def test_a_missing_log_of_slates_is_named_before_anything_is_done(run: RunConfig, tmp_path: Path) -> None:
+    section = f"{{clicks: {{file: {tmp_path / 'none.parquet'}}}}}"
+    config = changed(run, tmp_path, section)
+    with pytest.raises(DataError, match=r"pairs\.clicks\.file: no file .*none\.parquet"):
+        build_stages(config)

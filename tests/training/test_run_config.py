@@ -105,7 +105,10 @@ def test_pairs_are_off_unless_their_section_is_there(config_file: Path, tmp_path
     assert [stage.name for stage in build_stages(on)][3:5] == ["train", "pairs"]
     (tmp_path / "printed.yaml").write_text(config_yaml(on))
     assert load_config(tmp_path / "printed.yaml") == on
-    assert "at least one of beams, ratings and perturbed" in error_of(config_file, "pairs.beams=null")
+    assert "at least one of beams, ratings, perturbed, clicks and novelty" in error_of(config_file, "pairs.beams=null")
+    clicks = load_config(config_file, ["pairs.clicks.file=some/slates.parquet"]).pairs.clicks  # type: ignore[union-attr]
+    assert clicks is not None
+    assert clicks.file == Path.cwd() / "some/slates.parquet"
     assert "did you mean pairs.ratings.min_gap?" in error_of(config_file, "pairs.ratings.min_gapp=1")
 
 

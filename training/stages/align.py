@@ -7,11 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from recsys.alignment.builders.config import PairsConfig
 from recsys.alignment.group_policy import Policy, Prompts, current_prompts, labelled_prompts
 from recsys.alignment.rewards import RewardContext, Scorer, build_rewards
 from recsys.alignment.rewards.popularity_guard import mean_level
@@ -28,7 +30,7 @@ from recsys.generator.groups import Groups
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
 from recsys.generator.lm.texts import column_texts
 from recsys.generator.placement import place
-from training.align import AlignConfig
+from training.align import AlignConfig, ObjectivesConfig
 from training.config import RunConfig
 from training.group_policy import Served, fit_group_policy
 from training.layout import ALIGN, ALIGN_REPORT, DATA, ENCODE, PAIRS, RETRIEVE, TOKENIZE, TRAIN
@@ -40,6 +42,8 @@ from training.stages.pairs import load_pairs
 
 _REASONED_AT_ONCE = 32
 """Validation cases whose chains are written together."""
+_DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of an objective that the report looks at."""
 _COUNTER_FLOOR = 0.01
 """What an item without any evidence has of the counter, so that its logarithm is finite."""
 
@@ -52,11 +56,13 @@ def stage(config: RunConfig, align: AlignConfig) -> Stage:
     """
     if align.method == "preference":
         _check_pairs(config, align)
-        chosen = align.model_dump(mode="json", exclude={"rewards", "prompts", "group_policy"})
+        # Without what is off, so that what was aligned before there was a choice stays up to date.
+        off = {"objectives"} if align.objectives is None else set()
+        chosen = align.model_dump(mode="json", exclude={"rewards", "prompts", "group_policy", *off})
     else:
         _check_reasoning(config, align)
         _check_rewards(align)
-        chosen = align.model_dump(mode="json", exclude={"preference"})
+        chosen = align.model_dump(mode="json", exclude={"preference", "objectives"})
         if align.group_policy.reasoning is None:
             # What was aligned before this option came stays up to date.
             del chosen["group_policy"]["reasoning"]
@@ -79,11 +85,34 @@ def stage(config: RunConfig, align: AlignConfig) -> Stage:
 def _check_pairs(config: RunConfig, align: AlignConfig) -> None:
     if config.pairs is None:
         raise ConfigError("align.method=preference reads pairs; add a section `pairs`, or set group_policy")
-    unread = [name for name in ("ratings", "perturbed") if getattr(config.pairs, name) is not None]
-    if unread and align.preference.negatives != "table":
+    if align.objectives is not None:
+        _check_objectives(config, align.objectives, config.pairs)
+    unread = [name for name in ("ratings", "perturbed", "clicks", "novelty") if getattr(config.pairs, name) is not None]
+    if align.preference.negatives == "table":
+        return
+    if unread:
         raise ConfigError(
             f"align.preference.negatives={align.preference.negatives} reads no rejected items, so pairs.{unread[0]} "
             "would teach nothing; set align.preference.negatives=table, or drop it"
+        )
+    if align.objectives is not None:
+        raise ConfigError(
+            f"align.preference.negatives={align.preference.negatives} knows no objectives; set "
+            "align.preference.negatives=table, or drop align.objectives"
+        )
+
+
+def _check_objectives(config: RunConfig, objectives: ObjectivesConfig, pairs: PairsConfig) -> None:
+    if config.generator.model.shape != "nested":
+        raise ConfigError(
+            f"align.objectives: a head an objective needs generator.model.shape=nested, got "
+            f"{config.generator.model.shape}; drop align.objectives"
+        )
+    missing = sorted(set(objectives.weights or ()) - set(pairs.objectives))
+    if missing:
+        raise ConfigError(
+            f"align.objectives.weights: no pairs of this run are about {missing[0]}; they are about "
+            f"{' and '.join(pairs.objectives)}"
         )
 
 
@@ -171,6 +200,19 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
         cases=train.sample(split.valid.renumber(index), align.validation_users, config.run.seed),
         popularity=item_counts(split.train.renumber(index), len(items)),
     )
+    if align.objectives is not None:
+        assert config.pairs is not None, "checked with the stage"
+        chosen = align.objectives.weights
+        weights = None if chosen is None else {str(name): weight for name, weight in chosen.items()}
+        fitted = dataclasses.replace(
+            fitted,
+            recommender=fitted.recommender.with_objectives(
+                config.pairs.objectives,
+                weights=weights,
+                noise=align.objectives.noise,
+                seed=config.run.seed,
+            ),
+        )
     device = pick_device(align.group_policy.device if align.method == "group_policy" else align.preference.device)
     place(fitted.recommender.model, device)
     before = fitted.served(config, align)
@@ -201,6 +243,7 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
                 seed=config.run.seed,
                 validate=lambda: fitted.served(config, align).ndcg,
                 mask_seen=config.evaluation.mask_seen,
+                heads_only=align.objectives is not None and align.objectives.tune == "heads",
                 checkpoint_dir=workspace.resume,
                 log=log,
             )
@@ -213,6 +256,7 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
             "before": dataclasses.asdict(before_directly),
             "after": dataclasses.asdict(fitted.served_directly(config, align)),
         }
+    dial = None if align.objectives is None else _dial(config, align, fitted)
     place(fitted.recommender.model, torch.device("cpu"))
     aligned = fitted.recommender
     if len(split.held_out):
@@ -225,10 +269,23 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
         "best": best,
         "alarms": raised,
         "curve": curve,
+        **({} if dial is None else {"objectives": dict(fitted.recommender.objectives), "dial": dial}),
     }
     if directly is not None:
         report["direct_mode"] = directly
     write_json(workspace.output / ALIGN_REPORT, report)
+
+
+def _dial(config: RunConfig, align: AlignConfig, fitted: _Fitted) -> list[dict[str, Any]]:
+    """What the validation lists come to as the weight goes from the first objective to each of the others."""
+    first, *others = fitted.recommender.objectives
+    entries = []
+    for other in others:
+        for share in _DIAL:
+            weights = {first: 1 - share, other: share}
+            mixed = dataclasses.replace(fitted, recommender=fitted.recommender.weighted(weights))
+            entries.append({"weights": weights, **dataclasses.asdict(mixed.served(config, align))})
+    return entries
 
 
 def _context(

@@ -10,7 +10,7 @@ from recsys.bundle import write_bundle
 from training.config import RunConfig
 from training.layout import BUNDLE, DATA, ENCODE, EVALUATE, FUSE, FUSION, REPORT, TEXT_ENCODER, TOKENIZE
 from training.pipeline import Stage, Workspace
-from training.stages import align, data, encode, tokenize, train
+from training.stages import align, data, encode, pairs, tokenize, train
 
 
 def stage(config: RunConfig) -> Stage:
@@ -58,4 +58,7 @@ def stage(config: RunConfig) -> Stage:
 def _portable(config: RunConfig) -> dict[str, object]:
     """The configuration without what belongs to this machine."""
     config = config.model_copy(update={"encoder": encode.portable(config.encoder)})
-    return config.model_dump(mode="json", exclude={"run": {"dir", "threads"}, "data": {"path"}})
+    settings = config.model_dump(mode="json", exclude={"run": {"dir", "threads"}, "data": {"path"}})
+    if config.pairs is not None:
+        settings["pairs"] = pairs.portable(config.pairs)
+    return settings

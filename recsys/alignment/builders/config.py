@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from recsys.alignment.noise.config import FilterConfig
+from recsys.alignment.pairs import OBJECTIVES, Objective, Source
 from recsys.config import StrictConfig
 
 
@@ -50,6 +53,34 @@ class PerturbedPairsConfig(StrictConfig):
     """Perturbed histories a pair."""
 
 
+class NoveltyPairsConfig(StrictConfig):
+    """Of the trained generator's best items, the rarest against more popular ones; for `align.objectives`."""
+
+    max_cases: int = Field(default=20_000, ge=1)
+    """Places of the training sequences, a random sample."""
+    min_history: int = Field(default=3, ge=0)
+    """Items before such a place at least."""
+    candidates: int = Field(default=10, ge=2)
+    """How many of the generator's best items are good enough to be compared."""
+    min_ratio: float = Field(default=2.0, gt=1)
+    """Rejected items are at least so many times as popular as the chosen one."""
+    max_rejected: int = Field(default=3, ge=1)
+    """Rejected items a pair, the least popular first."""
+    beams: int = Field(default=20, ge=1)
+    """Width of the search."""
+
+
+class ClickPairsConfig(StrictConfig):
+    """Clicks against skips of one slate, from a log of slates (`slate_log.read_slates` says how the file looks)."""
+
+    file: Path
+    """Parquet or JSON lines, one row a slate."""
+    graded: bool = False
+    """A list a slate, buy over cart over click over skip, for `lipo` and `pro`, instead of a pair a click."""
+    max_weight: float = Field(default=10.0, gt=0)
+    """Bound of the weights 1 / P(the slot was looked at)."""
+
+
 class PairsConfig(StrictConfig):
     """The sources of a run's preference pairs; null leaves one out."""
 
@@ -59,9 +90,49 @@ class PairsConfig(StrictConfig):
     """Ratings, where the data have them."""
     perturbed: PerturbedPairsConfig | None = None
     """Perturbed histories."""
+    clicks: ClickPairsConfig | None = None
+    """Feedback on slates, where there is a log of them."""
+    novelty: NoveltyPairsConfig | None = None
+    """Rare items among good ones, the objective `novelty` of `align.objectives`; all others are about `accuracy`."""
+    filters: tuple[FilterConfig, ...] = ()
+    """What is done about wrong labels, in this order; each filter judges the pairs of the sources that it can judge."""
 
     @model_validator(mode="after")
     def _some_source(self) -> PairsConfig:
-        if self.beams is None and self.ratings is None and self.perturbed is None:
-            raise ValueError("give at least one of beams, ratings and perturbed, or leave the section out")
+        if not self.sources:
+            *most, last = _SOURCES
+            raise ValueError(f"give at least one of {', '.join(most)} and {last}, or leave the section out")
         return self
+
+    @model_validator(mode="after")
+    def _filters_have_pairs_to_judge(self) -> PairsConfig:
+        for number, config in enumerate(self.filters):
+            if not config.reads & self.sources:
+                able = [name for name, sources in _SOURCES.items() if config.reads & sources]
+                raise ValueError(
+                    f"filters[{number}]: {config.kind} judges pairs of {' or '.join(able)}, which this section does "
+                    "not make; add one, or drop the filter"
+                )
+        return self
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """What the pairs are made from."""
+        given = [sources for name, sources in _SOURCES.items() if getattr(self, name) is not None]
+        return frozenset().union(*given)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the pairs are about."""
+        about = {"novelty" if source == "novelty" else "accuracy" for source in self.sources}
+        return tuple(name for name in OBJECTIVES if name in about)
+
+
+_SOURCES: dict[str, frozenset[Source]] = {
+    "beams": frozenset({"beam"}),
+    "ratings": frozenset({"rating"}),
+    "perturbed": frozenset({"perturbed_history"}),
+    "clicks": frozenset({"click_skip", "feedback"}),
+    "novelty": frozenset({"novelty"}),
+}
+"""What the pairs of each key are made from."""
