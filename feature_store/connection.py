@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -117,14 +118,16 @@ class Connection:
         self.address = address
         self.server = server
         self._client: Any = None
+        self._client_mutex = threading.Lock()
         self._capabilities: Capabilities | None = None
 
     @property
     def client(self) -> Any:
         """The client of redis-py; what it raises is not translated."""
-        if self._client is None:
-            self._client = self.address.client()
-        return self._client
+        with self._client_mutex:
+            if self._client is None:
+                self._client = self.address.client()
+            return self._client
 
     def close(self) -> None:
         """Close the connections, and end the server when this program manages it."""

@@ -68,6 +68,14 @@ class EventLog:
                 "use that one's directory, or another group"
             )
 
+    def leave(self) -> None:
+        """Give the group up, with its place in the log: the log does not wait for it any more."""
+        groups = [self.store.keys.of_shard(shard, "groups") for shard in range(SHARDS)]
+        there = self._each(lambda _, key: Command(key, methodcaller("exists", key)))
+        streams = [key for key, is_there in zip(self._streams, there, strict=True) if is_there]
+        self.store.connection.run([Command(key, methodcaller("xgroup_destroy", key, self.group)) for key in streams])
+        self._each(lambda shard, key: Command(key, methodcaller("hdel", groups[shard], self.group)))
+
     def read(self, count: int) -> list[LogEntry]:
         """Up to `count` entries of each shard that no member has; each shard's are in order.
 

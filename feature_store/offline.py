@@ -33,9 +33,11 @@ SCHEMA: dict[str, pl.DataType] = {
     "shard": pl.Int32(),
     "sequence": pl.Int64(),
 }
+_ITEMS, _TIMES = pl.List(pl.String), pl.List(TIME)
 ARRIVAL = ("ingested_at", "shard", "sequence")
 _ATTEMPTS = 5
-_LABELS_AT_ONCE = 20_000
+_PAIRS_AT_ONCE = 5_000_000
+"""Of a label and an event of its user, about 40 bytes each."""
 
 _T = TypeVar("_T")
 
@@ -117,11 +119,12 @@ class OfflineStore:
         moments = labels.select(
             "user_id", moment=_in_utc(labels["timestamp"]), label=pl.int_range(pl.len(), dtype=pl.Int64)
         )
-        parts = [
-            _histories(moments.slice(start, _LABELS_AT_ONCE), events, as_ingested, limit)
-            for start in range(0, max(1, moments.height), _LABELS_AT_ONCE)
-        ]
-        return pl.concat([labels, pl.concat(parts).drop("label")], how="horizontal")
+        pairs = moments.join(events.group_by("user_id").len(), on="user_id", how="left", maintain_order="left")["len"]
+        chunk = pairs.fill_null(0).cum_sum() // _PAIRS_AT_ONCE
+        chunks = moments.with_columns(chunk=chunk).partition_by("chunk", include_key=False)
+        parts = [_histories(each, events, as_ingested, limit) for each in chunks]
+        nothing = pl.DataFrame(schema={"history": _ITEMS, "history_times": _TIMES})
+        return pl.concat([labels, pl.concat([nothing, *parts])], how="horizontal")
 
     def export(self, path: Path) -> int:
         """Write all events to one Parquet file, by user and time; how many.
@@ -189,7 +192,7 @@ def _arrived_before(tombstone: Tombstone) -> pl.Expr:
 
 
 def _histories(moments: pl.DataFrame, events: pl.DataFrame, as_ingested: bool, limit: int) -> pl.DataFrame:
-    """Label, history and history_times, in the order of `moments`; `events` are in the order of a history."""
+    """history and history_times, in the order of `moments`; `events` are in the order of a history."""
     known = pl.col("timestamp") < pl.col("moment")
     if as_ingested:
         known &= pl.col("ingested_at") <= pl.col("moment")
@@ -201,13 +204,15 @@ def _histories(moments: pl.DataFrame, events: pl.DataFrame, as_ingested: bool, l
         .group_by("label", maintain_order=True)
         .agg(history=pl.col("item_id").tail(limit), history_times=pl.col("timestamp").tail(limit))
     )
-    nothing = {"history": pl.List(pl.String), "history_times": pl.List(TIME)}
     return (
         moments.lazy()
         .select("label")
         .join(found, on="label", how="left")
         .sort("label")
-        .with_columns(pl.col(name).fill_null(pl.lit([], dtype=kind)) for name, kind in nothing.items())
+        .select(
+            pl.col("history").fill_null(pl.lit([], dtype=_ITEMS)),
+            pl.col("history_times").fill_null(pl.lit([], dtype=_TIMES)),
+        )
         .collect()
     )
 

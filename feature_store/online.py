@@ -389,13 +389,8 @@ class OnlineStore:
 
     def _seed_command(self, user: str, items: Sequence[str]) -> Command:
         keys = [self.keys.of_user(user, "h"), self.keys.beside_user(user, "erased")]
-        arguments: list[str | int] = [
-            digest_of(user),
-            self.max_history,
-            self._idle_lifetime_s,
-            *items[-self.max_history :],
-        ]
-        return _SEED(keys, *arguments)
+        newest = items[-self.max_history :]
+        return _SEED(keys, digest_of(user), self.max_history, self._idle_lifetime_s, *newest)
 
     def _take_from_search(self, users: Sequence[str]) -> None:
         """Remove the users from the search who have no history."""

@@ -35,7 +35,7 @@ Store = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option(help="Where its own store keeps its data. Default: `store` beside BUNDLE.")
 ]
-Directory = Annotated[Path | None, typer.Option("--dir", help="The offline store. Default: `events` beside BUNDLE.")]
+Directory = Annotated[Path | None, typer.Option("--dir", help="The offline store. Default: `offline` beside BUNDLE.")]
 Group = Annotated[str, typer.Option(help="Consumer group of the log; every offline store needs its own.")]
 
 
@@ -94,7 +94,18 @@ def status(
     typer.echo(f"store: {capabilities.server} ({capabilities.deployment}); acknowledged events {survive}")
     if capabilities.warning is not None:
         typer.echo(f"warning: {capabilities.warning}")
-    typer.echo(f"offline: {rows} events; {lag.entries} entries behind, the oldest {lag.seconds:.0f} s old")
+    behind = f"{lag.entries} entries behind, the oldest {lag.seconds:.0f} s old" if lag.entries else "up to date"
+    typer.echo(f"offline: {rows} events; {behind}")
+
+
+@app.command()
+def leave(bundle: Bundle, store: Store = None, data_dir: DataDir = None, group: Group = "offline") -> None:
+    """Give up a consumer group whose offline store is no longer wanted, so that the log stops waiting for it."""
+    from feature_store.log import EventLog
+
+    with _opened(bundle, store, data_dir) as opened:
+        EventLog(opened, group=group).leave()
+    typer.echo(f"group {group!r} is gone; the log keeps the newest events without it")
 
 
 @app.command()
@@ -179,7 +190,7 @@ def _opened(bundle: Path, url: str | None, data_dir: Path | None) -> Iterator[On
 
 
 def _directory(bundle: Path, directory: Path | None) -> Path:
-    return directory or find_bundle(bundle).parent / "events"
+    return directory or find_bundle(bundle).parent / "offline"
 
 
 def _rows(directory: Path) -> int:

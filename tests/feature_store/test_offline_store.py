@@ -16,7 +16,7 @@ from feature_store import Event, StoreConfigError
 from feature_store.events import LogEntry
 from feature_store.keys import digest_of, shard_of
 from feature_store.manifest import Manifest
-from feature_store.offline import OfflineStore
+from feature_store.offline import TIME, OfflineStore
 from feature_store.offline_writer import OfflineWriter
 
 DAY_MS = 86_400_000
@@ -234,6 +234,28 @@ def test_labels_are_checked(tmp_path: Path) -> None:
     assert store.point_in_time(naive)["history"].to_list() == [[]]
     with pytest.raises(ValueError, match="limit"):
         store.point_in_time(naive, limit=0)
+
+
+def test_no_labels_have_no_histories(tmp_path: Path) -> None:
+    with OfflineWriter(tmp_path) as writer:
+        writer.write([entry("1")])
+    labels = pl.DataFrame(schema={"user_id": pl.String, "timestamp": pl.Datetime("ms")})
+    answer = OfflineStore(tmp_path).point_in_time(labels)
+    assert answer.schema == {**labels.schema, "history": pl.List(pl.String), "history_times": pl.List(TIME)}
+    assert answer.is_empty()
+
+
+def test_histories_are_the_same_however_many_labels_are_joined_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OfflineWriter(tmp_path) as writer:
+        writer.write([entry(str(n), "ab"[n % 2], at=n, arrived=n, seq=n) for n in range(20)])
+    labels = pl.DataFrame({"user_id": list("abcab"), "timestamp": [moment(n) for n in (9, 12, 5, 0, 30)]})
+    whole = OfflineStore(tmp_path).point_in_time(labels)
+    assert [len(history) for history in whole["history"]] == [5, 6, 0, 0, 10]
+    for pairs in (1, 10, 25):
+        monkeypatch.setattr("feature_store.offline._PAIRS_AT_ONCE", pairs)
+        assert OfflineStore(tmp_path).point_in_time(labels).equals(whole)
 
 
 users = st.sampled_from(["ann", "bob"])

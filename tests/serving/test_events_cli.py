@@ -53,7 +53,7 @@ def _events(number: int) -> list[Event]:
 def test_events_become_an_interaction_log_for_the_next_training(run_dir: Path, store: OnlineStore) -> None:
     store.append_events(_events(6))
     result = _run("consume", run_dir, "--once")
-    assert f"{run_dir}/events: 6 new events, 6 in all" in result.output, result.output
+    assert f"{run_dir}/offline: 6 new events, 6 in all" in result.output, result.output
     assert "0 new events, 6 in all" in _run("consume", run_dir, "--once").output
     (run_dir / "own").mkdir()
     assert "6 events" in _run("export", run_dir, run_dir / "own" / "interactions.parquet").output
@@ -69,7 +69,7 @@ def test_status_tells_what_is_promised_and_how_far_behind_it_is(run_dir: Path, s
     assert facts["store"]["server"].startswith("valkey 9")
     assert (facts["offline_events"], facts["lag"]["entries"]) == (0, 3)
     _run("consume", run_dir, "--once")
-    assert "offline: 3 events; 0 entries behind" in _run("status", run_dir).output
+    assert "offline: 3 events; up to date" in _run("status", run_dir).output
 
 
 def test_an_erased_user_is_in_no_export(run_dir: Path, store: OnlineStore) -> None:
@@ -81,6 +81,16 @@ def test_an_erased_user_is_in_no_export(run_dir: Path, store: OnlineStore) -> No
     _run("export", run_dir, run_dir / "out.parquet")
     assert pl.read_parquet(run_dir / "out.parquet")["user_id"].unique().to_list() == ["u0"]
     assert "0 keys moved" in _run("migrate", run_dir).output
+
+
+def test_a_group_that_is_given_up_is_waited_for_no_more(run_dir: Path, store: OnlineStore) -> None:
+    assert _run("leave", run_dir).exit_code == 0  # there is none yet
+    _run("consume", run_dir, "--once")
+    store.append_events(_events(4))
+    elsewhere = ("consume", run_dir, "--once", "--dir", run_dir / "second")
+    assert "fills another offline store" in str(_run(*elsewhere).exception)
+    assert "group 'offline' is gone" in _run("leave", run_dir).output
+    assert "4 new events" in _run(*elsewhere).output
 
 
 def test_old_events_are_deleted(run_dir: Path, store: OnlineStore) -> None:
