@@ -136,13 +136,15 @@ def install_schema(app: FastAPI, describe: Callable[[dict[str, Any]], None]) -> 
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
+        if app.openapi_schema is not None:
+            return app.openapi_schema
         schema = plain()
         schemas = schema["components"]["schemas"]
         if "Problem" not in schemas:
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(problem.pop("$defs"))
             schemas["Problem"] = problem
-            describe(schema)
+        describe(schema)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
