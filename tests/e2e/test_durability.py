@@ -41,7 +41,7 @@ class Service:
 
 @contextmanager
 def serving(run: Path) -> Iterator[Service]:
-    command = [sys.executable, "-c", "from serving.cli import app; app()", str(run), "--port", "0"]
+    command = [sys.executable, "-c", "from serving.cli import app; app()", "serve", str(run), "--port", "0"]
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     log = (run / "log").open("a")

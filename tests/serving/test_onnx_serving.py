@@ -68,7 +68,7 @@ def test_onnx_runtime_decodes_the_lists_of_pytorch(home: Path, monkeypatch: pyte
 
 def test_an_export_of_another_model_is_refused_in_one_line(home: Path, tmp_path: Path) -> None:
     write_toy_bundle(tmp_path / "bundle", seed=1)
-    result = CliRunner().invoke(app, [str(tmp_path), "--port", "0", "--onnx", str(home / "onnx")])
+    result = CliRunner().invoke(app, ["serve", str(tmp_path), "--port", "0", "--onnx", str(home / "onnx")])
     assert isinstance(result.exception, ArtifactError), result.output
     assert "was exported from other weights; export again with" in str(result.exception)
     assert not (tmp_path / "store").exists()
