@@ -1,4 +1,4 @@
-"""Online store of user histories, events and item features, over the Redis protocol."""
+"""Users and events over the Redis protocol; what is made of them for training is in `feature_store.offline`."""
 
 from feature_store.connection import Capabilities
 from feature_store.embedded import EmbeddedServer
