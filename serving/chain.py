@@ -30,8 +30,6 @@ _LEAST_DEADLINE_S = 1.0
 _DEADLINE_FACTOR = 10
 _MOST_RESERVE = 0.4
 """Share of what is left of a deadline that a source leaves to those behind it, at most."""
-_MOST_FILLED, _LEAST_FILLED = 0.6, 0.1
-"""Share of a deadline that those who wait before a request may fill with their work: between these, see `_Margin`."""
 _CHEAPER = 5
 """What is asked after a source that did not come to answer takes that much less: under load, a second search costs the
 time of those who wait for their first."""
@@ -41,27 +39,6 @@ _JITTER_S = 0.01
 """What a change to the next source takes on a busy machine."""
 
 _log = structlog.get_logger(__name__)
-
-
-class _Margin:
-    """How full queues may be: less after each request that came too late in spite of its admission, slowly more after
-    those that were in time. Estimates err, most of all under the load that they are there for, and a queue that is as
-    long as the deadline allows makes everybody late then (additive increase, multiplicative decrease)."""
-
-    _MORE, _LESS, _PAUSE_S = 0.005, 0.9, 0.1
-
-    def __init__(self) -> None:
-        self.filled = _MOST_FILLED
-        self._lessened_at = -math.inf
-
-    def in_time(self) -> None:
-        self.filled = min(_MOST_FILLED, self.filled + self._MORE)
-
-    def too_late(self, now: float) -> None:
-        # Those who are late together are one sign.
-        if now - self._lessened_at >= self._PAUSE_S:
-            self._lessened_at = now
-            self.filled = max(_LEAST_FILLED, self.filled * self._LESS)
 
 
 class AnswerChain:
@@ -93,7 +70,6 @@ class AnswerChain:
                 on_change=partial(metrics.breaker_changed, stage.name),
             )
         self._default_s = _LEAST_DEADLINE_S
-        self._margin = _Margin()
 
     @property
     def default_deadline_s(self) -> float:
@@ -116,15 +92,16 @@ class AnswerChain:
         alone = self._batchers[best.name].alone_s()
         self._default_s = max(_LEAST_DEADLINE_S, _DEADLINE_FACTOR * alone) if given is None else given / 1000
 
-    def excess_s(self, pending: int, deadline_s: float) -> float:
-        """Seconds by which a request would miss its deadline because of the `pending` ones, which are not answered yet.
+    def wait_s(self, pending: int, deadline_s: float) -> float:
+        """Seconds until a request is answered that has the `pending` ones before it.
 
-        0 where it would not, or would miss it all alone too: then a faster source can answer, and need not be refused.
+        0 where there are none, or where their absence would not help, because the best source takes longer than
+        `deadline_s` all alone, or hangs: then a faster source can answer, and nobody need be refused.
         """
         batcher = self._batchers[self._runtime.stages(Query(history=[], k=1))[0].name]
         if pending == 0 or batcher.alone_s() > deadline_s or batcher.is_stalled:
             return 0.0
-        return max(0.0, batcher.wait_s(max(0, pending - batcher.num_running)) - self._margin.filled * deadline_s)
+        return batcher.wait_s(max(0, pending - batcher.num_running))
 
     async def answer(
         self, query: Query, deadline: float, missing: FallbackReason | None = None, reason: ReasonConfig | None = None
@@ -195,12 +172,9 @@ class AnswerChain:
             outcome = await batcher.submit(asked, key=stage.key(asked), deadline=deadline)
         except OverloadedError:
             if is_best:
-                self._margin.too_late(time.monotonic())
                 raise
             return "no_time"
         except OutOfTimeError as error:
-            if is_best and error.lateness != "too_near":
-                self._margin.too_late(time.monotonic())
             # That others came before, or that the machine is busy, says nothing about the source.
             if error.lateness == "overran":
                 breaker.fail()
@@ -213,6 +187,4 @@ class AnswerChain:
             breaker.fail()
             return FAILED[stage.name]
         breaker.succeed()
-        if is_best:
-            self._margin.in_time()
         return outcome

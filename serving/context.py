@@ -61,7 +61,7 @@ class ServingContext:
             on_activate=lambda model: self.metrics.set_model(model.runtime.info),
         )
         self.admission = Admission(
-            lambda pending, deadline_s: self.models.active.chain.excess_s(pending, deadline_s),
+            lambda pending, deadline_s: self.models.active.chain.wait_s(pending, deadline_s),
             lambda: self.models.active.chain.default_deadline_s,
             self.path_metrics,
         )

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 import numpy as np
+import pytest
 from prometheus_client import CollectorRegistry
 
 from recsys.generator import Recommendations
@@ -36,12 +37,12 @@ async def _offer(runtime: RecommenderRuntime, rate: float, seconds: float) -> Co
     metrics = PathMetrics(CollectorRegistry())
     chain = AnswerChain(runtime, ServingSettings(model_threads=1), metrics)
     await asyncio.to_thread(chain.warm_up)
-    admission = Admission(chain.excess_s, lambda: chain.default_deadline_s, metrics)
+    admission = Admission(chain.wait_s, lambda: chain.default_deadline_s, metrics)
     outcomes: Counter[str] = Counter()
 
     async def ask(due: float) -> None:
         try:
-            admission.enter(DEADLINE_S)
+            ticket = admission.enter(DEADLINE_S)
         except OverloadedError:
             outcomes["refused"] += 1
             return
@@ -53,7 +54,7 @@ async def _offer(runtime: RecommenderRuntime, rate: float, seconds: float) -> Co
             late = time.monotonic() > due + DEADLINE_S
             outcomes["late" if late else "fallback" if answer.is_degraded else "good"] += 1
         finally:
-            admission.leave()
+            admission.leave(ticket)
 
     started = time.monotonic()
     async with asyncio.TaskGroup() as tasks:
@@ -75,3 +76,31 @@ def test_goodput_is_flat_under_overload(make_runtime) -> None:
     # Those who were let in were let in for something.
     admitted = above.total() - above["refused"]
     assert above["good"] / admitted > 0.7
+
+
+def test_queues_may_be_shorter_after_late_answers_and_longer_again_after_those_in_time() -> None:
+    now = [0.0]
+    admission = Admission(
+        lambda pending, _: 0.5 * pending, lambda: 1.0, PathMetrics(CollectorRegistry()), clock=lambda: now[0]
+    )
+
+    def lets_in() -> bool:
+        try:
+            admission.leave(admission.enter(None))
+        except OverloadedError:
+            return False
+        return True
+
+    held = admission.enter(None)
+    assert lets_in()  # 0.5 s of waiting fit into 0.6 of a second
+    for _ in range(3):
+        ticket = admission.enter(10.0)
+        now[0] += 9.5
+        admission.leave(ticket)
+    assert admission.filled == pytest.approx(0.6 * 0.9**3)
+    assert not lets_in()
+    for _ in range(40):
+        admission.leave(admission.enter(10.0))
+    assert lets_in()
+    admission.leave(held)
+    assert admission.pending == 0
