@@ -2,12 +2,18 @@
 
 The limit follows the model: so many requests may be pending as can be answered, at the speed of the latest batches,
 before the deadline of the one that comes. Refusing late costs what an answer costs, and the goodput with it.
+
+Estimates err, most of all under the load that they are there for, and a queue as long as the deadline allows makes
+everybody late then. So those who wait may fill only a part of a deadline: less after each answer that came too late or
+nearly so, slowly more after those in time (additive increase, multiplicative decrease).
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -22,48 +28,82 @@ DEADLINE_HEADER = "X-Deadline-Ms"
 _PATHS = frozenset({"/v1/recommend", "/v1/recommend:batch", "/v1/rank"})
 
 
+_MOST_FILLED, _LEAST_FILLED = 0.6, 0.1
+"""Share of a deadline that those who wait may fill, at most and at least."""
+_MORE, _LESS = 0.005, 0.9
+"""What an answer in time adds to that share, and what a late one leaves of it."""
+_PAUSE_S = 0.1
+"""Answers that are late together, within this time, are one sign."""
+_NEARLY = 0.9
+"""Share of a deadline after which an answer is as good as late: the client's way counts too."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A request that was let in."""
+
+    entered: float
+    deadline_s: float
+
+
 class Admission:
     """Counts the pending requests.
 
     Args:
-        excess_s: seconds by which a request misses its deadline, given in seconds from now, with so many before it.
+        wait_s: seconds that a request waits for its answer with so many pending before it, given its deadline in
+            seconds from now; 0 where those before it make no difference.
         default_s: the deadline of a request that names none.
         metrics: of the request path.
+        clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        excess_s: Callable[[int, float], float],
+        wait_s: Callable[[int, float], float],
         default_s: Callable[[], float],
         metrics: PathMetrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._excess_s = excess_s
+        self._wait_s = wait_s
         self._default_s = default_s
         self._metrics = metrics
+        self._clock = clock
         self._pending = 0
+        self._lessened_at = -math.inf
+        self.filled = _MOST_FILLED
+        """Share of a deadline that those who wait may fill now."""
 
     @property
     def pending(self) -> int:
         """Requests that were let in and are not answered yet."""
         return self._pending
 
-    def enter(self, deadline_s: float | None) -> None:
+    def enter(self, deadline_s: float | None) -> Ticket:
         """Let a request in; `leave` follows.
 
         Raises:
             OverloadedError: it would be answered too late.
         """
-        excess = self._excess_s(self._pending, self._default_s() if deadline_s is None else deadline_s)
+        if deadline_s is None:
+            deadline_s = self._default_s()
+        excess = self._wait_s(self._pending, deadline_s) - self.filled * deadline_s
         if excess > 0:
             self._metrics.shed("overloaded")
             raise OverloadedError(excess)
         self._pending += 1
         self._metrics.pending(self._pending)
+        return Ticket(self._clock(), deadline_s)
 
-    def leave(self) -> None:
+    def leave(self, ticket: Ticket) -> None:
         """A request that was let in is answered."""
         self._pending -= 1
         self._metrics.pending(self._pending)
+        now = self._clock()
+        if now - ticket.entered < _NEARLY * ticket.deadline_s:
+            self.filled = min(_MOST_FILLED, self.filled + _MORE)
+        elif now - self._lessened_at >= _PAUSE_S:
+            self._lessened_at = now
+            self.filled = max(_LEAST_FILLED, self.filled * _LESS)
 
 
 class AdmissionMiddleware:
@@ -80,14 +120,14 @@ class AdmissionMiddleware:
             await self.app(scope, receive, send)
             return
         try:
-            self.admission.enter(_deadline_s(Headers(scope=scope).get(DEADLINE_HEADER)))
+            ticket = self.admission.enter(_deadline_s(Headers(scope=scope).get(DEADLINE_HEADER)))
         except OverloadedError as error:
             await overloaded_response(error, self.least_retry_s)(scope, receive, send)
             return
         try:
             await self.app(scope, receive, send)
         finally:
-            self.admission.leave()
+            self.admission.leave(ticket)
 
 
 def overloaded_response(error: OverloadedError, least_retry_s: int) -> Response:

@@ -88,6 +88,7 @@ class _Waiting(Generic[Q, R]):
 
 @dataclass(eq=False)
 class _Running:
+    size: int
     started: float
     expected_s: float
 
@@ -143,6 +144,11 @@ class Batcher(Generic[Q, R]):
         return len(self._queue)
 
     @property
+    def num_running(self) -> int:
+        """Queries that the model is at work on."""
+        return sum(running.size for running in self._running)
+
+    @property
     def is_stalled(self) -> bool:
         """Whether every worker hangs."""
         now = self.clock()
@@ -161,8 +167,8 @@ class Batcher(Generic[Q, R]):
         busy = 0.0
         if len(self._running) == self.workers:
             busy = min(max(0.0, running.started + running.expected_s - now) for running in self._running)
-        before = ahead * self.cost.seconds(size, now) / size / self.workers
-        return busy + before + self.cost.seconds(min(size, ahead + 1), now)
+        full, beside = divmod(ahead, size)
+        return busy + full * self.cost.seconds(size, now) / self.workers + self.cost.seconds(beside + 1, now)
 
     async def submit(self, query: Q, *, key: Hashable, deadline: float) -> Timed[R]:
         """The answer to `query`, from a batch with others of the same `key`.
@@ -244,7 +250,7 @@ class Batcher(Generic[Q, R]):
 
     def _start(self, batch: list[_Waiting[Q, Timed[R]]]) -> None:
         now = self.clock()
-        running = _Running(now, self.cost.seconds(len(batch), now))
+        running = _Running(len(batch), now, self.cost.seconds(len(batch), now))
         for waiting in batch:
             waiting.batch = running
         self._running.add(running)

@@ -30,8 +30,6 @@ _LEAST_DEADLINE_S = 1.0
 _DEADLINE_FACTOR = 10
 _MOST_RESERVE = 0.4
 """Share of what is left of a deadline that a source leaves to those behind it, at most."""
-_FILLED = 0.8
-"""Share of a deadline that those who wait before a request may fill with their work: estimates err."""
 _CHEAPER = 5
 """What is asked after a source that did not come to answer takes that much less: under load, a second search costs the
 time of those who wait for their first."""
@@ -94,15 +92,16 @@ class AnswerChain:
         alone = self._batchers[best.name].alone_s()
         self._default_s = max(_LEAST_DEADLINE_S, _DEADLINE_FACTOR * alone) if given is None else given / 1000
 
-    def excess_s(self, ahead: int, deadline_s: float) -> float:
-        """Seconds by which a request with `ahead` others before it would miss its deadline because of them.
+    def wait_s(self, pending: int, deadline_s: float) -> float:
+        """Seconds until a request is answered that has the `pending` ones before it.
 
-        0 where it would not, or would miss it all alone too: then a faster source can answer, and need not be refused.
+        0 where there are none, or where their absence would not help, because the best source takes longer than
+        `deadline_s` all alone, or hangs: then a faster source can answer, and nobody need be refused.
         """
         batcher = self._batchers[self._runtime.stages(Query(history=[], k=1))[0].name]
-        if ahead == 0 or batcher.alone_s() > deadline_s or batcher.is_stalled:
+        if pending == 0 or batcher.alone_s() > deadline_s or batcher.is_stalled:
             return 0.0
-        return max(0.0, batcher.wait_s(ahead) - _FILLED * deadline_s)
+        return batcher.wait_s(max(0, pending - batcher.num_running))
 
     async def answer(
         self, query: Query, deadline: float, missing: FallbackReason | None = None, reason: ReasonConfig | None = None

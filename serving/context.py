@@ -61,7 +61,7 @@ class ServingContext:
             on_activate=self._announce,
         )
         self.admission = Admission(
-            lambda ahead, deadline_s: self.models.active.chain.excess_s(ahead, deadline_s),
+            lambda pending, deadline_s: self.models.active.chain.wait_s(pending, deadline_s),
             lambda: self.models.active.chain.default_deadline_s,
             self.path_metrics,
         )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 _WEIGHT = 0.2
 """Of the newest batch in the mean of its size class."""
+_DRIFT = 0.05
+"""How far what is known of other size classes follows one batch that was faster or slower than expected: a machine that
+others use too is slow for batches of all sizes."""
 _HALF_LIFE_S = 5.0
 """What is known of a model that nobody asks any more: half as long after this time, so that one hiccup which makes it
 look too slow for every deadline does not keep it from ever being asked again."""
@@ -15,8 +18,8 @@ class CostModel:
     """Seconds of a batch as `fixed + each * size`, fitted by least squares to recent means of each size class.
 
     A class holds the sizes up to a power of two. Each counts once, so that hours of lone requests do not wash away what
-    is known of larger batches. Until batches of two classes ran, nothing is taken to be shared: estimates of larger
-    ones are then too high.
+    is known of larger batches, which only follows how much slower or faster the machine is. Until batches of two
+    classes ran, nothing is taken to be shared: estimates of larger ones are then too high.
 
     Args:
         first_s: seconds of one request until one has run.
@@ -33,8 +36,13 @@ class CostModel:
 
     def observe(self, size: int, seconds: float, now: float) -> None:
         """A batch of `size` took `seconds` and ended at `now`, in seconds of a monotonic clock."""
+        expected = self.fixed_s + self.each_s * size
+        surprise = min(max(seconds / expected, 0.5), 2.0) if self._last_s is not None and expected > 0 else 1.0
         self._last_s = now
         number = (size - 1).bit_length()
+        for other, (mean_size, mean_seconds) in self._classes.items():
+            if other != number:
+                self._classes[other] = mean_size, mean_seconds * (1 + _DRIFT * (surprise - 1))
         mean_size, mean_seconds = self._classes.get(number, (float(size), seconds))
         self._classes[number] = (
             mean_size + _WEIGHT * (size - mean_size),

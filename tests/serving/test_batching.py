@@ -274,8 +274,29 @@ def test_hours_of_lone_requests_do_not_wash_away_what_is_known_of_batches() -> N
     cost.observe(8, 0.026, now=0.0)
     for _ in range(1000):
         cost.observe(1, 0.012, now=0.0)
-    assert cost.fixed_s == pytest.approx(0.010)
-    assert cost.seconds(8, now=0.0) == pytest.approx(0.026)
+    assert cost.seconds(1, now=0.0) == pytest.approx(0.012, rel=0.01)
+    assert cost.seconds(8, now=0.0) == pytest.approx(0.026, rel=0.1)
+
+
+def test_a_slower_machine_is_slower_for_batches_of_all_sizes() -> None:
+    cost = CostModel()
+    for size in (1, 4, 16):
+        for _ in range(20):
+            cost.observe(size, 0.010 + 0.002 * size, now=0.0)
+    for _ in range(60):
+        cost.observe(1, 3 * 0.012, now=0.0)
+    assert cost.seconds(1, now=0.0) == pytest.approx(3 * 0.012, rel=0.15)
+    assert cost.seconds(16, now=0.0) > 1.5 * 0.042
+
+
+def test_those_ahead_that_fit_the_same_batch_cost_what_they_add_to_it() -> None:
+    batcher = _batcher(Model(), Observer(), max_batch=4)
+    batcher.cost = CostModel()
+    for _ in range(50):
+        for size in (1, 4):
+            batcher.cost.observe(size, 0.010 + 0.002 * size, now=time.monotonic())
+    waits = [batcher.wait_s(ahead) for ahead in (0, 3, 4, 11)]
+    assert waits == pytest.approx([0.012, 0.018, 0.018 + 0.012, 2 * 0.018 + 0.018], rel=0.02)
 
 
 def test_a_slow_batch_is_forgotten_with_time_so_that_the_model_is_tried_again() -> None:
