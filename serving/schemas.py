@@ -383,7 +383,7 @@ class ModelResponse(_Response):
 class LoadModel(_Request):
     """Which bundle to read."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"bundle": "beauty-seed-1"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"bundle": "beauty"}]})
 
     bundle: Id
     """A bundle's or a run's directory, relative to the directory that holds the runs of the service."""

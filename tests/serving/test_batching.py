@@ -171,6 +171,21 @@ def test_a_request_whose_time_is_up_while_the_model_works_is_told_so() -> None:
     _run(scenario)
 
 
+def test_one_slow_batch_is_one_sign_however_many_waited_for_it() -> None:
+    model = Model()
+    batcher = _batcher(model, Observer())
+
+    async def scenario() -> None:
+        late = await asyncio.gather(*(_submit(batcher, 1, within=0.2) for _ in range(5)), return_exceptions=True)
+        assert sorted(error.lateness for error in late if isinstance(error, OutOfTimeError)) == [
+            "overran",
+            *["ran"] * 4,
+        ]
+        model.gate.set()
+
+    _run(scenario)
+
+
 def test_who_cannot_be_served_in_time_is_refused_at_once() -> None:
     model, observer = Model(), Observer()
     batcher = _batcher(model, observer, max_waiting=3)
