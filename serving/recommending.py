@@ -174,6 +174,7 @@ async def _read_user(context: ServingContext, model: ServedModel, request: Recom
         if request.mode == "direct" and model.runtime.reads_profiles:
             return _Known(history=history, profile=await _edited_profile(context, model, user_id, within_s))
     except StoreUnavailableError as error:
+        context.metrics.count_store_error()
         _log.warning("answering without the store", error=str(error))
         return _Known(history=[], missing="store_unavailable")
     return _Known(history=history)

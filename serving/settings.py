@@ -43,6 +43,16 @@ class BreakerSettings(StrictConfig):
     """How long, before one request tries it again."""
 
 
+class OfflineSettings(StrictConfig):
+    """The offline store: all events in Parquet files, for training."""
+
+    enabled: bool | None = None
+    """Whether this process writes it. None: if the store is its own; with one that runs elsewhere, `recsys events
+    consume` does, or one of the processes that share it."""
+    directory: Path | None = None
+    """Where; None is `offline` beside the bundle, as for `recsys events`."""
+
+
 class ServingSettings(StrictConfig):
     """How much work runs at a time, and how long things may take."""
 
@@ -50,6 +60,8 @@ class ServingSettings(StrictConfig):
     """Rate limits, foreign pages, slow clients, shutdown and the audit log."""
     traces: TraceSettings = TraceSettings()
     """Whether requests are traced with OpenTelemetry."""
+    offline: OfflineSettings = OfflineSettings()
+    """Whether and where the offline store is written."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A longer request body is refused with 413, counted while it streams in."""
     max_clock_skew_s: float = Field(default=86_400, ge=0)
