@@ -72,7 +72,7 @@ def create_app(
         offline: writes the offline store while the app runs; None: nobody here does.
 
     Raises:
-        ConfigError: the audit file cannot be written.
+        ConfigError: the audit file cannot be written, or an experiment asks for what the model does not do.
     """
     settings = settings or ServingSettings()
     context = ServingContext(runtime, store, settings, seed, bundles, offline)
@@ -97,6 +97,7 @@ def create_app(
         middleware=_middleware(context, keys, loopback_only, tracer_provider),
     )
     app.state.context = context
+    app.state.has_one_user = loopback_only and keys is None
     app.state.lifecycle = lifecycle
     app.state.store_probe = StoreProbe(store)
     install_handlers(app, retry_after_s=settings.retry_after_s, on_store_error=context.metrics.count_store_error)

@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 from feature_store import OnlineStore, StoreUnavailableError
 from recsys.bundle import Bundle
 from serving.admission import Admission
+from serving.arms import Arms
 from serving.breaker import CircuitBreaker
 from serving.metrics import Metrics
 from serving.models import Models, ServedModel
@@ -40,6 +41,9 @@ class ServingContext:
         read.
         bundles: further models are loaded from below it.
         offline: writes the offline store from the start to the end of the service; None: nobody here does.
+
+    Raises:
+        ConfigError: an experiment asks for what the model does not do.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class ServingContext:
     ) -> None:
         self.store = store
         self._offline = offline
+        self.arms = Arms(settings.experiments)
+        self.arms.check(runtime.no_reasons)
         self.settings = settings
         self.metrics = Metrics(runtime.info)
         self.path_metrics = PathMetrics(self.metrics.registry)
