@@ -26,6 +26,7 @@ from serving.guard.middleware import HostMiddleware, KeyMiddleware, check_role
 from serving.guard.openapi import describe_guards
 from serving.lifecycle import Lifecycle, StoreProbe
 from serving.middleware import REQUEST_ID, BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
+from serving.offline import OfflineExport
 from serving.problems import install_handlers, install_schema
 from serving.routes import admin, catalog, events, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
@@ -51,6 +52,7 @@ def create_app(
     keys: KeyRing | None = None,
     loopback_only: bool = False,
     tracer_provider: TracerProvider | None = None,
+    offline: OfflineExport | None = None,
 ) -> FastAPI:
     """The API and the dashboard over one model and one store; the app closes the store when it stops.
 
@@ -67,12 +69,13 @@ def create_app(
         keys: who may ask for what; without, everybody may ask for everything.
         tracer_provider: where spans go; None traces nothing.
         loopback_only: answer only requests that name this machine as the host.
+        offline: writes the offline store while the app runs; None: nobody here does.
 
     Raises:
-        ConfigError: the audit file cannot be written.
+        ConfigError: the audit file cannot be written, or an experiment asks for what the model does not do.
     """
     settings = settings or ServingSettings()
-    context = ServingContext(runtime, store, settings, seed, bundles)
+    context = ServingContext(runtime, store, settings, seed, bundles, offline)
     lifecycle = Lifecycle()
 
     @asynccontextmanager
@@ -94,6 +97,7 @@ def create_app(
         middleware=_middleware(context, keys, loopback_only, tracer_provider),
     )
     app.state.context = context
+    app.state.has_one_user = loopback_only and keys is None
     app.state.lifecycle = lifecycle
     app.state.store_probe = StoreProbe(store)
     install_handlers(app, retry_after_s=settings.retry_after_s, on_store_error=context.metrics.count_store_error)

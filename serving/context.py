@@ -15,9 +15,11 @@ from fastapi import Depends, Request
 from feature_store import OnlineStore, StoreUnavailableError
 from recsys.bundle import Bundle
 from serving.admission import Admission
+from serving.arms import Arms
 from serving.breaker import CircuitBreaker
 from serving.metrics import Metrics
 from serving.models import Models, ServedModel
+from serving.offline import OfflineExport
 from serving.path_metrics import PathMetrics
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
@@ -38,6 +40,10 @@ class ServingContext:
         seed: puts the data set's histories into the store; called until it once succeeds, before any user is
         read.
         bundles: further models are loaded from below it.
+        offline: writes the offline store from the start to the end of the service; None: nobody here does.
+
+    Raises:
+        ConfigError: an experiment asks for what the model does not do.
     """
 
     def __init__(
@@ -47,8 +53,12 @@ class ServingContext:
         settings: ServingSettings,
         seed: Callable[[], object] | None = None,
         bundles: Path | None = None,
+        offline: OfflineExport | None = None,
     ) -> None:
         self.store = store
+        self._offline = offline
+        self.arms = Arms(settings.experiments)
+        self.arms.check(runtime.no_reasons)
         self.settings = settings
         self.metrics = Metrics(runtime.info)
         self.path_metrics = PathMetrics(self.metrics.registry)
@@ -152,10 +162,14 @@ class ServingContext:
             await self.on_store(self.store.ping)
         except StoreUnavailableError as error:
             _log.warning("store is down, answering without users until it is back", error=str(error))
+        if self._offline is not None:
+            await anyio.to_thread.run_sync(self._offline.start, self.metrics)
 
     async def stop(self) -> None:
-        """End the models' threads and close the store."""
+        """End the models' threads, write what the offline store lacks, and close the store."""
         self.models.close()
+        if self._offline is not None:
+            await anyio.to_thread.run_sync(self._offline.stop)
         await anyio.to_thread.run_sync(self.store.close)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from feature_store.log import Lag
 from recsys.data.sequences import IntArray
 from serving.drift import ServedDrift, popularity_deciles
 from serving.runtime import ModelInfo
@@ -74,6 +76,21 @@ class Metrics:
         self._store_errors = Counter(
             "recsys_store_errors", "Requests that the store did not answer.", registry=self.registry
         )
+        self._offline_running = Gauge(
+            "recsys_offline_running",
+            "1 while this process writes the offline store, 0 once it cannot, NaN where it is not meant to.",
+            registry=self.registry,
+        )
+        self._offline_entries = Gauge(
+            "recsys_offline_lag_entries",
+            "Entries of the event log that are not in the offline store; NaN where nobody knows.",
+            registry=self.registry,
+        )
+        self._offline_seconds = Gauge(
+            "recsys_offline_lag_seconds", "Age of the oldest of them; NaN where nobody knows.", registry=self.registry
+        )
+        self._offline_running.set(math.nan)
+        self.set_offline_lag(None)
         self._model = Gauge(
             "recsys_model_info", "Always 1; says what is served.", ("name", "model_version"), registry=self.registry
         )
@@ -132,6 +149,15 @@ class Metrics:
     def count_store_error(self) -> None:
         """Count a request, or a look at the store's health, that the store did not answer."""
         self._store_errors.inc()
+
+    def watch_offline(self, is_running: Callable[[], bool]) -> None:
+        """Say from now on whether this process writes the offline store."""
+        self._offline_running.set_function(is_running)
+
+    def set_offline_lag(self, lag: Lag | None) -> None:
+        """How far the offline store is behind; None where nobody knows."""
+        self._offline_entries.set(math.nan if lag is None else lag.entries)
+        self._offline_seconds.set(math.nan if lag is None else lag.seconds)
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:

@@ -115,6 +115,7 @@ class Models:
         self._previous: ServedModel | None = None
         self._shadow: ServedModel | None = None
         self._shadow_share = 0.0
+        self._missed: set[str] = set()
         self._shadowing: set[asyncio.Task[None]] = set()
         self._draw = random.Random(0)
         self._loading = asyncio.Lock()
@@ -127,6 +128,22 @@ class Models:
     def find(self, version: str) -> ServedModel | None:
         """A model in memory, if it is there."""
         return self._held.get(version)
+
+    def chosen(self, version: str | None, default: ServedModel) -> ServedModel:
+        """The model of this version if it is in memory, else another one; says once in the log that it is not.
+
+        Args:
+            version: None chooses none.
+            default: the other one.
+        """
+        model = default if version is None else self._held.get(version)
+        if model is not None:
+            return model
+        assert version is not None
+        if version not in self._missed:
+            self._missed.add(version)
+            _log.warning("the model of an experiment is not in memory, another one answers", model_version=version)
+        return default
 
     async def load(self, name: str) -> ServedModel:
         """Read, verify and warm up the bundle `name`: a directory below the root, or a run's directory there.
@@ -155,6 +172,7 @@ class Models:
                 model.retire()
                 raise
             self._held[model.version] = model
+            self._missed.discard(model.version)
         _log.info("model loaded", model_version=model.version, path=str(path))
         return model
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import anyio.to_thread
 import numpy as np
 import structlog
 
 from feature_store import StoreUnavailableError
+from recsys.errors import ConfigError
 from recsys.profile.profile import Profile
 from serving import presentation
 from serving.answers import NOT_DEGRADED, Answer, FallbackReason, Query
+from serving.arms import Arm
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
+from serving.experiments import OVERRIDE_HEADER
 from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
 from serving.runtime import Clock, UnknownCategoryError
 from serving.schemas import MAX_HISTORY, NextRequest, RecommendRequest, RecommendResponse
+from serving.shown import best, draw
 from serving.stages import Asked, Listed
 
 _FROZEN_HISTORY = 50
@@ -29,20 +34,38 @@ _log = structlog.get_logger(__name__)
 
 
 async def recommend(
-    context: ServingContext, model: ServedModel, request: RecommendRequest, *, allowance_s: float | None
+    context: ServingContext,
+    model: ServedModel,
+    request: RecommendRequest,
+    *,
+    allowance_s: float | None,
+    forced: Mapping[str, str] | None = None,
 ) -> RecommendResponse:
     """The response to one request.
 
     Args:
         context: what the routes share.
-        model: answers; the caller keeps it in use.
+        model: answers, unless the user is in an experiment with another one; the caller keeps it in use.
         request: what is asked.
         allowance_s: how long it may take; the service's own limit when None.
+        forced: experiments and the variants that a tester wants to see of them.
 
     Raises:
         ProblemError: the request cannot be met.
         OverloadedError: too many others wait.
     """
+    try:
+        arm = context.arms.of(request.user_id, forced or {})
+    except ConfigError as error:
+        raise ProblemError(422, str(error), field=OVERRIDE_HEADER) from error
+    with context.models.chosen(arm.settings.model_version, model).use() as chosen:
+        request = arm.applied_to(request, can_reason=chosen.runtime.no_reasons is None)
+        return await _respond(context, chosen, request, arm, allowance_s)
+
+
+async def _respond(
+    context: ServingContext, model: ServedModel, request: RecommendRequest, arm: Arm, allowance_s: float | None
+) -> RecommendResponse:
     started = time.monotonic()
     if request.mode == "reason" and model.runtime.no_reasons is not None:
         raise ProblemError(422, f"{model.runtime.no_reasons}; or ask with mode direct", field="mode")
@@ -51,9 +74,12 @@ async def recommend(
     known = await _read_user(context, model, request, deadline)
     if request.user_id is not None:
         timings["history"] = _milliseconds_since(started)
+    length = request.depth or request.k
+    exploration = context.settings.exploration
+    epsilon = exploration.epsilon if arm.settings.epsilon is None else arm.settings.epsilon
     query = Query(
         history=known.history,
-        k=request.depth or request.k,
+        k=length if epsilon == 0 else max(length, exploration.candidates),
         exclude=request.exclude,
         categories=request.categories,
         max_per_category=request.max_per_category,
@@ -67,6 +93,11 @@ async def recommend(
     except UnknownCategoryError as error:
         raise ProblemError(422, f"{error}; see /v1/categories", field="categories") from error
     context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
+    if epsilon == 0:
+        shown = best(answer, length)
+    else:
+        shown = await anyio.to_thread.run_sync(draw, answer, length, epsilon)
+    answer = shown.answer
     recommendation_id, cursor = uuid.uuid4().hex, None
     if len(answer.picks) > request.k:
         cursor = _freeze(context, model, query, answer, recommendation_id, request.k)
@@ -89,6 +120,7 @@ async def recommend(
         chains=list(answer.chains),
         unknown_items=answer.unknown_items,
         used_profile=answer.used_profile,
+        variants=arm.variants,
         model_version=model.version,
         timings_ms=timings,
     )
@@ -124,6 +156,7 @@ def next_page(context: ServingContext, request: NextRequest) -> RecommendRespons
         chains=[],
         unknown_items=[],
         used_profile=False,
+        variants={},
         model_version=model.version,
         timings_ms={**clock.timings_ms, "total": _milliseconds_since(started)},
     )
@@ -174,6 +207,7 @@ async def _read_user(context: ServingContext, model: ServedModel, request: Recom
         if request.mode == "direct" and model.runtime.reads_profiles:
             return _Known(history=history, profile=await _edited_profile(context, model, user_id, within_s))
     except StoreUnavailableError as error:
+        context.metrics.count_store_error()
         _log.warning("answering without the store", error=str(error))
         return _Known(history=[], missing="store_unavailable")
     return _Known(history=history)

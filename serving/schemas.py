@@ -170,6 +170,8 @@ class RecommendResponse(_Response):
     """Item ids of the request or the history that the catalogue does not have; they were ignored."""
     used_profile: bool
     """Whether the model read any of the user's profile before the history; never in mode `reason`."""
+    variants: dict[str, str]
+    """The variant of each experiment that the user is in; further pages of a list do not repeat it."""
     model_version: str
     timings_ms: dict[str, float]
     """Milliseconds of each step; `total` includes what lies between."""

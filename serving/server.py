@@ -20,6 +20,7 @@ from serving.app import create_app
 from serving.bundles import find_bundle, namespace_of
 from serving.guard.keys import KeyRing
 from serving.lifecycle import Lifecycle
+from serving.offline import OfflineExport
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 from serving.tracing import otlp_provider
@@ -85,6 +86,7 @@ def run_server(
                 )
         except StoreError as error:
             raise ConfigError(str(error)) from error
+        offline = _offline(store, path, settings, is_own=store_url is None)
         try:
             api = create_app(
                 runtime,
@@ -95,6 +97,7 @@ def run_server(
                 tracer_provider=provider,
                 loopback_only=ring is None and not is_open,
                 bundles=_directory_of_bundles(path),
+                offline=offline,
             )
             shown_host = f"[{host}]" if ":" in host else host
             url = f"http://{shown_host}:{listener.getsockname()[1]}"
@@ -104,7 +107,9 @@ def run_server(
             )
             _Server(config, ready, api.state.lifecycle, settings.guard.drain_s).run(sockets=[listener])
         finally:
-            # The app closes it too, but not when its start fails or a second Ctrl-C cuts its end short.
+            # The app does so too, but not when its start fails or a second Ctrl-C cuts its end short.
+            if offline is not None:
+                offline.stop()
             store.close()
 
 
@@ -151,6 +156,14 @@ def _directory_of_bundles(path: Path) -> Path:
     """Where further models are loaded from: beside the run of the bundle at `path`, or beside the bundle."""
     path = path.resolve()
     return path.parent.parent if path.name == "bundle" else path.parent
+
+
+def _offline(store: OnlineStore, path: Path, settings: ServingSettings, *, is_own: bool) -> OfflineExport | None:
+    """What writes the offline store of the bundle at `path`; None: not this process."""
+    wanted = settings.offline.enabled
+    if not (is_own if wanted is None else wanted):
+        return None
+    return OfflineExport(store, settings.offline.directory or path.parent / "offline")
 
 
 def _keys(address: str, keys: Path | None, is_open: bool) -> KeyRing | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from recsys.config import StrictConfig, read_yaml
 from recsys.errors import ConfigError
 from recsys.generator.lm.reason import ReasonConfig
+from serving.arms import ArmSettings
+from serving.experiments import ExperimentPlan
 from serving.guard.settings import GuardSettings
+from serving.schemas import MAX_K
 from serving.tracing import TraceSettings
 
 
@@ -43,6 +46,26 @@ class BreakerSettings(StrictConfig):
     """How long, before one request tries it again."""
 
 
+class ExplorationSettings(StrictConfig):
+    """Lists that are drawn at random, so that later estimates of other policies are possible."""
+
+    epsilon: float = Field(default=0.0, ge=0, le=1)
+    """Share of the lists; 0 always shows the best one. 0.02 to 0.05 is usual. An arm of an experiment may have its
+    own."""
+    candidates: int = Field(default=50, ge=2, le=MAX_K)
+    """The best so many items are drawn from, at the cost of a list of that length."""
+
+
+class OfflineSettings(StrictConfig):
+    """The offline store: all events in Parquet files, for training."""
+
+    enabled: bool | None = None
+    """Whether this process writes it. None: if the store is its own; with one that runs elsewhere, `recsys events
+    consume` does, or one of the processes that share it."""
+    directory: Path | None = None
+    """Where; None is `offline` beside the bundle, as for `recsys events`."""
+
+
 class ServingSettings(StrictConfig):
     """How much work runs at a time, and how long things may take."""
 
@@ -50,6 +73,12 @@ class ServingSettings(StrictConfig):
     """Rate limits, foreign pages, slow clients, shutdown and the audit log."""
     traces: TraceSettings = TraceSettings()
     """Whether requests are traced with OpenTelemetry."""
+    offline: OfflineSettings = OfflineSettings()
+    """Whether and where the offline store is written."""
+    experiments: ExperimentPlan = ExperimentPlan()
+    """Which users get other settings, `serving.arms.ArmSettings`."""
+    exploration: ExplorationSettings = ExplorationSettings()
+    """Whether lists are drawn at random."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A longer request body is refused with 413, counted while it streams in."""
     max_clock_skew_s: float = Field(default=86_400, ge=0)
@@ -67,6 +96,22 @@ class ServingSettings(StrictConfig):
     """Requests that wait for the store at a time."""
     retry_after_s: int = Field(default=2, ge=1)
     """What a 503 tells the client to wait."""
+
+    @field_validator("experiments")
+    @classmethod
+    def _arms_can_be_followed(cls, plan: ExperimentPlan) -> ExperimentPlan:
+        for layer in plan.layers:
+            for name, experiment in layer.experiments.items():
+                for variant, settings in experiment.variants.items():
+                    try:
+                        ArmSettings.model_validate(settings)
+                    except ValidationError as error:
+                        first = error.errors()[0]
+                        where = ".".join(map(str, (name, variant, *first["loc"])))
+                        raise ValueError(
+                            f"{where}: {first['msg']}; an arm may set {', '.join(ArmSettings.model_fields)}"
+                        ) from error
+        return plan
 
 
 def load_settings(path: Path) -> ServingSettings:

@@ -48,6 +48,8 @@ class Recommendations(_Answer):
     """Why it is not of the best source; None when it is."""
     unknown_items: tuple[str, ...]
     """Ids that the catalogue does not have."""
+    variants: dict[str, str] = {}
+    """The variant of each experiment that the user is in."""
     model_version: str
 
 

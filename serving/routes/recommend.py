@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Depends, Header, Request
 from pydantic import ValidationError
 
+from recsys.errors import ConfigError
 from serving.admission import DEADLINE_HEADER
 from serving.batching import OverloadedError
 from serving.context import Context, ServingContext
+from serving.experiments import OVERRIDE_HEADER, parse_override
+from serving.guard.middleware import client_of
 from serving.models import ServedModel
 from serving.problems import Problem, ProblemError, invalid_fields, problem, responses
 from serving.recommending import next_page
@@ -39,8 +42,32 @@ DeadlineMs = Annotated[
 ]
 
 
+def _forced(request: Request) -> dict[str, str]:
+    """The variants that the header asks for: an administrator's, or anybody's where only this machine is answered.
+
+    Raises:
+        ProblemError: somebody else sends it, or it is malformed.
+    """
+    header = request.headers.get(OVERRIDE_HEADER)
+    if header is None:
+        return {}
+    client = client_of(request.scope)
+    if not (request.app.state.has_one_user if client is None else client.role == "admin"):
+        request.app.state.context.metrics.count_refused("role")
+        raise ProblemError(403, f"{OVERRIDE_HEADER} needs a key of role admin; leave it out", field=OVERRIDE_HEADER)
+    try:
+        return parse_override(header)
+    except ConfigError as error:
+        raise ProblemError(422, str(error), field=OVERRIDE_HEADER) from error
+
+
+Forced = Annotated[dict[str, str], Depends(_forced)]
+
+
 @router.post("/recommend", operation_id="recommend", responses=responses(400, 404, 413, 422, 503))
-async def recommend(request: RecommendRequest, context: Context, deadline_ms: DeadlineMs = None) -> RecommendResponse:
+async def recommend(
+    request: RecommendRequest, context: Context, forced: Forced, deadline_ms: DeadlineMs = None
+) -> RecommendResponse:
     """The items that the user, or somebody with this history, most likely wants next.
 
     Without a usable history the most popular items are the answer, and `source` says so. With mode `reason` the model
@@ -49,7 +76,7 @@ async def recommend(request: RecommendRequest, context: Context, deadline_ms: De
     """
     with context.model.use() as model:
         allowance_s = None if deadline_ms is None else deadline_ms / 1000
-        return await respond(context, model, request, allowance_s=allowance_s)
+        return await respond(context, model, request, allowance_s=allowance_s, forced=forced)
 
 
 @router.post("/recommend:next", operation_id="recommend_next", responses=responses(400, 410, 413, 422))
@@ -60,23 +87,30 @@ async def recommend_next(request: NextRequest, context: Context) -> RecommendRes
 
 
 @router.post("/recommend:batch", operation_id="recommend_batch", responses=responses(400, 413, 422, 503))
-async def recommend_batch(body: BatchRequest, context: Context, deadline_ms: DeadlineMs = None) -> BatchResponse:
-    """Many requests at once, all answered by one model. Each has its own status: one that cannot be met does not fail
-    the others. The deadline is that of the whole batch; without one, it grows with the batch."""
+async def recommend_batch(
+    body: BatchRequest, context: Context, forced: Forced, deadline_ms: DeadlineMs = None
+) -> BatchResponse:
+    """Many requests at once, all answered by one model, except for users whose experiment has another. Each has its own
+    status: one that cannot be met does not fail the others. The deadline is that of the whole batch; without one, it
+    grows with the batch."""
     with context.model.use() as model:
         # As if so many came one after the other in full batches.
         turns = 1 + len(body.requests) / context.settings.batching.max_batch
         allowance_s = turns * model.chain.default_deadline_s if deadline_ms is None else deadline_ms / 1000
-        entries = [_entry(context, model, request, allowance_s) for request in body.requests]
+        entries = [_entry(context, model, request, allowance_s, forced) for request in body.requests]
         return BatchResponse(results=await asyncio.gather(*entries))
 
 
 async def _entry(
-    context: ServingContext, model: ServedModel, body: Mapping[str, Any], allowance_s: float
+    context: ServingContext,
+    model: ServedModel,
+    body: Mapping[str, Any],
+    allowance_s: float,
+    forced: Mapping[str, str],
 ) -> BatchEntry:
     try:
         request = RecommendRequest.model_validate(body)
-        answer = await respond(context, model, request, allowance_s=allowance_s)
+        answer = await respond(context, model, request, allowance_s=allowance_s, forced=forced)
     except ValidationError as error:
         fields = invalid_fields(error.errors())
         return _failed(problem(422, f"{fields[0].field}: {fields[0].message}", fields))

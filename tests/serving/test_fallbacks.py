@@ -195,6 +195,7 @@ def test_a_store_that_fails_in_a_row_is_left_alone(
             assert answer["fallback_reason"] == "store_unavailable"
         assert len(calls) == 2
         assert service.metric('recsys_breaker_state{part="store"}') == 2
+        assert service.metric("recsys_store_errors_total") == 5
         event = {"event_id": "e", "user_id": "ann", "item_id": "i1"}
         refused = service.client.post("/v1/events", json=event)
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)

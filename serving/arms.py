@@ -1,0 +1,103 @@
+"""What the arm of an experiment changes in a request for a list. Knows no HTTP and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from pydantic import Field
+
+from feature_store.slates import Exposure
+from recsys.config import StrictConfig
+from recsys.errors import ConfigError
+from serving.answers import Mode
+from serving.experiments import ExperimentPlan, Experiments
+from serving.schemas import MAX_K, RecommendRequest
+
+_log = structlog.get_logger(__name__)
+
+
+class ArmSettings(StrictConfig):
+    """What an arm asks for. What a request itself says wins: an arm changes the defaults."""
+
+    mode: Mode | None = None
+    max_per_category: int | None = Field(default=None, ge=1, le=MAX_K)
+    epsilon: float | None = Field(default=None, ge=0, le=1)
+    """Share of lists that are drawn at random, see `serving.exploration`."""
+    model_version: str | None = Field(default=None, min_length=1)
+    """Of a model in memory, which answers instead of the active one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Where a request is, and what follows."""
+
+    settings: ArmSettings = field(default_factory=ArmSettings)
+    exposures: tuple[Exposure, ...] = ()
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """The variant of each experiment that the request is in."""
+        return {exposure.experiment: exposure.variant for exposure in self.exposures}
+
+    def applied_to(self, request: RecommendRequest, *, can_reason: bool) -> RecommendRequest:
+        """The request as the arm wants it.
+
+        Args:
+            request: what is asked.
+            can_reason: whether the model has mode `reason`; else the arm's mode is left out.
+        """
+        wanted = {"mode": self.settings.mode, "max_per_category": self.settings.max_per_category}
+        if wanted["mode"] == "reason" and not can_reason:
+            _log.warning("the model of this arm gives no reasons, answering directly", variants=self.variants)
+            del wanted["mode"]
+        changes = {
+            name: value for name, value in wanted.items() if value is not None and name not in request.model_fields_set
+        }
+        return request.model_copy(update=changes) if changes else request
+
+
+class Arms:
+    """The experiments of a service.
+
+    Args:
+        plan: of which the settings of every variant are `ArmSettings`.
+    """
+
+    def __init__(self, plan: ExperimentPlan) -> None:
+        self._plan = plan
+        self._experiments = Experiments(plan)
+
+    def check(self, no_reasons: str | None) -> None:
+        """Refuse a plan that the model cannot follow.
+
+        Args:
+            no_reasons: why the model has no mode `reason`; None if it has.
+
+        Raises:
+            ConfigError: a variant asks for that mode all the same.
+        """
+        for layer in self._plan.layers:
+            for name, experiment in layer.experiments.items():
+                for variant, settings in experiment.variants.items():
+                    # An arm with a model of its own is judged when that is loaded.
+                    if no_reasons and settings.get("mode") == "reason" and "model_version" not in settings:
+                        raise ConfigError(f"experiments: {name}/{variant} asks for mode reason, but {no_reasons}")
+
+    def of(self, unit: str | None, forced: Mapping[str, str]) -> Arm:
+        """Where a request is.
+
+        Args:
+            unit: the user; None for somebody unknown, who is in no experiment: the next request might be elsewhere.
+            forced: what a tester wants to see, experiment -> variant.
+
+        Raises:
+            ConfigError: what is forced does not exist, or there is no user.
+        """
+        if unit is None:
+            if forced:
+                raise ConfigError("only a request with user_id is in an experiment; give one to force a variant")
+            return Arm()
+        assignment = self._experiments.assign(unit, forced)
+        return Arm(settings=ArmSettings.model_validate(assignment.settings), exposures=assignment.exposures)

@@ -1,0 +1,56 @@
+"""The list that is shown of those that an answer allows, and how likely that was. Knows no HTTP and no storage."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from serving.answers import Answer
+from serving.exploration import FloatArray, draw_slate
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """A list with its probabilities under the policy that chose it."""
+
+    answer: Answer
+    """With the picks in the order of display."""
+    marginal: FloatArray
+    """float64 [picks], of each item at its place."""
+    conditional: FloatArray
+    """float64 [picks], of each item given those before it."""
+    epsilon: float
+    """Share of lists that are drawn at random."""
+    seed: int | None
+    """Of the draw; None where nothing is drawn."""
+
+
+def best(answer: Answer, k: int) -> Shown:
+    """The best `k` items, which are shown each time."""
+    picks = answer.picks[:k]
+    certain = np.ones(len(picks))
+    return Shown(answer=replace(answer, picks=picks), marginal=certain, conditional=certain, epsilon=0.0, seed=None)
+
+
+def draw(answer: Answer, k: int, epsilon: float, *, seed: int | None = None) -> Shown:
+    """`k` items of the answer, by the policy of `serving.exploration`; takes milliseconds.
+
+    Args:
+        answer: all its picks are candidates.
+        k: length of the list.
+        epsilon: share of lists that are drawn at random.
+        seed: the same one draws the same list; None takes one that nobody can guess.
+    """
+    seed = secrets.randbits(53) if seed is None else seed  # JSON readers keep so many bits of a number
+    # Where an answer's order is not that of its scores, the order counts: it is the best list.
+    scores = np.minimum.accumulate(np.array([pick.score for pick in answer.picks], dtype=np.float64))
+    slate = draw_slate(scores, k, epsilon=epsilon, seed=seed)
+    return Shown(
+        answer=replace(answer, picks=[answer.picks[index] for index in slate.order]),
+        marginal=slate.marginal,
+        conditional=slate.conditional,
+        epsilon=epsilon,
+        seed=seed,
+    )
