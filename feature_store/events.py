@@ -6,9 +6,12 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from feature_store.errors import InvalidEventError
+
+if TYPE_CHECKING:
+    from feature_store.slates import ServedSlate  # which reads the limits of this module
 
 MAX_HISTORY = 500
 """Entries of a history, unless another number is asked for."""
@@ -83,10 +86,11 @@ class HistoryEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogEntry:
-    """An event that was accepted, or the erasure of a user."""
+    """An event that was accepted, a list that was shown, or the erasure of a user."""
 
     shard: int
     position: Position
     event: Event | None = None
+    slate: ServedSlate | None = None
     erased: str | None = None
-    """Digest of the user (`feature_store.keys.digest_of`) whose events before this entry are void."""
+    """Digest of the user (`feature_store.keys.digest_of`) whose events and lists before this entry are void."""

@@ -18,6 +18,7 @@ from feature_store.errors import InvalidEventError, StoreConfigError
 from feature_store.events import Event, LogEntry
 from feature_store.keys import SHARDS
 from feature_store.online import OnlineStore
+from feature_store.slates import ServedSlate
 
 _JOIN = Script("join_log")
 _TRIM = Script("trim_log")
@@ -151,6 +152,8 @@ def _entry(shard: int, place: str, fields: Mapping[str, str]) -> LogEntry:
     if "erased" in fields:
         return LogEntry(shard=shard, position=position, erased=fields["erased"])
     try:
+        if "slate" in fields:
+            return LogEntry(shard=shard, position=position, slate=ServedSlate.from_json(fields["slate"]))
         event = Event(
             event_id=fields["event_id"],
             user_id=fields["user_id"],

@@ -15,6 +15,7 @@ from typing import Any
 
 from feature_store.errors import StoreConfigError
 from feature_store.events import Position
+from feature_store.tables import Table
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -27,12 +28,17 @@ class DataFile:
     path: str
     """Relative to the store's directory."""
     date: str
-    """UTC date on which its events arrived."""
+    """UTC date on which its rows arrived."""
     rows: int
     first_time: int
-    """Earliest event time in it, microseconds since 1970 UTC."""
+    """Earliest time in it, microseconds since 1970 UTC."""
     last_time: int
-    """Latest event time in it."""
+    """Latest time in it."""
+
+    @property
+    def table(self) -> Table:
+        """What its rows are: `events`, or `slates` for lists that were shown."""
+        return "slates" if self.path.startswith("slates/") else "events"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +62,10 @@ class Manifest:
     offsets: Mapping[int, Position] = field(default_factory=dict)
     """Shard -> the newest position of its log that is in."""
     tombstones: tuple[Tombstone, ...] = ()
+
+    def files_of(self, table: Table) -> tuple[DataFile, ...]:
+        """The files of one table."""
+        return tuple(file for file in self.files if file.table == table)
 
     @classmethod
     def new(cls) -> Manifest:

@@ -1,7 +1,6 @@
 """All events of all users in Parquet files, and what was known at a point in time. Reads; `OfflineWriter` writes.
 
-Columns: event_id, user_id, item_id, event_type, timestamp (when it happened), ingested_at (when the store got it; both
-are datetimes in UTC with microseconds), shard and sequence (with ingested_at: the place in the event log).
+The columns are those of `feature_store.tables`: of events, and of the lists that were shown.
 
 A model that is trained on what a user did *before* some moment must not see what was not known then. Two times decide:
 an event counts at a moment if it happened before it, and if the store had it by then. An event that arrives late, or
@@ -21,20 +20,9 @@ from feature_store.errors import StoreConfigError
 from feature_store.events import MAX_HISTORY
 from feature_store.keys import digest_of
 from feature_store.manifest import DataFile, Manifest, Tombstone
+from feature_store.tables import ARRIVAL, SCHEMAS, TIME, Table
 
-TIME = pl.Datetime("us", "UTC")
-SCHEMA: dict[str, pl.DataType] = {
-    "event_id": pl.String(),
-    "user_id": pl.String(),
-    "item_id": pl.String(),
-    "event_type": pl.String(),
-    "timestamp": TIME,
-    "ingested_at": TIME,
-    "shard": pl.Int32(),
-    "sequence": pl.Int64(),
-}
 _ITEMS, _TIMES = pl.List(pl.String), pl.List(TIME)
-ARRIVAL = ("ingested_at", "shard", "sequence")
 _ATTEMPTS = 5
 _PAIRS_AT_ONCE = 5_000_000
 """Of a label and an event of its user, about 40 bytes each."""
@@ -66,6 +54,13 @@ class OfflineStore:
     def events(self) -> pl.DataFrame:
         """All events in order of arrival."""
         return self._collect(lambda frame: frame).sort(ARRIVAL)
+
+    def slates(self) -> pl.DataFrame:
+        """All lists that were shown to known users, in order of arrival: the columns of `SCHEMAS["slates"]`.
+
+        `feature_store.tables.slates_of` makes records of them.
+        """
+        return self._collect(lambda frame: frame, table="slates").sort(ARRIVAL)
 
     def history(
         self, user_id: str, as_of: datetime, *, as_ingested: bool = True, limit: int | None = None
@@ -142,13 +137,14 @@ class OfflineStore:
         self,
         select: Callable[[pl.LazyFrame], pl.LazyFrame],
         is_wanted: Callable[[DataFile], bool] = lambda _: True,
+        table: Table = "events",
     ) -> pl.DataFrame:
-        """Apply `select` to the events of one state."""
+        """Apply `select` to a table of one state."""
         for attempt in range(_ATTEMPTS):
             manifest = self.manifest()
-            paths = [self.directory / file.path for file in manifest.files if is_wanted(file)]
+            paths = [self.directory / file.path for file in manifest.files_of(table) if is_wanted(file)]
             try:
-                return without_erased(select(scan(paths)).collect(), manifest.tombstones)
+                return without_erased(select(scan(paths, table)).collect(), manifest.tombstones)
             except FileNotFoundError:
                 # Replaced meanwhile by a writer; the next state has what took its place.
                 if attempt == _ATTEMPTS - 1:
@@ -156,16 +152,16 @@ class OfflineStore:
         raise AssertionError("unreachable")
 
 
-def scan(paths: Iterable[Path]) -> pl.LazyFrame:
-    """The events of some files; also of none."""
+def scan(paths: Iterable[Path], table: Table = "events") -> pl.LazyFrame:
+    """The rows of some files of one table; also of none."""
     paths = list(paths)
     if not paths:
-        return pl.LazyFrame(schema=SCHEMA)
-    return pl.scan_parquet(paths, schema=SCHEMA, glob=False, hive_partitioning=False)
+        return pl.LazyFrame(schema=SCHEMAS[table])
+    return pl.scan_parquet(paths, schema=SCHEMAS[table], glob=False, hive_partitioning=False)
 
 
 def without_erased(events: pl.DataFrame, tombstones: Iterable[Tombstone]) -> pl.DataFrame:
-    """The events that no tombstone makes void; needs all columns."""
+    """The rows that no tombstone makes void; needs all columns."""
     tombstones = list(tombstones)
     if not tombstones or events.is_empty():
         return events

@@ -26,9 +26,9 @@ import polars as pl
 from feature_store.errors import StoreConfigError, StoreUnavailableError
 from feature_store.events import LogEntry
 from feature_store.manifest import DataFile, Manifest, Tombstone, sync_directory
-from feature_store.offline import ARRIVAL, SCHEMA, TIME, scan, without_erased
+from feature_store.offline import scan, without_erased
+from feature_store.tables import ARRIVAL, KEYS, SCHEMAS, Table, rows_of
 
-_EVENTS = "events"
 _MERGE = 16
 """Files of about one size in a partition that become one: an event is written again log_16(events) times at most."""
 
@@ -46,7 +46,8 @@ class OfflineWriter:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         try:
-            (directory / _EVENTS).mkdir(parents=True, exist_ok=True)
+            for table in SCHEMAS:
+                (directory / table).mkdir(parents=True, exist_ok=True)
             self._lock = (directory / "lock").open("a")
         except OSError as error:
             raise StoreConfigError(f"store: cannot write to {directory}: {error}; choose another directory") from error
@@ -102,10 +103,15 @@ class OfflineWriter:
                 tombstones[entry.shard, entry.erased] = Tombstone(
                     shard=entry.shard, digest=entry.erased, before=entry.position
                 )
-        events = without_erased(_frame(new), tombstones.values())
+        events = without_erased(rows_of(new, "events"), tombstones.values())
+        slates = without_erased(rows_of(new, "slates"), tombstones.values())
         self.manifest = replace(
             self.manifest,
-            files=(*self.manifest.files, *self._write_files(events)),
+            files=(
+                *self.manifest.files,
+                *self._write_files(events, "events"),
+                *self._write_files(slates, "slates"),
+            ),
             offsets=offsets,
             tombstones=(*self.manifest.tombstones, *tombstones.values()),
         ).write(self.directory)
@@ -114,12 +120,11 @@ class OfflineWriter:
         return events.height
 
     def expire(self, before: date) -> int:
-        """Delete the events that arrived before a date; how many."""
-        kept = tuple(file for file in self.manifest.files if file.date >= before.isoformat())
-        dropped = sum(file.rows for file in self.manifest.files) - sum(file.rows for file in kept)
+        """Delete the events, and the lists that were shown, that arrived before a date; how many events."""
+        dropped = [file for file in self.manifest.files if file.date < before.isoformat()]
         if dropped:
-            self._replace_files(kept, tombstones=())
-        return dropped
+            self._replace_files([file for file in self.manifest.files if file not in dropped], tombstones=())
+        return sum(file.rows for file in dropped if file.table == "events")
 
     def _new(self, entries: Sequence[LogEntry]) -> list[LogEntry]:
         """The entries that are not in.
@@ -132,11 +137,12 @@ class OfflineWriter:
         if not behind:
             return list(entries)
         places = {(entry.shard, entry.position) for entry in behind if entry.erased is not None}
-        asked = _frame([entry for entry in behind if entry.event is not None])
-        if not asked.is_empty():
-            keys = ["shard", "ingested_at", "sequence", "user_id", "event_id"]
+        for table, keys in KEYS.items():
+            asked = rows_of(behind, table)
+            if asked.is_empty():
+                continue
             stored = (
-                scan(self.directory / file.path for file in self.manifest.files)
+                scan((self.directory / file.path for file in self.manifest.files_of(table)), table)
                 .join(asked.lazy(), on=keys, how="semi")
                 .select("shard", pl.col("ingested_at").dt.epoch("ms"), "sequence")
                 .collect()
@@ -145,33 +151,35 @@ class OfflineWriter:
         return [entry for entry in entries if (entry.shard, entry.position) not in places or entry.erased is not None]
 
     def _work_off_tombstones(self) -> None:
-        """Rewrite the files that hold void events."""
+        """Rewrite the files that hold void rows."""
         if not self.manifest.tombstones:
             return
         files: list[DataFile] = []
         for file in self.manifest.files:
-            events = scan([self.directory / file.path]).collect()
-            kept = without_erased(events, self.manifest.tombstones)
-            files += [file] if kept.height == events.height else self._write_files(kept)
+            rows = scan([self.directory / file.path], file.table).collect()
+            kept = without_erased(rows, self.manifest.tombstones)
+            files += [file] if kept.height == rows.height else self._write_files(kept, file.table)
         self._replace_files(files, tombstones=())
 
     def _merge_small_files(self) -> None:
-        """Make one file of many of about the same size that hold events of one date."""
-        groups: defaultdict[tuple[str, int], list[DataFile]] = defaultdict(list)
+        """Make one file of many of about the same size that hold rows of one table and date."""
+        groups: defaultdict[tuple[Table, str, int], list[DataFile]] = defaultdict(list)
         for file in self.manifest.files:
-            groups[file.date, int(math.log(file.rows, _MERGE))].append(file)
+            groups[file.table, file.date, int(math.log(file.rows, _MERGE))].append(file)
         merged = [file for group in groups.values() if len(group) >= _MERGE for file in group]
         if merged:
-            events = scan(self.directory / file.path for file in merged).collect()
-            kept = [file for file in self.manifest.files if file not in merged]
-            self._replace_files([*kept, *self._write_files(events)], tombstones=())
+            files = [file for file in self.manifest.files if file not in merged]
+            for table in sorted({file.table for file in merged}):
+                rows = scan((self.directory / file.path for file in merged if file.table == table), table).collect()
+                files += self._write_files(rows, table)
+            self._replace_files(files, tombstones=())
 
-    def _write_files(self, events: pl.DataFrame) -> list[DataFile]:
+    def _write_files(self, rows: pl.DataFrame, table: Table) -> list[DataFile]:
         """One durable file a date of arrival, which nobody knows yet."""
         files = []
-        dated = events.sort(ARRIVAL).with_columns(pl.col("ingested_at").dt.date().alias("date"))
+        dated = rows.sort(ARRIVAL).with_columns(pl.col("ingested_at").dt.date().alias("date"))
         for (day,), part in dated.partition_by("date", as_dict=True, include_key=False).items():
-            folder = self.directory / _EVENTS / f"date={day}"
+            folder = self.directory / table / f"date={day}"
             if not folder.is_dir():
                 folder.mkdir()
                 sync_directory(folder.parent)
@@ -201,26 +209,7 @@ class OfflineWriter:
 
     def _delete_unnamed(self) -> None:
         named = {self.directory / file.path for file in self.manifest.files}
-        for path in (self.directory / _EVENTS).glob("*/*"):
-            if path not in named:
-                path.unlink()
-
-
-def _frame(entries: Sequence[LogEntry]) -> pl.DataFrame:
-    """The events among the entries."""
-    rows = [
-        (
-            entry.event.event_id,
-            entry.event.user_id,
-            entry.event.item_id,
-            entry.event.event_type,
-            round(entry.event.timestamp * 1e6),
-            entry.position[0] * 1000,
-            entry.shard,
-            entry.position[1],
-        )
-        for entry in entries
-        if entry.event is not None
-    ]
-    plain = {name: pl.Int64() if kind == TIME else kind for name, kind in SCHEMA.items()}
-    return pl.DataFrame(rows, schema=plain, orient="row").cast(pl.Schema(SCHEMA))
+        for table in SCHEMAS:
+            for path in (self.directory / table).glob("*/*"):
+                if path not in named:
+                    path.unlink()

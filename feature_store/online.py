@@ -22,10 +22,12 @@ from feature_store.events import MAX_HISTORY, AppendOutcome, Event, HistoryEntry
 from feature_store.keys import PROFILE, SCHEMA, SHARDS, Keys, digest_of
 from feature_store.migration import migrate, stored_schema
 from feature_store.reads import UserState, decode_history, decode_state, history_command, state_commands, text_command
+from feature_store.slates import ServedSlate
 
 _APPEND = Script("append_events")
 _SEED = Script("seed_history")
 _ERASE = Script("erase_user")
+_LOG_SLATE = Script("log_slate")
 _OUTCOMES: dict[int, AppendOutcome] = {1: "accepted", 0: "duplicate", -1: "conflict"}
 
 _PIPELINE = 500
@@ -209,6 +211,25 @@ class OnlineStore:
                 event.item_id,
             ]
         return _APPEND(keys, *arguments)
+
+    def log_slates(self, slates: Sequence[ServedSlate]) -> int:
+        """Put lists that were shown into the event log, for the offline store; how many are in.
+
+        Left out are those of users who are not known, and all where no consumer reads the log. Unlike events they
+        are not waited for: the loss of power may take the last of them.
+
+        Raises:
+            StoreUnavailableError: the store does not answer; some may be in.
+            ValueError: a list is nobody's.
+        """
+        commands = []
+        for slate in slates:
+            if slate.user_id is None:
+                raise ValueError("only the lists of known users are logged, got one without user_id")
+            keys = [self.keys.of_user(slate.user_id, "h")]
+            keys += [self.keys.beside_user(slate.user_id, name) for name in ("wal", "groups")]
+            commands.append(_LOG_SLATE(keys, slate.to_json()))
+        return sum(self._run(commands)) if commands else 0
 
     def user_state(self, user_id: str, limit: int | None = None) -> UserState:
         """History, profile and session of a user in one round trip; the newest `limit` entries of the history."""

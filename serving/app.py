@@ -31,6 +31,7 @@ from serving.problems import install_handlers, install_schema
 from serving.routes import admin, catalog, events, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
+from serving.slate_log import SlateLog
 from serving.tracing import TracingMiddleware
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def create_app(
     loopback_only: bool = False,
     tracer_provider: TracerProvider | None = None,
     offline: OfflineExport | None = None,
+    slates: SlateLog | None = None,
 ) -> FastAPI:
     """The API and the dashboard over one model and one store; the app closes the store when it stops.
 
@@ -70,12 +72,13 @@ def create_app(
         tracer_provider: where spans go; None traces nothing.
         loopback_only: answer only requests that name this machine as the host.
         offline: writes the offline store while the app runs; None: nobody here does.
+        slates: takes the lists that were shown; None: they are not logged.
 
     Raises:
         ConfigError: the audit file cannot be written, or an experiment asks for what the model does not do.
     """
     settings = settings or ServingSettings()
-    context = ServingContext(runtime, store, settings, seed, bundles, offline)
+    context = ServingContext(runtime, store, settings, seed, bundles, offline, slates)
     lifecycle = Lifecycle()
 
     @asynccontextmanager

@@ -25,6 +25,7 @@ from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
 from serving.search import CatalogSearch
 from serving.settings import ServingSettings
+from serving.slate_log import SlateLog
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -41,6 +42,7 @@ class ServingContext:
         read.
         bundles: further models are loaded from below it.
         offline: writes the offline store from the start to the end of the service; None: nobody here does.
+        slates: takes the lists that were shown; None: they are not logged.
 
     Raises:
         ConfigError: an experiment asks for what the model does not do.
@@ -54,8 +56,10 @@ class ServingContext:
         seed: Callable[[], object] | None = None,
         bundles: Path | None = None,
         offline: OfflineExport | None = None,
+        slates: SlateLog | None = None,
     ) -> None:
         self.store = store
+        self.slates = slates
         self._offline = offline
         self.arms = Arms(settings.experiments)
         self.arms.check(runtime.no_reasons)
@@ -162,12 +166,16 @@ class ServingContext:
             await self.on_store(self.store.ping)
         except StoreUnavailableError as error:
             _log.warning("store is down, answering without users until it is back", error=str(error))
+        if self.slates is not None:
+            self.slates.start(self.metrics)
         if self._offline is not None:
             await anyio.to_thread.run_sync(self._offline.start, self.metrics)
 
     async def stop(self) -> None:
         """End the models' threads, write what the offline store lacks, and close the store."""
         self.models.close()
+        if self.slates is not None:
+            await anyio.to_thread.run_sync(self.slates.stop)
         if self._offline is not None:
             await anyio.to_thread.run_sync(self._offline.stop)
         await anyio.to_thread.run_sync(self.store.close)

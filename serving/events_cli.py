@@ -198,4 +198,4 @@ def _rows(directory: Path) -> int:
     from feature_store.manifest import Manifest
 
     manifest = Manifest.read(directory)
-    return 0 if manifest is None else sum(file.rows for file in manifest.files)
+    return 0 if manifest is None else sum(file.rows for file in manifest.files_of("events"))

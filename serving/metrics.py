@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -75,6 +76,13 @@ class Metrics:
         self._in_flight = Gauge("recsys_requests_in_flight", "Requests in progress.", registry=self.registry)
         self._store_errors = Counter(
             "recsys_store_errors", "Requests that the store did not answer.", registry=self.registry
+        )
+        self._slates = Counter(
+            "recsys_slates",
+            "Lists shown to known users: logged; left_out, where the user is erased or nobody reads the log; dropped, "
+            "where too many wait; failed.",
+            ("outcome",),
+            registry=self.registry,
         )
         self._offline_running = Gauge(
             "recsys_offline_running",
@@ -149,6 +157,10 @@ class Metrics:
     def count_store_error(self) -> None:
         """Count a request, or a look at the store's health, that the store did not answer."""
         self._store_errors.inc()
+
+    def count_slates(self, outcome: Literal["logged", "left_out", "dropped", "failed"], count: int) -> None:
+        """Count lists that were shown, by what became of their record."""
+        self._slates.labels(outcome).inc(count)
 
     def watch_offline(self, is_running: Callable[[], bool]) -> None:
         """Say from now on whether this process writes the offline store."""

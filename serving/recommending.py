@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ import anyio.to_thread
 import numpy as np
 import structlog
 
-from feature_store import StoreUnavailableError
+from feature_store import InvalidEventError, StoreUnavailableError
+from feature_store.slates import ServedSlate, history_hash
 from recsys.errors import ConfigError
 from recsys.profile.profile import Profile
 from serving import presentation
@@ -25,7 +27,7 @@ from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
 from serving.runtime import Clock, UnknownCategoryError
 from serving.schemas import MAX_HISTORY, NextRequest, RecommendRequest, RecommendResponse
-from serving.shown import best, draw
+from serving.shown import Shown, best, draw
 from serving.stages import Asked, Listed
 
 _FROZEN_HISTORY = 50
@@ -102,6 +104,9 @@ async def _respond(
     if len(answer.picks) > request.k:
         cursor = _freeze(context, model, query, answer, recommendation_id, request.k)
     items = presentation.recommended(model.runtime, answer)[: request.k]
+    if request.user_id is not None and known.missing is None:
+        ids = [item.item_id for item in items]
+        _log_shown(context, model, request.user_id, known, arm, shown, recommendation_id, ids)
     timings |= answer.timings_ms
     timings["total"] = _milliseconds_since(started)
     context.metrics.observe_recommendation(
@@ -191,6 +196,44 @@ class _Known:
     history: Sequence[str]
     profile: Profile | None = None
     missing: FallbackReason | None = None
+
+
+def _log_shown(
+    context: ServingContext,
+    model: ServedModel,
+    user_id: str,
+    known: _Known,
+    arm: Arm,
+    shown: Shown,
+    recommendation_id: str,
+    item_ids: Sequence[str],
+) -> None:
+    """Have the first page of a list logged, with its probabilities; whatever goes wrong, the user gets it."""
+    if context.slates is None:
+        return
+    profile = known.profile if shown.answer.used_profile else None
+    try:
+        slots = shown.slots(item_ids)
+        slate = ServedSlate(
+            request_id=recommendation_id,
+            user_id=user_id,
+            timestamp=time.time(),
+            history_hash=history_hash(known.history),
+            profile_version=None if profile is None else profile.version,
+            policy=shown.answer.source,
+            model_version=model.version,
+            candidates_version=model.version,
+            slots=slots,
+            joint_log_propensity=sum(math.log(slot.conditional) for slot in slots),
+            epsilon=shown.epsilon,
+            seed=shown.seed,
+            exposures=arm.exposures,
+        )
+    except InvalidEventError as error:  # ids of items may be longer than the log allows
+        _log.warning("a list that was shown cannot be logged", error=str(error))
+        context.metrics.count_slates("failed", 1)
+        return
+    context.slates.put(slate, context.metrics)
 
 
 def _own_limit_s(context: ServingContext, model: ServedModel, request: RecommendRequest) -> float:

@@ -23,6 +23,7 @@ from serving.lifecycle import Lifecycle
 from serving.offline import OfflineExport
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
+from serving.slate_log import SlateLog
 from serving.tracing import otlp_provider
 
 _GRACE_S = 10
@@ -87,6 +88,7 @@ def run_server(
         except StoreError as error:
             raise ConfigError(str(error)) from error
         offline = _offline(store, path, settings, is_own=store_url is None)
+        slates = SlateLog(store) if settings.offline.slates else None
         try:
             api = create_app(
                 runtime,
@@ -98,6 +100,7 @@ def run_server(
                 loopback_only=ring is None and not is_open,
                 bundles=_directory_of_bundles(path),
                 offline=offline,
+                slates=slates,
             )
             shown_host = f"[{host}]" if ":" in host else host
             url = f"http://{shown_host}:{listener.getsockname()[1]}"
@@ -108,8 +111,9 @@ def run_server(
             _Server(config, ready, api.state.lifecycle, settings.guard.drain_s).run(sockets=[listener])
         finally:
             # The app does so too, but not when its start fails or a second Ctrl-C cuts its end short.
-            if offline is not None:
-                offline.stop()
+            for writer in (slates, offline):
+                if writer is not None:
+                    writer.stop()
             store.close()
 
 

@@ -64,6 +64,8 @@ class OfflineSettings(StrictConfig):
     consume` does, or one of the processes that share it."""
     directory: Path | None = None
     """Where; None is `offline` beside the bundle, as for `recsys events`."""
+    slates: bool = True
+    """Whether the lists that known users are shown are logged for it, with their probabilities."""
 
 
 class ServingSettings(StrictConfig):

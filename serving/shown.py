@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from feature_store.slates import Slot
 from serving.answers import Answer
 from serving.exploration import FloatArray, draw_slate
 
@@ -25,6 +27,17 @@ class Shown:
     """Share of lists that are drawn at random."""
     seed: int | None
     """Of the draw; None where nothing is drawn."""
+
+    def slots(self, item_ids: Sequence[str]) -> tuple[Slot, ...]:
+        """The first places of the list, as they are logged.
+
+        Args:
+            item_ids: of the items at these places.
+        """
+        return tuple(
+            Slot(item_id=item_id, marginal=float(marginal), conditional=float(conditional))
+            for item_id, marginal, conditional in zip(item_ids, self.marginal, self.conditional, strict=False)
+        )
 
 
 def best(answer: Answer, k: int) -> Shown:

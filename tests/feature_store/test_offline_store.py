@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -16,8 +17,10 @@ from feature_store import Event, StoreConfigError
 from feature_store.events import LogEntry
 from feature_store.keys import digest_of, shard_of
 from feature_store.manifest import Manifest
-from feature_store.offline import TIME, OfflineStore
+from feature_store.offline import OfflineStore
 from feature_store.offline_writer import OfflineWriter
+from feature_store.slates import Exposure, ServedSlate, Slot
+from feature_store.tables import TIME, slates_of
 
 DAY_MS = 86_400_000
 NEVER = 10**9
@@ -31,6 +34,26 @@ def entry(event_id: str, user: str = "ann", *, at: float = 1.0, arrived: int = 1
 
 def erasure(user: str = "ann", *, arrived: int) -> LogEntry:
     return LogEntry(shard=shard_of(user), position=(arrived, 0), erased=digest_of(user))
+
+
+def shown(request_id: str, user: str = "ann", *, arrived: int = 1000, seq: int = 0) -> LogEntry:
+    """A list of one item that was shown."""
+    slate = ServedSlate(
+        request_id=request_id,
+        user_id=user,
+        timestamp=1.25,
+        history_hash="h",
+        profile_version=None,
+        policy="generator",
+        model_version="m",
+        candidates_version="m",
+        slots=(Slot(item_id="i1", marginal=0.5, conditional=0.25),),
+        joint_log_propensity=math.log(0.25),
+        epsilon=0.1,
+        seed=2**53 - 1,
+        exposures=(Exposure(experiment="e", variant="v", bucket=7),),
+    )
+    return LogEntry(shard=shard_of(user), position=(arrived, seq), slate=slate)
 
 
 def moment(seconds: float) -> datetime:
@@ -51,6 +74,33 @@ def test_events_are_stored_once_in_order_of_arrival(tmp_path: Path) -> None:
     row = OfflineStore(tmp_path).events().row(1, named=True)
     assert (row["timestamp"], row["ingested_at"]) == (moment(1), moment(0.005))
     assert (row["user_id"], row["item_id"], row["event_type"]) == ("ann", "item-1", "view")
+
+
+def test_lists_are_stored_once_beside_the_events_and_come_back_as_they_were(tmp_path: Path) -> None:
+    entries = [entry("1", arrived=5), shown("r1", arrived=6), shown("r2", "bob", arrived=7)]
+    with OfflineWriter(tmp_path) as writer:
+        assert writer.write(entries) == 1
+        assert writer.write(entries) == 0
+        assert writer.write([*entries, shown("r3", arrived=6, seq=1)]) == 0
+    assert ids(tmp_path) == ["1"]
+    assert slates_of(OfflineStore(tmp_path).slates()) == [
+        each.slate for each in (entries[1], shown("r3", arrived=6, seq=1), entries[2])
+    ]
+
+
+def test_lists_are_merged_erased_and_expired_like_events(tmp_path: Path) -> None:
+    with OfflineWriter(tmp_path) as writer:
+        for number in range(16):
+            writer.write([shown(f"r{number}", "ann" if number % 2 else "bob", arrived=number + 1)])
+        (file,) = writer.manifest.files
+        assert (file.table, file.rows) == ("slates", 16)
+        writer.write([erasure(arrived=100)])
+        assert set(OfflineStore(tmp_path).slates()["user_id"]) == {"bob"}
+        assert [path.stat().st_size > 0 for path in (tmp_path / "slates").glob("*/*")] == [True]
+        writer.write([entry("1", "bob", arrived=200), shown("later", "bob", arrived=DAY_MS)])
+        assert writer.expire(date(1970, 1, 2)) == 1
+    assert OfflineStore(tmp_path).slates()["request_id"].to_list() == ["later"]
+    assert ids(tmp_path) == []
 
 
 def test_files_are_partitioned_by_the_date_of_arrival(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HISTORIES, RuntimeFactory
 from fastapi.testclient import TestClient
 from guarded import guarded_app
 from hypothesis import given
@@ -22,6 +22,8 @@ from serving.models import ServedModel
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings, load_settings
 from serving.shown import best, draw
+
+HISTORIES = {"ann": ["i0", "i1", "i2"]}
 
 
 def _plan(**variants: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +114,9 @@ def test_the_holdout_is_in_no_experiment(runtime: RecommenderRuntime, store: Onl
     assert (answer["variants"], _evens(answer) > 1) == ({}, True)
 
 
-def test_an_arm_has_a_model_of_its_own_once_that_is_loaded(make_runtime: RuntimeFactory, store: OnlineStore) -> None:
+def test_an_arm_has_a_model_of_its_own_once_that_is_loaded(
+    make_runtime: Callable[..., RecommenderRuntime], store: OnlineStore
+) -> None:
     with _service(make_runtime(version="old"), store, _settings(new={"model_version": "new"})) as client:
         assert _ask(client)["model_version"] == "old"
         context = client.app.state.context  # type: ignore[attr-defined]
@@ -139,7 +143,9 @@ def test_an_arm_in_a_mode_that_the_model_lacks_is_refused_at_the_start(
         create_app(runtime, store, _settings(control={}, new={"mode": "reason"}))
 
 
-def test_an_arm_explores(runtime: RecommenderRuntime, store: OnlineStore) -> None:
+def test_an_arm_explores(runtime: RecommenderRuntime, store: OnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = itertools.count()
+    monkeypatch.setattr("serving.shown.secrets.randbits", lambda _: next(seeds))
     with _service(runtime, store, _settings(bold={"epsilon": 1.0}, control={}), loopback_only=True) as client:
         lists = {tuple(item["item_id"] for item in _ask(client)["items"]) for _ in range(5)}
         assert len(lists) > 1
