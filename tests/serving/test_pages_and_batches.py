@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 import zlib
 from typing import Any
 
@@ -128,7 +129,23 @@ def _packed(raw: bytes) -> str:
     return base64.urlsafe_b64encode(zlib.compress(raw)).decode()
 
 
-@pytest.mark.parametrize("text", ["x", "%%%", _packed(b""), _packed(b"\xff\xff{}"), _packed(b"\x02\x00[]"), "A" * 3000])
+def _with_head(head: str) -> str:
+    return _packed(struct.pack("<H", len(head)) + head.encode() + bytes(8))
+
+
+NO_CURSORS = {
+    "short": "x",
+    "other alphabet": "%%%",
+    "empty": _packed(b""),
+    "cut": _packed(b"\xff\xff{}"),
+    "no fields": _with_head("[]"),
+    "no packing": "A" * 3000,
+    "nested": _with_head("[" * 19_000),
+    "endless": _with_head(f'[1, "abc123", "r", "fusion", null, 1{"0" * 400}, 0]'),
+}
+
+
+@pytest.mark.parametrize("text", NO_CURSORS.values(), ids=NO_CURSORS)
 def test_what_is_no_cursor_is_refused(client: TestClient, text: str) -> None:
     with pytest.raises(CursorError, match="no cursor of this service"):
         Frozen.of(text, now=0.0)
