@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Depends, Header
 from pydantic import ValidationError
 
-from serving.admission import DEADLINE_HEADER
+from serving.admission import DEADLINE_HEADER, Ticket, ticket_of
 from serving.batching import OverloadedError
 from serving.context import Context, ServingContext
 from serving.models import ServedModel
@@ -38,15 +38,22 @@ DeadlineMs = Annotated[
     ),
 ]
 
+Admitted = Annotated[Ticket, Depends(ticket_of)]
+
 
 @router.post("/recommend", operation_id="recommend", responses=responses(400, 404, 413, 422, 503))
-async def recommend(request: RecommendRequest, context: Context, deadline_ms: DeadlineMs = None) -> RecommendResponse:
+async def recommend(
+    request: RecommendRequest, context: Context, ticket: Admitted, deadline_ms: DeadlineMs = None
+) -> RecommendResponse:
     """The items that the user, or somebody with this history, most likely wants next.
 
     Without a usable history the most popular items are the answer, and `source` says so. With mode `reason` the model
     writes its reasons first, and `chains` holds them. What fails, or would not be ready before the deadline, is
     replaced by what is; then `degraded` is true. 503 means that more requests wait than can be answered in time.
     """
+    if request.mode == "reason":
+        # Its seconds are spent in a line of its own: they say nothing about the others' lateness.
+        context.admission.step_aside(ticket)
     with context.model.use() as model:
         allowance_s = None if deadline_ms is None else deadline_ms / 1000
         return await respond(context, model, request, allowance_s=allowance_s)
@@ -60,13 +67,16 @@ async def recommend_next(request: NextRequest, context: Context) -> RecommendRes
 
 
 @router.post("/recommend:batch", operation_id="recommend_batch", responses=responses(400, 413, 422, 503))
-async def recommend_batch(body: BatchRequest, context: Context, deadline_ms: DeadlineMs = None) -> BatchResponse:
+async def recommend_batch(
+    body: BatchRequest, context: Context, ticket: Admitted, deadline_ms: DeadlineMs = None
+) -> BatchResponse:
     """Many requests at once, all answered by one model. Each has its own status: one that cannot be met does not fail
     the others. The deadline is that of the whole batch; without one, it grows with the batch."""
     with context.model.use() as model:
         # As if so many came one after the other in full batches.
         turns = 1 + len(body.requests) / context.settings.batching.max_batch
         allowance_s = turns * model.chain.default_deadline_s if deadline_ms is None else deadline_ms / 1000
+        ticket.deadline_s = allowance_s
         entries = [_entry(context, model, request, allowance_s) for request in body.requests]
         return BatchResponse(results=await asyncio.gather(*entries))
 

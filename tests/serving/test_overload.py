@@ -104,3 +104,17 @@ def test_queues_may_be_shorter_after_late_answers_and_longer_again_after_those_i
     assert lets_in()
     admission.leave(held)
     assert admission.pending == 0
+
+
+def test_who_steps_aside_is_not_waited_for_and_never_late() -> None:
+    now = [0.0]
+    metrics = PathMetrics(CollectorRegistry())
+    admission = Admission(lambda pending, _: 0.5 * pending, lambda: 1.0, metrics, clock=lambda: now[0])
+    slow, other = admission.enter(None), admission.enter(None)
+    for _ in range(2):
+        admission.step_aside(slow)
+        assert admission.pending == 1
+    admission.leave(other)
+    now[0] += 20.0
+    admission.leave(slow)
+    assert (admission.pending, admission.filled) == (0, 0.6)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_store import OnlineStore
+from serving.admission import Admission, Ticket
 from serving.app import create_app
 from serving.cursors import CursorError, Frozen
 from serving.settings import ServingSettings
@@ -56,6 +57,15 @@ def test_a_batch_equals_its_requests_alone_and_bad_ones_fail_alone(client: TestC
         assert entry["problem"]["fields"][0]["field"] == field
         if status == 422:
             assert client.post("/v1/recommend", json=body).json()["detail"] == entry["problem"]["detail"]
+
+
+def test_a_large_batch_has_the_time_of_a_large_batch(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    tickets: list[Ticket] = []
+    monkeypatch.setattr(Admission, "leave", lambda _, ticket: tickets.append(ticket))
+    for size in (1, 64):
+        client.post("/v1/recommend:batch", json={"requests": [{"history": []}] * size})
+    one, many = (ticket.deadline_s for ticket in tickets)
+    assert one < many == pytest.approx(3 * one / (1 + 1 / 32))
 
 
 @pytest.mark.parametrize("requests", [[], [{}] * 101, "many", [1]])
