@@ -177,6 +177,13 @@ def test_what_is_impossible_is_a_conflict_that_says_why(
     assert message in response.json()["detail"]
 
 
+@pytest.mark.parametrize("name", ["run-0\x00", "x" * 256])
+def test_what_no_directory_can_be_called_is_refused(client: TestClient, name: str) -> None:
+    response = client.post("/v1/admin/models:load", json={"bundle": name})
+    assert response.status_code == 422
+    assert response.json()["fields"][0]["field"] == "bundle"
+
+
 def test_the_active_model_is_neither_unloaded_nor_its_own_shadow(client: TestClient, runs: Path) -> None:
     version = _version(runs, "run-0")
     for action in ("unload", "shadow"):
