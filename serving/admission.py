@@ -45,6 +45,8 @@ class Ticket:
     entered: float
     deadline_s: float
     """Seconds from then; corrected by who has read the body and knows better."""
+    has_others_before: bool
+    """Whether those before it cost it time; if not, being late says nothing about how many may wait."""
     is_aside: bool = False
     """Whether it waits in another line, and counts no more."""
 
@@ -89,13 +91,14 @@ class Admission:
         """
         if deadline_s is None:
             deadline_s = self._default_s()
-        excess = self._wait_s(self._pending, deadline_s) - self.filled * deadline_s
+        wait_s = self._wait_s(self._pending, deadline_s)
+        excess = wait_s - self.filled * deadline_s
         if excess > 0:
             self._metrics.shed("overloaded")
             raise OverloadedError(excess)
         self._pending += 1
         self._metrics.pending(self._pending)
-        return Ticket(self._clock(), deadline_s)
+        return Ticket(self._clock(), deadline_s, has_others_before=wait_s > 0)
 
     def step_aside(self, ticket: Ticket) -> None:
         """A request that was let in waits for something else than those that this admits do."""
@@ -113,7 +116,7 @@ class Admission:
         now = self._clock()
         if now - ticket.entered < _NEARLY * ticket.deadline_s:
             self.filled = min(_MOST_FILLED, self.filled + _MORE)
-        elif now - self._lessened_at >= _PAUSE_S:
+        elif ticket.has_others_before and now - self._lessened_at >= _PAUSE_S:
             self._lessened_at = now
             self.filled = max(_LEAST_FILLED, self.filled * _LESS)
 

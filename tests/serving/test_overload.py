@@ -118,3 +118,26 @@ def test_who_steps_aside_is_not_waited_for_and_never_late() -> None:
     now[0] += 20.0
     admission.leave(slow)
     assert (admission.pending, admission.filled) == (0, 0.6)
+
+
+def test_clients_that_leave_no_time_do_not_shorten_the_line_of_others() -> None:
+    now = [0.0]
+    metrics = PathMetrics(CollectorRegistry())
+    # As `AnswerChain.wait_s`: nobody before it, or a deadline below what one answer takes.
+    admission = Admission(
+        lambda pending, deadline_s: 0.05 * pending if deadline_s > 0.05 else 0.0,
+        lambda: 1.0,
+        metrics,
+        clock=lambda: now[0],
+    )
+
+    def hurry() -> None:
+        for _ in range(20):
+            hasty = admission.enter(0.001)
+            now[0] += 0.2
+            admission.leave(hasty)
+
+    hurry()
+    admission.enter(None)
+    hurry()
+    assert (admission.filled, admission.pending) == (0.6, 1)
