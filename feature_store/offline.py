@@ -122,15 +122,22 @@ class OfflineStore:
         return pl.concat([labels, pl.concat([nothing, *parts])], how="horizontal")
 
     def export(self, path: Path) -> int:
-        """Write all events to one Parquet file, by user and time; how many.
+        """Write all events to one Parquet file, by user and time; how many. Its directory is made when missing.
 
         It is an interaction log for `data.source: files` as it is: user_id, item_id, event_type and timestamp
         have the names that are expected there, the other columns are not read.
+
+        Raises:
+            StoreConfigError: the file cannot be written, or there is no store.
         """
         events = self.events().sort("user_id", "timestamp", *ARRIVAL)
         temporary = path.with_name(f".{path.name}.tmp")
-        events.write_parquet(temporary)
-        temporary.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            events.write_parquet(temporary)
+            temporary.replace(path)
+        except OSError as error:
+            raise StoreConfigError(f"store: cannot write {path}: {error}; name another file") from error
         return events.height
 
     def _collect(

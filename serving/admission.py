@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,8 +26,7 @@ from serving.problems import problem_response
 
 DEADLINE_HEADER = "X-Deadline-Ms"
 
-_PATHS = frozenset({"/v1/recommend", "/v1/recommend:batch", "/v1/rank"})
-
+_PATHS = frozenset({"/v1/recommend", "/v1/recommend:batch"})
 
 _MOST_FILLED, _LEAST_FILLED = 0.6, 0.1
 """Share of a deadline that those who wait may fill, at most and at least."""
@@ -38,12 +38,17 @@ _NEARLY = 0.9
 """Share of a deadline after which an answer is as good as late: the client's way counts too."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Ticket:
-    """A request that was let in."""
+    """A request that was let in, before its body was read."""
 
     entered: float
     deadline_s: float
+    """Seconds from then; corrected by who has read the body and knows better."""
+    has_others_before: bool
+    """Whether those before it cost it time; if not, being late says nothing about how many may wait."""
+    is_aside: bool = False
+    """Whether it waits in another line, and counts no more."""
 
 
 class Admission:
@@ -86,22 +91,32 @@ class Admission:
         """
         if deadline_s is None:
             deadline_s = self._default_s()
-        excess = self._wait_s(self._pending, deadline_s) - self.filled * deadline_s
+        wait_s = self._wait_s(self._pending, deadline_s)
+        excess = wait_s - self.filled * deadline_s
         if excess > 0:
             self._metrics.shed("overloaded")
             raise OverloadedError(excess)
         self._pending += 1
         self._metrics.pending(self._pending)
-        return Ticket(self._clock(), deadline_s)
+        return Ticket(self._clock(), deadline_s, has_others_before=wait_s > 0)
+
+    def step_aside(self, ticket: Ticket) -> None:
+        """A request that was let in waits for something else than those that this admits do."""
+        if not ticket.is_aside:
+            ticket.is_aside = True
+            self._pending -= 1
+            self._metrics.pending(self._pending)
 
     def leave(self, ticket: Ticket) -> None:
         """A request that was let in is answered."""
+        if ticket.is_aside:
+            return
         self._pending -= 1
         self._metrics.pending(self._pending)
         now = self._clock()
         if now - ticket.entered < _NEARLY * ticket.deadline_s:
             self.filled = min(_MOST_FILLED, self.filled + _MORE)
-        elif now - self._lessened_at >= _PAUSE_S:
+        elif ticket.has_others_before and now - self._lessened_at >= _PAUSE_S:
             self._lessened_at = now
             self.filled = max(_LEAST_FILLED, self.filled * _LESS)
 
@@ -124,10 +139,17 @@ class AdmissionMiddleware:
         except OverloadedError as error:
             await overloaded_response(error, self.least_retry_s)(scope, receive, send)
             return
+        scope.setdefault("state", {})["ticket"] = ticket
         try:
             await self.app(scope, receive, send)
         finally:
             self.admission.leave(ticket)
+
+
+def ticket_of(request: Request) -> Ticket:
+    """The ticket of a request that was let in."""
+    ticket: Ticket = request.state.ticket
+    return ticket
 
 
 def overloaded_response(error: OverloadedError, least_retry_s: int) -> Response:

@@ -135,7 +135,7 @@ def _middleware(
     stack = [] if tracer_provider is None else [Middleware(TracingMiddleware, provider=tracer_provider)]
     stack += [Middleware(ObservationMiddleware, metrics=context.metrics), Middleware(SecurityHeadersMiddleware)]
     if loopback_only:
-        stack.append(Middleware(HostMiddleware))
+        stack.append(Middleware(HostMiddleware, origins=guard.cors_origins))
     if guard.cors_origins:
         stack.append(
             Middleware(

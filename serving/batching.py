@@ -91,11 +91,13 @@ class _Running:
     size: int
     started: float
     expected_s: float
+    overruns_s: float
+    stalls_s: float
     is_blamed: bool = False
 
     def lateness(self, now: float) -> Lateness:
         """Of one of its requests. One slow batch is one sign, however many waited for it."""
-        if self.is_blamed or now - self.started <= _OVERRUN * self.expected_s + _OVERRUN_S:
+        if self.is_blamed or now - self.started <= self.overruns_s:
             return "ran"
         self.is_blamed = True
         return "overran"
@@ -125,6 +127,7 @@ class Batcher(Generic[Q, R]):
         max_batch: queries of a batch.
         max_waiting: queries that wait; more are refused.
         observer: of metrics.
+        patience_s: what any batch may take, however little time the ones before it took.
         clock: monotonic seconds, as deadlines are.
     """
 
@@ -134,6 +137,7 @@ class Batcher(Generic[Q, R]):
     max_batch: int
     max_waiting: int
     observer: BatchObserver
+    patience_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
     cost: CostModel = field(default_factory=CostModel)
 
@@ -158,7 +162,7 @@ class Batcher(Generic[Q, R]):
         """Whether every worker hangs."""
         now = self.clock()
         return len(self._running) == self.workers and all(
-            now - running.started > max(_STALLED_S, _STALLED * running.expected_s) for running in self._running
+            now - running.started > running.stalls_s for running in self._running
         )
 
     def alone_s(self) -> float:
@@ -255,7 +259,15 @@ class Batcher(Generic[Q, R]):
 
     def _start(self, batch: list[_Waiting[Q, Timed[R]]]) -> None:
         now = self.clock()
-        running = _Running(len(batch), now, self.cost.seconds(len(batch), now))
+        # To judge a batch, all that is known counts: a model that was idle for long is no faster for it.
+        known_s = self.cost.last_seconds(len(batch))
+        running = _Running(
+            size=len(batch),
+            started=now,
+            expected_s=self.cost.seconds(len(batch), now),
+            overruns_s=max(self.patience_s, _OVERRUN * known_s + _OVERRUN_S),
+            stalls_s=max(self.patience_s, _STALLED_S, _STALLED * known_s),
+        )
         for waiting in batch:
             waiting.batch = running
         self._running.add(running)

@@ -63,6 +63,8 @@ class AnswerChain:
                 max_batch=settings.batching.max_batch if stage.shares_calls else 1,
                 max_waiting=settings.batching.max_waiting,
                 observer=metrics,
+                # The warm-up writes one word; how long whole reasons take differs from request to request.
+                patience_s=settings.deadline.reason_ms / 1000 if stage.name == "reasoning" else 0.0,
             )
             self._breakers[stage.name] = CircuitBreaker(
                 max_failures=settings.breaker.max_failures,

@@ -28,6 +28,10 @@ from serving.settings import ServingSettings
 from serving.slate_log import SlateLog
 
 _T = TypeVar("_T")
+
+_PATIENCE_S = 0.25
+"""A store that has not answered by then is ill; that it did not answer sooner says nothing about it."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -142,10 +146,18 @@ class ServingContext:
             self._store_breaker.fail()
             raise
         except TimeoutError as error:
-            self._store_breaker.fail()
+            # Else one client that leaves no time would take the store from everybody.
+            if within_s is None or within_s >= self._patience_s:
+                self._store_breaker.fail()
             raise StoreUnavailableError(f"no answer within {within_s:.3g} s") from error
         self._store_breaker.succeed()
         return result
+
+    @property
+    def _patience_s(self) -> float:
+        """How long a read must have waited in vain to count against the store."""
+        own_s = self.models.active.chain.default_deadline_s * self.settings.deadline.store_share
+        return min(_PATIENCE_S, own_s / 2)
 
     async def _seeded(self) -> None:
         if self._seed is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _WEIGHT = 0.2
 """Of the newest batch in the mean of its size class."""
 _DRIFT = 0.05
@@ -63,7 +65,11 @@ class CostModel:
     def seconds(self, size: int, now: float) -> float:
         """The estimate for a batch of `size`."""
         idle_s = 0.0 if self._last_s is None else max(0.0, now - self._last_s)
-        return float((self.fixed_s + self.each_s * size) * 0.5 ** (idle_s / _HALF_LIFE_S))
+        return self.last_seconds(size) * math.pow(0.5, idle_s / _HALF_LIFE_S)
+
+    def last_seconds(self, size: int) -> float:
+        """The estimate as it was when the last batch ended."""
+        return float(self.fixed_s + self.each_s * size)
 
     def largest_useful(self, limit: int) -> int:
         """The size above which sharing saves next to nothing more; at most `limit`, which it is until that is known.

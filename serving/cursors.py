@@ -96,7 +96,15 @@ class Frozen:
                 history=items[:seen],
                 listed=Listed(items=items[seen:], scores=scores),
             )
-        except (ValueError, TypeError, struct.error, binascii.Error, zlib.error) as error:
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,  # json gives up on deep nesting
+            struct.error,
+            binascii.Error,
+            zlib.error,
+        ) as error:
             raise CursorError("no cursor of this service; give back `next_cursor` as it was") from error
         if frozen.expires < now:
             raise CursorError("the list has expired; ask for a new one")

@@ -283,10 +283,15 @@ class Models:
     def _path(self, name: str) -> Path:
         if self._root is None:
             raise ModelError("this service loads no further models; start it with `recsys serve`")
-        for path in (self._root / name / "bundle", self._root / name):
-            resolved = path.resolve()
-            if not resolved.is_relative_to(self._root):
-                raise ModelError(f"{name!r} leads out of the directory of bundles; name one below it")
-            if (resolved / "manifest.json").is_file():
-                return resolved
+        try:
+            for path in (self._root / name / "bundle", self._root / name):
+                resolved = path.resolve()
+                if not resolved.is_relative_to(self._root):
+                    raise ModelError(f"{name!r} leads out of the directory of bundles; name one below it")
+                if (resolved / "manifest.json").is_file():
+                    return resolved
+        except (OSError, ValueError) as error:  # too long, or with a zero byte
+            raise ArtifactError(
+                f"bundle: {name!r} is no name of a directory; name one below that of bundles"
+            ) from error
         raise ArtifactError(f"bundle: the directory of bundles has no {name!r} with a manifest.json")

@@ -113,7 +113,8 @@ async def _respond(
         source=answer.source,
         fallback_reason=answer.fallback_reason,
         timings_ms=timings,
-        items=[pick.item for pick in answer.picks[: request.k]],
+        # Deciles and drift are over the catalogue of the active model, which may have changed meanwhile.
+        items=[pick.item for pick in answer.picks[: request.k]] if model is context.model else (),
     )
     return RecommendResponse(
         recommendation_id=recommendation_id,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -68,27 +70,44 @@ class KeyMiddleware:
 
 
 class HostMiddleware:
-    """Answers only requests that name this machine, with 421 otherwise.
+    """Answers only requests that name this machine, with 421 otherwise, and no foreign web pages: 403.
 
     For a service without keys on the loopback address: else any web page could reach it through the browser of whoever
-    runs it, under a name of its own that it lets point here (DNS rebinding).
+    runs it, under a name of its own that it lets point here (DNS rebinding), or by a POST, which needs no permission
+    and whose answer it need not see (cross-site request forgery).
+
+    Args:
+        app: what is guarded.
+        origins: of foreign pages that may call all the same.
     """
 
     NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, origins: Collection[str] = ()) -> None:
         self.app = app
+        self.origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] == "http":
-            host = Headers(scope=scope).get("host", "").lower()
-            name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
-            if name not in self.NAMES:
+            headers = Headers(scope=scope)
+            if _name_of(headers.get("host", "")) not in self.NAMES:
                 detail = "without keys this service answers on the loopback address alone; use http://localhost"
                 await problem_response(421, detail)(scope, receive, send)
                 return
+            # Browsers send it with every request that may change something, and pages cannot forge it.
+            origin = headers.get("origin")
+            if not (origin is None or origin in self.origins or _name_of(origin.partition("://")[2]) in self.NAMES):
+                detail = "pages of other sites may not call a service without keys; allow them by guard.cors_origins"
+                await problem_response(403, detail)(scope, receive, send)
+                return
         await self.app(scope, receive, send)
+
+
+def _name_of(place: str) -> str:
+    """The host of `host:port`."""
+    place = place.lower()
+    return place[: place.index("]") + 1] if place.startswith("[") and "]" in place else place.partition(":")[0]
 
 
 def client_of(scope: Scope) -> StoredKey | None:

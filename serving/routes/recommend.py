@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from pydantic import ValidationError
 
 from recsys.errors import ConfigError
-from serving.admission import DEADLINE_HEADER
+from serving.admission import DEADLINE_HEADER, Ticket, ticket_of
 from serving.batching import OverloadedError
 from serving.context import Context, ServingContext
 from serving.experiments import OVERRIDE_HEADER, parse_override
@@ -41,6 +41,8 @@ DeadlineMs = Annotated[
     ),
 ]
 
+Admitted = Annotated[Ticket, Depends(ticket_of)]
+
 
 def _forced(request: Request) -> dict[str, str]:
     """The variants that the header asks for: an administrator's, or anybody's where only this machine is answered.
@@ -66,7 +68,11 @@ Forced = Annotated[dict[str, str], Depends(_forced)]
 
 @router.post("/recommend", operation_id="recommend", responses=responses(400, 404, 413, 422, 503))
 async def recommend(
-    request: RecommendRequest, context: Context, forced: Forced, deadline_ms: DeadlineMs = None
+    request: RecommendRequest,
+    context: Context,
+    forced: Forced,
+    ticket: Admitted,
+    deadline_ms: DeadlineMs = None,
 ) -> RecommendResponse:
     """The items that the user, or somebody with this history, most likely wants next.
 
@@ -74,6 +80,9 @@ async def recommend(
     writes its reasons first, and `chains` holds them. What fails, or would not be ready before the deadline, is
     replaced by what is; then `degraded` is true. 503 means that more requests wait than can be answered in time.
     """
+    if request.mode == "reason":
+        # Its seconds are spent in a line of its own: they say nothing about the others' lateness.
+        context.admission.step_aside(ticket)
     with context.model.use() as model:
         allowance_s = None if deadline_ms is None else deadline_ms / 1000
         return await respond(context, model, request, allowance_s=allowance_s, forced=forced)
@@ -88,7 +97,11 @@ async def recommend_next(request: NextRequest, context: Context) -> RecommendRes
 
 @router.post("/recommend:batch", operation_id="recommend_batch", responses=responses(400, 413, 422, 503))
 async def recommend_batch(
-    body: BatchRequest, context: Context, forced: Forced, deadline_ms: DeadlineMs = None
+    body: BatchRequest,
+    context: Context,
+    forced: Forced,
+    ticket: Admitted,
+    deadline_ms: DeadlineMs = None,
 ) -> BatchResponse:
     """Many requests at once, all answered by one model, except for users whose experiment has another. Each has its own
     status: one that cannot be met does not fail the others. The deadline is that of the whole batch; without one, it
@@ -97,6 +110,7 @@ async def recommend_batch(
         # As if so many came one after the other in full batches.
         turns = 1 + len(body.requests) / context.settings.batching.max_batch
         allowance_s = turns * model.chain.default_deadline_s if deadline_ms is None else deadline_ms / 1000
+        ticket.deadline_s = allowance_s
         entries = [_entry(context, model, request, allowance_s, forced) for request in body.requests]
         return BatchResponse(results=await asyncio.gather(*entries))
 

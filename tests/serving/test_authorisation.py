@@ -133,6 +133,28 @@ def test_without_keys_a_local_service_answers_only_to_its_own_names(
             assert client.get("/v1/model", headers={"host": host}).status_code == status, host
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8000", 409),
+        ("http://[::1]:8000", 409),
+        ("https://shop.example", 409),
+        (None, 409),
+        ("https://evil.example", 403),
+        ("http://localhost.evil.example", 403),
+        ("null", 403),
+    ],
+)
+def test_foreign_pages_change_nothing_in_a_local_service_without_keys(
+    runtime: RecommenderRuntime, store: OnlineStore, origin: str | None, status: int
+) -> None:
+    settings = ServingSettings.model_validate({"guard": {"cors_origins": ["https://shop.example"]}})
+    with TestClient(create_app(runtime, store, settings, loopback_only=True), base_url="http://localhost") as client:
+        # A browser asks no permission for a POST without a body; 409: there is no model to go back to.
+        response = client.post("/v1/admin/models:rollback", headers={} if origin is None else {"Origin": origin})
+    assert response.status_code == status
+
+
 def test_other_pages_may_call_the_api_only_if_named(
     runtime: RecommenderRuntime, store: OnlineStore, tmp_path: Path
 ) -> None:

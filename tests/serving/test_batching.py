@@ -246,6 +246,38 @@ def test_a_model_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
     assert observer.drops == ["stalled"]
 
 
+@pytest.mark.parametrize(("usual_s", "patience_s"), [(3.0, 0.0), (0.001, 30.0)])
+def test_a_slow_model_is_not_taken_to_hang_after_an_idle_hour_or_a_quick_trial(
+    usual_s: float, patience_s: float
+) -> None:
+    model, now = Model(), 0.0
+    batcher: Batcher[int, int] = Batcher(
+        stage="test",
+        run=model,
+        workers=1,
+        max_batch=1,
+        max_waiting=9,
+        observer=Observer(),
+        patience_s=patience_s,
+        clock=lambda: now,
+    )
+    batcher.cost.observe(1, usual_s, now)
+
+    async def scenario() -> None:
+        nonlocal now
+        now = 3600.0
+        task = asyncio.create_task(batcher.submit(1, key=None, deadline=now + FAR))
+        await _started(model)
+        now += 29
+        assert not batcher.is_stalled
+        now += 2
+        assert batcher.is_stalled
+        model.gate.set()
+        assert (await task).result == 2
+
+    _run(scenario)
+
+
 def test_a_client_that_leaves_takes_its_request_along() -> None:
     model = Model()
     batcher = _batcher(model, Observer())

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -16,9 +16,11 @@ from prometheus_client import CollectorRegistry
 
 import serving
 from recsys.config import read_yaml
+from serving.answers import FallbackReason
 from serving.cli import app as program
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings, load_settings
+from serving.stages import FAILED
 
 DEPLOY = Path(serving.__file__).with_name("deploy")
 ROOT = DEPLOY.parents[1]
@@ -212,6 +214,14 @@ def test_dashboard_and_alerts_ask_for_metrics_and_labels_that_exist(registry: Co
         unknown += [(title, word) for word in words if word not in names | labels]
         assert plain.count("(") == plain.count(")"), title
     assert unknown == []
+
+
+def test_the_alert_about_fallbacks_counts_what_is_said_of_a_broken_model() -> None:
+    (expression,) = [expression for name, expression in _expressions() if name == "RecsysFallbacks"]
+    (pattern,) = re.findall(r'fallback_reason=~"([^"]*)"', expression)
+    counted = {reason for reason in get_args(FallbackReason) if re.fullmatch(pattern, reason)}
+    # A breaker opens after a few failures: from then on nearly all lists are of `circuit_open`.
+    assert counted == {reason for reason in FAILED.values() if reason is not None} | {"circuit_open"}
 
 
 def test_alerts_say_how_bad_it_is_and_what_to_do() -> None:

@@ -55,7 +55,6 @@ def test_events_become_an_interaction_log_for_the_next_training(run_dir: Path, s
     result = _run("consume", run_dir, "--once")
     assert f"{run_dir}/offline: 6 new events, 6 in all" in result.output, result.output
     assert "0 new events, 6 in all" in _run("consume", run_dir, "--once").output
-    (run_dir / "own").mkdir()
     assert "6 events" in _run("export", run_dir, run_dir / "own" / "interactions.parquet").output
     pl.DataFrame({"item_id": [f"i{n}" for n in range(6)]}).write_parquet(run_dir / "own" / "items.parquet")
     dataset = load_dataset(DataConfig(source="files", path=run_dir / "own"))
@@ -115,6 +114,10 @@ def test_errors_are_one_line(run_dir: Path) -> None:
     result = _run("export", run_dir, run_dir / "out.parquet")
     assert isinstance(result.exception, ConfigError)
     assert "run `recsys events consume` first" in str(result.exception)
+    _run("consume", run_dir, "--once")
+    result = _run("export", run_dir, run_dir / "offline" / "manifest.json" / "out.parquet")
+    assert isinstance(result.exception, ConfigError)
+    assert "name another file" in str(result.exception)
     result = _run("status", run_dir, "--store", f"unix://{run_dir}/none.sock")
     assert isinstance(result.exception, ConfigError)
     assert "\n" not in str(result.exception)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,6 +178,29 @@ def test_a_store_that_hangs_takes_half_of_the_time_at_most(
     assert time.perf_counter() - started < 0.5
     assert (response["source"], response["fallback_reason"]) == ("popularity", "store_unavailable")
     released.set()
+
+
+def test_clients_that_leave_no_time_do_not_take_the_store_from_others(
+    service: Service, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.client.post("/v1/events", json={"event_id": "e", "user_id": "ann", "item_id": "i1"})
+    read = store.user_history
+
+    def read_slowly(*asked: Any) -> list[str]:
+        time.sleep(0.02)
+        return read(*asked)
+
+    monkeypatch.setattr(store, "user_history", read_slowly)
+    for _ in range(3):
+        hasty = service.client.post("/v1/recommend", json={"user_id": "ann"}, headers={"X-Deadline-Ms": "2"}).json()
+        assert hasty["fallback_reason"] == "store_unavailable"
+    assert service.metric('recsys_breaker_state{part="store"}') == 0
+    assert service.client.post("/v1/recommend", json={"user_id": "ann"}).json()["source"] == "fusion"
+    # A store that hangs for as long as anybody waits is ill.
+    monkeypatch.setattr(store, "user_history", lambda *_: time.sleep(0.4))
+    for _ in range(2):
+        service.client.post("/v1/recommend", json={"user_id": "ann"}, headers={"X-Deadline-Ms": "550"})
+    assert service.metric('recsys_breaker_state{part="store"}') == 2
 
 
 def test_a_store_that_fails_in_a_row_is_left_alone(

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
+import toy_bundle
 from fastapi.testclient import TestClient
 from toy_bundle import write_toy_bundle
 
 from feature_store import OnlineStore
 from recsys.bundle import Bundle
+from recsys.generator import GenerativeRecommender, Recommendations
 from serving.app import create_app
 from serving.runtime import RecommenderRuntime
 
@@ -99,6 +102,34 @@ def test_swaps_under_load_fail_no_request_and_every_answer_is_wholly_of_one_mode
     assert seen == set(versions)
 
 
+def test_a_request_that_ends_after_a_swap_to_a_smaller_catalogue_is_answered_by_its_own_model(
+    runs: Path, store: OnlineStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy_bundle, "NUM_ITEMS", 8)
+    small = write_toy_bundle(tmp_path / "small").model_version
+    runtime = RecommenderRuntime.from_bundle(Bundle.load(runs / "run-0" / "bundle"))
+    began, swapped = Event(), Event()
+    with TestClient(create_app(runtime, store, bundles=tmp_path)) as client, ThreadPoolExecutor(1) as pool:
+        _post(client, "load", bundle="small")
+        recommend = GenerativeRecommender.recommend
+
+        def wait_for_the_swap(*asked: Any, **further: Any) -> Recommendations:
+            began.set()
+            assert swapped.wait(5)
+            return recommend(*asked, **further)
+
+        monkeypatch.setattr(GenerativeRecommender, "recommend", wait_for_the_swap)
+        asked = {"history": ["i30"], "k": 20}
+        asking = pool.submit(client.post, "/v1/recommend", json=asked, headers={"X-Deadline-Ms": "9000"})
+        assert began.wait(5)
+        _post(client, "activate", model_version=small)
+        swapped.set()
+        response = asking.result()
+    assert response.status_code == 200
+    assert response.json()["model_version"] == _version(runs, "run-0")
+    assert len(response.json()["items"]) == 20
+
+
 @pytest.mark.parametrize(
     ("damage", "status", "message"),
     [
@@ -144,6 +175,13 @@ def test_what_is_impossible_is_a_conflict_that_says_why(
     response = client.post(f"/v1/admin/models:{action}", json=body)
     assert response.status_code == 409
     assert message in response.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["run-0\x00", "x" * 256])
+def test_what_no_directory_can_be_called_is_refused(client: TestClient, name: str) -> None:
+    response = client.post("/v1/admin/models:load", json={"bundle": name})
+    assert response.status_code == 422
+    assert response.json()["fields"][0]["field"] == "bundle"
 
 
 def test_the_active_model_is_neither_unloaded_nor_its_own_shadow(client: TestClient, runs: Path) -> None:

@@ -104,3 +104,40 @@ def test_queues_may_be_shorter_after_late_answers_and_longer_again_after_those_i
     assert lets_in()
     admission.leave(held)
     assert admission.pending == 0
+
+
+def test_who_steps_aside_is_not_waited_for_and_never_late() -> None:
+    now = [0.0]
+    metrics = PathMetrics(CollectorRegistry())
+    admission = Admission(lambda pending, _: 0.5 * pending, lambda: 1.0, metrics, clock=lambda: now[0])
+    slow, other = admission.enter(None), admission.enter(None)
+    for _ in range(2):
+        admission.step_aside(slow)
+        assert admission.pending == 1
+    admission.leave(other)
+    now[0] += 20.0
+    admission.leave(slow)
+    assert (admission.pending, admission.filled) == (0, 0.6)
+
+
+def test_clients_that_leave_no_time_do_not_shorten_the_line_of_others() -> None:
+    now = [0.0]
+    metrics = PathMetrics(CollectorRegistry())
+    # As `AnswerChain.wait_s`: nobody before it, or a deadline below what one answer takes.
+    admission = Admission(
+        lambda pending, deadline_s: 0.05 * pending if deadline_s > 0.05 else 0.0,
+        lambda: 1.0,
+        metrics,
+        clock=lambda: now[0],
+    )
+
+    def hurry() -> None:
+        for _ in range(20):
+            hasty = admission.enter(0.001)
+            now[0] += 0.2
+            admission.leave(hasty)
+
+    hurry()
+    admission.enter(None)
+    hurry()
+    assert (admission.filled, admission.pending) == (0.6, 1)

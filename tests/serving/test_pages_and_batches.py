@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 import zlib
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_store import OnlineStore
+from serving.admission import Admission, Ticket
 from serving.app import create_app
 from serving.cursors import CursorError, Frozen
 from serving.settings import ServingSettings
@@ -55,6 +57,15 @@ def test_a_batch_equals_its_requests_alone_and_bad_ones_fail_alone(client: TestC
         assert entry["problem"]["fields"][0]["field"] == field
         if status == 422:
             assert client.post("/v1/recommend", json=body).json()["detail"] == entry["problem"]["detail"]
+
+
+def test_a_large_batch_has_the_time_of_a_large_batch(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    tickets: list[Ticket] = []
+    monkeypatch.setattr(Admission, "leave", lambda _, ticket: tickets.append(ticket))
+    for size in (1, 64):
+        client.post("/v1/recommend:batch", json={"requests": [{"history": []}] * size})
+    one, many = (ticket.deadline_s for ticket in tickets)
+    assert one < many == pytest.approx(3 * one / (1 + 1 / 32))
 
 
 @pytest.mark.parametrize("requests", [[], [{}] * 101, "many", [1]])
@@ -128,7 +139,23 @@ def _packed(raw: bytes) -> str:
     return base64.urlsafe_b64encode(zlib.compress(raw)).decode()
 
 
-@pytest.mark.parametrize("text", ["x", "%%%", _packed(b""), _packed(b"\xff\xff{}"), _packed(b"\x02\x00[]"), "A" * 3000])
+def _with_head(head: str) -> str:
+    return _packed(struct.pack("<H", len(head)) + head.encode() + bytes(8))
+
+
+NO_CURSORS = {
+    "short": "x",
+    "other alphabet": "%%%",
+    "empty": _packed(b""),
+    "cut": _packed(b"\xff\xff{}"),
+    "no fields": _with_head("[]"),
+    "no packing": "A" * 3000,
+    "nested": _with_head("[" * 19_000),
+    "endless": _with_head(f'[1, "abc123", "r", "fusion", null, 1{"0" * 400}, 0]'),
+}
+
+
+@pytest.mark.parametrize("text", NO_CURSORS.values(), ids=NO_CURSORS)
 def test_what_is_no_cursor_is_refused(client: TestClient, text: str) -> None:
     with pytest.raises(CursorError, match="no cursor of this service"):
         Frozen.of(text, now=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,3 +125,23 @@ def test_other_requests_are_answered_while_reasons_are_written(
         finally:
             end.set()
         assert [future.result().json()["source"] for future in reasoned] == ["reasoning"] * 3
+
+
+def test_a_request_for_reasons_makes_no_line_for_the_others(
+    reasoning_client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, may_go_on = threading.Event(), threading.Event()
+
+    def wait(*asked: Any, **further: Any) -> Any:
+        began.set()
+        assert may_go_on.wait(5)
+        return recommend_with_reasons(*asked, **further)
+
+    monkeypatch.setattr(serving_stages, "recommend_with_reasons", wait)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(reasoning_client.post, "/v1/recommend", json={"history": ["i0"], "mode": "reason"})
+        assert began.wait(5)
+        metrics = reasoning_client.get("/metrics").text
+        may_go_on.set()
+        assert asking.result().json()["source"] == "reasoning"
+    assert "recsys_requests_pending 0.0" in metrics
