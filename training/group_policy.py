@@ -107,6 +107,11 @@ class GroupPolicyFitConfig(StrictConfig):
                 f"policy.normalise={self.policy.normalise} is for items right behind a history; set it to legal, or "
                 "drop reasoning"
             )
+        if self.policy.weight_power != 1 and chosen.answers == 1:
+            raise ValueError(
+                f"policy.weight_power={self.policy.weight_power} is of several answers a chain, and "
+                "reasoning.answers=1; leave it out, or raise reasoning.answers"
+            )
         if self.policy.advantage == "srpo":
             for name, size in (("chains", chosen.chains), ("answers", chosen.answers)):
                 # A lone answer is compared with nothing.

@@ -169,6 +169,10 @@ def test_the_panel_shows_what_chains_are_like(source: Path) -> None:
         ({"reasoning": {"chains": 1}}, "chains"),
         ({"policy": {"advantage": "srpo"}, "reasoning": {"pass_at": 4}}, r"reasoning\.pass_at=4 must be below"),
         ({"policy": {"advantage": "srpo"}, "reasoning": {"pass_at": 3}}, r"reasoning\.answers=3"),
+        (
+            {"policy": {"advantage": "expected", "weight_power": 0.5}, "reasoning": {"answers": 1}},
+            r"policy\.weight_power=0\.5 is of several answers a chain",
+        ),
         ({"policy": {"normalise": "vocabulary"}}, r"policy\.normalise=vocabulary is for items right behind a history"),
     ],
 )

@@ -123,6 +123,7 @@ class ChainPolicyLoss:
             config.advantage,
             exact=rollouts.hits,
             weighted=config.rollout == "stochastic_beam",
+            weight_power=config.weight_power,
             pass_at=self.chains.pass_at,
             limit=config.advantage_limit,
         )

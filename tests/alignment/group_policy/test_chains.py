@@ -189,6 +189,16 @@ def test_the_divergence_taken_off_rewards_goes_to_the_part_that_it_is_of(source:
     torch.testing.assert_close(judged.credit.answers, of_answers - of_answers.mean(1, keepdim=True))
 
 
+def test_the_power_of_the_weights_is_read(source: Path) -> None:
+    of_answers = []
+    for power in (1.0, 0.3):
+        loss = losses(source, CHAINS, advantage="expected", weight_power=power)
+        judged = loss.judge(proposed(loss.policy), torch.eye(4)[0].expand(9, -1))
+        of_answers.append(judged.credit.answers)
+    # The first answer is the most probable one, and its share is what the power takes away from.
+    assert bool((of_answers[0] - of_answers[1]).abs().max() > 1e-3)
+
+
 @pytest.mark.parametrize("shape", ["nested", "flat"])
 def test_legality_is_the_probability_of_all_items_without_a_trie(source: Path, shape: str) -> None:
     for num_items, all_legal in ((4 * 8, True), (NUM_ITEMS, False)):
