@@ -328,8 +328,8 @@ class _Tuner(Generic[S, J]):
     def _judge(self, rollout: int) -> J:
         sampled = self._proposed(rollout)
         reference = None
-        if self._rewards.needs_levels:
-            reference = self._objective.levels_of(self._proposed(rollout, by_reference=True))
+        if self._rewards.needs_levels and self._objective.levels_by_history:
+            reference = self.reference_rollouts(rollout)
         values = self._rewards(sampled.rollouts, reference=reference)
         judged = self._objective.judge(sampled, values.total)
         terms = {f"reward_{name}": mean for name, mean in values.means().items() if name != "total"}

@@ -152,6 +152,26 @@ def test_a_signal_of_chains_alone_leaves_the_answers_alone(source: Path) -> None
     assert float(found["depth.heads.0.weight"].abs().max()) == 0
 
 
+@pytest.mark.parametrize("shape", ["nested", "flat"])
+def test_gradients_of_answers_are_those_of_reading_them_whole(source: Path, shape: str) -> None:
+    """Answers of one chain share its reading, through which their gradients must go."""
+    policy = ChainPolicy(fresh(source, shape), CHAINS.model_copy(update={"chains": 2, "answers": 3}))
+    sampled = proposed(policy)
+    signal = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    for part in policy.likelihoods(sampled):
+        (signal[part.numbers] * part.answers).sum().backward()  # type: ignore[no-untyped-call]
+    found = gradients(policy.model)
+    policy.model.zero_grad()
+    whole = policy.answers_over_vocabulary.__wrapped__(policy, sampled, over_vocabulary=False)  # type: ignore[attr-defined]
+    (signal * whole).sum().backward()
+    expected = gradients(policy.model)
+    assert {name for name, value in found.items() if value.any()} == {
+        name for name, value in expected.items() if value.any()
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize(("kind", "batch_rows"), [("grpo", 4096), ("grpo", 1), ("dr_grpo", 150)])
 def test_one_answer_a_chain_is_plain_grpo_over_chain_and_answer(source: Path, kind: str, batch_rows: int) -> None:
     chains = CHAINS.model_copy(update={"answers": 1, "malformed_penalty": 0.0, "batch_rows": batch_rows})
