@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -110,6 +111,19 @@ def test_pairs_are_off_unless_their_section_is_there(config_file: Path, tmp_path
     assert clicks is not None
     assert clicks.file == Path.cwd() / "some/slates.parquet"
     assert "did you mean pairs.ratings.min_gap?" in error_of(config_file, "pairs.ratings.min_gapp=1")
+
+
+def test_options_of_alignment_that_are_off_do_not_make_it_anew(config_file: Path) -> None:
+    def policy(*overrides: str) -> Any:
+        on = load_config(config_file, ["align.method=group_policy", *overrides])
+        (found,) = (stage.settings for stage in build_stages(on) if stage.name == "align")
+        return found["align"]["group_policy"]
+
+    plain = policy()
+    assert "reasoning" not in plain
+    assert "weight_power" not in plain["policy"]
+    powered = policy("align.group_policy.policy={advantage: expected, weight_power: 0.5}")
+    assert powered["policy"]["weight_power"] == 0.5
 
 
 def test_local_data_are_found_from_any_working_directory(config_file: Path) -> None:

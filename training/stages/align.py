@@ -63,9 +63,11 @@ def stage(config: RunConfig, align: AlignConfig) -> Stage:
         _check_reasoning(config, align)
         _check_rewards(align)
         chosen = align.model_dump(mode="json", exclude={"preference", "objectives"})
+        # Without what is off, so that what was aligned before these options came stays up to date.
         if align.group_policy.reasoning is None:
-            # What was aligned before this option came stays up to date.
             del chosen["group_policy"]["reasoning"]
+        if align.group_policy.policy.weight_power == 1:
+            del chosen["group_policy"]["policy"]["weight_power"]
     return Stage(
         name=ALIGN,
         version=1,
