@@ -184,6 +184,10 @@ def test_graded_lists_come_from_the_same_log(run: RunConfig, tmp_path: Path) -> 
     [
         ("{beams: {}, filters: [{kind: confidence}]}", r"filters\[0\]: confidence judges pairs of novelty, which this"),
         ("{filters: [{kind: flip_rate}]}", r"filters\[0\]: flip_rate judges pairs of ratings or clicks, which this"),
+        (
+            "{novelty: {min_ratio: 3}, filters: [{kind: confidence, threshold: 0.75}]}",
+            r"filters\[0\]: no pair of novelty with min_ratio=3 has a confidence below 0\.750, so that threshold=0\.75",
+        ),
         ("{filters: [{kind: routing}]}", r"pairs\.filters\[0\]\.kind must be .*'peer_review'.* got 'routing'"),
         ("{filters: [{kind: peer_review, noise: 0.7}]}", r"pairs\.filters\[0\]\.noise should be less than 0\.5"),
         ("{beams: null}", "give at least one of beams, ratings, perturbed, clicks and novelty"),
