@@ -10,7 +10,7 @@ import yaml
 
 from recsys.errors import ConfigError
 from recsys.retrieval import FusionConfig
-from training.config import config_yaml, load_config, stored_config
+from training.config import RunConfig, config_yaml, load_config, stored_config
 from training.stages import build_stages, encode
 
 MINIMAL = "tokenizer: {method: rkmeans}\ndata: {source: movielens}\n"
@@ -124,6 +124,23 @@ def test_options_of_alignment_that_are_off_do_not_make_it_anew(config_file: Path
     assert "weight_power" not in plain["policy"]
     powered = policy("align.group_policy.policy={advantage: expected, weight_power: 0.5}")
     assert powered["policy"]["weight_power"] == 0.5
+
+
+@pytest.mark.parametrize("loss", ["{name: sdpo}", "{name: robust}"])
+@pytest.mark.parametrize("negatives", ["table", "random"])
+def test_soft_labels_need_a_loss_that_reads_them(config_file: Path, loss: str, negatives: str) -> None:
+    def of(filters: str) -> RunConfig:
+        preference = f"{{loss: {loss}, negatives: {negatives}}}"
+        align = f"align={{method: preference, preference: {preference}}}"
+        return load_config(config_file, [f"pairs={{beams: {{}}, filters: [{filters}]}}", align])
+
+    assert build_stages(of("{kind: peer_review}"))
+    softened = of("{kind: peer_review}, {kind: consistency}")
+    if (loss, negatives) == ("{name: robust}", "table"):
+        assert build_stages(softened)
+    else:
+        with pytest.raises(ConfigError, match=r"pairs\.filters\[1\]: consistency .* loss of cdpo, cream, robust"):
+            build_stages(softened)
 
 
 def test_local_data_are_found_from_any_working_directory(config_file: Path) -> None:
