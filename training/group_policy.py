@@ -107,6 +107,11 @@ class GroupPolicyFitConfig(StrictConfig):
                 f"policy.normalise={self.policy.normalise} is for items right behind a history; set it to legal, or "
                 "drop reasoning"
             )
+        if self.policy.weight_power != 1 and chosen.answers == 1:
+            raise ValueError(
+                f"policy.weight_power={self.policy.weight_power} is of several answers a chain, and "
+                "reasoning.answers=1; leave it out, or raise reasoning.answers"
+            )
         if self.policy.advantage == "srpo":
             for name, size in (("chains", chosen.chains), ("answers", chosen.answers)):
                 # A lone answer is compared with nothing.
@@ -323,8 +328,8 @@ class _Tuner(Generic[S, J]):
     def _judge(self, rollout: int) -> J:
         sampled = self._proposed(rollout)
         reference = None
-        if self._rewards.needs_levels:
-            reference = self._objective.levels_of(self._proposed(rollout, by_reference=True))
+        if self._rewards.needs_levels and self._objective.levels_by_history:
+            reference = self.reference_rollouts(rollout)
         values = self._rewards(sampled.rollouts, reference=reference)
         judged = self._objective.judge(sampled, values.total)
         terms = {f"reward_{name}": mean for name, mean in values.means().items() if name != "total"}

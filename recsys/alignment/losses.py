@@ -24,6 +24,10 @@ from recsys.errors import ConfigError
 LossName: TypeAlias = Literal["dpo", "cdpo", "robust", "ipo", "sdpo", "ln_dpo", "lipo", "pro", "kto", "bco", "cream"]
 
 
+READ_FLIP_RATES: frozenset[LossName] = frozenset({"cdpo", "robust", "cream"})
+"""The losses that read how likely the order of a pair is wrong."""
+
+
 class LossConfig(StrictConfig):
     """Which loss, and its few numbers."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys.data import Interactions, Split
+from recsys.data import DataConfig, Interactions, Split, make_split
 from recsys.errors import ConfigError, DataError
 from training.config import RunConfig, config_yaml, load_config
 from training.pipeline import run_lock, run_stages
@@ -74,6 +75,27 @@ def test_the_training_log_is_the_training_sequences(run: RunConfig) -> None:
     split: Split = data.load_split(run.run_dir / "data")
     found = pairs.training_log(data.load_interactions(run.run_dir / "data"), split)
     assert np.array_equal(found["item"].to_numpy(), split.train.items)
+
+
+@pytest.mark.parametrize("kind", ["leave_last_out", "global_time"])
+def test_what_came_after_training_is_all_that_training_does_not_have(run: RunConfig, kind: str) -> None:
+    told = data.load_interactions(run.run_dir / "data")
+    steps = pl.int_range(pl.len()).over("user").alias("timestamp")
+    interactions = dataclasses.replace(told, frame=told.frame.with_columns(steps))
+    split = make_split(interactions, DataConfig.model_validate({"split": {"kind": kind}}))
+    found = pairs.after_training(interactions, split)
+    sequences, training = interactions.sequences(), dict(zip(split.train.users.tolist(), split.train, strict=True))
+    for user, items in zip(sequences.users.tolist(), sequences, strict=True):
+        rest = items[len(training.get(user, [])) :]
+        assert found.get(interactions.user_ids[user], frozenset()) == set(rest.tolist())
+    targets = {
+        (user, target)
+        for cases in (split.valid, split.test)
+        for user, target in zip(cases.histories.users.tolist(), cases.targets.tolist(), strict=True)
+    }
+    # Where time divides, cases ask for the last item of a window alone, and the others are no less of the test.
+    assert (sum(map(len, found.values())) > len(targets)) == (kind == "global_time")
+    assert all(target in found[interactions.user_ids[user]] for user, target in targets)
 
 
 def changed(run: RunConfig, folder: Path, section: str) -> RunConfig:
@@ -162,6 +184,10 @@ def test_graded_lists_come_from_the_same_log(run: RunConfig, tmp_path: Path) -> 
     [
         ("{beams: {}, filters: [{kind: confidence}]}", r"filters\[0\]: confidence judges pairs of novelty, which this"),
         ("{filters: [{kind: flip_rate}]}", r"filters\[0\]: flip_rate judges pairs of ratings or clicks, which this"),
+        (
+            "{novelty: {min_ratio: 3}, filters: [{kind: confidence, threshold: 0.75}]}",
+            r"filters\[0\]: no pair of novelty with min_ratio=3 has a confidence below 0\.750, so that threshold=0\.75",
+        ),
         ("{filters: [{kind: routing}]}", r"pairs\.filters\[0\]\.kind must be .*'peer_review'.* got 'routing'"),
         ("{filters: [{kind: peer_review, noise: 0.7}]}", r"pairs\.filters\[0\]\.noise should be less than 0\.5"),
         ("{beams: null}", "give at least one of beams, ratings, perturbed, clicks and novelty"),

@@ -13,7 +13,7 @@ from random_codes import random_codes
 from tiny_lm import save_tiny_lm
 from torch import Tensor
 
-from recsys.alignment.group_policy import ChainPolicy, labelled_prompts
+from recsys.alignment.group_policy import ChainPolicy, ChainPolicyLoss, SampledChains, labelled_prompts
 from recsys.alignment.rewards import RewardContext, Rewards, RewardsConfig, build_rewards
 from recsys.alignment.rollouts import Rollouts
 from recsys.data import Sequences
@@ -151,6 +151,22 @@ def test_a_fit_that_was_stopped_goes_on_bit_for_bit(source: Path, shape: str, tm
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_the_reference_is_asked_for_the_levels_of_rewards_and_not_again(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    propose = ChainPolicyLoss.propose
+
+    def counted(self: ChainPolicyLoss, *arguments: Any, **named: Any) -> SampledChains:
+        asked.append(named["by_reference"])
+        return propose(self, *arguments, **named)
+
+    monkeypatch.setattr(ChainPolicyLoss, "propose", counted)
+    config = settings(updates=2, batch_prompts=1, reasoning={"chains": 2, "answers": 1, "max_tokens": 1})
+    tune(fresh(source), config, rewards(transform="log_sigmoid"))
+    assert asked == [True, True, True, True, False, False], "its chains cost as much as the policy's"
+
+
 def test_the_panel_shows_what_chains_are_like(source: Path) -> None:
     result = tune(fresh(source), settings(), rewards())
     entry = result.curve[-1]
@@ -169,6 +185,10 @@ def test_the_panel_shows_what_chains_are_like(source: Path) -> None:
         ({"reasoning": {"chains": 1}}, "chains"),
         ({"policy": {"advantage": "srpo"}, "reasoning": {"pass_at": 4}}, r"reasoning\.pass_at=4 must be below"),
         ({"policy": {"advantage": "srpo"}, "reasoning": {"pass_at": 3}}, r"reasoning\.answers=3"),
+        (
+            {"policy": {"advantage": "expected", "weight_power": 0.5}, "reasoning": {"answers": 1}},
+            r"policy\.weight_power=0\.5 is of several answers a chain",
+        ),
         ({"policy": {"normalise": "vocabulary"}}, r"policy\.normalise=vocabulary is for items right behind a history"),
     ],
 )

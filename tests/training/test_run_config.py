@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from recsys.errors import ConfigError
 from recsys.retrieval import FusionConfig
-from training.config import config_yaml, load_config, stored_config
+from training.config import RunConfig, config_yaml, load_config, stored_config
 from training.stages import build_stages, encode
 
 MINIMAL = "tokenizer: {method: rkmeans}\ndata: {source: movielens}\n"
@@ -110,6 +111,36 @@ def test_pairs_are_off_unless_their_section_is_there(config_file: Path, tmp_path
     assert clicks is not None
     assert clicks.file == Path.cwd() / "some/slates.parquet"
     assert "did you mean pairs.ratings.min_gap?" in error_of(config_file, "pairs.ratings.min_gapp=1")
+
+
+def test_options_of_alignment_that_are_off_do_not_make_it_anew(config_file: Path) -> None:
+    def policy(*overrides: str) -> Any:
+        on = load_config(config_file, ["align.method=group_policy", *overrides])
+        (found,) = (stage.settings for stage in build_stages(on) if stage.name == "align")
+        return found["align"]["group_policy"]
+
+    plain = policy()
+    assert "reasoning" not in plain
+    assert "weight_power" not in plain["policy"]
+    powered = policy("align.group_policy.policy={advantage: expected, weight_power: 0.5}")
+    assert powered["policy"]["weight_power"] == 0.5
+
+
+@pytest.mark.parametrize("loss", ["{name: sdpo}", "{name: robust}"])
+@pytest.mark.parametrize("negatives", ["table", "random"])
+def test_soft_labels_need_a_loss_that_reads_them(config_file: Path, loss: str, negatives: str) -> None:
+    def of(filters: str) -> RunConfig:
+        preference = f"{{loss: {loss}, negatives: {negatives}}}"
+        align = f"align={{method: preference, preference: {preference}}}"
+        return load_config(config_file, [f"pairs={{beams: {{}}, filters: [{filters}]}}", align])
+
+    assert build_stages(of("{kind: peer_review}"))
+    softened = of("{kind: peer_review}, {kind: consistency}")
+    if (loss, negatives) == ("{name: robust}", "table"):
+        assert build_stages(softened)
+    else:
+        with pytest.raises(ConfigError, match=r"pairs\.filters\[1\]: consistency .* loss of cdpo, cream, robust"):
+            build_stages(softened)
 
 
 def test_local_data_are_found_from_any_working_directory(config_file: Path) -> None:

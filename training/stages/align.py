@@ -15,6 +15,7 @@ import torch
 
 from recsys.alignment.builders.config import PairsConfig
 from recsys.alignment.group_policy import Policy, Prompts, current_prompts, labelled_prompts
+from recsys.alignment.losses import READ_FLIP_RATES
 from recsys.alignment.rewards import RewardContext, Scorer, build_rewards
 from recsys.alignment.rewards.popularity_guard import mean_level
 from recsys.data import Examples, IntArray, Sequences, Split
@@ -63,9 +64,11 @@ def stage(config: RunConfig, align: AlignConfig) -> Stage:
         _check_reasoning(config, align)
         _check_rewards(align)
         chosen = align.model_dump(mode="json", exclude={"preference", "objectives"})
+        # Without what is off, so that what was aligned before these options came stays up to date.
         if align.group_policy.reasoning is None:
-            # What was aligned before this option came stays up to date.
             del chosen["group_policy"]["reasoning"]
+        if align.group_policy.policy.weight_power == 1:
+            del chosen["group_policy"]["policy"]["weight_power"]
     return Stage(
         name=ALIGN,
         version=1,
@@ -87,6 +90,7 @@ def _check_pairs(config: RunConfig, align: AlignConfig) -> None:
         raise ConfigError("align.method=preference reads pairs; add a section `pairs`, or set group_policy")
     if align.objectives is not None:
         _check_objectives(config, align.objectives, config.pairs)
+    _check_soft_labels(align, config.pairs)
     unread = [name for name in ("ratings", "perturbed", "clicks", "novelty") if getattr(config.pairs, name) is not None]
     if align.preference.negatives == "table":
         return
@@ -99,6 +103,18 @@ def _check_pairs(config: RunConfig, align: AlignConfig) -> None:
         raise ConfigError(
             f"align.preference.negatives={align.preference.negatives} knows no objectives; set "
             "align.preference.negatives=table, or drop align.objectives"
+        )
+
+
+def _check_soft_labels(align: AlignConfig, pairs: PairsConfig) -> None:
+    softening = [(number, each.kind) for number, each in enumerate(pairs.filters) if each.softens]
+    loss, negatives = align.preference.loss.name, align.preference.negatives
+    if softening and (loss not in READ_FLIP_RATES or negatives != "table"):
+        number, kind = softening[0]
+        raise ConfigError(
+            f"pairs.filters[{number}]: {kind} says how likely an order is wrong, which align.preference with loss.name="
+            f"{loss} and negatives={negatives} does not read; set negatives=table and a loss of "
+            f"{', '.join(sorted(READ_FLIP_RATES))}, or drop the filter"
         )
 
 

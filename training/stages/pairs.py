@@ -137,14 +137,21 @@ def portable(pairs: PairsConfig) -> dict[str, Any]:
 
 
 def _slates(chosen: ClickPairsConfig, catalog: Catalog, split: Split, interactions: Interactions) -> SlateLog:
-    """The slates of the log that tell nothing of what the evaluation asks for."""
-    secrets: dict[str, frozenset[int]] = {}
-    for cases in (split.valid, split.test):
-        for user, target in zip(cases.histories.users.tolist(), cases.targets.tolist(), strict=True):
-            name = interactions.user_ids[user]
-            secrets[name] = secrets.get(name, frozenset()) | {target}
+    """The slates of the log that tell nothing of what came after training."""
     index = {item: number for number, item in enumerate(catalog.frame["item_id"].to_list())}
-    return read_slates(chosen.file, index, secrets)
+    return read_slates(chosen.file, index, after_training(interactions, split))
+
+
+def after_training(interactions: Interactions, split: Split) -> dict[str, frozenset[int]]:
+    """By user id, the items that the user has beyond the training sequence.
+
+    Targets of validation and test are among them; so is, where time divides, what lies between and what users without
+    a case have.
+    """
+    rest = interactions.frame.filter(~_is_training(interactions, split))
+    return {
+        interactions.user_ids[user]: frozenset(items) for user, items in rest.group_by("user").agg("item").iter_rows()
+    }
 
 
 def _counter_scores(split: Split) -> AnswerScores:
@@ -241,12 +248,17 @@ def _cases(
 
 def training_log(interactions: Interactions, split: Split) -> pl.DataFrame:
     """The rows of the log that the training sequences are made of, in their order."""
+    return interactions.frame.filter(_is_training(interactions, split))
+
+
+def _is_training(interactions: Interactions, split: Split) -> pl.Series:
+    """Whether a row of the log is of a training sequence."""
     lengths = np.zeros(interactions.num_users, dtype=np.int64)
     lengths[split.train.users] = split.train.lengths
-    kept = interactions.frame.filter(~pl.col("item").is_in(split.held_out.tolist()))
+    fitted = (~pl.col("item").is_in(split.held_out.tolist())).alias("fitted")
     # A training sequence is the beginning of what its user has of items that may be fitted on.
-    place = kept.select(pl.int_range(pl.len()).over("user").alias("place"))["place"].to_numpy()
-    return kept.filter(pl.Series(place < lengths[kept["user"].to_numpy()]))
+    rows = interactions.frame.select("user", fitted, fitted.cast(pl.Int64).cum_sum().over("user").alias("count"))
+    return rows["fitted"] & pl.Series(rows["count"].to_numpy() <= lengths[rows["user"].to_numpy()])
 
 
 def _report(table: PreferencePairs) -> dict[str, dict[str, float]]:

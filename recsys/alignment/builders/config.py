@@ -115,6 +115,21 @@ class PairsConfig(StrictConfig):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _confidence_can_fail(self) -> PairsConfig:
+        for number, config in enumerate(self.filters):
+            if config.kind != "confidence" or self.novelty is None:
+                continue
+            # The judge of novelty is sigma(log ratio) sure of an order.
+            least = self.novelty.min_ratio / (1 + self.novelty.min_ratio)
+            if config.threshold <= least:
+                raise ValueError(
+                    f"filters[{number}]: no pair of novelty with min_ratio={self.novelty.min_ratio:g} has a confidence "
+                    f"below {least:.3f}, so that threshold={config.threshold:g} changes nothing; raise it, or drop the "
+                    "filter"
+                )
+        return self
+
     @property
     def sources(self) -> frozenset[Source]:
         """What the pairs are made from."""

@@ -34,7 +34,7 @@ class SlateLog:
     slates: Sequence[ObservedSlate]
     """Over dense item indices."""
     left_out: int
-    """Slates with an item that the catalogue does not have, or that know what the evaluation asks for."""
+    """Slates with an item that the catalogue does not have, or that know what came after training."""
 
 
 def read_slates(
@@ -48,8 +48,9 @@ def read_slates(
     Args:
         path: the file.
         item_index: the dense index of each item id.
-        secrets: by user id, the items that the evaluation asks for (validation and test targets). Slates with one of
-            them in the history, or with feedback on one, are left out.
+        secrets: by user id, the items that came after training (validation and test targets, and what is between).
+            Slates with one of them in the history, or with feedback on one, are left out. The log has no times: of a
+            log that goes on after the moment that divides training from test, leave the end out yourself.
 
     Raises:
         DataError: the file cannot be read, a column is missing or of another type, or a slate is impossible.

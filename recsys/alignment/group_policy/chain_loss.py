@@ -23,7 +23,6 @@ from recsys.alignment.group_policy.credit import Credit, split_credit
 from recsys.alignment.group_policy.legality import LEGALITY_GROUPS, unconstrained_legality
 from recsys.alignment.group_policy.loss import first_code_entropy
 from recsys.alignment.group_policy.surrogate import Surrogate, kl_estimate, surrogate
-from recsys.alignment.rollouts import Rollouts
 from recsys.data import Sequences
 from recsys.errors import RewardError
 
@@ -67,6 +66,9 @@ class ChainPolicyLoss:
         chains: of chains.
     """
 
+    levels_by_history = False
+    """See `Objective`. Chains of one history must be measured alike."""
+
     def __init__(
         self, policy: ChainPolicy, reference: ChainPolicy, config: GroupPolicyConfig, chains: ChainsConfig
     ) -> None:
@@ -92,10 +94,6 @@ class ChainPolicyLoss:
             random=random,
             stochastic=self.config.rollout == "stochastic_beam",
         )
-
-    def levels_of(self, reference: SampledChains) -> Rollouts | None:
-        """See `Objective`. None: chains of one history must be measured alike, so that levels are those of all."""
-        return None
 
     def judge(self, sampled: SampledChains, rewards: Tensor) -> JudgedChains:
         """Advantages of chains and answers from the rewards of the answers (float32 [N, A]).
@@ -123,6 +121,7 @@ class ChainPolicyLoss:
             config.advantage,
             exact=rollouts.hits,
             weighted=config.rollout == "stochastic_beam",
+            weight_power=config.weight_power,
             pass_at=self.chains.pass_at,
             limit=config.advantage_limit,
         )

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recsys.alignment.group_policy.advantages import AdvantageKind, group_advantages
+from recsys.alignment.group_policy.advantages import AdvantageKind, group_advantages, tempered
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +43,7 @@ def split_credit(
     *,
     exact: Tensor,
     weighted: bool = False,
+    weight_power: float = 1.0,
     pass_at: int = 2,
     limit: float | None = 5.0,
 ) -> Credit:
@@ -59,6 +60,8 @@ def split_credit(
         kind: see `group_advantages`. Chains are draws, so that all weigh the same.
         exact: bool [N, A], the answers that are the next item. A chain is exact if its most probable answer is.
         weighted: whether the answers' mean and deviation are weighted too; `expected` always is.
+        weight_power: an answer counts among the others of its chain as its share to this power, see `tempered`. What a
+            chain is worth stays the mean under the shares themselves.
         pass_at: k of the bonus of `srpo`.
         limit: see `group_advantages`.
     """
@@ -83,7 +86,7 @@ def split_credit(
             is_real,
             kind,
             exact=exact,
-            weights=weights if weighted or kind == "expected" else None,
+            weights=tempered(weights, weight_power) if weighted or kind == "expected" else None,
             pass_at=pass_at,
             limit=limit,
         )

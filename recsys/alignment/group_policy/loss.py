@@ -17,7 +17,6 @@ from recsys.alignment.group_policy.config import GroupPolicyConfig
 from recsys.alignment.group_policy.legality import LEGALITY_GROUPS, unconstrained_legality
 from recsys.alignment.group_policy.policy import Policy, Sampled
 from recsys.alignment.group_policy.surrogate import kl_estimate, surrogate
-from recsys.alignment.rollouts import Rollouts
 from recsys.data import Sequences
 from recsys.errors import RewardError
 
@@ -60,6 +59,9 @@ class GroupPolicyLoss:
         config: the settings.
     """
 
+    levels_by_history = True
+    """See `Objective`."""
+
     def __init__(self, policy: Policy, reference: Policy, config: GroupPolicyConfig) -> None:
         self.policy = policy
         self.reference = reference
@@ -81,10 +83,6 @@ class GroupPolicyLoss:
         return (self.reference if by_reference else self.policy).propose(
             histories, self.config.group_size, futures=futures, mask_seen=mask_seen, seeds=seeds
         )
-
-    def levels_of(self, reference: Sampled) -> Rollouts | None:
-        """See `Objective`."""
-        return reference.rollouts
 
     def judge(self, sampled: Sampled, rewards: Tensor) -> Judged:
         """Advantages of proposals from their rewards (float32 [B, G]).

@@ -34,6 +34,13 @@ J = TypeVar("J", bound=HasHealth)
 class Objective(Protocol[S, J]):
     """A policy, its reference and its loss."""
 
+    @property
+    def levels_by_history(self) -> bool:
+        """Whether rewards measure levels of each row from the reference's rollouts for it; False for one for all rows.
+
+        Where it is False the reference is not asked again and again.
+        """
+
     def propose(
         self,
         histories: Sequences,
@@ -52,9 +59,6 @@ class Objective(Protocol[S, J]):
             random: of what is drawn.
             by_reference: ask the reference.
         """
-
-    def levels_of(self, reference: S) -> Rollouts | None:
-        """The reference's rollouts that rewards measure levels of each row from; None for levels of all rows."""
 
     def judge(self, sampled: S, rewards: Tensor) -> J:
         """Advantages from rewards, float32 of the shape of the rollouts' items; RewardError if they are not finite."""

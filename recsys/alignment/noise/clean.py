@@ -11,6 +11,9 @@ from recsys.alignment.noise.config import FilterConfig, FilterInputs
 from recsys.alignment.pairs import OBJECTIVES, PreferencePairs
 from recsys.errors import DataError
 
+_FEWEST = 2
+"""Pairs about one objective that can be compared with each other."""
+
 
 def clean(
     pairs: PreferencePairs, filters: Sequence[FilterConfig], inputs: FilterInputs
@@ -40,14 +43,14 @@ def clean(
         readable = pairs.frame["source"].is_in(list(config.reads))
         parts = [pairs.frame.with_columns(place).filter(~readable)]
         judged = 0
-        for objective in range(len(OBJECTIVES)):
+        for objective in sorted(pairs.frame["objective_id"].unique().to_list()):
             chosen = readable & (pairs.frame["objective_id"] == objective)
             part = PreferencePairs(frame=pairs.frame.filter(chosen))
             if len(part) == 0:
                 continue
             if len(part) < _FEWEST:
                 raise DataError(
-                    f"{where} judges pairs about {OBJECTIVES[objective]}, of which there are only {len(part)}; "
+                    f"{where} judges pairs about {_name(objective)}, of which there are only {len(part)}; "
                     f"it needs {_FEWEST}"
                 )
             judged += len(part)
@@ -77,5 +80,5 @@ def clean(
     return pairs, report
 
 
-_FEWEST = 2
-"""Pairs about one objective that can be compared with each other."""
+def _name(objective: int) -> str:
+    return OBJECTIVES[objective] if objective < len(OBJECTIVES) else f"objective {objective}"

@@ -47,6 +47,11 @@ class ConfidenceFilterConfig(StrictConfig):
     reads: ClassVar[frozenset[Source]] = frozenset({"novelty"})
     """The sources whose pairs it can judge: those that say how sure they are."""
 
+    @property
+    def softens(self) -> bool:
+        """Whether it gives pairs another `label_noise_prob`, which few losses read."""
+        return self.action == "smooth"
+
     def build(self, inputs: FilterInputs) -> PairFilter:
         """Needs no inputs."""
         del inputs
@@ -61,6 +66,8 @@ class PeerReviewFilterConfig(PeerReviewConfig):
 
     reads: ClassVar[frozenset[Source]] = frozenset(SOURCES)
     """The sources whose pairs it can judge."""
+    softens: ClassVar[bool] = False
+    """See `ConfidenceFilterConfig`."""
 
     def build(self, inputs: FilterInputs) -> PairFilter:
         """Needs item vectors."""
@@ -78,6 +85,8 @@ class ConsistencyFilterConfig(StrictConfig):
 
     reads: ClassVar[frozenset[Source]] = frozenset(SOURCES)
     """The sources whose pairs it can judge."""
+    softens: ClassVar[bool] = True
+    """See `ConfidenceFilterConfig`."""
 
     def build(self, inputs: FilterInputs) -> PairFilter:
         """Needs the generator and the counter."""
@@ -97,6 +106,8 @@ class FlipRateFilterConfig(StrictConfig):
 
     reads: ClassVar[frozenset[Source]] = frozenset({"rating", "click_skip", "feedback"})
     """The sources whose pairs it can judge: what people decided, perhaps more than once."""
+    softens: ClassVar[bool] = True
+    """See `ConfidenceFilterConfig`."""
 
     def build(self, inputs: FilterInputs) -> PairFilter:
         """Needs no inputs."""

@@ -20,9 +20,13 @@ class Histories:
     def before(self, place: int) -> tuple[int, ...]:
         """The latest `max_history` items, oldest first. A target that the user has had before is taken out: it must not
         stand in its own prompt."""
+        target = self.target(place)
+        return tuple(item for item in self.all_before(place) if item != target)
+
+    def all_before(self, place: int) -> tuple[int, ...]:
+        """The latest `max_history` items, oldest first, the target among them where the user has had it before."""
         begin = max(int(self._start[place]), place - self._max_history)
-        target = self._items[place]
-        return tuple(item for item in self._items[begin:place].tolist() if item != target)
+        return tuple(self._items[begin:place].tolist())
 
     def target(self, place: int) -> int:
         """The item at `place`."""

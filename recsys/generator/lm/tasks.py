@@ -87,7 +87,9 @@ class TaskMix:
         self._reasons = reasons or {}
         self._intentions: list[Sequence[str]] = [texts.intentions(row) for row in self._rows]
         self._preferences: dict[int, Sequence[tuple[str, str]]] = {}
-        self._user_codes = self._name_users(users) if config.user_tokens and users is not None else None
+        self._user_codes = self._window_codes = None
+        if config.user_tokens and users is not None:
+            self._user_codes, self._window_codes = self._name_users(users)
         self._samples = self._find_samples()
 
     @property
@@ -159,7 +161,7 @@ class TaskMix:
         start, first_target, end = (
             int(bounds[window]) for bounds in (self._windows.start, self._windows.first_target, self._windows.end)
         )
-        if self._user_codes is not None:
+        if self._window_codes is not None:
             # The user is named by what stands before the targets.
             first_target += int(draw * (end - first_target))
         context, targets = (
@@ -168,7 +170,9 @@ class TaskMix:
         )
         given = render(prompt, {}) + ((context,) if context.indices else ())
         return Example(
-            task="next_item", prompt=self._of_user(first_target, given), response=render(response, {"items": targets})
+            task="next_item",
+            prompt=_named(given, self._window_codes, first_target),
+            response=render(response, {"items": targets}),
         )
 
     def _about_item(self, item: int, text: float) -> dict[str, str | Items]:
@@ -201,13 +205,22 @@ class TaskMix:
         return (reasons.chain.write(wording.steps), wording.end, *answer)
 
     def _of_user(self, place: int, prompt: tuple[Piece, ...]) -> tuple[Piece, ...]:
-        if self._user_codes is None or self._user_codes[place, 0] < 0:
-            return prompt
-        return for_user(prompt, UserTokens(tuple(self._user_codes[place].tolist())))
+        return _named(prompt, self._user_codes, place)
 
-    def _name_users(self, users: HistoryIndexer) -> IntArray:
-        """int64 [places, L]: the codes of each place's user, by the items before it; -1 where there are none."""
-        return users.encode(Sequences.from_lists([self._histories.before(p) for p in range(len(self._train.items))]))
+    def _name_users(self, users: HistoryIndexer) -> tuple[IntArray, IntArray]:
+        """int64 [places, L] twice: the codes of each place's user, by the items before it; -1 where there are none.
+
+        The first are of histories as prompts show them, without the place's item. Windows show it where the user has
+        had it before, and so do those who are served: a name without it would tell what comes next.
+        """
+        shown = [self._histories.before(place) for place in range(len(self._train.items))]
+        codes = users.encode(Sequences.from_lists(shown))
+        whole = [self._histories.all_before(place) for place in range(len(shown))]
+        repeats = [place for place, history in enumerate(whole) if history != shown[place]]
+        of_windows = codes.copy()
+        if repeats:
+            of_windows[repeats] = users.encode(Sequences.from_lists([whole[place] for place in repeats]))
+        return codes, of_windows
 
     def _find_samples(self) -> dict[TaskName, IntArray]:
         train = self._train
@@ -285,6 +298,13 @@ class Epoch:
         """Examples of each task that has any."""
         counts = np.bincount(self._tasks, minlength=len(TASKS)).tolist()
         return {task: count for task, count in zip(TASKS, counts, strict=True) if count}
+
+
+def _named(prompt: tuple[Piece, ...], codes: IntArray | None, place: int) -> tuple[Piece, ...]:
+    """The prompt with the codes of a place's user at its head, where there are any."""
+    if codes is None or codes[place, 0] < 0:
+        return prompt
+    return for_user(prompt, UserTokens(tuple(codes[place].tolist())))
 
 
 def _choose(samples: IntArray, share: TaskShare, random: np.random.Generator) -> IntArray:

@@ -152,6 +152,26 @@ def test_a_signal_of_chains_alone_leaves_the_answers_alone(source: Path) -> None
     assert float(found["depth.heads.0.weight"].abs().max()) == 0
 
 
+@pytest.mark.parametrize("shape", ["nested", "flat"])
+def test_gradients_of_answers_are_those_of_reading_them_whole(source: Path, shape: str) -> None:
+    """Answers of one chain share its reading, through which their gradients must go."""
+    policy = ChainPolicy(fresh(source, shape), CHAINS.model_copy(update={"chains": 2, "answers": 3}))
+    sampled = proposed(policy)
+    signal = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    for part in policy.likelihoods(sampled):
+        (signal[part.numbers] * part.answers).sum().backward()  # type: ignore[no-untyped-call]
+    found = gradients(policy.model)
+    policy.model.zero_grad()
+    whole = policy.answers_over_vocabulary.__wrapped__(policy, sampled, over_vocabulary=False)  # type: ignore[attr-defined]
+    (signal * whole).sum().backward()
+    expected = gradients(policy.model)
+    assert {name for name, value in found.items() if value.any()} == {
+        name for name, value in expected.items() if value.any()
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize(("kind", "batch_rows"), [("grpo", 4096), ("grpo", 1), ("dr_grpo", 150)])
 def test_one_answer_a_chain_is_plain_grpo_over_chain_and_answer(source: Path, kind: str, batch_rows: int) -> None:
     chains = CHAINS.model_copy(update={"answers": 1, "malformed_penalty": 0.0, "batch_rows": batch_rows})
@@ -187,6 +207,16 @@ def test_the_divergence_taken_off_rewards_goes_to_the_part_that_it_is_of(source:
     totals = -0.5 * words.sum(1) + (sampled.weights * of_answers).sum(1) + loss.own_rewards(sampled)
     torch.testing.assert_close(judged.credit.chain_rewards.flatten(), totals)
     torch.testing.assert_close(judged.credit.answers, of_answers - of_answers.mean(1, keepdim=True))
+
+
+def test_the_power_of_the_weights_is_read(source: Path) -> None:
+    of_answers = []
+    for power in (1.0, 0.3):
+        loss = losses(source, CHAINS, advantage="expected", weight_power=power)
+        judged = loss.judge(proposed(loss.policy), torch.eye(4)[0].expand(9, -1))
+        of_answers.append(judged.credit.answers)
+    # The first answer is the most probable one, and its share is what the power takes away from.
+    assert bool((of_answers[0] - of_answers[1]).abs().max() > 1e-3)
 
 
 @pytest.mark.parametrize("shape", ["nested", "flat"])

@@ -111,3 +111,15 @@ def test_both_parts_together_are_the_gradient_of_the_expected_reward(seed: int) 
     surrogate: Tensor = (found.chains[0] * of_chains).mean() + (found.answers * of_answers).mean()
     for own, other in zip(torch.autograd.grad(surrogate, (chain_logits, answer_logits)), truth, strict=True):
         torch.testing.assert_close(own, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_power_of_the_shares_moves_the_answers_and_not_what_a_chain_is_worth() -> None:
+    rewards, weights = [[1.0, 0.0], [0.0, 0.5]], torch.tensor([[0.8, 0.2], [0.8, 0.2]])
+    plain, tempered = (split(rewards, 2, "expected", weights=weights, weight_power=power) for power in (1.0, 0.5))
+    assert tempered.chain_rewards.tolist() == plain.chain_rewards.tolist()
+    assert tempered.chains.tolist() == plain.chains.tolist()
+    # Two answers under shares w: 2 w_i (r_i - sum of w r), with (0.8, 0.2) and with (2 / 3, 1 / 3).
+    assert plain.answers[0].tolist() == pytest.approx([0.32, -0.32], abs=1e-6)
+    assert tempered.answers[0].tolist() == pytest.approx([4 / 9, -4 / 9], abs=1e-6)
+    level = split(rewards, 2, "expected", weights=weights, weight_power=0.0)
+    torch.testing.assert_close(level.answers, split(rewards, 2, "dr_grpo", weights=weights).answers)

@@ -86,6 +86,15 @@ def test_filters_follow_each_other_and_each_objective_is_judged_by_itself() -> N
     assert [(entry["judged"], entry["relabelled"]) for entry in report] == [(4, 2), (2, 0)]
 
 
+def test_pairs_about_objectives_of_ones_own_are_judged_too() -> None:
+    pairs = table(*(pair(number, objective_id=7) for number in (0, 1)), pair(2, objective_id=0), pair(3))
+    left, report = clean(pairs, filters({"kind": "consistency"}), inputs())
+    assert left.frame["pair_id"].to_list() == ["0", "1", "2", "3"]
+    assert (report[0]["judged"], report[0]["dropped"]) == (4, 0)
+    with pytest.raises(DataError, match="judges pairs about objective 7, of which there are only 1"):
+        clean(table(pair(0, objective_id=7), pair(1), pair(2)), filters({"kind": "consistency"}), inputs())
+
+
 def test_what_people_decided_twice_tells_how_often_they_err() -> None:
     rows = []
     for number in range(40):

@@ -227,6 +227,17 @@ def test_a_window_names_its_user_by_what_stands_before_its_targets() -> None:
         assert example.prompt == (named_prompt if cut else (instruction,))
 
 
+def test_an_item_that_is_had_again_is_not_told_by_its_absence_from_the_name() -> None:
+    """A window shows the item before it comes again, and so does the user's name, as in service."""
+    mix = make_mix(Sequences.from_lists([[0, 1, 0, 2]], users=TRAIN.users[:1].tolist()), user_tokens=True)
+    assert named([0, 1]) != named([1]), "or this would show nothing"
+    window = mix.write("next_item", 0, 0.0, 0.6, held_out=False)
+    assert window.prompt[0] == named([0, 1])
+    assert window.response == (Items((0, 2)),)
+    # Prompts that ask for one item do not show it, and are named by what they show.
+    assert mix.write("history_to_title", 2, 0.0, 0.0, held_out=False).prompt[0] == named([1])
+
+
 def test_the_tokens_of_a_user_are_taught_to_say_a_preference() -> None:
     assert make_mix().num_samples["user_to_preference"] == 0
     mix = make_mix(user_tokens=True)
