@@ -138,6 +138,8 @@ def test_soft_labels_need_a_loss_that_reads_them(config_file: Path, loss: str, n
     softened = of("{kind: peer_review}, {kind: consistency}")
     if (loss, negatives) == ("{name: robust}", "table"):
         assert build_stages(softened)
+        with pytest.raises(ConfigError, match=r"pairs\.filters\[0\]: consistency with average=pair .*robust has no"):
+            build_stages(of("{kind: consistency, average: pair}"))
     else:
         with pytest.raises(ConfigError, match=r"pairs\.filters\[1\]: consistency .* loss of cdpo, cream, robust"):
             build_stages(softened)

@@ -116,6 +116,13 @@ def _check_soft_labels(align: AlignConfig, pairs: PairsConfig) -> None:
             f"{loss} and negatives={negatives} does not read; set negatives=table and a loss of "
             f"{', '.join(sorted(READ_FLIP_RATES))}, or drop the filter"
         )
+    for number, each in enumerate(pairs.filters):
+        if loss == "robust" and each.kind == "consistency" and each.average == "pair":
+            # Of two answers, rankers agree in all or in nothing.
+            raise ConfigError(
+                f"pairs.filters[{number}]: consistency with average=pair gives pairs a label_noise_prob of 0.5 or "
+                "more, for which align.preference.loss.name=robust has no value; set average=all, or loss.name=cream"
+            )
 
 
 def _check_objectives(config: RunConfig, objectives: ObjectivesConfig, pairs: PairsConfig) -> None:

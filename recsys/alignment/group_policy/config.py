@@ -77,7 +77,8 @@ class ChainsConfig(StrictConfig):
     pass_at: int = Field(default=2, ge=1)
     """k of the bonus of `srpo`, among the chains as among the answers; in place of `policy.pass_at`."""
     chain_weight: float = Field(default=1.0, ge=0)
-    """Of the loss of the words, beside that of the answers."""
+    """Of the loss of the words, beside that of the answers. With `dr_grpo` and `expected` the first is over
+    `max_tokens`: the two together are the gradient of the expected reward where this is `max_tokens`."""
     malformed_penalty: float = Field(default=1.0, ge=0)
     """Taken off a chain's reward that does not end by itself, or has not the form of the reasons that were taught."""
     length_penalty: float = Field(default=0.0, ge=0)
