@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -40,6 +41,10 @@ DeadlineMs = Annotated[
         description="Milliseconds from now after which an answer is of no more use; the service's own limit if absent.",
     ),
 ]
+
+_BEGUN_AT_ONCE = 4
+"""Entries of a batch that begin in one turn of the event loop: one that no model answers is done within it, and the
+other clients wait meanwhile."""
 
 Admitted = Annotated[Ticket, Depends(ticket_of)]
 
@@ -111,20 +116,22 @@ async def recommend_batch(
         turns = 1 + len(body.requests) / context.settings.batching.max_batch
         allowance_s = turns * model.chain.default_deadline_s if deadline_ms is None else deadline_ms / 1000
         ticket.deadline_s = allowance_s
-        entries = [_entry(context, model, request, allowance_s, forced) for request in body.requests]
-        return BatchResponse(results=await asyncio.gather(*entries))
+        until = time.monotonic() + allowance_s
+        entries: list[asyncio.Task[BatchEntry]] = []
+        async with asyncio.TaskGroup() as group:
+            for place, request in enumerate(body.requests):
+                if place and place % _BEGUN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                entries.append(group.create_task(_entry(context, model, request, until, forced)))
+        return BatchResponse(results=[entry.result() for entry in entries])
 
 
 async def _entry(
-    context: ServingContext,
-    model: ServedModel,
-    body: Mapping[str, Any],
-    allowance_s: float,
-    forced: Mapping[str, str],
+    context: ServingContext, model: ServedModel, body: Mapping[str, Any], until: float, forced: Mapping[str, str]
 ) -> BatchEntry:
     try:
         request = RecommendRequest.model_validate(body)
-        answer = await respond(context, model, request, allowance_s=allowance_s, forced=forced)
+        answer = await respond(context, model, request, allowance_s=until - time.monotonic(), forced=forced)
     except ValidationError as error:
         fields = invalid_fields(error.errors())
         return _failed(problem(422, f"{fields[0].field}: {fields[0].message}", fields))

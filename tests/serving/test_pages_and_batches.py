@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import struct
 import zlib
+from collections import Counter
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +21,8 @@ from feature_store import OnlineStore
 from serving.admission import Admission, Ticket
 from serving.app import create_app
 from serving.cursors import CursorError, Frozen
+from serving.problems import ProblemError
+from serving.schemas import RecommendResponse
 from serving.settings import ServingSettings
 from serving.stages import Listed
 
@@ -66,6 +72,34 @@ def test_a_large_batch_has_the_time_of_a_large_batch(client: TestClient, monkeyp
         client.post("/v1/recommend:batch", json={"requests": [{"history": []}] * size})
     one, many = (ticket.deadline_s for ticket in tickets)
     assert one < many == pytest.approx(3 * one / (1 + 1 / 32))
+
+
+def test_other_clients_have_their_turns_while_a_batch_is_answered(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, began = 0, Counter[int]()
+
+    async def refuse(*_: object, **__: object) -> RecommendResponse:
+        began[turn] += 1
+        raise ProblemError(404, "nobody")
+
+    async def others() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def post() -> httpx.Response:
+        waiting = asyncio.create_task(others())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            response = await client.post("/v1/recommend:batch", json={"requests": [{"history": []}] * 30})
+        waiting.cancel()
+        return response
+
+    monkeypatch.setattr("serving.routes.recommend.respond", refuse)
+    assert [entry["status"] for entry in asyncio.run(post()).json()["results"]] == [404] * 30
+    assert began.total() == 30
+    assert max(began.values()) <= 4
 
 
 @pytest.mark.parametrize("requests", [[], [{}] * 101, "many", [1]])
