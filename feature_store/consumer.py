@@ -1,7 +1,8 @@
 """Fills an offline store from the event log, and goes on after crashes of either side.
 
 Each round takes entries, writes them durably (`OfflineWriter`), acknowledges them and trims the log. After a start and
-after every error it first takes again what was given out and never acknowledged; the writer knows what is in already.
+after every error it first takes again what was given out and never acknowledged, and whenever a lag remains; the writer
+knows what is in already.
 """
 
 from __future__ import annotations
@@ -52,18 +53,28 @@ class OfflineConsumer:
         try:
             if not self._is_joined:
                 self._log.join(self._writer.manifest.store_id)
-                for entries in self._log.claim(self._batch):
-                    written += self._writer.write(entries)
-                    self._log.acknowledge(entries)
+                written += self._take_again()
                 self._is_joined = True
             while entries := self._log.read(self._batch):
                 written += self._writer.write(entries)
                 self._log.acknowledge(entries)
                 self._log.trim()
+            if self._log.lag().entries:
+                # Given out, perhaps, to a connection that was lost and replaced without an error here.
+                written += self._take_again()
+                self._log.trim()
         except BaseException:
             # Entries may have been given out without coming here: they are claimed before newer ones are read.
             self._is_joined = False
             raise
+        return written
+
+    def _take_again(self) -> int:
+        """Write what was given out and never acknowledged; how many events were new."""
+        written = 0
+        for entries in self._log.claim(self._batch):
+            written += self._writer.write(entries)
+            self._log.acknowledge(entries)
         return written
 
     def run(self, stop: threading.Event, interval_s: float = _INTERVAL_S) -> None:

@@ -11,7 +11,8 @@ All keys begin with a namespace `NS`; the 2 is `SCHEMA`, the version of this lay
     NS:2:{07}:profile:1:USER  profile as one JSON text; the 1 is the format of the value
     NS:2:{07}:session:USER  state of the session as one JSON text; expires
     NS:2:{07}:gone:USER     the log of a user whose erasure has begun and not ended
-    NS:2:{07}:wal           stream of the shard's events, the write-ahead log that the offline store is made from
+    NS:2:{07}:wal           stream of the shard's events, of lists that were shown, and of erasures: the write-ahead log
+                            that the offline store is made from
     NS:2:{07}:groups        hash: consumer group of the log -> id of the offline store that it fills
     NS:2:{07}:erased        set of SHA-256 of erased user ids, whom no data set brings back
     NS:schema               version of the layout

@@ -48,7 +48,11 @@ def consume(
     group: Group = "offline",
     once: Annotated[bool, typer.Option("--once", help="End when all that is in the log is written.")] = False,
 ) -> None:
-    """Write the event log to Parquet files, each event once, until Ctrl-C. Runs beside `recsys serve`."""
+    """Write the event log to Parquet files, each event once, until Ctrl-C.
+
+    For a store that runs elsewhere: `recsys serve` with a store of its own does this itself, unless its settings say
+    `offline: {enabled: false}`.
+    """
     from feature_store.consumer import OfflineConsumer
     from feature_store.log import EventLog
     from feature_store.offline_writer import OfflineWriter

@@ -73,10 +73,12 @@ def draw_slate(
     prefix = _prefix_probabilities(strengths, order, best, epsilon)
     conditional = prefix[1:] / prefix[:-1]
     drawn = _marginals(strengths, order, random) if epsilon > 0 else np.zeros(k)
+    marginal = epsilon * drawn + (1 - epsilon) * (order == best)
     return DrawnSlate(
         order=order,
         conditional=conditional,
-        marginal=epsilon * drawn + (1 - epsilon) * (order == best),
+        # An item is at its place at least as often as after just these others: where no draw had it, that is known.
+        marginal=np.clip(marginal, np.cumprod(conditional), 1.0),
         joint_log=float(np.log(conditional).sum()),
         was_drawn=was_drawn,
     )
@@ -119,7 +121,7 @@ def _marginals(strengths: FloatArray, order: IntArray, random: np.random.Generat
     """float64 [k], that a drawn list has each item of `order` at its place.
 
     From the third place on the average, over drawn prefixes, of the item's probability to come next: of less variance
-    than counting lists, and never 0.
+    than counting lists; 0 where it precedes its place in all of them.
     """
     marginals = np.empty(len(order))
     marginals[0] = strengths[order[0]]

@@ -65,6 +65,20 @@ def test_events_reach_the_offline_store_and_leave_the_log(
     assert offline.history("u3", NEXT_YEAR, as_ingested=False)["event_id"].to_list() == ["2", "1"]
 
 
+def test_what_was_given_out_to_a_connection_that_was_lost_is_written_all_the_same(
+    store: OnlineStore, writer: OfflineWriter, make_event: EventFactory
+) -> None:
+    log = EventLog(store)
+    consumer = OfflineConsumer(log, writer)
+    consumer.catch_up()
+    store.append_events([make_event("1", "u1"), make_event("2", "u1")])
+    assert len(log.read(10)) == 2  # as when the reply is lost, and the connection asks again by itself
+    store.append_events([make_event("3", "u1")])
+    assert consumer.catch_up() == 3
+    assert (log.lag().entries, log_length(store)) == (0, 0)
+    assert stored(writer.directory) == [("u1", "1"), ("u1", "2"), ("u1", "3")]
+
+
 def test_online_and_offline_histories_agree(
     store: OnlineStore, writer: OfflineWriter, make_event: EventFactory
 ) -> None:

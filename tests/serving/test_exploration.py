@@ -97,3 +97,13 @@ def test_impossible_values_are_refused(change: dict) -> None:
     values = {"scores": SCORES, "k": 2, "epsilon": 0.1, "seed": 0} | change
     with pytest.raises(ValueError, match="must be"):
         draw_slate(values.pop("scores"), values.pop("k"), **values)
+
+
+def test_no_marginal_is_below_what_is_known_however_few_draws_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.exploration.NUM_DRAWS", 1)
+    scores = np.array([0.0, -1.0, -1.5, -2.0, -2.5])
+    for seed in range(50):
+        slate = draw_slate(scores, 5, epsilon=1.0, seed=seed)
+        assert (slate.marginal > 0).all()
+        assert (slate.marginal >= np.cumprod(slate.conditional)).all()
+        assert (slate.marginal <= 1).all()
