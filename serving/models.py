@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -244,9 +244,13 @@ class Models:
         if shadow is None or len(self._shadowing) >= _MOST_SHADOWED or self._draw.random() >= self._shadow_share:
             return
         expected = [catalog_ids(pick.item) for pick in answer.picks]
+        # From now on: it may be unloaded before the task has begun.
+        in_use = ExitStack()
+        in_use.enter_context(shadow.use())
         task = asyncio.create_task(self._compare(shadow, query, expected))
         self._shadowing.add(task)
         task.add_done_callback(self._shadowing.discard)
+        task.add_done_callback(lambda _: in_use.close())
 
     def close(self) -> None:
         """End the threads of all models."""
@@ -255,15 +259,14 @@ class Models:
 
     async def _compare(self, shadow: ServedModel, query: Query, expected: list[str]) -> None:
         loop = asyncio.get_running_loop()
-        with shadow.use():
-            try:
-                answer = await shadow.chain.answer(query, loop.time() + shadow.chain.default_deadline_s)
-            except Exception as error:  # nobody waits for it
-                self._metrics.shadow_failed(shadow.version)
-                _log.warning("the shadow did not answer", model_version=shadow.version, error=repr(error))
-                return
-            ids = shadow.runtime.catalog.item_ids
-            found = {ids[pick.item] for pick in answer.picks}
+        try:
+            answer = await shadow.chain.answer(query, loop.time() + shadow.chain.default_deadline_s)
+        except Exception as error:  # nobody waits for it
+            self._metrics.shadow_failed(shadow.version)
+            _log.warning("the shadow did not answer", model_version=shadow.version, error=repr(error))
+            return
+        ids = shadow.runtime.catalog.item_ids
+        found = {ids[pick.item] for pick in answer.picks}
         overlap = len(found.intersection(expected)) / max(1, len(expected), len(found))
         self._metrics.shadow_agreed(shadow.version, overlap)
 

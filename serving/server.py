@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import signal
 import socket
@@ -151,6 +152,10 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then print the URL."""
+        # Models and libraries stay for good. Going through them again in each full collection would hold up all
+        # requests for as long as hundreds of milliseconds.
+        gc.collect()
+        gc.freeze()
         await super().startup(sockets)
         if self.started:
             typer.echo(self._ready)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +20,11 @@ from toy_bundle import write_toy_bundle
 from feature_store import OnlineStore
 from recsys.bundle import Bundle
 from recsys.generator import GenerativeRecommender, Recommendations
+from serving.answers import Query
 from serving.app import create_app
+from serving.context import ServingContext
 from serving.runtime import RecommenderRuntime
+from serving.settings import ServingSettings
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +218,25 @@ def test_a_service_without_a_directory_of_bundles_loads_none(runtime: Recommende
         response = client.post("/v1/admin/models:load", json={"bundle": "x"})
     assert response.status_code == 409
     assert "recsys serve" in response.json()["detail"]
+
+
+def test_a_shadow_that_is_unloaded_at_once_still_ends_what_it_was_shown(runs: Path, store: OnlineStore) -> None:
+    runtime = RecommenderRuntime.from_bundle(Bundle.load(runs / "run-0" / "bundle"))
+    context = ServingContext(runtime, store, ServingSettings(), bundles=runs)
+
+    async def scenario() -> str:
+        shadow = await context.models.load("run-1")
+        query = Query(history=["i1"], k=3)
+        context.models.set_shadow(shadow.version, 1.0)
+        context.models.show_to_shadow(query, runtime.recommend(["i1"], k=3), str)
+        context.models.unload(shadow.version)
+        assert shadow.in_flight == 1
+        async with asyncio.timeout(5):
+            while shadow.in_flight:
+                await asyncio.sleep(0.005)
+        return context.metrics.render().decode()
+
+    metrics = asyncio.run(scenario())
+    assert re.search(r"recsys_batch_size_count\{[^}]*\} 1\.0", metrics)
+    assert "recsys_shadow_agreement_count" in metrics
+    assert "recsys_shadow_failures_total{" not in metrics

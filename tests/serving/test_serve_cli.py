@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import socket
 from pathlib import Path
 
 import pytest
 import typer
+import uvicorn
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
@@ -13,6 +16,8 @@ from recsys.errors import ArtifactError, ConfigError, RecsysError
 from recsys.generator import GenerativeRecommender
 from serving.cli import app
 from serving.context import ServingContext
+from serving.lifecycle import Lifecycle
+from serving.server import _Server
 from serving.settings import load_settings
 
 
@@ -147,3 +152,22 @@ def test_settings_are_read_from_a_file_and_unknown_ones_are_named(tmp_path: Path
     file.write_text("guard: {burts: 7}\nstore_threads: 0\n")
     with pytest.raises(ConfigError, match=r"guard\.burts: Extra inputs.*store_threads: Input should be"):
         load_settings(file)
+
+
+def test_full_collections_pass_by_what_was_loaded_before_the_start() -> None:
+    async def answer(scope: object, receive: object, send: object) -> None:
+        raise AssertionError("nobody asks")
+
+    async def start_and_end() -> None:
+        config = uvicorn.Config(answer, lifespan="off", log_config=None, port=0)
+        config.load()
+        server = _Server(config, "ready", Lifecycle(), drain_s=0)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup()
+        await server.shutdown()
+
+    try:
+        asyncio.run(start_and_end())
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
