@@ -21,10 +21,9 @@ from recsys.alignment.group_policy.chains import ChainPolicy, SampledChains
 from recsys.alignment.group_policy.config import ChainsConfig, GroupPolicyConfig
 from recsys.alignment.group_policy.credit import Credit, split_credit
 from recsys.alignment.group_policy.legality import LEGALITY_GROUPS, unconstrained_legality
-from recsys.alignment.group_policy.loss import first_code_entropy
-from recsys.alignment.group_policy.surrogate import Surrogate, kl_estimate, surrogate
+from recsys.alignment.group_policy.loss import check_rewards, proposal_health, surrogate_of
+from recsys.alignment.group_policy.surrogate import kl_estimate
 from recsys.data import Sequences
-from recsys.errors import RewardError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,8 +101,7 @@ class ChainPolicyLoss:
             RewardError: a reward is NaN or infinite.
         """
         rollouts, chains, config = sampled.rollouts, sampled.chains, self.config
-        if not bool(torch.isfinite(rewards).all()):
-            raise RewardError("rewards must be finite numbers, and some are NaN or infinite; check the reward's inputs")
+        check_rewards(rewards)
         words, answers = self.reference.frozen_likelihoods(sampled)
         of_words = torch.where(chains.is_word, chains.log_probs - words, 0.0)
         of_answers = torch.where(rollouts.is_real, rollouts.scores - answers, 0.0)
@@ -125,20 +123,14 @@ class ChainPolicyLoss:
             pass_at=self.chains.pass_at,
             limit=config.advantage_limit,
         )
-        real = rollouts.items[rollouts.is_real]
         num_words = chains.counts.sum().clamp(min=1)
         return JudgedChains(
             sampled=sampled,
             credit=credit,
             reference_words=words,
             reference_answers=answers,
-            health={
-                "reward": float(rewards[rollouts.is_real].mean()),
-                "zero_variance": float((credit.answers == 0).all(1).float().mean()),
-                "hits": float(rollouts.hits.any(1).float().mean()),
-                "kl": float((sampled.weights * of_answers).sum(1).mean()),
-                "first_code_entropy": first_code_entropy(self.policy.model, sampled),
-                "distinct": len(set(real.tolist())) / max(1, len(real)),
+            health=proposal_health(self.policy.model, sampled, rewards, credit.answers, of_answers)
+            | {
                 "chain_reward": float(credit.chain_rewards.mean()),
                 "chain_zero_variance": float((credit.chains == 0).all(1).float().mean()),
                 "chain_length": float(chains.counts.float().mean()),
@@ -184,11 +176,10 @@ class ChainPolicyLoss:
             divisor = live_words.any(1).sum().clamp(min=1) * self.chains.max_tokens
         for found in self.policy.likelihoods(sampled):
             rows = found.numbers
-            words = self._surrogate(
-                found.words, chains.log_probs[rows], advantages[rows].expand_as(found.words), is_first
-            )
+            of_words = advantages[rows].expand_as(found.words)
+            words = surrogate_of(config, found.words, chains.log_probs[rows], of_words, is_first=is_first)
             scores = rollouts.scores[rows].masked_fill(~is_real[rows], 0.0)
-            answers = self._surrogate(found.answers, scores, credit.answers[rows], is_first)
+            answers = surrogate_of(config, found.answers, scores, credit.answers[rows], is_first=is_first)
             chain_loss = torch.where(live_words[rows], words.loss, 0.0).sum() / divisor
             answer_loss = torch.where(live_answers[rows], answers.loss, 0.0).sum() / num_answers
             loss = self.chains.chain_weight * chain_loss + answer_loss
@@ -212,18 +203,6 @@ class ChainPolicyLoss:
         if config.supervised_weight > 0:
             supervised = -self.policy.direct.history_log_probs(sampled.prompts).mean()
             yield ChainLoss(loss=config.supervised_weight * supervised, health={"supervised_loss": supervised.item()})
-
-    def _surrogate(self, log_probs: Tensor, old: Tensor, advantages: Tensor, is_first: bool) -> Surrogate:
-        config = self.config
-        return surrogate(
-            log_probs,
-            log_probs.detach() if is_first else old,
-            advantages,
-            config.surrogate,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            early=config.early_clip,
-        )
 
     def legality(self, judged: JudgedChains) -> float:
         """See `Objective`."""

@@ -16,7 +16,7 @@ from recsys.alignment.group_policy.advantages import group_advantages, tempered
 from recsys.alignment.group_policy.config import GroupPolicyConfig
 from recsys.alignment.group_policy.legality import LEGALITY_GROUPS, unconstrained_legality
 from recsys.alignment.group_policy.policy import Policy, Sampled
-from recsys.alignment.group_policy.surrogate import kl_estimate, surrogate
+from recsys.alignment.group_policy.surrogate import Surrogate, kl_estimate, surrogate
 from recsys.data import Sequences
 from recsys.errors import RewardError
 
@@ -91,8 +91,7 @@ class GroupPolicyLoss:
             RewardError: a reward is NaN or infinite.
         """
         rollouts, config = sampled.rollouts, self.config
-        if not bool(torch.isfinite(rewards).all()):
-            raise RewardError("rewards must be finite numbers, and some are NaN or infinite; check the reward's inputs")
+        check_rewards(rewards)
         over_vocabulary = config.normalise == "vocabulary"
         with torch.no_grad():
             self.reference.model.eval()
@@ -118,20 +117,12 @@ class GroupPolicyLoss:
             pass_at=config.pass_at,
             limit=config.advantage_limit,
         )
-        real = rollouts.items[rollouts.is_real]
         return Judged(
             sampled=sampled,
             advantages=advantages,
             reference=reference,
             old=old,
-            health={
-                "reward": float(rewards[rollouts.is_real].mean()),
-                "zero_variance": float((advantages == 0).all(1).float().mean()),
-                "hits": float(rollouts.hits.any(1).float().mean()),
-                "kl": float((sampled.weights * divergence).sum(1).mean()),
-                "first_code_entropy": first_code_entropy(self.policy.model, sampled),
-                "distinct": len(set(real.tolist())) / max(1, len(real)),
-            },
+            health=proposal_health(self.policy.model, sampled, rewards, advantages, divergence),
         )
 
     def step(self, judged: Judged, *, is_first: bool) -> PolicyLoss:
@@ -149,16 +140,7 @@ class GroupPolicyLoss:
             over_vocabulary=config.normalise == "vocabulary",
         )
         live = (judged.advantages != 0).any(1, keepdim=True) & rollouts.is_real
-        old = found.proposals.detach() if is_first else judged.old
-        moved = surrogate(
-            found.proposals,
-            old,
-            judged.advantages,
-            config.surrogate,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            early=config.early_clip,
-        )
+        moved = surrogate_of(config, found.proposals, judged.old, judged.advantages, is_first=is_first)
         count = live.sum().clamp(min=1)
         policy_loss = torch.where(live, moved.loss, 0.0).sum() / count
         loss = policy_loss
@@ -196,7 +178,44 @@ class GroupPolicyLoss:
         return unconstrained_legality(legal, over_all, few.weights)
 
 
-def first_code_entropy(model: PolicyModel, sampled: Sampled) -> float:
+def check_rewards(rewards: Tensor) -> None:
+    """Raises RewardError: a reward is NaN or infinite."""
+    if not bool(torch.isfinite(rewards).all()):
+        raise RewardError("rewards must be finite numbers, and some are NaN or infinite; check the reward's inputs")
+
+
+def surrogate_of(
+    config: GroupPolicyConfig, log_probs: Tensor, old: Tensor, advantages: Tensor, *, is_first: bool
+) -> Surrogate:
+    """The configured surrogate; its ratio is 1 by definition where no step was taken since `old`."""
+    return surrogate(
+        log_probs,
+        log_probs.detach() if is_first else old,
+        advantages,
+        config.surrogate,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        early=config.early_clip,
+    )
+
+
+def proposal_health(
+    model: PolicyModel, sampled: Sampled, rewards: Tensor, advantages: Tensor, divergence: Tensor
+) -> dict[str, float]:
+    """What `GroupPolicyLoss` reports of the proposals; all float32 [B, G]."""
+    rollouts = sampled.rollouts
+    real = rollouts.items[rollouts.is_real]
+    return {
+        "reward": float(rewards[rollouts.is_real].mean()),
+        "zero_variance": float((advantages == 0).all(1).float().mean()),
+        "hits": float(rollouts.hits.any(1).float().mean()),
+        "kl": float((sampled.weights * divergence).sum(1).mean()),
+        "first_code_entropy": _first_code_entropy(model, sampled),
+        "distinct": len(set(real.tolist())) / max(1, len(real)),
+    }
+
+
+def _first_code_entropy(model: PolicyModel, sampled: Sampled) -> float:
     """Nats, of the first code of what the batch is proposed."""
     trie, rollouts = model.trie, sampled.rollouts
     codes = trie.paths[rollouts.items.clamp(min=0), 0]
