@@ -59,8 +59,7 @@ def create_app(
     """The API and the dashboard over one model and one store; the app closes the store when it stops.
 
     Middleware, outermost first: traces, observation (so that it sees every status), security headers, the host,
-    foreign pages, the audit log, keys and rates, admission, body
-    limit. Roles are judged once the operation is known.
+    foreign pages, the audit log, keys and rates, admission, body limit. Roles are judged once the operation is known.
 
     Args:
         runtime: the model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -133,15 +134,11 @@ class RecommenderStage:
 
 
 @dataclass(frozen=True, eq=False)
-class ReasoningStage:
-    """Reasons first, then the list that follows from them."""
+class _OneByOne(ABC):
+    """What words take part in: a text tokenizer serves one thread at a time, and requests share nothing."""
 
-    recommender: GenerativeRecommender
-    name: StageName = field(default="reasoning", init=False)
-    source: Source = field(default="reasoning", init=False)
     shares_calls: bool = field(default=False, init=False)
     is_exclusive: bool = field(default=True, init=False)
-    """A core for seconds each, and a text tokenizer serves one thread at a time."""
 
     def key(self, asked: Asked) -> Hashable:
         """See `Stage`."""
@@ -151,6 +148,18 @@ class ReasoningStage:
         """See `Stage`."""
         one_thread()
         return [self._one(one) for one in asked]
+
+    @abstractmethod
+    def _one(self, asked: Asked) -> Listed | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class ReasoningStage(_OneByOne):
+    """Reasons first, then the list that follows from them: a core for seconds each."""
+
+    recommender: GenerativeRecommender
+    name: StageName = field(default="reasoning", init=False)
+    source: Source = field(default="reasoning", init=False)
 
     def _one(self, asked: Asked) -> Listed:
         reasoned = recommend_with_reasons(
@@ -164,24 +173,12 @@ class ReasoningStage:
 
 
 @dataclass(frozen=True, eq=False)
-class ProfileStage:
+class ProfileStage(_OneByOne):
     """The generator with the user's profile before the history; nothing where no statement of it fits before that."""
 
     reader: GenerativeRecommender
     name: StageName = field(default="profile", init=False)
     source: Source = field(default="generator", init=False)
-    shares_calls: bool = field(default=False, init=False)
-    is_exclusive: bool = field(default=True, init=False)
-    """A text tokenizer serves one thread at a time."""
-
-    def key(self, asked: Asked) -> Hashable:
-        """See `Stage`."""
-        return None
-
-    def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
-        """See `Stage`."""
-        one_thread()
-        return [self._one(one) for one in asked]
 
     def _one(self, asked: Asked) -> Listed | None:
         language = ItemLanguage.of(self.reader.model)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
+from node_page import run_module
 
 import serving
 
@@ -44,19 +41,7 @@ const { call } = await import(MODULE);
 
 
 def run(script: str) -> Any:
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("needs node")
-    page = _PAGE.replace("MODULE", json.dumps(_MODULE.as_uri()))
-    done = subprocess.run(
-        [node, "--input-type=module", "--no-warnings", "-e", page + script],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_module(_MODULE, _PAGE, script)
 
 
 def test_all_calls_wait_for_one_answer_and_a_wrong_key_is_asked_for_again() -> None:
