@@ -17,7 +17,7 @@ from recsys.generator.recommendations import Recommendations, Recommender
 from recsys.retrieval.features import PRIOR
 from recsys.retrieval.pool import Pool
 from recsys.retrieval.ranker import ConditionalLogit
-from recsys.retrieval.sources import GENERATOR, FloatArray, GeneratorSource
+from recsys.retrieval.sources import GENERATOR, BoolArray, FloatArray, GeneratorSource
 
 _BATCH = 256
 
@@ -46,6 +46,22 @@ class FusedRecommender:
         """The same fusion over another form of its generator, for example an exported one; this one stays as it is."""
         sources = {**self.pool.sources, GENERATOR: GeneratorSource(generator)}
         return FusedRecommender(Pool(sources, self.pool.is_new, self.pool.depth), self.ranker)
+
+    def with_items(
+        self, generator: Recommender, vectors: FloatArray, generatable: BoolArray | None = None
+    ) -> FusedRecommender:
+        """The same fusion over more items, with no fit; this one stays as it is. New items are such to the ranker.
+
+        Args:
+            generator: over the same items.
+            vectors: float32 [N', D], embeddings of the items that there were, and then of the new ones.
+            generatable: bool [N'], what the generator may find; None: everything.
+        """
+        sources = {name: source.with_items(vectors) for name, source in self.pool.sources.items()}
+        sources[GENERATOR] = GeneratorSource(generator, generatable)
+        further = len(vectors) - len(self.pool.is_new)
+        is_new = np.pad(self.pool.is_new, (0, further), constant_values=True)
+        return FusedRecommender(Pool(sources, is_new, self.pool.depth), self.ranker)
 
     @property
     def nested_up_to(self) -> int:

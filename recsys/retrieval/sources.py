@@ -18,7 +18,7 @@ from recsys.evaluation.baselines import SkipGram
 from recsys.generator.constraints import Constraints
 from recsys.generator.recommendations import Recommender
 from recsys.retrieval.index import ItemIndex, denied_pairs
-from recsys.retrieval.towers import Tower
+from recsys.retrieval.towers import ContentTower, Tower
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -41,6 +41,13 @@ class Proposal(Protocol):
 class Source(Protocol):
     """Proposes items for histories."""
 
+    def with_items(self, vectors: FloatArray) -> Source:
+        """The same source over more items, with no fit; it stays as it is itself.
+
+        Args:
+            vectors: float32 [N', D], embeddings of the items that there were, and then of the new ones.
+        """
+
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
@@ -51,10 +58,20 @@ class Source(Protocol):
 
 
 class GeneratorSource:
-    """The generator's beams. It scores what they found; a history without items is not asked about."""
+    """The generator's beams. It scores what they found; a history without items is not asked about.
 
-    def __init__(self, generator: Recommender) -> None:
+    Args:
+        generator: finds them.
+        generatable: bool [num_items], what it may find; None: everything.
+    """
+
+    def __init__(self, generator: Recommender, generatable: BoolArray | None = None) -> None:
         self._generator = generator
+        self._generatable = generatable
+
+    def with_items(self, vectors: FloatArray) -> Source:
+        """The same: who has another generator makes another source."""
+        return self
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -67,7 +84,7 @@ class GeneratorSource:
             found = self._generator.recommend(
                 histories.select(rows),
                 n,
-                constraints=constraints.select(rows),
+                constraints=constraints.select(rows).within(self._generatable),
                 sessions=None if sessions is None else [sessions[int(row)] for row in rows],
             )
             items[rows], scores[rows] = found.items, found.scores
@@ -100,6 +117,13 @@ class TowerSource:
         self._tower = tower
         self._places = _Places(fitted, num_items)
         self._index = index
+
+    def with_items(self, vectors: FloatArray) -> Source:
+        """See `Source`: content is known of every item; a fitted tower knows the items that it knew."""
+        if not isinstance(self._tower, ContentTower):
+            return TowerSource(self._tower, self._places.fitted, len(vectors), self._index)
+        tower = self._tower.with_items(vectors)
+        return TowerSource(tower, np.arange(len(vectors)), len(vectors), self._index.extended(tower.item_vectors))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -143,6 +167,10 @@ class CounterSource:
     def __init__(self, counter: SkipGram, fitted: IntArray, num_items: int) -> None:
         self._counter = counter
         self._places = _Places(fitted, num_items)
+
+    def with_items(self, vectors: FloatArray) -> Source:
+        """See `Source`: no new item has followed any."""
+        return CounterSource(self._counter, self._places.fitted, len(vectors))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -203,10 +231,15 @@ class PopularitySource:
     """
 
     def __init__(self, counts: IntArray) -> None:
+        self._counts = counts
         smoothed = counts + 1.0
         self._log_share = np.log(smoothed / smoothed.sum()).astype(np.float32)
         # Equal counts go by the item's index.
         self._order = np.argsort(-counts, kind="stable")
+
+    def with_items(self, vectors: FloatArray) -> Source:
+        """See `Source`: new items have no interactions."""
+        return PopularitySource(np.pad(self._counts, (0, len(vectors) - len(self._counts))))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -244,6 +277,7 @@ class _Places:
     def __init__(self, fitted: IntArray, num_items: int) -> None:
         self.index = np.full(num_items, -1, dtype=np.int64)
         self.index[fitted] = np.arange(len(fitted))
+        self.fitted = fitted
         # The last entry maps "no item" to itself.
         self.names = np.append(fitted, -1)
         self._all = len(fitted) == num_items

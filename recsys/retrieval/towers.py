@@ -73,6 +73,10 @@ class ContentTower:
         """float32 [N, D]: unit rows; zeros for an item with a zero embedding."""
         return self._vectors
 
+    def with_items(self, embeddings: FloatArray) -> ContentTower:
+        """The same over more items: float32 [N', D], first those that it has."""
+        return ContentTower(embeddings, self._decay)
+
     def encode(self, histories: Sequences) -> FloatArray:
         """float32 [B, D]: unit rows; zeros for an empty history."""
         weights = recency_weights(histories, len(self._vectors), self._decay)
