@@ -10,9 +10,12 @@ replaced stays in memory, so that rolling back is as quick.
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -47,12 +50,33 @@ class ServedModel:
     """
 
     def __init__(self, runtime: RecommenderRuntime, settings: ServingSettings, metrics: PathMetrics) -> None:
-        self.runtime = runtime
+        self.base = runtime
+        """Over the catalogue of its bundle."""
         self.chain = AnswerChain(runtime, settings, metrics)
-        self.profiles = UserProfiles(runtime.catalog)
-        self.search = CatalogSearch(runtime.catalog, runtime.item_counts)
-        self.in_flight = 0
-        self._is_retired = False
+        self._usage = _Usage()
+        self._set(runtime)
+
+    def _set(self, runtime: RecommenderRuntime) -> None:
+        self.runtime = runtime
+        self.search = CatalogSearch(runtime.catalog, runtime.item_counts, runtime.listed)
+
+    @cached_property
+    def profiles(self) -> UserProfiles:
+        """Over its catalogue; made when first asked for, which should happen in a thread."""
+        return UserProfiles(self.runtime.catalog)
+
+    def over(self, runtime: RecommenderRuntime) -> ServedModel:
+        """The same model over another version of its catalogue, with the same threads; this one stays as it is."""
+        twin = copy.copy(self)
+        twin.__dict__.pop("profiles", None)
+        twin.chain = self.chain.over(runtime)
+        twin._set(runtime)
+        return twin
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered by it, whatever version of the catalogue they began with."""
+        return self._usage.in_flight
 
     @property
     def version(self) -> str:
@@ -62,21 +86,29 @@ class ServedModel:
     @contextmanager
     def use(self) -> Iterator[ServedModel]:
         """Keep the model while a request is answered."""
-        self.in_flight += 1
+        self._usage.in_flight += 1
         try:
             yield self
         finally:
-            self.in_flight -= 1
+            self._usage.in_flight -= 1
             self._close_if_idle()
 
     def retire(self) -> None:
         """No request will begin any more: end its threads after the last one."""
-        self._is_retired = True
+        self._usage.is_retired = True
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:
-        if self._is_retired and self.in_flight == 0:
+        if self._usage.is_retired and self.in_flight == 0:
             self.chain.close()
+
+
+@dataclass(slots=True)
+class _Usage:
+    """Who uses a model, over all versions of its catalogue."""
+
+    in_flight: int = 0
+    is_retired: bool = False
 
 
 class ModelError(ConfigError):
@@ -190,6 +222,21 @@ class Models:
         self._previous, self.active = self.active, model
         self._on_activate(model)
         _log.info("model activated", model_version=version, previous=self._previous.version)
+
+    def swap_catalogue(self, models: Iterable[ServedModel]) -> None:
+        """Let models that are held answer over another version of their catalogues from the next request on.
+
+        Args:
+            models: the same ones, each over its new version; one that was unloaded meanwhile is left alone.
+        """
+        for model in models:
+            old = self._held.get(model.version)
+            if old is None:
+                continue
+            self._held[model.version] = model
+            self.active = model if self.active is old else self.active
+            self._previous = model if self._previous is old else self._previous
+            self._shadow = model if self._shadow is old else self._shadow
 
     def roll_back(self) -> None:
         """Let the model answer again that did so before the last activation.

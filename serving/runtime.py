@@ -29,7 +29,9 @@ from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import Source as Candidates
 from recsys.retrieval.sources import TowerSource
 from recsys.retrieval.towers import ContentTower
-from serving.answers import Answer, FallbackReason, Pick, Query, Reason, Source
+from serving.answers import Answer, FallbackReason, ItemStatus, Pick, Query, Reason, Source
+from serving.overlay import ChangedItem, Overlay
+from serving.placing import BundlePlacer, Placement, Placer, place
 from serving.stages import (
     FAILED,
     Asked,
@@ -41,6 +43,7 @@ from serving.stages import (
     StageName,
     word_reader,
 )
+from serving.ways import BoolArray, Ways
 
 _QUICK_S = 0.5
 """A warm-up tries a batch only of what answers one request in this time."""
@@ -71,6 +74,15 @@ class ModelInfo:
     libraries: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Changes:
+    """What the catalogue of a runtime is, beside that of its bundle; see the attributes of `RecommenderRuntime`."""
+
+    version: int = 0
+    listed: BoolArray | None = None
+    waiting: BoolArray | None = None
+
+
 class RecommenderRuntime:
     """A model ready to answer; immutable, so that many threads may ask at a time.
 
@@ -88,6 +100,8 @@ class RecommenderRuntime:
         codes: int64 [num_items, levels], the semantic IDs.
         item_counts: int64 [num_items], interactions an item, for the fallback.
         report: the evaluation, shown as it is.
+        placer: says where new items stand; None: the model takes none.
+        changes: since the bundle was made.
     """
 
     def __init__(
@@ -106,8 +120,23 @@ class RecommenderRuntime:
         codes: IntArray,
         item_counts: IntArray,
         report: Mapping[str, Any],
+        placer: Placer | None = None,
+        changes: Changes | None = None,
     ) -> None:
+        changes = changes or Changes()
         self.info = info
+        self.placer = placer
+        self.catalog_version = changes.version
+        """0 for the catalogue of the bundle; each change of it in the store counts one."""
+        self.waiting = changes.waiting
+        """bool [num_items]: items without a semantic ID of their own yet, which are not generated; None: there are
+        none."""
+        self.listed = changes.listed
+        """bool [num_items]: items that are not removed; None: none is."""
+        self._ways = Ways(
+            recommender=recommender, reader=reader, fused=fused, reasoner=reasoner, dense=dense, counter=counter
+        )
+        self._embeddings = embeddings
         self.catalog = catalog
         self.codes = codes
         self.item_counts = item_counts
@@ -117,15 +146,15 @@ class RecommenderRuntime:
         num_items = catalog.num_items
         direct = (
             None if fused is None else RecommenderStage("fusion", "fusion", fused, num_items),
-            RecommenderStage("generator", "generator", recommender, num_items),
+            RecommenderStage("generator", "generator", recommender, num_items, within=self._generatable),
             None if dense is None else RecommenderStage("dense", "dense", dense, num_items),
             None if counter is None else RecommenderStage("counter", "counter", counter, num_items),
         )
         self._direct: tuple[Stage, ...] = tuple(stage for stage in direct if stage is not None)
-        self._reasoning = None if reasoner is None else ReasoningStage(reasoner)
+        self._reasoning = None if reasoner is None else ReasoningStage(reasoner, self._generatable)
         # Only the generator reads words, and only where it is the best source there is.
         words = word_reader(recommender if reader is None else reader) if fused is None else None
-        self._profile = None if words is None else ProfileStage(words)
+        self._profile = None if words is None else ProfileStage(words, self._generatable)
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
@@ -134,7 +163,10 @@ class RecommenderRuntime:
         self._popularity_scores = np.log(smoothed / smoothed.sum())
         self._categories: list[list[str]] = catalog.frame["categories"].list.drop_nulls().to_list()
         self._category_groups = Groups.from_labels(self._categories)
-        members = catalog.frame.with_row_index("index").select("index", "categories").explode("categories")
+        members = catalog.frame.with_row_index("index").select("index", "categories")
+        if self.listed is not None:
+            members = members.filter(self.listed)
+        members = members.explode("categories")
         self._items_of_category: dict[str, IntArray] = {
             category: group["index"].to_numpy().astype(np.int64)
             for (category,), group in members.drop_nulls().group_by("categories")
@@ -176,6 +208,8 @@ class RecommenderRuntime:
             ),
             catalog=bundle.catalog,
             recommender=recommender,
+            # An exported language model has one catalogue for good.
+            placer=None if onnx is not None and recommender.config.model.lm is not None else BundlePlacer(bundle),
             # An export reads items alone.
             reader=bundle.recommender,
             fused=fused,
@@ -188,6 +222,123 @@ class RecommenderRuntime:
             item_counts=bundle.item_counts,
             report=bundle.report,
         )
+
+    def over(
+        self,
+        overlay: Overlay,
+        placed: Mapping[str, Placement],
+        *,
+        previous: RecommenderRuntime | None = None,
+        new_item_slots: int = 0,
+    ) -> RecommenderRuntime:
+        """The model over a changed catalogue; asked of the runtime of the bundle itself, which stays as it is.
+
+        Added items that have no placement stand where their categories are, and wait for their own.
+
+        Args:
+            overlay: what was changed.
+            placed: where added items stand, by their ids.
+            previous: over an earlier version: what the changes since then do not touch is taken from it.
+            new_item_slots: see `Ways.over`.
+        """
+        added = overlay.added(self.catalog) if self.placer is not None else []
+        placements = self._placements(added, placed)
+        items = [item for item in added if item.item_id in placements]
+        catalog = overlay.catalog(self.catalog, items)
+        vectors, codes, ways = self._embeddings, self.codes, self._ways
+        waiting = np.zeros(catalog.num_items, dtype=bool)
+        if items:
+            found = [placements[item.item_id] for item in items]
+            waiting[self.catalog.num_items :] = [item.item_id not in placed for item in items]
+            vectors = np.concatenate([vectors, np.stack([each.vector for each in found])])
+            codes = np.concatenate([codes, np.array([each.codes for each in found], dtype=np.int64)])
+            generatable = ~waiting if waiting.any() else None
+            if previous is not None and previous._has(codes, vectors, generatable):
+                vectors, ways = previous._embeddings, previous._ways
+            else:
+                ways = ways.over(codes, vectors, generatable, new_item_slots)
+        removed = overlay.removed(catalog)
+        return RecommenderRuntime(
+            info=self.info,
+            catalog=catalog,
+            recommender=ways.recommender,
+            reader=ways.reader,
+            fused=ways.fused,
+            reasoner=ways.reasoner,
+            dense=ways.dense,
+            counter=ways.counter,
+            no_reasons=self.no_reasons,
+            embeddings=vectors,
+            codes=codes,
+            item_counts=np.pad(self.item_counts, (0, len(items))),
+            report=self.report,
+            placer=self.placer,
+            changes=Changes(
+                version=overlay.version,
+                listed=~removed if removed.any() else None,
+                waiting=waiting if waiting.any() else None,
+            ),
+        )
+
+    def _placements(self, added: Sequence[ChangedItem], placed: Mapping[str, Placement]) -> dict[str, Placement]:
+        """Where added items stand, by their ids; without those that no semantic ID is left for."""
+        placements = {item.item_id: placed[item.item_id] for item in added if item.item_id in placed}
+        rest = [item for item in added if item.item_id not in placed]
+        if rest and self.placer is not None:
+            vectors = np.stack([self.placer.stand_in(item.facts.categories if item.facts else ())[0] for item in rest])
+            taken = np.array([each.codes for each in placements.values()], dtype=np.int64)
+            taken = np.concatenate([self.codes, taken.reshape(-1, self.codes.shape[1])])
+            for item, placement in zip(rest, place(self.placer, vectors, taken), strict=True):
+                if placement is not None:
+                    placements[item.item_id] = placement
+        return placements
+
+    def _has(self, codes: IntArray, vectors: npt.NDArray[np.float32], generatable: BoolArray | None) -> bool:
+        same = np.array_equal(self.codes, codes) and np.array_equal(self._embeddings, vectors)
+        return same and np.array_equal(
+            np.ones(len(codes), dtype=bool) if self._generatable is None else self._generatable,
+            np.ones(len(codes), dtype=bool) if generatable is None else generatable,
+        )
+
+    @property
+    def _generatable(self) -> BoolArray | None:
+        return None if self.waiting is None else ~self.waiting
+
+    def find(self, item_id: str) -> int | None:
+        """The number of an item that is there; None for one that is unknown or removed."""
+        (item,) = self.catalog.index_of([item_id]).tolist()
+        return None if item < 0 or (self.listed is not None and not self.listed[item]) else item
+
+    @property
+    def candidates_version(self) -> str:
+        """Names the items that lists are made of: the model, and what was changed since its bundle was made."""
+        version = self.info.model_version
+        return version if self.catalog_version == 0 else f"{version}+{self.catalog_version}"
+
+    @property
+    def num_listed(self) -> int:
+        """Items that are not removed."""
+        return self.catalog.num_items if self.listed is None else int(self.listed.sum())
+
+    def count_items(self) -> dict[ItemStatus, int]:
+        """Items of the catalogue by what becomes of them."""
+        listed = np.ones(self.catalog.num_items, dtype=bool) if self.listed is None else self.listed
+        waiting = 0 if self.waiting is None else int((self.waiting & listed).sum())
+        return {
+            "generatable": self.num_listed - waiting,
+            "retrievable": waiting,
+            "removed": self.catalog.num_items - self.num_listed,
+        }
+
+    def status(self, item: int) -> ItemStatus:
+        """What becomes of an item (number)."""
+        if self.listed is not None and not self.listed[item]:
+            return "removed"
+        return "generatable" if self.is_generatable(item) else "retrievable"
+
+    def is_generatable(self, item: int) -> bool:
+        """Whether an item (number) has a semantic ID of its own."""
+        return self.waiting is None or not self.waiting[item]
 
     @property
     def reads_profiles(self) -> bool:
@@ -358,9 +509,10 @@ class RecommenderRuntime:
         items = walk_one(self._by_popularity[permitted[self._by_popularity]], asked.caps, asked.k)
         return Listed(items=items, scores=self._popularity_scores[items].astype(np.float32))
 
-    def _allowed(self, categories: Sequence[str]) -> npt.NDArray[np.bool_] | None:
+    def _allowed(self, categories: Sequence[str]) -> BoolArray | None:
+        # Removed items are in no category, see above.
         if not categories:
-            return None
+            return self.listed
         allow = np.zeros(self.catalog.num_items, dtype=bool)
         for category in categories:
             if category not in self._items_of_category:

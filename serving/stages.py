@@ -109,6 +109,8 @@ class RecommenderStage:
     num_items: int
     shares_calls: bool = True
     is_exclusive: bool = False
+    within: npt.NDArray[np.bool_] | None = None
+    """bool [num_items]: what it may list beside what a request allows; None: everything."""
 
     def key(self, asked: Asked) -> Hashable:
         """Lists of different lengths share a call where the short one is the beginning of the long one."""
@@ -127,7 +129,7 @@ class RecommenderStage:
         found = self.recommender.recommend(
             Sequences.from_lists([one.history for one in asked]),
             max(one.k for one in asked),
-            constraints=together(asked, self.num_items),
+            constraints=together(asked, self.num_items).within(self.within),
             sessions=[one.session for one in asked] if any(one.session is not None for one in asked) else None,
         )
         return [_listed(found, row, one.k) for row, one in enumerate(asked)]
@@ -158,6 +160,7 @@ class ReasoningStage(_OneByOne):
     """Reasons first, then the list that follows from them: a core for seconds each."""
 
     recommender: GenerativeRecommender
+    within: npt.NDArray[np.bool_] | None = None
     name: StageName = field(default="reasoning", init=False)
     source: Source = field(default="reasoning", init=False)
 
@@ -167,7 +170,7 @@ class ReasoningStage(_OneByOne):
             Sequences.from_lists([asked.history]),
             asked.k,
             asked.reason,
-            constraints=together([asked], len(self.recommender.codes)),
+            constraints=together([asked], len(self.recommender.codes)).within(self.within),
         )
         return _listed(reasoned.recommendations, 0, asked.k, chains=tuple(reasoned.chains[0]))
 
@@ -177,6 +180,7 @@ class ProfileStage(_OneByOne):
     """The generator with the user's profile before the history; nothing where no statement of it fits before that."""
 
     reader: GenerativeRecommender
+    within: npt.NDArray[np.bool_] | None = None
     name: StageName = field(default="profile", init=False)
     source: Source = field(default="generator", init=False)
 
@@ -187,7 +191,7 @@ class ProfileStage(_OneByOne):
         if not text:
             return None
         prompt = profile_prompt(language, text, recent)
-        held = together([asked], len(self.reader.codes))
+        held = together([asked], len(self.reader.codes)).within(self.within)
         found = self.reader.complete([prompt], asked.k, constraints=held, reserve_new=True)
         return _listed(found, 0, asked.k, used_profile=True)
 

@@ -30,6 +30,7 @@ async def load_model(body: LoadModel, context: Context) -> ModelStates:
         raise ProblemError(409, str(error), field="bundle") from error
     except ArtifactError as error:
         raise ProblemError(422, f"{error}; model {context.model.version} goes on", field="bundle") from error
+    await context.catalogue.look()
     return _states(context)
 
 
@@ -73,7 +74,7 @@ def _states(context: ServingContext) -> ModelStates:
                 model_version=model.version,
                 name=model.runtime.info.name,
                 created_at=model.runtime.info.created_at,
-                num_items=model.runtime.catalog.num_items,
+                num_items=model.runtime.num_listed,
                 state=state,
                 in_flight=model.in_flight,
             )

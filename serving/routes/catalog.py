@@ -34,12 +34,12 @@ async def search_items(
 async def get_item(item_id: Annotated[str, Path(examples=["50"])], context: Context) -> ItemDetail:
     """Everything known about one item."""
     runtime = context.runtime
-    (item,) = runtime.catalog.index_of([item_id])
-    if item < 0:
+    item = runtime.find(item_id)
+    if item is None:
         raise ProblemError(
             404, f"the catalogue has no item {item_id!r}; search it with /v1/items?query=", field="item_id"
         )
-    return presentation.detail(runtime, int(item))
+    return presentation.detail(runtime, item)
 
 
 @router.get("/categories", operation_id="list_categories")

@@ -32,7 +32,7 @@ from serving.schemas import (
 )
 
 JSON = {"content-type": "application/json"}
-SENDERS = (("POST", "/v1/recommend"), ("POST", "/v1/events"), ("PUT", "/v1/profiles/ann"))
+SENDERS = (("POST", "/v1/recommend"), ("POST", "/v1/events"), ("PUT", "/v1/profiles/ann"), ("PUT", "/v1/items/i1"))
 
 
 @pytest.fixture(scope="module")
