@@ -11,7 +11,18 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from serving.client.errors import ApiError, ClientError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, User
+from serving.client.models import (
+    Event,
+    EventsResult,
+    Item,
+    ItemChange,
+    ItemPage,
+    ItemsResult,
+    Model,
+    NewItem,
+    Recommendations,
+    User,
+)
 from serving.client.retry import RETRIED_STATUSES, parse_retry_after
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -21,15 +32,21 @@ AnswerT = TypeVar("AnswerT", bound=BaseModel)
 class Call(Generic[AnswerT]):
     """One call."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     answer: type[AnswerT]
     body: Any = None
+    lines: Sequence[BaseModel] | None = None
+    """Sent one a line, instead of `body`."""
     parameters: Mapping[str, str | int] | None = None
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """The request, made by the client that will send it."""
-        return client.build_request(self.method, self.path, json=self.body, params=self.parameters)
+        if self.lines is None:
+            return client.build_request(self.method, self.path, json=self.body, params=self.parameters)
+        content = "".join(line.model_dump_json(exclude_none=True) + "\n" for line in self.lines).encode()
+        headers = {"Content-Type": "application/x-ndjson"}
+        return client.build_request(self.method, self.path, content=content, headers=headers)
 
     def read(self, response: httpx.Response) -> AnswerT:
         """The answer.
@@ -100,6 +117,22 @@ def get_item(item_id: str) -> Call[Item]:
     return Call(method="GET", path=f"/v1/items/{_segment(item_id)}", answer=Item)
 
 
+def put_item(item: NewItem) -> Call[ItemChange]:
+    """`PUT /v1/items/{item_id}`."""
+    body = item.model_dump(mode="json", exclude={"item_id"})
+    return Call(method="PUT", path=f"/v1/items/{_segment(item.item_id)}", body=body, answer=ItemChange)
+
+
+def delete_item(item_id: str) -> Call[ItemChange]:
+    """`DELETE /v1/items/{item_id}`."""
+    return Call(method="DELETE", path=f"/v1/items/{_segment(item_id)}", answer=ItemChange)
+
+
+def import_items(items: Sequence[NewItem]) -> Call[ItemsResult]:
+    """`POST /v1/items:bulk`."""
+    return Call(method="POST", path="/v1/items:bulk", lines=items, answer=ItemsResult)
+
+
 def search_items(query: str, limit: int, offset: int) -> Call[ItemPage]:
     """`GET /v1/items`."""
     parameters: dict[str, str | int] = {"query": query, "limit": limit, "offset": offset}
@@ -128,4 +161,5 @@ def _refusal(response: httpx.Response) -> ApiError:
         fields=[str(entry.get("field")) for entry in problem.get("fields", [])],
         request_id=response.headers.get("x-request-id"),
         retry_after_s=retry_after(response),
+        problem=problem,
     )

@@ -25,8 +25,12 @@ from serving.client import (
     Event,
     EventsResult,
     Item,
+    ItemChange,
+    ItemLineResult,
     ItemPage,
+    ItemsResult,
     Model,
+    NewItem,
     Recommendations,
     RecommendedItem,
     RejectedEvent,
@@ -116,6 +120,21 @@ def test_the_way_of_a_user_through_the_api(caller: Caller) -> None:
     assert caller("search_items", "item 1", limit=2).total >= 2
     assert caller("model").model_version == "abc123"
     assert caller.waits == []
+
+
+def test_items_are_changed_and_removed_in_order(caller: Caller) -> None:
+    item = NewItem(item_id="i9", title="Renamed", categories=("even",), attributes={"brand": "b"})
+    assert caller("put_item", item) == ItemChange(
+        item_id="i9", outcome="changed", status="generatable", catalog_version=1
+    )
+    assert caller("item", "i9").title == "Renamed"
+    found = caller("import_items", [item, NewItem(item_id="i8"), NewItem(item_id="i7", attributes={"size": "L"})])
+    assert (found.changed, found.unchanged, found.rejected, found.catalog_version) == (1, 1, 1, 2)
+    assert found.results[2].reason == "attributes.size: the catalogue has no such column; it has brand"
+    assert caller("delete_item", "i9").status == "removed"
+    with pytest.raises(ApiError, match="404"):
+        caller("item", "i9")
+    assert caller("model").catalog_columns == ("brand",)
 
 
 def test_a_refusal_says_what_the_service_says(caller: Caller) -> None:
@@ -249,6 +268,9 @@ def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
         (RecommendedItem, "RecommendedItem"),
         (Item, "ItemDetail"),
         (ItemPage, "ItemPage"),
+        (ItemChange, "ItemChange"),
+        (ItemsResult, "ItemsResponse"),
+        (ItemLineResult, "ItemLineResult"),
         (EventsResult, "EventsResponse"),
         (RejectedEvent, "RejectedEvent"),
         (User, "UserDetail"),
@@ -256,6 +278,7 @@ def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
     ]:
         assert model.model_fields.keys() <= set(schemas[name]["required"]), name
     assert Event.model_fields.keys() == schemas["EventIn"]["properties"].keys()
+    assert NewItem.model_fields.keys() == {"item_id", *schemas["ItemIn"]["properties"]}
     sent = set(inspect.signature(Client.recommend).parameters) - {"self"}
     assert sent <= schemas["RecommendRequest"]["properties"].keys()
 
