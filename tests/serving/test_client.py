@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from guarded import Guarded, guarded_app
+from guarded import Guarded, InProcess, guarded_app
 
 from feature_store import OnlineStore
 from serving.client import (
@@ -45,24 +45,6 @@ from serving.runtime import RecommenderRuntime
 
 Answerer = Callable[[httpx.Request], httpx.Response]
 URL = "http://service"
-
-
-class _InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """Requests go to the app of a test client, in both colours."""
-
-    def __init__(self, guarded: Guarded) -> None:
-        self._app = guarded.client
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        headers = {name: value for name, value in request.headers.items() if name != "host"}
-        answer = self._app.request(
-            request.method, request.url.raw_path.decode(), content=request.read(), headers=headers
-        )
-        return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        await request.aread()
-        return await asyncio.to_thread(self.handle_request, request)
 
 
 class Caller:
@@ -101,7 +83,7 @@ def guarded(runtime: RecommenderRuntime, store: OnlineStore, tmp_path: Path) -> 
 
 @pytest.fixture
 def caller(guarded: Guarded, colour: str) -> Caller:
-    return Caller(colour, key=guarded.keys["write"], transport=_InProcess(guarded))
+    return Caller(colour, key=guarded.keys["write"], transport=InProcess(guarded.client))
 
 
 def test_the_way_of_a_user_through_the_api(caller: Caller) -> None:
@@ -151,7 +133,7 @@ def test_a_refusal_says_what_the_service_says(caller: Caller) -> None:
 
 def test_without_a_key_the_refusal_says_how_to_get_one(guarded: Guarded, colour: str) -> None:
     with pytest.raises(ApiError, match="recsys keys create"):
-        Caller(colour, transport=_InProcess(guarded))("model")
+        Caller(colour, transport=InProcess(guarded.client))("model")
 
 
 # ---- failing services ----
