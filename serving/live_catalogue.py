@@ -22,7 +22,7 @@ import anyio.to_thread
 import numpy as np
 import structlog
 
-from feature_store import OnlineStore, StoreUnavailableError
+from feature_store import OnlineStore, StoreError
 from recsys.data import Catalog
 from serving.metrics import Metrics
 from serving.models import Models, ServedModel
@@ -65,11 +65,12 @@ class LiveCatalogue:
         self._unplaceable: dict[tuple[str, str], ItemFacts | None] = {}
         """By model version and item id, with what was then known of the item."""
         self._lock = asyncio.Lock()
-        self._threads = anyio.CapacityLimiter(2)
+        self._threads = anyio.CapacityLimiter(3)
         self._failed_at = -1
         self._is_out_of_reach = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._placing: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     @property
     def version(self) -> int:
@@ -95,13 +96,14 @@ class LiveCatalogue:
             StoreUnavailableError: the store does not answer.
         """
         async with self._lock:
-            version, changed = await self._in_thread(partial(self._store.items.since, self._overlay.version))
-            if version < self._overlay.version:
-                _log.warning("the store has lost changes of the catalogue", version=version, had=self._overlay.version)
-                self._overlay = Overlay()
+            overlay = self._overlay
+            version, changed = await self._in_thread(partial(self._store.items.since, overlay.version))
+            if version < overlay.version:
+                _log.warning("the store has lost changes of the catalogue", version=version, had=overlay.version)
+                overlay = Overlay()
                 self._placed.clear()
                 version, changed = await self._in_thread(partial(self._store.items.since, 0))
-            overlay = self._overlay if not changed else self._overlay.updated(version, changed)
+            overlay = overlay.updated(version, changed)
             behind = [model for model, _ in self._models.states() if model.runtime.catalog_version != overlay.version]
             swapped = [await self._in_thread(partial(self._brought_to, overlay, model)) for model in behind]
             self._models.swap_catalogue(swapped)
@@ -109,6 +111,16 @@ class LiveCatalogue:
         self._metrics.set_catalogue(self._models.active.runtime)
         if self._placing is None and any(self._waiting(model.runtime) for model, _ in self._models.states()):
             self._placing = self._begin(self._place())
+        if self._renewing is None and any(model.has_old_profiles for model, _ in self._models.states()):
+            self._renewing = self._begin(self._renew_profiles())
+
+    async def _renew_profiles(self) -> None:
+        """Nobody waits for these: lists are not made from them, and a new item may be missing there for a moment."""
+        try:
+            while stale := [model for model, _ in self._models.states() if model.has_old_profiles]:
+                await self._in_thread(stale[0].renew_profiles)
+        finally:
+            self._renewing = None
 
     def _brought_to(self, overlay: Overlay, model: ServedModel) -> ServedModel:
         """The model over a newer catalogue. In a thread."""
@@ -146,7 +158,7 @@ class LiveCatalogue:
                     finally:
                         with anyio.CancelScope(shield=True):
                             await self._in_thread(partial(self._store.items.end_lease, version))
-        except StoreUnavailableError as error:
+        except StoreError as error:
             _log.warning("new items wait for the store", error=str(error))
         except Exception:
             _log.exception("new items get no semantic IDs")
@@ -179,7 +191,7 @@ class LiveCatalogue:
             behind = any(model.runtime.catalog_version != newest for model, _ in self._models.states())
             if newest != self._failed_at and (behind or has_waiting):
                 await self.refresh()
-        except StoreUnavailableError as error:
+        except StoreError as error:
             if not self._is_out_of_reach:
                 _log.warning("the catalogue stays as it is until the store answers", error=str(error))
             self._is_out_of_reach = True

@@ -15,7 +15,6 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -54,21 +53,26 @@ class ServedModel:
         """Over the catalogue of its bundle."""
         self.chain = AnswerChain(runtime, settings, metrics)
         self._usage = _Usage()
+        self.profiles = UserProfiles(runtime.catalog)
         self._set(runtime)
 
     def _set(self, runtime: RecommenderRuntime) -> None:
         self.runtime = runtime
         self.search = CatalogSearch(runtime.catalog, runtime.item_counts, runtime.listed)
 
-    @cached_property
-    def profiles(self) -> UserProfiles:
-        """Over its catalogue; made when first asked for, which should happen in a thread."""
-        return UserProfiles(self.runtime.catalog)
+    @property
+    def has_old_profiles(self) -> bool:
+        """Whether profiles are made from what was known of items before; then `renew_profiles` is worth its time."""
+        return self.profiles.catalog is not self.runtime.catalog
+
+    def renew_profiles(self) -> None:
+        """Make profiles from what is known of items now; takes a second for ten thousand of them."""
+        self.profiles = UserProfiles(self.runtime.catalog)
 
     def over(self, runtime: RecommenderRuntime) -> ServedModel:
         """The same model over another version of its catalogue, with the same threads; this one stays as it is."""
         twin = copy.copy(self)
-        twin.__dict__.pop("profiles", None)
+        twin.profiles = self.profiles.over(runtime.catalog)
         twin.chain = self.chain.over(runtime)
         twin._set(runtime)
         return twin
@@ -231,7 +235,7 @@ class Models:
         """
         for model in models:
             old = self._held.get(model.version)
-            if old is None:
+            if old is None or old.base is not model.base:
                 continue
             self._held[model.version] = model
             self.active = model if self.active is old else self.active
