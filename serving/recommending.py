@@ -22,7 +22,7 @@ from serving.arms import Arm
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
 from serving.experiments import OVERRIDE_HEADER
-from serving.models import ServedModel
+from serving.models import ModelError, ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
 from serving.runtime import Clock, UnknownCategoryError
@@ -47,7 +47,8 @@ async def recommend(
 
     Args:
         context: what the routes share.
-        model: answers, unless the user is in an experiment with another one; the caller keeps it in use.
+        model: answers, unless the request names another one or the user is in an experiment with one; the caller
+            keeps it in use.
         request: what is asked.
         allowance_s: how long it may take; the service's own limit when None.
         forced: experiments and the variants that a tester wants to see of them.
@@ -57,10 +58,17 @@ async def recommend(
         OverloadedError: too many others wait.
     """
     try:
-        arm = context.arms.of(request.user_id, forced or {})
+        arm = context.arms.of(request.user_id if request.model_version is None else None, forced or {})
     except ConfigError as error:
         raise ProblemError(422, str(error), field=OVERRIDE_HEADER) from error
-    with context.models.chosen(arm.settings.model_version, model).use() as chosen:
+    if request.model_version is None:
+        model = context.models.chosen(arm.settings.model_version, model)
+    else:
+        try:
+            model = context.models.named(request.model_version)
+        except ModelError as error:
+            raise ProblemError(422, str(error), field="model_version") from error
+    with model.use() as chosen:
         request = arm.applied_to(request, can_reason=chosen.runtime.no_reasons is None)
         return await _respond(context, chosen, request, arm, allowance_s)
 
@@ -94,7 +102,8 @@ async def _respond(
         answer = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
     except UnknownCategoryError as error:
         raise ProblemError(422, f"{error}; see /v1/categories", field="categories") from error
-    context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
+    if request.model_version is None:  # else the shadow might be compared with itself
+        context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
     if epsilon == 0:
         shown = best(answer, length)
     else:

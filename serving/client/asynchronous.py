@@ -68,6 +68,7 @@ class AsyncClient:
         max_per_category: int | None = None,
         exclude_seen: bool = True,
         mode: Literal["direct", "reason"] = "direct",
+        model_version: str | None = None,
     ) -> Recommendations:
         """The items that a user, or somebody with this history, most likely wants next.
 
@@ -80,6 +81,7 @@ class AsyncClient:
             max_per_category: at most so many items of any one category.
             exclude_seen: leave out the items of the history.
             mode: `reason` writes reasons first, which takes seconds.
+            model_version: a model in memory that shall answer instead of the active one.
 
         Raises:
             ApiError: the service refuses.
@@ -95,6 +97,7 @@ class AsyncClient:
                 max_per_category=max_per_category,
                 exclude_seen=exclude_seen,
                 mode=mode,
+                model_version=model_version,
             )
         )
 

@@ -68,6 +68,7 @@ def recommend(
     max_per_category: int | None,
     exclude_seen: bool,
     mode: str,
+    model_version: str | None,
 ) -> Call[Recommendations]:
     """`POST /v1/recommend`."""
     body = {
@@ -79,6 +80,7 @@ def recommend(
         "max_per_category": max_per_category,
         "exclude_seen": exclude_seen,
         "mode": mode,
+        "model_version": model_version,
     }
     body = {name: value for name, value in body.items() if value is not None}
     return Call(method="POST", path="/v1/recommend", body=body, answer=Recommendations)

@@ -63,6 +63,8 @@ class Event(BaseModel):
     event_type: str = "view"
     timestamp: datetime | None = None
     """When it happened; the time of arrival when left out."""
+    recommendation_id: str | None = None
+    """Of the list that the item was taken from; experiments are judged by it."""
     event_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
     """Unique among the user's events. Keep it when you send the event again yourself."""
 
@@ -106,3 +108,5 @@ class Model(_Answer):
     model_version: str
     created_at: datetime
     num_items: int
+    loaded: tuple[str, ...] = ()
+    """Versions of all models in memory, which a request may name."""
