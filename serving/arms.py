@@ -99,7 +99,7 @@ class Arms:
         if unit is None:
             if forced:
                 raise ConfigError(
-                    "only a request with user_id, and without model_version, is in an experiment; to force a variant ask so"
+                    "only a request with user_id and without model_version is in an experiment; force a variant there"
                 )
             return Arm()
         assignment = self._experiments.assign(unit, forced)

@@ -122,6 +122,7 @@ async def _respond(
         source=answer.source,
         fallback_reason=answer.fallback_reason,
         timings_ms=timings,
+        certified=answer.certified,
         # Deciles and drift are over the catalogue of the active model, which may have changed meanwhile.
         items=[pick.item for pick in answer.picks[: request.k]] if model is context.model else (),
     )

@@ -290,6 +290,22 @@ class ItemPage(_Response):
     total: int
 
 
+class Neighbour(ItemSummary):
+    """An item whose semantic ID begins like that of another one."""
+
+    shared: int
+    """Codes that both begin with, at least 1."""
+
+
+class Neighbours(_Response):
+    """An item among those with similar semantic IDs."""
+
+    item: ItemSummary
+    sharing: list[int]
+    """How many other items begin with its first code, with its first two codes, and so on."""
+    neighbours: list[Neighbour]
+
+
 class HistoryItem(_Response):
     """An entry of a user's history."""
 

@@ -12,7 +12,7 @@ import httpx
 from serving.client import calls
 from serving.client.calls import AnswerT, Call
 from serving.client.errors import UnreachableError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, User
+from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Neighbours, Recommendations, User
 from serving.client.retry import Retry
 
 
@@ -127,6 +127,15 @@ class Client:
             UnreachableError: it does not answer.
         """
         return self._answer(calls.get_item(item_id))
+
+    def neighbours(self, item_id: str, *, limit: int = 20) -> Neighbours:
+        """The items whose semantic IDs begin like that of an item.
+
+        Raises:
+            ApiError: the catalogue does not have it (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return self._answer(calls.get_neighbours(item_id, limit))
 
     def search_items(self, query: str = "", *, limit: int = 20, offset: int = 0) -> ItemPage:
         """Items that contain every word of the query, best match first.

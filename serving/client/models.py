@@ -22,6 +22,22 @@ class Item(_Answer):
     """The semantic ID: one code a level, coarse to fine."""
 
 
+class Neighbour(Item):
+    """An item whose semantic ID begins like that of another one."""
+
+    shared: int
+    """Codes that both begin with."""
+
+
+class Neighbours(_Answer):
+    """An item among those with similar semantic IDs, the nearest first."""
+
+    item: Item
+    sharing: tuple[int, ...]
+    """How many other items begin with its first code, with its first two codes, and so on."""
+    neighbours: tuple[Neighbour, ...]
+
+
 class ItemPage(_Answer):
     """One page of a search in the catalogue."""
 

@@ -39,9 +39,7 @@ def _slate(request_id: str, user: str, *exposures: Exposure) -> ServedSlate:
 
 
 def _event(event_id: str, user: str, item: str, named: str | None, kind: str = "view") -> Event:
-    return Event(
-        event_id=event_id, user_id=user, item_id=item, event_type=kind, timestamp=2.0, recommendation_id=named
-    )
+    return Event(event_id=event_id, user_id=user, item_id=item, event_type=kind, timestamp=2.0, recommendation_id=named)
 
 
 def _arm(variant: str, *, experiment: str = "e", forced: bool = False) -> Exposure:
