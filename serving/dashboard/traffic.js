@@ -18,7 +18,7 @@ let timer = null;
 let isPaused = false;
 
 const known = (value, format) => (value === null || value === undefined ? NONE : format(value));
-const perSecond = (rate) => `${rate < 10 ? rate.toFixed(1) : whole(Math.round(rate))}/s`;
+const perSecond = (rate) => `${rate === 0 ? "0" : rate < 0.05 ? "< 0.1" : rate < 10 ? rate.toFixed(1) : whole(Math.round(rate))}/s`;
 const share = (value) => (value === 0 ? "0 %" : value === 1 ? "100 %" : percent(value));
 
 /** Seconds in the unit that suits them. */
