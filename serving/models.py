@@ -129,17 +129,6 @@ class Models:
         """A model in memory, if it is there."""
         return self._held.get(version)
 
-    def named(self, version: str) -> ServedModel:
-        """A model in memory.
-
-        Raises:
-            ModelError: no such model is there.
-        """
-        model = self._held.get(version)
-        if model is None:
-            raise ModelError(f"no model {version!r} is in memory; there are: {', '.join(self._held)}")
-        return model
-
     def chosen(self, version: str | None, default: ServedModel) -> ServedModel:
         """The model of this version if it is in memory, else another one; says once in the log that it is not.
 
@@ -193,7 +182,7 @@ class Models:
         Raises:
             ModelError: no such model is in memory.
         """
-        model = self.named(version)
+        model = self._of(version)
         if model is self.active:
             return
         if model is self._shadow:
@@ -218,7 +207,7 @@ class Models:
         Raises:
             ModelError: no such model is in memory, or it is the active one.
         """
-        model = self.named(version)
+        model = self._of(version)
         if model is self.active:
             raise ModelError(f"model {version} is active; activate another one first")
         if model is self._previous:
@@ -238,7 +227,7 @@ class Models:
         Raises:
             ModelError: no such model is in memory, or it is the active one.
         """
-        model = None if version is None else self.named(version)
+        model = None if version is None else self._of(version)
         if model is self.active:
             raise ModelError(f"model {version} is active; a shadow is another one")
         self._shadow, self._shadow_share = model, share
@@ -280,6 +269,12 @@ class Models:
         found = {ids[pick.item] for pick in answer.picks}
         overlap = len(found.intersection(expected)) / max(1, len(expected), len(found))
         self._metrics.shadow_agreed(shadow.version, overlap)
+
+    def _of(self, version: str) -> ServedModel:
+        model = self._held.get(version)
+        if model is None:
+            raise ModelError(f"no model {version!r} is in memory; there are: {', '.join(self._held)}")
+        return model
 
     def _state(self, model: ServedModel) -> State:
         if model is self.active:

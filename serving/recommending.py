@@ -22,7 +22,7 @@ from serving.arms import Arm
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
 from serving.experiments import OVERRIDE_HEADER
-from serving.models import ModelError, ServedModel
+from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
 from serving.runtime import Clock, UnknownCategoryError
@@ -64,13 +64,18 @@ async def recommend(
     if request.model_version is None:
         model = context.models.chosen(arm.settings.model_version, model)
     else:
-        try:
-            model = context.models.named(request.model_version)
-        except ModelError as error:
-            raise ProblemError(422, str(error), field="model_version") from error
+        model = _named(context, request.model_version)
     with model.use() as chosen:
         request = arm.applied_to(request, can_reason=chosen.runtime.no_reasons is None)
         return await _respond(context, chosen, request, arm, allowance_s)
+
+
+def _named(context: ServingContext, version: str) -> ServedModel:
+    model = context.models.find(version)
+    if model is None:
+        loaded = ", ".join(each.version for each, _ in context.models.states())
+        raise ProblemError(422, f"no model {version!r} is in memory; there are: {loaded}", field="model_version")
+    return model
 
 
 async def _respond(

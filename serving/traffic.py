@@ -1,6 +1,7 @@
-"""The metrics of this process as one JSON object: counters since its start, of which the reader makes rates.
+"""The metrics of the service as one JSON object: counters since its start, of which the reader makes rates.
 
-They are those of `/metrics`, read from the same registry; who watches many processes reads them there. Knows no HTTP.
+They are those of `/metrics`. Where several processes of one service have counted, each series has a label `worker`, and
+they are taken together here. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -8,20 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, ConfigDict
 
-STATES = ("closed", "half_open", "open")
-
-
-class Registry(Protocol):
-    """Where metrics come from."""
-
-    def collect(self) -> Iterable[Metric]:
-        """The present values."""
+_STATES = ("closed", "half_open", "open")
+_WORKER = "worker"
 
 
 class _Out(BaseModel):
@@ -68,24 +62,25 @@ class StageTraffic(_Out):
 
 
 class StoreTraffic(_Out):
-    """The store as this process sees it."""
+    """The store as the service sees it."""
 
     errors: int
     """Requests that it did not answer."""
     offline_running: bool | None
-    """Whether the offline store is written here; null where another process does."""
+    """Whether this service writes the offline store; null where another program does."""
     lag_entries: int | None
-    """Entries of the event log that the offline store lacks; null where this process does not know."""
+    """Entries of the event log that the offline store lacks; null where this service does not know."""
     lag_seconds: float | None
 
 
 class Traffic(_Out):
-    """What this process has done since its start. Rates are differences of two answers by the time between them."""
+    """What the service has done since its start. Rates are differences of two answers by the time between them."""
 
     at: float
     """Seconds since 1970 UTC."""
     started: float | None
-    """When the process started; counters begin again at 0 then. Null where the system does not say."""
+    """When the process started, the last one of several; counters begin again at 0 then. Null where the system does not
+    say."""
     in_flight: int
     """Requests in progress, this one included."""
     routes: list[RouteTraffic]
@@ -107,19 +102,19 @@ class Traffic(_Out):
     deciles and first codes; null until there are enough items."""
 
 
-def traffic_of(registry: Registry, now: float | None = None) -> Traffic:
-    """The summary of a registry with the metrics of `serving.metrics` and `serving.path_metrics`.
+def traffic_of(metrics: Iterable[Metric], now: float | None = None) -> Traffic:
+    """The summary of the metrics of `serving.metrics` and `serving.path_metrics`.
 
     Args:
-        registry: of the service.
+        metrics: as a registry collects them.
         now: seconds since 1970 UTC; the present when None.
     """
-    found = _Values(registry.collect())
-    running = found.one("recsys_offline_running")
-    entries = found.one("recsys_offline_lag_entries")
+    found = _Values(metrics)
+    running = found.one("recsys_offline_running", max)
+    entries = found.one("recsys_offline_lag_entries", max)
     return Traffic(
         at=time.time() if now is None else now,
-        started=found.one("process_start_time_seconds"),
+        started=found.one("process_start_time_seconds", max),
         in_flight=int(found.one("recsys_requests_in_flight") or 0),
         routes=_routes(found),
         sources=[
@@ -135,41 +130,50 @@ def traffic_of(registry: Registry, now: float | None = None) -> Traffic:
             errors=int(found.one("recsys_store_errors_total") or 0),
             offline_running=None if running is None else bool(running),
             lag_entries=None if entries is None else int(entries),
-            lag_seconds=found.one("recsys_offline_lag_seconds"),
+            lag_seconds=found.one("recsys_offline_lag_seconds", max),
         ),
-        breakers={labels["part"]: STATES[int(value)] for labels, value in found.of("recsys_breaker_state")},
-        drift={labels["over"]: _finite(value) for labels, value in found.of("recsys_recommendation_drift")},
+        breakers={labels["part"]: _STATES[int(value)] for labels, value in found.of("recsys_breaker_state", max)},
+        drift={labels["over"]: _finite(value) for labels, value in found.of("recsys_recommendation_drift", max)},
     )
 
 
+_Labels = tuple[tuple[str, str], ...]
+_Together = Callable[[list[float]], float]
+
+
 class _Values:
-    """Samples by name."""
+    """Samples by name, those of all processes together."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._samples: defaultdict[str, list[tuple[dict[str, str], float]]] = defaultdict(list)
+        self._samples: defaultdict[str, defaultdict[_Labels, list[float]]] = defaultdict(lambda: defaultdict(list))
         for metric in metrics:
             for sample in metric.samples:
-                self._samples[sample.name].append((sample.labels, sample.value))
+                labels = tuple(sorted(each for each in sample.labels.items() if each[0] != _WORKER))
+                self._samples[sample.name][labels].append(sample.value)
 
-    def of(self, name: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and values of a metric."""
-        return self._samples[name]
+    def of(self, name: str, together: _Together = sum) -> list[tuple[dict[str, str], float]]:
+        """Labels and values of a metric; NaN where no process knows it."""
+        known = {
+            labels: [value for value in values if math.isfinite(value)]
+            for labels, values in self._samples[name].items()
+        }
+        return [(dict(labels), together(values) if values else math.nan) for labels, values in known.items()]
 
-    def one(self, name: str) -> float | None:
+    def one(self, name: str, together: _Together = sum) -> float | None:
         """The value of a metric without labels; None where it is not there or not a number."""
-        return next((_finite(value) for _, value in self._samples[name]), None)
+        return next((_finite(value) for _, value in self.of(name, together)), None)
 
     def by(self, name: str, label: str) -> dict[str, int]:
         """The counts of a metric by its one label."""
-        return {labels[label]: int(value) for labels, value in self._samples[name]}
+        return {labels[label]: int(value) for labels, value in self.of(name)}
 
     def distributions(self, name: str) -> Iterator[tuple[dict[str, str], Distribution]]:
         """Each histogram of a metric by its labels."""
-        buckets: defaultdict[tuple[tuple[str, str], ...], list[tuple[float, int]]] = defaultdict(list)
-        for labels, value in self._samples[f"{name}_bucket"]:
-            rest = tuple(sorted(each for each in labels.items() if each[0] != "le"))
-            buckets[rest].append((float(labels["le"]), int(value)))
-        sums = {tuple(sorted(labels.items())): value for labels, value in self._samples[f"{name}_sum"]}
+        buckets: defaultdict[_Labels, list[tuple[float, int]]] = defaultdict(list)
+        for labels, value in self.of(f"{name}_bucket"):
+            bound = float(labels.pop("le"))
+            buckets[tuple(labels.items())].append((bound, int(value)))
+        sums = {tuple(labels.items()): value for labels, value in self.of(f"{name}_sum")}
         for key, found in buckets.items():
             ordered = sorted(found)
             yield (

@@ -4,10 +4,10 @@ import { call } from "./api.js";
 import { $, el } from "./dom.js";
 import { sayIn } from "./notice.js";
 import { NONE, table, whole } from "./pieces.js";
+import { repeatedly } from "./repeat.js";
 import { addView } from "./views.js";
 
 const EVERY_MS = 15000;
-let timer = null;
 
 const percentage = (value) => (value === null ? NONE : `${(100 * value).toFixed(2)} %`);
 const points = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(100 * value).toFixed(2)}`;
@@ -26,8 +26,6 @@ export const widest = (outcomes) =>
   Math.max(1e-9, ...outcomes.flatMap((outcome) => outcome.rates.flatMap((rate) => [rate.low, rate.high, rate.difference].map((end) => Math.abs(end ?? 0)))));
 
 async function look() {
-  clearTimeout(timer);
-  timer = null;
   try {
     const answer = await call("/v1/experiments");
     sayIn($("experiments-error"), null);
@@ -35,7 +33,6 @@ async function look() {
   } catch (error) {
     sayIn($("experiments-error"), error);
   }
-  if (!$("view-experiments").hidden) timer = setTimeout(look, EVERY_MS);
 }
 
 function render({ experiments, holdout, note }) {
@@ -89,5 +86,6 @@ function ratio({ sample_ratio_p_value: p, sample_ratio_mismatch: isMismatch }) {
 
 /** Connect the view. It looks at the service while it is on the page. */
 export function startExperiments() {
-  addView("experiments", { enter: look, leave: () => { clearTimeout(timer); timer = null; } });
+  const looks = repeatedly(look, EVERY_MS);
+  addView("experiments", { enter: looks.start, leave: looks.stop });
 }

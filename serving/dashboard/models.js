@@ -6,13 +6,10 @@ import { sayIn } from "./notice.js";
 import { table, whole } from "./pieces.js";
 import { addView } from "./views.js";
 
-const EVERY_MS = 5000;
-let timer = null;
 let announce = () => {};
 
+/** Look once: each look is a line in the audit log. */
 async function look() {
-  clearTimeout(timer);
-  timer = null;
   try {
     render((await call("/v1/admin/models")).models);
     sayIn($("models-error"), null);
@@ -20,7 +17,6 @@ async function look() {
     $("models-body").hidden = true;
     sayIn($("models-error"), error, look);
   }
-  if (!$("view-models").hidden) timer = setTimeout(look, EVERY_MS);
 }
 
 /** Do what an administrator asks for; what went wrong stays on the page until the next try. */
@@ -62,20 +58,13 @@ function levers(model) {
     button("Unload", `Unload ${version}?`, "Its memory is freed; to use it again it has to be loaded.", "unload", { model_version: version })];
 }
 
-let drawn = "";
 function render(models) {
   $("models-body").hidden = false;
   $("models-rollback").disabled = !models.some((model) => model.state === "previous");
-  const now = JSON.stringify(models);
-  if (now === drawn) return;  // a table that is drawn anew takes the focus from its buttons
-  const focused = document.activeElement?.dataset;
-  const [action, version] = [focused?.action, focused?.version];
-  drawn = now;
   $("models-table").replaceChildren(table("Models in memory", [["Version"], ["State"], ["Made"], ["Items", true], ["In progress", true], [""]],
     models.map((model) => [el("code", {}, model.model_version), el("span", { class: `badge state ${model.state}` }, model.state),
       new Date(model.created_at).toLocaleString(), whole(model.num_items), whole(model.in_flight),
       el("div", { class: "row levers" }, ...levers(model))])));
-  if (action) document.querySelector(`[data-action="${action}"][data-version="${CSS.escape(version)}"]`)?.focus();
 }
 
 /** Connect the view; `announced` is told that another model may answer. */
@@ -91,5 +80,6 @@ export function startModels(announced) {
     await change("load", { bundle });
     $("models-load").classList.remove("busy");
   });
-  addView("models", { enter: look, leave: () => { clearTimeout(timer); timer = null; } });
+  $("models-again").addEventListener("click", look);
+  addView("models", { enter: look });
 }

@@ -1,4 +1,4 @@
-// The service at work: what this process counts, as rates and times of the last minutes.
+// The service at work: what it counts, as rates and times of the last minutes.
 
 import { call } from "./api.js";
 import { lines } from "./chart.js";
@@ -6,6 +6,7 @@ import { $, el } from "./dom.js";
 import { sayIn } from "./notice.js";
 import { NONE, percent, table, whole } from "./pieces.js";
 import { between, goesOn, quantile } from "./rates.js";
+import { repeatedly } from "./repeat.js";
 import { addView } from "./views.js";
 
 const EVERY_MS = 3000;
@@ -13,9 +14,9 @@ const SPAN_S = 300;
 /** Each point of a line is of so many seconds: single looks would be too few requests to tell. */
 const SMOOTH_S = 15;
 
-let taken = [];  // answers of one process, the oldest first
-let timer = null;
+let taken = [];  // answers of one run of the service, the oldest first
 let isPaused = false;
+let looks = null;
 
 const known = (value, format) => (value === null || value === undefined ? NONE : format(value));
 const perSecond = (rate) => `${rate === 0 ? "0" : rate < 0.05 ? "< 0.1" : rate < 10 ? rate.toFixed(1) : whole(Math.round(rate))}/s`;
@@ -26,8 +27,6 @@ export const time = (seconds) =>
   seconds < 0.00005 ? "0 ms" : seconds < 0.9995 ? `${(1000 * seconds).toFixed(seconds < 0.00995 ? 1 : 0)} ms` : seconds < 120 ? `${seconds.toFixed(1)} s` : `${(seconds / 60).toFixed(0)} min`;
 
 async function look() {
-  clearTimeout(timer);
-  timer = null;
   try {
     const now = await call("/v1/traffic");
     if (taken.length && !goesOn(taken.at(-1), now)) taken = [];
@@ -38,7 +37,6 @@ async function look() {
   } catch (error) {
     sayIn($("traffic-error"), error);
   }
-  if (!isPaused && !$("view-traffic").hidden && !document.hidden) timer = setTimeout(look, EVERY_MS);
 }
 
 /** The newest answer that is at least `seconds` older than the one at `place`; else the oldest. */
@@ -52,8 +50,8 @@ function render() {
   const wanted = $("traffic-window").value;
   const isWhole = wanted === "start" || taken.length === 1;
   const found = between(isWhole ? null : earlier(taken.length - 1, Number(wanted)), now);
-  $("traffic-about").textContent = `${isWhole ? "Since the start of this process" : `The last ${time(found.seconds)}`}${
-    now.started === null ? "" : `, which runs since ${new Date(1000 * now.started).toLocaleString()}`}. ${whole(found.requests)} requests.`;
+  $("traffic-about").textContent = `${isWhole ? "All since the start" : `The last ${time(found.seconds)}`}: ${whole(found.requests)} requests.${
+    now.started === null ? "" : ` The service runs since ${new Date(1000 * now.started).toLocaleString()}.`}`;
   tiles(found, now);
   charts();
   tables(found, now);
@@ -128,16 +126,14 @@ function pause(isOn) {
   isPaused = isOn;
   $("traffic-pause").setAttribute("aria-pressed", String(isOn));
   $("traffic-pause").textContent = isOn ? "Go on" : "Pause";
-  if (isOn) clearTimeout(timer);
-  else look();
+  if (isOn) looks.stop();
+  else looks.start();
 }
 
 /** Connect the view. It looks at the service while it is on the page. */
 export function startTraffic() {
+  looks = repeatedly(look, EVERY_MS);
   $("traffic-window").addEventListener("change", () => { if (taken.length) render(); });
   $("traffic-pause").addEventListener("click", () => pause(!isPaused));
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && !isPaused && timer === null && !$("view-traffic").hidden) look();
-  });
-  addView("traffic", { enter: () => { if (!isPaused) look(); }, leave: () => { clearTimeout(timer); timer = null; } });
+  addView("traffic", { enter: () => { if (!isPaused) looks.start(); }, leave: () => looks.stop() });
 }

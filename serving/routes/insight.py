@@ -14,8 +14,8 @@ router = APIRouter(prefix="/v1", tags=["operations"])
 
 @router.get("/traffic", operation_id="get_traffic")
 async def get_traffic(context: Context) -> Traffic:
-    """What this process has done since its start: `/metrics` as JSON, without what only machines read."""
-    return traffic_of(context.metrics.registry)
+    """What the service has done since its start: `/metrics` as JSON, without what only machines read."""
+    return traffic_of(context.metrics.registry.collect())
 
 
 @router.get("/experiments", operation_id="get_experiments")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 from serving.path_metrics import PathMetrics
 from serving.traffic import traffic_of
@@ -52,7 +53,7 @@ def test_a_distribution_is_that_of_its_observations() -> None:
     metrics = PathMetrics(registry)
     metrics.batch_ran("generator", size=3, seconds=0.1, waited_s=[0.002, 0.2, 7.0])
     metrics.queue_changed("generator", 4)
-    traffic = traffic_of(registry, now=5.0)
+    traffic = traffic_of(registry.collect(), now=5.0)
     (stage,) = traffic.stages
     assert (stage.stage, stage.waiting, traffic.at, traffic.started) == ("generator", 4, 5.0, None)
     assert (stage.batch_size.count, stage.batch_size.sum) == (1, 3)
@@ -62,3 +63,38 @@ def test_a_distribution_is_that_of_its_observations() -> None:
     assert (waited.count, waited.sum) == (3, pytest.approx(7.202))
     upto = dict(zip(waited.bounds, waited.counts, strict=True))
     assert (upto[0.001], upto[0.0025], upto[0.25], upto[5.0]) == (0, 1, 2, 2)
+
+
+def test_what_several_processes_counted_is_taken_together() -> None:
+    text = """\
+# TYPE recsys_requests counter
+recsys_requests_total{method="POST",route="/v1/recommend",status="200",worker="1"} 3.0
+recsys_requests_total{method="POST",route="/v1/recommend",status="200",worker="2"} 4.0
+# TYPE recsys_request_seconds histogram
+recsys_request_seconds_bucket{le="0.1",method="POST",route="/v1/recommend",worker="1"} 2.0
+recsys_request_seconds_bucket{le="+Inf",method="POST",route="/v1/recommend",worker="1"} 3.0
+recsys_request_seconds_count{method="POST",route="/v1/recommend",worker="1"} 3.0
+recsys_request_seconds_sum{method="POST",route="/v1/recommend",worker="1"} 0.5
+recsys_request_seconds_bucket{le="0.1",method="POST",route="/v1/recommend",worker="2"} 4.0
+recsys_request_seconds_bucket{le="+Inf",method="POST",route="/v1/recommend",worker="2"} 4.0
+recsys_request_seconds_count{method="POST",route="/v1/recommend",worker="2"} 4.0
+recsys_request_seconds_sum{method="POST",route="/v1/recommend",worker="2"} 0.25
+# TYPE recsys_offline_lag_seconds gauge
+recsys_offline_lag_seconds{worker="1"} NaN
+recsys_offline_lag_seconds{worker="2"} 1.5
+# TYPE recsys_breaker_state gauge
+recsys_breaker_state{part="store",worker="1"} 2.0
+recsys_breaker_state{part="store",worker="2"} 0.0
+# TYPE recsys_recommendation_drift gauge
+recsys_recommendation_drift{over="popularity",worker="1"} NaN
+# TYPE process_start_time_seconds gauge
+process_start_time_seconds{worker="1"} 10.0
+process_start_time_seconds{worker="2"} 20.0
+"""
+    traffic = traffic_of(text_string_to_metric_families(text))
+    (route,) = traffic.routes
+    assert route.statuses == {"200": 7}
+    assert (route.seconds.count, route.seconds.counts, route.seconds.sum) == (7, [6], 0.75)
+    assert (traffic.started, traffic.store.lag_seconds) == (20.0, 1.5)
+    assert traffic.breakers == {"store": "open"}
+    assert traffic.drift == {"popularity": None}
