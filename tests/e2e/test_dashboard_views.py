@@ -127,6 +127,18 @@ def test_traffic_shows_what_the_metrics_count_and_can_be_paused(page, url: str) 
     assert not [each for each in seen if each.endswith("/v1/traffic")]
 
 
+def test_what_the_service_says_when_it_cannot_answer_is_shown_until_it_can(page, url: str) -> None:
+    refusal = {"detail": "too many requests wait; try again in 2 s", "status": 503}
+    refused = {"status": 503, "content_type": "application/problem+json", "body": json.dumps(refusal)}
+    page.route("**/v1/traffic", lambda route: route.fulfill(**refused))
+    _open(page, url, "traffic", "#traffic-error:not([hidden])")
+    assert page.inner_text("#traffic-error") == refusal["detail"]
+    assert page.get_attribute("#traffic-error", "role") == "alert"
+    page.unroute("**/v1/traffic")
+    page.wait_for_selector("#traffic-tiles .tile")
+    assert page.is_hidden("#traffic-error")
+
+
 def test_experiments_are_shown_with_intervals_and_the_check_of_their_users(page, url: str) -> None:
     _open(page, url, "experiments", "#experiments-list table")
     shown = page.inner_text("#experiments-list")
