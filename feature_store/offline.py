@@ -70,22 +70,31 @@ class OfflineStore:
             which the user took an item of the list and which name it (`Event.recommendation_id`). A list that is in
             several experiments has a row for each.
         """
-        slates, events = self.slates(), self.events()
-        lists = slates.select(
-            "request_id", "user_id", "exposures", items=pl.col("slots").list.eval(pl.element().struct.field("item_id"))
-        ).filter(pl.col("exposures").list.len() > 0)
-        named = events.select("user_id", "item_id", "event_type", request_id="recommendation_id").drop_nulls()
+        place = ("user_id", *ARRIVAL)
+        item_ids = pl.col("slots").list.eval(pl.element().struct.field("item_id"))
+        lists = self._collect(
+            lambda frame: frame.filter(pl.col("exposures").list.len() > 0).select(
+                *place, "request_id", "exposures", items=item_ids
+            ),
+            table="slates",
+        ).sort(ARRIVAL)
+        named = self._collect(
+            lambda frame: frame.filter(pl.col("recommendation_id").is_not_null()).select(
+                *place, "item_id", "event_type", request_id="recommendation_id"
+            )
+        )
+        key = ["request_id", "user_id"]
         taken = (
-            named.join(lists.select("request_id", "user_id", "items"), on=["request_id", "user_id"])
+            named.join(lists.select(*key, "items"), on=key)
             .filter(pl.col("item_id").is_in(pl.col("items")))
-            .group_by("request_id", "user_id")
+            .group_by(key)
             .agg(outcomes=pl.col("event_type").unique().sort())
         )
         return (
             lists.explode("exposures")
             .unnest("exposures")
             .filter(~pl.col("forced"))
-            .join(taken, on=["request_id", "user_id"], how="left", maintain_order="left")
+            .join(taken, on=key, how="left", maintain_order="left")
             .select(
                 "experiment",
                 "variant",

@@ -5,6 +5,7 @@ import { $ } from "./dom.js";
 import { renderEvaluation } from "./evaluation.js";
 import { startExperiments } from "./experiments.js";
 import { startItems } from "./items.js";
+import { forgetKey, hasKey } from "./key.js";
 import { startModels } from "./models.js";
 import { guarded, onFailure } from "./notice.js";
 import { startTraffic } from "./traffic.js";
@@ -26,6 +27,7 @@ async function showModel() {
   $("bundle-name").textContent = model.name;
   $("model-version").textContent = model.model_version;
   $("num-items").textContent = model.num_items.toLocaleString("en");
+  $("change-key").hidden = !hasKey();
 }
 
 async function start() {
@@ -46,5 +48,9 @@ async function start() {
 $("metrics-link").addEventListener("click", guarded(async (event) => {
   event.preventDefault();
   await openText("/metrics");
+}));
+$("change-key").addEventListener("click", guarded(async () => {
+  forgetKey();
+  await showModel();
 }));
 guarded(start)();

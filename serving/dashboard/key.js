@@ -11,6 +11,9 @@ export const authorization = () => {
   return key ? { Authorization: `Bearer ${key}` } : {};
 };
 
+/** Whether there is a key in this tab. */
+export const hasKey = () => sessionStorage.getItem(STORED) !== null;
+
 /** Go on without the key: the next call that needs one asks for another. */
 export const forgetKey = () => sessionStorage.removeItem(STORED);
 

@@ -6,14 +6,14 @@ const NOTHING = { count: 0, sum: 0, bounds: [], counts: [] };
 export const goesOn = (before, now) => before.started === now.started && now.at > before.at;
 
 /** What came to a distribution since an earlier state of it, which may be missing. */
-export function since(before, now) {
+function since(before, now) {
   const old = before ?? NOTHING;
   return { bounds: now.bounds, count: now.count - old.count, sum: now.sum - old.sum,
     counts: now.counts.map((count, place) => count - (old.counts[place] ?? 0)) };
 }
 
 /** The sum of distributions with equal bounds. */
-export function together(distributions) {
+function together(distributions) {
   if (!distributions.length) return NOTHING;
   return distributions.reduce((sum, each) => ({ bounds: each.bounds, count: sum.count + each.count, sum: sum.sum + each.sum,
     counts: each.counts.map((count, place) => count + sum.counts[place]) }));

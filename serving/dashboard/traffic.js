@@ -23,7 +23,7 @@ const perSecond = (rate) => `${rate === 0 ? "0" : rate < 0.05 ? "< 0.1" : rate <
 const share = (value) => (value === 0 ? "0 %" : value === 1 ? "100 %" : percent(value));
 
 /** Seconds in the unit that suits them. */
-export const time = (seconds) =>
+const time = (seconds) =>
   seconds < 0.00005 ? "0 ms" : seconds < 0.9995 ? `${(1000 * seconds).toFixed(seconds < 0.00995 ? 1 : 0)} ms` : seconds < 120 ? `${seconds.toFixed(1)} s` : `${(seconds / 60).toFixed(0)} min`;
 
 async function look() {

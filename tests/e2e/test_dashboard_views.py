@@ -338,6 +338,13 @@ def test_a_key_that_may_not_see_the_models_can_be_changed_for_one_that_may(brows
         page.keyboard.press("Enter")
         page.wait_for_selector("#models-table table")
         assert page.is_hidden("#models-error")
+        page.click("#change-key")
+        page.wait_for_selector("#key-dialog[open]")
+        page.fill("#key-input", read)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#key-dialog", state="hidden")
+        page.click("#models-again")
+        page.wait_for_selector("#models-error button")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
