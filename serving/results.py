@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
+import structlog
 from pydantic import BaseModel, ConfigDict
 
 from feature_store import StoreConfigError
@@ -26,6 +27,8 @@ _MOST_TYPES = 10
 """Types of events that are counted by themselves, the most frequent ones."""
 _LEAST_AGE_S = 10.0
 """Numbers are not counted anew sooner."""
+
+_log = structlog.get_logger(__name__)
 
 
 class _Out(BaseModel):
@@ -121,8 +124,8 @@ class ExperimentResults:
         note = None
         if self._plan.layers and exposures is None:
             note = (
-                "There is no offline store to count in: let the service write it (offline.enabled), or start `recsys "
-                "events consume`, and name its directory (offline.directory)."
+                "There is no offline store to count in, or it cannot be read (the log says why): let the service write "
+                "it (offline.enabled), or start `recsys events consume`, and name its directory (offline.directory)."
             )
         return ExperimentsOut(
             experiments=[
@@ -135,7 +138,7 @@ class ExperimentResults:
         )
 
     def _current(self) -> pl.DataFrame | None:
-        """The exposures; None where there is no offline store."""
+        """The exposures; None where there is no offline store, or none that can be read."""
         if self._offline is None:
             return None
         with self._mutex:
@@ -146,7 +149,8 @@ class ExperimentResults:
                 if (manifest.store_id, manifest.version) != self._version:
                     self._exposures = self._offline.exposures()
                     self._version = (manifest.store_id, manifest.version)
-            except StoreConfigError:
+            except (StoreConfigError, OSError, pl.exceptions.PolarsError) as error:
+                _log.warning("experiments cannot be counted", error=" ".join(str(error).split()))
                 self._exposures = self._version = None
             self._counted_at = self._clock()
             return self._exposures

@@ -170,3 +170,28 @@ def test_a_difference_is_shown_only_where_its_interval_leaves_zero_out() -> None
     said = _run("experiments", "rates.map((rate) => it.verdict(rate)?.text ?? null)", rates=rates)
     assert said == ["better", "worse", "no difference shown", "too few users to tell", None]
     assert _run("experiments", "it.widest([{ rates }])", rates=rates) == pytest.approx(0.3)
+
+
+def test_a_view_looks_again_and_again_one_look_at_a_time_until_it_is_left() -> None:
+    seen = run_module(
+        _PAGES / "repeat.js",
+        "globalThis.document = { hidden: false, addEventListener() {} };\nconst it = await import(MODULE);\n",
+        """
+        let begun = 0, running = 0, most = 0;
+        const work = async () => {
+          begun++; most = Math.max(most, ++running);
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          running--;
+          if (begun === 3) { looks.stop(); done(); }
+        };
+        let done;
+        const ended = new Promise((resolve) => { done = resolve; });
+        const looks = it.repeatedly(work, 1);
+        looks.start();
+        looks.start();
+        await ended;
+        await new Promise((resolve) => setTimeout(resolve, 30));
+        console.log(JSON.stringify({ begun, most }));
+        """,
+    )
+    assert seen == {"begun": 3, "most": 1}

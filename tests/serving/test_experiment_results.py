@@ -98,6 +98,9 @@ def test_without_data_it_says_so(tmp_path: Path) -> None:
         found = ExperimentResults(plan, nothing).read()
         assert "no offline store" in (found.note or "")
         assert len(found.experiments) == 1
+    damaged = Lists(tmp_path / "damaged")
+    (tmp_path / "damaged" / "manifest.json").write_text("{")
+    assert "cannot be read" in (ExperimentResults(plan, damaged).read().note or "")
     found = ExperimentResults(load_plan({}), None).read()
     assert (found.experiments, found.note) == ([], None)
 
