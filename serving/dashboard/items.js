@@ -36,13 +36,15 @@ async function show(item_id) {
 }
 
 function render(item, near, similar) {
+  const cameFromHere = $("item-body").contains(document.activeElement);  // by a link that is gone in a moment
   $("item-body").hidden = false;
   const facts = [["Id", el("code", {}, item.item_id)], ["Interactions", whole(item.interactions)],
     ...Object.entries(item.attributes).map(([key, value]) => [key, value === null ? "–" : [value].flat().join(", ") || "–"])];
   $("item").replaceChildren(
-    el("div", { class: "row item-head" }, cover(item), el("div", { class: "what" }, el("h2", {}, name(item)),
+    el("div", { class: "row item-head" }, cover(item), el("div", { class: "what" }, el("h2", { tabindex: -1 }, name(item)),
       el("span", { class: "tags" }, sid(item.sid), ...item.categories.map((category) => el("span", { class: "tag" }, category))))),
     el("dl", { class: "facts-list" }, ...facts.flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)])));
+  if (cameFromHere) $("item").querySelector("h2").focus();
   const levels = item.sid.length;
   const groups = [];
   for (let depth = levels; depth >= 1; depth--) {

@@ -170,6 +170,7 @@ def test_an_item_is_shown_with_its_neighbours_which_lead_on(page, url: str) -> N
     page.click("#item-neighbours a >> nth=0")
     page.wait_for_function("id => location.hash.endsWith(`item=${id}`)", arg=near[0]["item_id"])
     page.wait_for_function("() => document.querySelector('#item h2').textContent !== 'Film number 5'")
+    assert page.evaluate("document.activeElement.matches('#item h2')"), "the focus is where the news is"
     _tab_to(page, "#item-input")
     page.keyboard.type("number 30")
     page.wait_for_selector("#item-options [role=option]")
