@@ -301,6 +301,13 @@ class RecommenderRuntime:
         )
 
     @property
+    def with_codes(self) -> BoolArray | None:
+        """bool [num_items]: items that are not removed and have a semantic ID of their own; None: all."""
+        if self.listed is None or self._generatable is None:
+            return self._generatable if self.listed is None else self.listed
+        return self.listed & self._generatable
+
+    @property
     def _generatable(self) -> BoolArray | None:
         return None if self.waiting is None else ~self.waiting
 
@@ -500,6 +507,7 @@ class RecommenderRuntime:
             unknown_items=list(unknown),
             used_profile=found.used_profile,
             timings_ms=clock.timings_ms,
+            certified=found.certified,
         )
 
     def popular(self, asked: Asked) -> Listed:

@@ -20,6 +20,7 @@ from serving.client.models import (
     ItemPage,
     ItemsResult,
     Model,
+    Neighbours,
     NewItem,
     Recommendations,
     User,
@@ -79,6 +80,7 @@ class AsyncClient:
         max_per_category: int | None = None,
         exclude_seen: bool = True,
         mode: Literal["direct", "reason"] = "direct",
+        model_version: str | None = None,
     ) -> Recommendations:
         """The items that a user, or somebody with this history, most likely wants next.
 
@@ -91,6 +93,7 @@ class AsyncClient:
             max_per_category: at most so many items of any one category.
             exclude_seen: leave out the items of the history.
             mode: `reason` writes reasons first, which takes seconds.
+            model_version: a model in memory that shall answer instead of the active one.
 
         Raises:
             ApiError: the service refuses.
@@ -106,6 +109,7 @@ class AsyncClient:
                 max_per_category=max_per_category,
                 exclude_seen=exclude_seen,
                 mode=mode,
+                model_version=model_version,
             )
         )
 
@@ -162,6 +166,15 @@ class AsyncClient:
             UnreachableError: it does not answer. It may have some of them: sending all again is safe.
         """
         return await self._answer(calls.import_items(items))
+
+    async def neighbours(self, item_id: str, *, limit: int = 20) -> Neighbours:
+        """The items whose semantic IDs begin like that of an item.
+
+        Raises:
+            ApiError: the catalogue does not have it (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.get_neighbours(item_id, limit))
 
     async def search_items(self, query: str = "", *, limit: int = 20, offset: int = 0) -> ItemPage:
         """Items that contain every word of the query, best match first.

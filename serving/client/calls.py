@@ -19,6 +19,7 @@ from serving.client.models import (
     ItemPage,
     ItemsResult,
     Model,
+    Neighbours,
     NewItem,
     Recommendations,
     User,
@@ -85,6 +86,7 @@ def recommend(
     max_per_category: int | None,
     exclude_seen: bool,
     mode: str,
+    model_version: str | None,
 ) -> Call[Recommendations]:
     """`POST /v1/recommend`."""
     body = {
@@ -96,6 +98,7 @@ def recommend(
         "max_per_category": max_per_category,
         "exclude_seen": exclude_seen,
         "mode": mode,
+        "model_version": model_version,
     }
     body = {name: value for name, value in body.items() if value is not None}
     return Call(method="POST", path="/v1/recommend", body=body, answer=Recommendations)
@@ -131,6 +134,12 @@ def delete_item(item_id: str) -> Call[ItemChange]:
 def import_items(items: Sequence[NewItem]) -> Call[ItemsResult]:
     """`POST /v1/items:bulk`."""
     return Call(method="POST", path="/v1/items:bulk", lines=items, answer=ItemsResult)
+
+
+def get_neighbours(item_id: str, limit: int) -> Call[Neighbours]:
+    """`GET /v1/neighbours/{item_id}`."""
+    path = f"/v1/neighbours/{_segment(item_id)}"
+    return Call(method="GET", path=path, parameters={"limit": limit}, answer=Neighbours)
 
 
 def search_items(query: str, limit: int, offset: int) -> Call[ItemPage]:
