@@ -133,9 +133,9 @@ class Metrics:
         self._catalog_version.set(runtime.catalog_version)
         for status, count in counts.items():
             self._catalog_items.labels(status).set(count)
-        if self._deciles is not None:
+        further = 0 if self._deciles is None else runtime.catalog.num_items - len(self._deciles)
+        if self._deciles is not None and further > 0:
             # New items are the least popular ones, and move no other to another tenth.
-            further = runtime.catalog.num_items - len(self._deciles)
             self._deciles = np.pad(self._deciles, (0, further), constant_values=NUM_DECILES - 1)
             for drift, bins in zip(self._drifts, (self._deciles, runtime.codes[:, 0]), strict=True):
                 drift.grow(bins)

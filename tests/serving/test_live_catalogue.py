@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -305,3 +308,63 @@ def test_a_model_that_is_loaded_knows_the_changes(
         assert client.get("/v1/model").json()["catalog_version"] == 2
         assert "i0" not in listed(client, k=NUM_ITEMS)
         assert client.get("/v1/items/i5").json()["title"] == "Renamed"
+
+
+def test_processes_that_place_the_same_items_at_once_agree(
+    paths: dict[str, Path], server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feature_store.items.ItemLog.lease", lambda *_: True)
+    with serving(Bundle.load(paths["plain"]), server) as one, serving(Bundle.load(paths["plain"]), server) as other:
+        ids = [f"n{number}" for number in range(12)]
+        # The same text is the same vector, so that all of them would like the same semantic ID.
+        lines = [json.dumps(HEAT | {"item_id": item_id}) for item_id in ids]
+        with ThreadPoolExecutor(2) as pool:
+            for client, part in ((one, lines[:7]), (other, lines[5:])):
+                pool.submit(client.post, "/v1/items:bulk", content="\n".join(part))
+        wait_for(lambda: all(is_generatable(client, item_id) for client in (one, other) for item_id in ids))
+        sids = [[client.get(f"/v1/items/{item_id}").json()["sid"] for item_id in ids] for client in (one, other)]
+        assert sids[0] == sids[1]
+        bundle = Bundle.load(paths["plain"])
+        everything = [*map(tuple, sids[0]), *map(tuple, bundle.semantic_ids.codes.tolist())]
+        assert len(set(everything)) == len(everything)
+
+
+def test_changes_under_load_fail_no_request_and_no_answer_mixes_versions(
+    paths: dict[str, Path], server: EmbeddedServer
+) -> None:
+    answers: list[dict[str, Any]] = []
+    with serving(Bundle.load(paths["fused"]), server) as client:
+        ends = threading.Event()
+
+        def ask() -> None:
+            while not ends.is_set():
+                response = client.post("/v1/recommend", json={"history": HISTORY, "k": 20})
+                assert response.status_code == 200
+                answers.append(response.json())
+
+        with ThreadPoolExecutor(3) as pool:
+            asking = [pool.submit(ask) for _ in range(3)]
+            removed = {client.delete(f"/v1/items/i{item}").json()["catalog_version"]: f"i{item}" for item in range(8)}
+            client.put("/v1/items/heat", json=HEAT)
+            wait_for(lambda: is_generatable(client, "heat"))
+            ends.set()
+            for each in asking:
+                each.result()
+    assert len({answer["catalog_version"] for answer in answers}) > 1
+    for answer in answers:
+        gone = {item for version, item in removed.items() if version <= answer["catalog_version"]}
+        assert gone.isdisjoint(item["item_id"] for item in answer["items"])
+        assert not answer["degraded"], answer["fallback_reason"]
+
+
+def test_a_store_that_lost_everything_is_believed(paths: dict[str, Path], server: EmbeddedServer) -> None:
+    with serving(Bundle.load(paths["plain"]), server) as client:
+        client.put("/v1/items/heat", json=HEAT)
+        client.delete("/v1/items/i0")
+        store = OnlineStore.connect(f"unix://{server.socket_path}")
+        store.connection.client.flushall()
+        store.close()
+        wait_for(lambda: client.get("/v1/items/i0").status_code == 200)
+        assert client.get("/v1/items/heat").status_code == 404
+        assert client.get("/v1/model").json()["catalog_version"] == 0
+        assert client.put("/v1/items/heat", json=HEAT).json()["outcome"] == "created"
