@@ -10,6 +10,10 @@ from recsys.profile.profile import Profile
 
 Mode = Literal["direct", "reason"]
 
+Explain = Literal["none", "evidence", "intent"]
+"""What is said of why an item is in a list: nothing; which items of the history are most like it; which tag of the
+user's interests it fits, if any."""
+
 Source = Literal["reasoning", "fusion", "generator", "dense", "counter", "popularity"]
 """Who made a list, best first: the generator with reasons first; the generator and further sources, ranked together;
 the generator; dense retrieval (SASRec, or item embeddings where the bundle has none); items that followed those of the

@@ -13,6 +13,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ import structlog
 from recsys.errors import ArtifactError, ConfigError
 from serving.answers import Answer, Query
 from serving.chain import AnswerChain
+from serving.intents import OnDemand, UserIntents
 from serving.path_metrics import PathMetrics
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
@@ -53,6 +55,22 @@ class ServedModel:
         self.search = CatalogSearch(runtime.catalog, runtime.item_counts)
         self.in_flight = 0
         self._is_retired = False
+        chat = settings.explanations.chat
+        self._on_demand = None if chat is None else OnDemand.by_chat(chat)
+        self._metrics = metrics
+
+    @cached_property
+    def intents(self) -> UserIntents:
+        """Over its catalogue, where `runtime.intents` is; made when first asked for."""
+        table = self.runtime.intents
+        assert table is not None, "asked of a model that has intents"
+        return UserIntents(
+            self.runtime.catalog,
+            self.profiles.attributes,
+            table,
+            self._on_demand,
+            on_broken=self._metrics.explanation_broke,
+        )
 
     @property
     def version(self) -> str:

@@ -22,6 +22,7 @@ from serving.arms import Arm
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
 from serving.experiments import OVERRIDE_HEADER
+from serving.explaining import explained, intents_of
 from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
@@ -71,6 +72,8 @@ async def _respond(
     started = time.monotonic()
     if request.mode == "reason" and model.runtime.no_reasons is not None:
         raise ProblemError(422, f"{model.runtime.no_reasons}; or ask with mode direct", field="mode")
+    if request.explain == "intent":
+        intents_of(model, "explain")
     deadline = started + (_own_limit_s(context, model, request) if allowance_s is None else allowance_s)
     timings: dict[str, float] = {}
     known = await _read_user(context, model, request, deadline)
@@ -104,6 +107,7 @@ async def _respond(
     if len(answer.picks) > request.k:
         cursor = _freeze(context, model, query, answer, recommendation_id, request.k)
     items = presentation.recommended(model.runtime, answer)[: request.k]
+    items = await explained(context, model, items, known.history, request.explain, deadline)
     if request.user_id is not None and known.missing is None:
         ids = [item.item_id for item in items]
         _log_shown(context, model, request.user_id, known, arm, shown, recommendation_id, ids)
@@ -132,7 +136,7 @@ async def _respond(
     )
 
 
-def next_page(context: ServingContext, request: NextRequest) -> RecommendResponse:
+async def next_page(context: ServingContext, request: NextRequest) -> RecommendResponse:
     """The next items of a frozen list.
 
     Raises:
@@ -152,9 +156,12 @@ def next_page(context: ServingContext, request: NextRequest) -> RecommendRespons
     listed, rest = frozen.split(request.k)
     asked = Asked(k=request.k, history=frozen.history, denied=np.zeros(0, dtype=np.int64))
     answer = model.runtime.answer(asked, listed, frozen.source, frozen.fallback_reason, [], clock)
+    items = presentation.recommended(model.runtime, answer)
+    history = [model.runtime.catalog.item_ids[item] for item in frozen.history.tolist()]
+    deadline = started + model.chain.default_deadline_s
     return RecommendResponse(
         recommendation_id=frozen.recommendation_id,
-        items=presentation.recommended(model.runtime, answer),
+        items=await explained(context, model, items, history, request.explain, deadline),
         next_cursor=None if rest is None else rest.text(),
         source=frozen.source,
         fallback_reason=frozen.fallback_reason,

@@ -23,6 +23,7 @@ from recsys.generator.constraints import Cap
 from recsys.generator.diversity import walk_one
 from recsys.generator.groups import Groups
 from recsys.generator.lm.reason import ReasonConfig
+from recsys.profile.intents.table import IntentTable
 from recsys.profile.profile import Profile, Statement
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
@@ -88,6 +89,7 @@ class RecommenderRuntime:
         codes: int64 [num_items, levels], the semantic IDs.
         item_counts: int64 [num_items], interactions an item, for the fallback.
         report: the evaluation, shown as it is.
+        intents: tags and explanations, if there are any.
     """
 
     def __init__(
@@ -106,8 +108,10 @@ class RecommenderRuntime:
         codes: IntArray,
         item_counts: IntArray,
         report: Mapping[str, Any],
+        intents: IntentTable | None = None,
     ) -> None:
         self.info = info
+        self.intents = intents
         self.catalog = catalog
         self.codes = codes
         self.item_counts = item_counts
@@ -187,6 +191,7 @@ class RecommenderRuntime:
             codes=bundle.semantic_ids.codes,
             item_counts=bundle.item_counts,
             report=bundle.report,
+            intents=bundle.intents,
         )
 
     @property
@@ -388,6 +393,12 @@ class RecommenderRuntime:
     def categories_of(self, item: int) -> list[str]:
         """The categories of an item (dense index)."""
         return self._categories[item]
+
+    def nearest(self, item: int, history: IntArray, count: int) -> IntArray:
+        """int64: at most `count` items of `history` that are most like `item` by their embeddings, best first."""
+        recent = history[-_EXPLAINED_HISTORY:]
+        similarities = self._directions[recent] @ self._directions[item]
+        return recent[np.argsort(-similarities, kind="stable")[:count]]
 
     def title(self, item: int) -> str:
         """What to call an item: its title, or its id when it has none."""

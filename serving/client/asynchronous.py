@@ -12,7 +12,7 @@ import httpx
 from serving.client import calls
 from serving.client.calls import AnswerT, Call
 from serving.client.errors import UnreachableError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, User
+from serving.client.models import Event, EventsResult, Interests, Item, ItemPage, Model, Recommendations, User
 from serving.client.retry import Retry
 
 
@@ -68,6 +68,7 @@ class AsyncClient:
         max_per_category: int | None = None,
         exclude_seen: bool = True,
         mode: Literal["direct", "reason"] = "direct",
+        explain: Literal["none", "evidence", "intent"] = "evidence",
     ) -> Recommendations:
         """The items that a user, or somebody with this history, most likely wants next.
 
@@ -80,6 +81,7 @@ class AsyncClient:
             max_per_category: at most so many items of any one category.
             exclude_seen: leave out the items of the history.
             mode: `reason` writes reasons first, which takes seconds.
+            explain: what is said of why: nothing, like items of the history, or tags of the user's interests.
 
         Raises:
             ApiError: the service refuses.
@@ -95,6 +97,7 @@ class AsyncClient:
                 max_per_category=max_per_category,
                 exclude_seen=exclude_seen,
                 mode=mode,
+                explain=explain,
             )
         )
 
@@ -115,6 +118,15 @@ class AsyncClient:
             UnreachableError: it does not answer.
         """
         return await self._answer(calls.get_user(user_id, limit))
+
+    async def interests(self, user_id: str) -> Interests:
+        """What a user is into, strongest first.
+
+        Raises:
+            ApiError: the user is unknown or the model has no intents (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.get_interests(user_id))
 
     async def item(self, item_id: str) -> Item:
         """One item.

@@ -11,7 +11,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from serving.client.errors import ApiError, ClientError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, User
+from serving.client.models import Event, EventsResult, Interests, Item, ItemPage, Model, Recommendations, User
 from serving.client.retry import RETRIED_STATUSES, parse_retry_after
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -68,6 +68,7 @@ def recommend(
     max_per_category: int | None,
     exclude_seen: bool,
     mode: str,
+    explain: str,
 ) -> Call[Recommendations]:
     """`POST /v1/recommend`."""
     body = {
@@ -79,6 +80,7 @@ def recommend(
         "max_per_category": max_per_category,
         "exclude_seen": exclude_seen,
         "mode": mode,
+        "explain": explain,
     }
     body = {name: value for name, value in body.items() if value is not None}
     return Call(method="POST", path="/v1/recommend", body=body, answer=Recommendations)
@@ -93,6 +95,11 @@ def send_events(events: Sequence[Event]) -> Call[EventsResult]:
 def get_user(user_id: str, limit: int) -> Call[User]:
     """`GET /v1/users/{user_id}`."""
     return Call(method="GET", path=f"/v1/users/{_segment(user_id)}", parameters={"limit": limit}, answer=User)
+
+
+def get_interests(user_id: str) -> Call[Interests]:
+    """`GET /v1/users/{user_id}/interests`."""
+    return Call(method="GET", path=f"/v1/users/{_segment(user_id)}/interests", answer=Interests)
 
 
 def get_item(item_id: str) -> Call[Item]:

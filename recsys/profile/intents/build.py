@@ -13,13 +13,16 @@ from recsys.data import Catalog
 from recsys.profile.attributes import ItemAttributes
 from recsys.profile.intents.config import IntentConfig
 from recsys.profile.intents.explain import Explainer, RuleExplainer
-from recsys.profile.intents.mining import Interest, InterestMiner, RuleMiner
+from recsys.profile.intents.language import LanguageExplainer, LanguageMiner
+from recsys.profile.intents.mining import Interest, RuleMiner
 from recsys.profile.intents.rubric import PRINCIPLES, Claim, ExplanationRubric, Subject
 from recsys.profile.intents.table import IntentTable
 from recsys.profile.intents.tags import Part, PartReader, Tag, TagVocabulary
+from recsys.profile.writers import TextWriter
 
 _RANDOM_TAGS = 500
 _RANDOM_ITEMS = 200
+_ROUNDING = 1e-9
 
 
 class SubjectReader:
@@ -45,8 +48,8 @@ def build_table(
     catalog: Catalog,
     histories: Sequence[Sequence[int]],
     config: IntentConfig,
-    explainer: Explainer | None = None,
-    miner: InterestMiner | None = None,
+    writer: TextWriter | None = None,
+    writer_name: str = "language model",
 ) -> IntentTable:
     """The table of a catalogue and the users whose histories are known.
 
@@ -54,20 +57,27 @@ def build_table(
         catalog: all items.
         histories: dense indices, oldest first.
         config: sizes.
-        explainer: writes the texts; rules when None.
-        miner: reads interests; rules when None.
+        writer: a language model that reads the interests and writes the texts; rules do when None.
+        writer_name: what the table calls it.
     """
     attributes = ItemAttributes(catalog)
     vocabulary = TagVocabulary.of(catalog, attributes, config.tags)
     parts = PartReader(catalog, attributes, vocabulary.phrases)
     subjects = SubjectReader(attributes, parts)
     histories = histories[:: -(-len(histories) // config.table.max_users) or 1]
-    mined = (miner or RuleMiner(vocabulary, parts, attributes, config.interests)).mine(histories)
+    miner: RuleMiner | LanguageMiner
+    explainer: Explainer
+    if writer is None:
+        miner = RuleMiner(vocabulary, parts, attributes, config.interests)
+        explainer = RuleExplainer(attributes.commonplace)
+    else:
+        miner = LanguageMiner(writer, vocabulary, parts, attributes, config.interests)
+        explainer = LanguageExplainer(writer, writer_name)
+    mined = miner.mine(histories)
     users_of = Counter(tag for interests in mined for tag in {tag for each in interests for tag in each.tags})
     ranked = sorted(users_of, key=lambda tag: (-users_of[tag], tag.name))
     pairs = list(islice(_pairs(vocabulary, ranked, config), config.table.max_texts))
     claims = [Claim(tag=tag, item=subjects.of(item), history=None) for tag, item in pairs]
-    explainer = explainer or RuleExplainer(attributes.commonplace)
     written = explainer.explain(claims)
     rubric = ExplanationRubric(attributes)
     broken = [rubric.broken(text, claim) for text, claim in zip(written, claims, strict=True)]
@@ -79,6 +89,7 @@ def build_table(
         explainer=explainer.name,
         metrics={
             **_mining_metrics(mined),
+            **({"said": dict(miner.counts)} if isinstance(miner, LanguageMiner) else {}),
             "tags": len(ranked),
             "tag_validity": tag_validity(vocabulary, ranked),
             "items_with_a_tag": _share_of_items(vocabulary, ranked),
@@ -90,8 +101,8 @@ def build_table(
 
 
 def tag_validity(vocabulary: TagVocabulary, tags: Sequence[Tag], seed: int = 0) -> float | None:
-    """Share of the tags that retrieve at least one item with a cosine above the 99th percentile of what random tags, of
-    any two parts each, have with random items. None without tags."""
+    """Share of the tags that retrieve at least one item with a cosine that reaches the 99th percentile of what random
+    tags, of any two parts each, have with random items. None without tags."""
     if not tags:
         return None
     random = np.random.default_rng(seed)
@@ -107,7 +118,7 @@ def tag_validity(vocabulary: TagVocabulary, tags: Sequence[Tag], seed: int = 0) 
     valid = 0
     for tag in tags:
         best = vocabulary.items(tag, 1)
-        valid += len(best) > 0 and float(vocabulary.cosines(tag)[best[0]]) > bound
+        valid += len(best) > 0 and float(vocabulary.cosines(tag)[best[0]]) >= bound - _ROUNDING
     return valid / len(tags)
 
 

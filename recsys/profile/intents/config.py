@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
 
-from recsys.config import StrictConfig
+from pydantic import Field, ValidationError
+
+from recsys.config import StrictConfig, read_yaml
+from recsys.errors import ConfigError
+from recsys.generator.lm.config import ChatTeacherConfig
 
 
 class TagConfig(StrictConfig):
@@ -52,3 +56,23 @@ class IntentConfig(StrictConfig):
     tags: TagConfig = TagConfig()
     interests: InterestConfig = InterestConfig()
     table: TableConfig = TableConfig()
+
+
+class IntentBuildConfig(IntentConfig):
+    """How a table is made."""
+
+    chat: ChatTeacherConfig | None = None
+    """A chat model that reads the interests and writes the texts: a request each. None: rules."""
+
+    @classmethod
+    def load(cls, path: Path) -> IntentBuildConfig:
+        """The settings of a YAML file.
+
+        Raises:
+            ConfigError: the file cannot be read, or a value is unknown or impossible; all of them are named.
+        """
+        try:
+            return cls.model_validate(read_yaml(path))
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
+            raise ConfigError(f"{path}: {wrong}") from error

@@ -87,8 +87,9 @@ class ExplanationRubric:
 
     def _is_factual(self, text: str, claim: Claim) -> bool:
         cited = [claim.item, *_cited(text, claim)]
-        # The tag is true of the item, whatever else its words may name.
-        rest = _without(text, [subject.title for subject in cited] + [claim.tag.name])
+        # A tag that is true of the item is, whatever else its words may name.
+        own = [claim.tag.name] if fits(claim.tag, claim.item.parts) else []
+        rest = _without(text, [subject.title for subject in cited] + own)
         true = {attribute for subject in cited for attribute in subject.attributes}
         if any(attribute not in true for attribute in self._attributes.named(rest)):
             return False

@@ -8,12 +8,10 @@ of.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -55,7 +53,6 @@ _AMOUNTS = {
 }
 _LEAST_SHARE, _LEAST_LIFT = 0.5, 3.0
 _FILLING = frozenset(["a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "that", "the", "to", "with"])
-_WORD = re.compile(r"\w+")
 
 
 class Part(NamedTuple):
@@ -168,8 +165,8 @@ class TagVocabulary:
         count = len(self.fitting(tag))
         if count < self._config.min_items:
             return "invalid"
-        is_narrower = all(count < len(self.bearers[part]) for part in tag.parts)
-        if len(tag.parts) > 1 and not (is_narrower and _differ(tag.parts)):
+        says_as_much = any(_is_noun(part) and len(self.bearers[part]) == count for part in tag.parts)
+        if len(tag.parts) > 1 and (says_as_much or not _differ(tag.parts)):
             return "redundant"
         has_noun = any(_is_noun(part) for part in tag.parts)
         most = max(self._config.few_items, self._config.max_share * self.num_items)
@@ -242,10 +239,11 @@ class PartReader:
         self._attributes = attributes
         self._titles = column_texts(catalog, "title")
         self._descriptions = column_texts(catalog, "description")
-        topics = [name for name in ("tags", "keywords") if catalog.frame.schema.get(name) == pl.List(pl.String())]
-        self._topics = [
-            list(chain.from_iterable(row)) for row in catalog.frame.select(topics).fill_null([]).iter_rows()
-        ]
+        self._topics: list[list[str]] = [[] for _ in self._titles]
+        for column in ("tags", "keywords"):
+            if catalog.frame.schema.get(column) == pl.List(pl.String()):
+                for topics, names in zip(self._topics, catalog.frame[column].to_list(), strict=True):
+                    topics += filter(None, names or [])
         self._phrases = phrases
         self._known: dict[int, frozenset[Part]] = {}
 
