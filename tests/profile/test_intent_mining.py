@@ -49,7 +49,8 @@ def test_nothing_is_said_of_an_unknown_history(history: list[int]) -> None:
 @given(st.lists(st.integers(-1, 35), max_size=15))
 def test_every_interest_has_evidence_and_every_tag_is_good(history: list[int]) -> None:
     for interest in MINER.mine([history])[0]:
-        assert interest.evidence and interest.tags
+        assert interest.evidence
+        assert interest.tags
         assert {tag for tag in interest.tags if FILMS.vocabulary.fault(tag) is not None} == set()
         for each in interest.evidence:
             assert each.item_id == FILMS.catalog.item_ids[history[each.event]]

@@ -89,7 +89,7 @@ def build_table(
         explainer=explainer.name,
         metrics={
             **_mining_metrics(mined),
-            **({"said": dict(miner.counts)} if isinstance(miner, LanguageMiner) else {}),
+            **({"said": dict(+miner.counts)} if isinstance(miner, LanguageMiner) else {}),
             "tags": len(ranked),
             "tag_validity": tag_validity(vocabulary, ranked),
             "items_with_a_tag": _share_of_items(vocabulary, ranked),

@@ -89,7 +89,7 @@ class LanguageMiner:
         )
 
     def _described(self, item: int) -> str:
-        names = ", ".join(part.name for part in sorted(self._reader.of(item)))
+        names = ", ".join(part.name for part in sorted(self._reader.of(item) & self._vocabulary.bearers.keys()))
         return f"{self._attributes.titles[item] or self._attributes.item_ids[item]} ({names})"
 
     def _interests(self, answer: str, history: Sequence[int]) -> Iterator[Interest]:
@@ -124,8 +124,7 @@ class LanguageMiner:
             else:
                 tags.append(tag)
         kept = list(self._vocabulary.without_repeats(tags))
-        self.counts["kept"] += len(kept)
-        self.counts["repeated"] += len(tags) - len(kept)
+        self.counts.update({"kept": len(kept), "repeated": len(tags) - len(kept)})
         yield from kept
 
     def _evidence(self, said: object, history: Sequence[int], tags: Sequence[Tag]) -> list[Evidence]:

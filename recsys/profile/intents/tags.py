@@ -86,7 +86,7 @@ class TagVocabulary:
 
     Args:
         num_items: of the catalogue.
-        bearers: int64 ascending, the items of each part.
+        bearers: int64 ascending, the items of each part; no two parts have the same words.
         config: which tags are good ones.
     """
 
@@ -98,9 +98,7 @@ class TagVocabulary:
         for part, items in bearers.items():
             squares[items] += self.weight(part) ** 2
         self._item_norms = np.sqrt(squares)
-        self._of_words: dict[tuple[str, ...], list[Part]] = defaultdict(list)
-        for part in bearers:
-            self._of_words[tuple(words_of(part.name))].append(part)
+        self._of_words = {tuple(words_of(part.name)): part for part in bearers}
         self._longest = max(map(len, self._of_words), default=0)
         self._fitting = lru_cache(maxsize=50_000)(self._intersection)
 
@@ -138,7 +136,11 @@ class TagVocabulary:
             if config.min_items <= len(items) <= len(catalog) / 2
             and not (_is_vague(part) and _belongs_nowhere(part, bearers, len(catalog)))
         }
-        return cls(catalog.num_items, kept, config)
+        # What reads the same is the same: a topic "comedies" is no second Comedy.
+        first: dict[tuple[str, ...], Part] = {}
+        for part in sorted(kept, key=lambda part: (-_ORDER[part.kind], part.name)):
+            first.setdefault(tuple(words_of(part.name)), part)
+        return cls(catalog.num_items, {part: kept[part] for part in first.values()}, config)
 
     @property
     def phrases(self) -> frozenset[str]:
@@ -203,16 +205,16 @@ class TagVocabulary:
     def parse(self, text: str) -> Tag | None:
         """The tag that a text names; None if it has words that no part has, or more than two parts.
 
-        Of overlapping names the longest counts, then the first; an attribute before a phrase.
+        Of overlapping names the longest counts, then the first.
         """
         words = [word for word in words_of(text) if word not in _FILLING]
         found: list[Part] = []
         at = 0
         while at < len(words):
             for length in range(min(self._longest, len(words) - at), 0, -1):
-                parts = self._of_words.get(tuple(words[at : at + length]))
-                if parts:
-                    found.append(max(parts, key=lambda part: (_ORDER[part.kind], part.name)))
+                part = self._of_words.get(tuple(words[at : at + length]))
+                if part is not None:
+                    found.append(part)
                     at += length
                     break
             else:
