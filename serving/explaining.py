@@ -32,7 +32,7 @@ def intents_of(model: ServedModel, field: str, status: int = 422) -> UserIntents
     Raises:
         ProblemError: it has none.
     """
-    if model.runtime.intents is None:
+    if model.intents is None:
         raise ProblemError(
             status,
             f"model {model.version} has no intents; make them with `recsys intents build RUN` and load it again",
@@ -97,9 +97,10 @@ def _with_evidence(
 ) -> list[RecommendedItem]:
     if not len(past):
         return items
+    nearest = runtime.nearest(chosen, past, _EVIDENCE)
     return [
-        item.model_copy(update={"reason": _evident(runtime, item.reason, runtime.nearest(index, past, _EVIDENCE))})
-        for item, index in zip(items, chosen.tolist(), strict=True)
+        item.model_copy(update={"reason": _evident(runtime, item.reason, evidence)})
+        for item, evidence in zip(items, nearest, strict=True)
     ]
 
 

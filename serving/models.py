@@ -13,7 +13,6 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -56,21 +55,19 @@ class ServedModel:
         self.in_flight = 0
         self._is_retired = False
         chat = settings.explanations.chat
-        self._on_demand = None if chat is None else OnDemand.by_chat(chat)
-        self._metrics = metrics
-
-    @cached_property
-    def intents(self) -> UserIntents:
-        """Over its catalogue, where `runtime.intents` is; made when first asked for."""
-        table = self.runtime.intents
-        assert table is not None, "asked of a model that has intents"
-        return UserIntents(
-            self.runtime.catalog,
-            self.profiles.attributes,
-            table,
-            self._on_demand,
-            on_broken=self._metrics.explanation_broke,
+        on_demand = None if chat is None else OnDemand.by_chat(chat)
+        self.intents = (
+            None
+            if runtime.intents is None
+            else UserIntents(
+                runtime.catalog,
+                self.profiles.attributes,
+                runtime.intents,
+                on_demand,
+                on_broken=metrics.explanation_broke,
+            )
         )
+        """Interests and reasons over its catalogue; None where the bundle has no table of them."""
 
     @property
     def version(self) -> str:

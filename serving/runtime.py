@@ -394,11 +394,12 @@ class RecommenderRuntime:
         """The categories of an item (dense index)."""
         return self._categories[item]
 
-    def nearest(self, item: int, history: IntArray, count: int) -> IntArray:
-        """int64: at most `count` items of `history` that are most like `item` by their embeddings, best first."""
-        recent = history[-_EXPLAINED_HISTORY:]
-        similarities = self._directions[recent] @ self._directions[item]
-        return recent[np.argsort(-similarities, kind="stable")[:count]]
+    def nearest(self, items: IntArray, history: IntArray, count: int) -> IntArray:
+        """int64 [len(items), at most `count`]: of each item those of `history` that its embedding is most like, best
+        first."""
+        recent = np.array(list(dict.fromkeys(history[-_EXPLAINED_HISTORY:].tolist())), dtype=np.int64)
+        similarities = self._directions[items] @ self._directions[recent].T
+        return recent[np.argsort(-similarities, axis=1, kind="stable")[:, :count]]
 
     def title(self, item: int) -> str:
         """What to call an item: its title, or its id when it has none."""

@@ -51,6 +51,7 @@ def test_the_rules_name_the_tag_and_what_the_item_has_beside_it() -> None:
         ("1980s Sci-Fi, see www.example.org.", ["safe"]),
         ("1980s Sci-Fi, call +49 170 1234567.", ["safe"]),
         ("The best 1980s Sci-Fi, guaranteed.", ["safe"]),
+        ("1980s Sci-Fi, 100 % good.", ["safe"]),
         ("", list(PRINCIPLES)),
         (" ... ", list(PRINCIPLES)),
     ],

@@ -34,7 +34,7 @@ _QUOTED = re.compile(r"[\"“”«»]([^\"“”«»]*)[\"“”«»]")
 _CONTACT = re.compile(r"\w@\w|https?:|www\.|(?<!\w)@\w+|\d[\d\s().-]{6,}\d", re.IGNORECASE)
 _CLAIM = re.compile(
     r"\b(?:best|greatest|finest|perfect(?:ly)?|amazing|incredible|unbeatable|ultimate|must[- ]have|number one|"
-    r"guarantee[sd]?|proven|cures?|miracle|everyone|nobody|never|always|risk[- ]free|100 ?%)\b|#1\b|\bno\. ?1\b|!",
+    r"guarantee[sd]?|proven|cures?|miracle|everyone|nobody|never|always|risk[- ]free)\b|100 ?%|#1\b|\bno\. ?1\b|!",
     re.IGNORECASE,
 )
 _ERA = re.compile(r"\b\d{3}0s\b")
@@ -111,7 +111,7 @@ def _is_clear(text: str, claim: Claim) -> bool:
     return (
         len(text) <= MAX_LENGTH
         and num_sentences(rest) <= _MAX_SENTENCES
-        and repeated_share(rest, 3) == 0
+        and repeated_share(rest.replace("_", " "), 3) == 0
         and _CONTROL.search(text) is None
     )
 
