@@ -15,30 +15,16 @@ from serving.answers import Explain
 from serving.context import ServingContext
 from serving.intents import Explained, IntentReason, UserIntents
 from serving.models import ServedModel
-from serving.problems import ProblemError
 from serving.runtime import RecommenderRuntime
 from serving.schemas import Because, ReasonOut, RecommendedItem
 
+_HISTORY = 50
+"""The most recent items that reasons are found in: what further pages of a list remember too."""
 _EVIDENCE = 3
 _SHARE_OF_TIME = 0.9
 """Of what is left of a request's time that writing may take."""
 
 _log = structlog.get_logger(__name__)
-
-
-def intents_of(model: ServedModel, field: str, status: int = 422) -> UserIntents:
-    """The intents of a model.
-
-    Raises:
-        ProblemError: it has none.
-    """
-    if model.intents is None:
-        raise ProblemError(
-            status,
-            f"model {model.version} has no intents; make them with `recsys intents build RUN` and load it again",
-            field=field,
-        )
-    return model.intents
 
 
 async def explained(
@@ -49,7 +35,7 @@ async def explained(
     explain: Explain,
     deadline: float,
 ) -> list[RecommendedItem]:
-    """The items with reasons of the wanted kind.
+    """The items with reasons of the wanted kind; nobody is refused a list because its model has no intents.
 
     Args:
         context: what the routes share.
@@ -58,24 +44,24 @@ async def explained(
         history: item ids, oldest first.
         explain: the kind.
         deadline: by the clock of `time.monotonic`; what is not written by then is not waited for.
-
-    Raises:
-        ProblemError: intents are wanted of a model that has none.
     """
     if explain == "none":
         return [item.model_copy(update={"reason": None}) for item in items]
     catalog = model.runtime.catalog
     chosen, past = catalog.index_of([item.item_id for item in items]), catalog.index_of(history)
-    past = past[past >= 0]
+    past = past[past >= 0][-_HISTORY:]
+    with_evidence = _with_evidence(model.runtime, items, chosen, past)
     if explain == "evidence" or not len(past):
-        return _with_evidence(model.runtime, items, chosen, past)
-    intents = intents_of(model, "explain")
+        return with_evidence
+    intents = model.intents
+    if intents is None:
+        context.path_metrics.explained({"no_table": len(items)})
+        return with_evidence
     found = await anyio.to_thread.run_sync(intents.explain, chosen.tolist(), past.tolist())
     if found.missing:
         await _write(intents, found, deadline)
         found = await anyio.to_thread.run_sync(intents.explain, chosen.tolist(), past.tolist())
     context.path_metrics.explained(found.origins)
-    with_evidence = _with_evidence(model.runtime, items, chosen, past)
     return [
         item if reason is None else _with_intent(model.runtime, item, reason)
         for item, reason in zip(with_evidence, found.reasons, strict=True)

@@ -22,7 +22,7 @@ from serving.arms import Arm
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
 from serving.experiments import OVERRIDE_HEADER
-from serving.explaining import explained, intents_of
+from serving.explaining import explained
 from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
@@ -72,8 +72,6 @@ async def _respond(
     started = time.monotonic()
     if request.mode == "reason" and model.runtime.no_reasons is not None:
         raise ProblemError(422, f"{model.runtime.no_reasons}; or ask with mode direct", field="mode")
-    if request.explain == "intent":
-        intents_of(model, "explain")
     deadline = started + (_own_limit_s(context, model, request) if allowance_s is None else allowance_s)
     timings: dict[str, float] = {}
     known = await _read_user(context, model, request, deadline)

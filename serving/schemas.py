@@ -105,7 +105,7 @@ class RecommendRequest(_Request):
     explain: Explain = "evidence"
     """Reasons: `none` at all; by `evidence`, the items of the history that each item is most like; by `intent`, the tag
     of the user's interests that it fits, with a text from the model's table, else written while time is left. What fits
-    no tag, or has no text that may be shown, gets evidence. `intent` is refused of a model without such a table."""
+    no tag, or has no text that may be shown, gets evidence, and so does all that a model without such a table lists."""
 
     @model_validator(mode="after")
     def _one_of_user_and_history(self) -> RecommendRequest:

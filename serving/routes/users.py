@@ -11,7 +11,6 @@ from fastapi import Query as QueryParameter
 
 from feature_store import HistoryEntry
 from serving.context import Context
-from serving.explaining import intents_of
 from serving.problems import ProblemError, responses
 from serving.runtime import RecommenderRuntime
 from serving.schemas import (
@@ -49,7 +48,11 @@ async def get_interests(user_id: Annotated[str, Path(examples=["196"])], context
 
     404 also for a model whose bundle has no table of intents."""
     with context.model.use() as model:
-        intents = intents_of(model, "user_id", status=404)
+        intents = model.intents
+        if intents is None:
+            raise ProblemError(
+                404, f"model {model.version} has no table of intents; make one with `recsys intents build`, and load it"
+            )
         entries = await context.on_store(lambda: context.store.user_entries(user_id))
         if not entries:
             raise ProblemError(404, f"user {user_id!r} is unknown; post an event to create the user", field="user_id")

@@ -138,13 +138,18 @@ def test_a_model_without_a_table_says_how_to_make_one(
     runtime: RecommenderRuntime, bundle: Bundle, tmp_path: Path
 ) -> None:
     with serving(runtime, bundle, tmp_path) as client:
-        refused = client.post("/v1/recommend", json={"history": ["i0"], "explain": "intent"})
-        assert refused.status_code == 422
-        assert "recsys intents build RUN" in refused.json()["detail"]
-        assert refused.json()["fields"][0]["field"] == "explain"
-        assert client.post("/v1/recommend", json={"history": ["i0"]}).status_code == 200
         missing = client.get("/v1/users/u1/interests")
-        assert (missing.status_code, "recsys intents build RUN" in missing.json()["detail"]) == (404, True)
+        assert (missing.status_code, "recsys intents build" in missing.json()["detail"]) == (404, True)
+
+
+def test_a_model_without_a_table_explains_by_evidence(
+    runtime: RecommenderRuntime, bundle: Bundle, tmp_path: Path
+) -> None:
+    """A rollback to an older bundle must not cost those who want intents their lists."""
+    with serving(runtime, bundle, tmp_path) as client:
+        request = {"user_id": None, "history": ["i0", "i4"], "k": 5}
+        assert asked(client, **request, explain="intent") == asked(client, **request)
+        assert 'recsys_explanations_total{origin="no_table"} 5.0' in client.get("/metrics").text
 
 
 def test_an_unknown_user_has_no_interests(client: TestClient) -> None:

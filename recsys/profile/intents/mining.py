@@ -72,9 +72,10 @@ class RuleMiner:
 
     def mine(self, histories: Sequence[Sequence[int]]) -> list[list[Interest]]:
         """See `InterestMiner.mine`."""
-        return [list(self._interests(history)) for history in histories]
+        return [list(islice(self._interests(history), self._config.interests)) for history in histories]
 
     def _interests(self, history: Sequence[int]) -> Iterator[Interest]:
+        """All of them, strongest first."""
         known = self._vocabulary.bearers.keys()
         parts = [set(self._reader.of(item) & known) if item >= 0 else set() for item in history]
         weights = [self._fading ** (len(history) - 1 - position) for position in range(len(history))]
@@ -89,7 +90,6 @@ class RuleMiner:
             if part.kind == "category" or len(state.positions) >= self._config.min_count
         ]
         said: set[tuple[int, ...]] = set()
-        kept = 0
         for weight, part in sorted(telling, key=lambda each: (-each[0], each[1])):
             positions = met[part].positions
             # Makeup, Nails and Nail Polish of the same events are one interest: the one that tells most.
@@ -105,9 +105,6 @@ class RuleMiner:
                 tags=tuple(tags),
                 evidence=tuple(self._evidence(history, positions)),
             )
-            kept += 1
-            if kept == self._config.interests:
-                return
 
     def _tags(
         self, part: Part, positions: Sequence[int], parts: Sequence[set[Part]], weights: Sequence[float]

@@ -33,24 +33,9 @@ Fault = Literal["invalid", "unspecific", "redundant"]
 _ORDER = {kind: place for place, kind in enumerate(get_args(PartKind))}
 # How much there is of a thing says nothing about its kind.
 _AMOUNTS = {
-    *(
-        "bottle",
-        "box",
-        "count",
-        "each",
-        "fluid",
-        "gram",
-        "inch",
-        "jar",
-        "large",
-        "lot",
-        "mini",
-        "ounce",
-        "pack",
-        "pair",
-    ),
-    *("pcs", "piece", "pound", "set", "size", "small", "tube", "value"),
-}
+    "bottle", "box", "count", "each", "fluid", "gram", "inch", "jar", "large", "lot", "mini", "ounce", "pack", "pair",
+    "pcs", "piece", "pound", "set", "size", "small", "tube", "value",
+}  # fmt: skip
 _LEAST_SHARE, _LEAST_LIFT = 0.5, 3.0
 _FILLING = frozenset(["a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "that", "the", "to", "with"])
 
@@ -86,7 +71,7 @@ class TagVocabulary:
 
     Args:
         num_items: of the catalogue.
-        bearers: int64 ascending, the items of each part; no two parts have the same words.
+        bearers: int64 ascending, the items of each part; no two parts read the same, and all have words.
         config: which tags are good ones.
     """
 
@@ -98,7 +83,7 @@ class TagVocabulary:
         for part, items in bearers.items():
             squares[items] += self.weight(part) ** 2
         self._item_norms = np.sqrt(squares)
-        self._of_words = {tuple(words_of(part.name)): part for part in bearers}
+        self._of_words = {_key(part.name): part for part in bearers}
         self._longest = max(map(len, self._of_words), default=0)
         self._fitting = lru_cache(maxsize=50_000)(self._intersection)
 
@@ -139,7 +124,8 @@ class TagVocabulary:
         # What reads the same is the same: a topic "comedies" is no second Comedy.
         first: dict[tuple[str, ...], Part] = {}
         for part in sorted(kept, key=lambda part: (-_ORDER[part.kind], part.name)):
-            first.setdefault(tuple(words_of(part.name)), part)
+            first.setdefault(_key(part.name), part)
+        first.pop((), None)
         return cls(catalog.num_items, {part: kept[part] for part in first.values()}, config)
 
     @property
@@ -207,12 +193,12 @@ class TagVocabulary:
 
         Of overlapping names the longest counts, then the first.
         """
-        words = [word for word in words_of(text) if word not in _FILLING]
+        words = _key(text)
         found: list[Part] = []
         at = 0
         while at < len(words):
             for length in range(min(self._longest, len(words) - at), 0, -1):
-                part = self._of_words.get(tuple(words[at : at + length]))
+                part = self._of_words.get(words[at : at + length])
                 if part is not None:
                     found.append(part)
                     at += length
@@ -270,6 +256,11 @@ class PartReader:
 def fits(tag: Tag, parts: frozenset[Part]) -> bool:
     """Whether an item with these parts fits a tag."""
     return all(part in parts for part in tag.parts)
+
+
+def _key(text: str) -> tuple[str, ...]:
+    """What counts when names are compared: "Bath & Body" reads like "bath and body"."""
+    return tuple(word for word in words_of(text) if word not in _FILLING)
 
 
 def _is_noun(part: Part) -> bool:
