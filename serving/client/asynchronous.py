@@ -12,7 +12,17 @@ import httpx
 from serving.client import calls
 from serving.client.calls import AnswerT, Call
 from serving.client.errors import UnreachableError
-from serving.client.models import Event, EventsResult, Interests, Item, ItemPage, Model, Recommendations, User
+from serving.client.models import (
+    Event,
+    EventsResult,
+    Interests,
+    Item,
+    ItemPage,
+    Model,
+    Neighbours,
+    Recommendations,
+    User,
+)
 from serving.client.retry import Retry
 
 
@@ -69,6 +79,7 @@ class AsyncClient:
         exclude_seen: bool = True,
         mode: Literal["direct", "reason"] = "direct",
         explain: Literal["none", "evidence", "intent"] = "evidence",
+        model_version: str | None = None,
     ) -> Recommendations:
         """The items that a user, or somebody with this history, most likely wants next.
 
@@ -82,6 +93,7 @@ class AsyncClient:
             exclude_seen: leave out the items of the history.
             mode: `reason` writes reasons first, which takes seconds.
             explain: what is said of why: nothing, like items of the history, or tags of the user's interests.
+            model_version: a model in memory that shall answer instead of the active one.
 
         Raises:
             ApiError: the service refuses.
@@ -98,6 +110,7 @@ class AsyncClient:
                 exclude_seen=exclude_seen,
                 mode=mode,
                 explain=explain,
+                model_version=model_version,
             )
         )
 
@@ -136,6 +149,15 @@ class AsyncClient:
             UnreachableError: it does not answer.
         """
         return await self._answer(calls.get_item(item_id))
+
+    async def neighbours(self, item_id: str, *, limit: int = 20) -> Neighbours:
+        """The items whose semantic IDs begin like that of an item.
+
+        Raises:
+            ApiError: the catalogue does not have it (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.get_neighbours(item_id, limit))
 
     async def search_items(self, query: str = "", *, limit: int = 20, offset: int = 0) -> ItemPage:
         """Items that contain every word of the query, best match first.

@@ -11,7 +11,17 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from serving.client.errors import ApiError, ClientError
-from serving.client.models import Event, EventsResult, Interests, Item, ItemPage, Model, Recommendations, User
+from serving.client.models import (
+    Event,
+    EventsResult,
+    Interests,
+    Item,
+    ItemPage,
+    Model,
+    Neighbours,
+    Recommendations,
+    User,
+)
 from serving.client.retry import RETRIED_STATUSES, parse_retry_after
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -69,6 +79,7 @@ def recommend(
     exclude_seen: bool,
     mode: str,
     explain: str,
+    model_version: str | None,
 ) -> Call[Recommendations]:
     """`POST /v1/recommend`."""
     body = {
@@ -81,6 +92,7 @@ def recommend(
         "exclude_seen": exclude_seen,
         "mode": mode,
         "explain": explain,
+        "model_version": model_version,
     }
     body = {name: value for name, value in body.items() if value is not None}
     return Call(method="POST", path="/v1/recommend", body=body, answer=Recommendations)
@@ -105,6 +117,12 @@ def get_interests(user_id: str) -> Call[Interests]:
 def get_item(item_id: str) -> Call[Item]:
     """`GET /v1/items/{item_id}`."""
     return Call(method="GET", path=f"/v1/items/{_segment(item_id)}", answer=Item)
+
+
+def get_neighbours(item_id: str, limit: int) -> Call[Neighbours]:
+    """`GET /v1/neighbours/{item_id}`."""
+    path = f"/v1/neighbours/{_segment(item_id)}"
+    return Call(method="GET", path=path, parameters={"limit": limit}, answer=Neighbours)
 
 
 def search_items(query: str, limit: int, offset: int) -> Call[ItemPage]:
