@@ -15,10 +15,12 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+import anyio.to_thread
 import structlog
 
 from recsys.generator.lm.reason import ReasonConfig
 from serving.answers import Answer, FallbackReason, Query, Source
+from serving.asking import is_quick
 from serving.batching import Batcher, OutOfTimeError, OverloadedError, StalledError, Timed
 from serving.breaker import CircuitBreaker
 from serving.path_metrics import PathMetrics
@@ -118,17 +120,21 @@ class AnswerChain:
 
         Raises:
             NoReasonsError: the model gives no reasons.
-            UnknownCategoryError: no item has that category.
+            RuleError: a rule does not fit the catalogue.
             OverloadedError: the best source cannot answer in time because of those who came before.
         """
         clock = Clock()
         with clock.step("constraints"):
             stages = self._runtime.stages(query)
-            asked, unknown = self._runtime.ask(query, reason)
+            if is_quick(query, self._runtime.rules):
+                asked, unknown = self._runtime.ask(query, reason)
+            else:
+                asked, unknown = await anyio.to_thread.run_sync(self._runtime.ask, query, reason)
         found: Listed | None = None
         source: Source = "popularity"
-        failed = missing or self._runtime.cold(query, asked)
-        if len(asked.history):
+        cold = self._runtime.cold(query, asked)
+        failed = missing or cold
+        if cold is None:
             most_s = math.inf
             for place, stage in enumerate(stages):
                 if self._batchers[stage.name].alone_s() > most_s:

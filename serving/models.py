@@ -44,9 +44,13 @@ class ServedModel:
         runtime: the model.
         settings: sizes and times.
         metrics: of the request path.
+
+    Raises:
+        ConfigError: a named filter of the settings does not fit the catalogue.
     """
 
     def __init__(self, runtime: RecommenderRuntime, settings: ServingSettings, metrics: PathMetrics) -> None:
+        runtime.rules.check(settings.filters)
         self.runtime = runtime
         self.chain = AnswerChain(runtime, settings, metrics)
         self.profiles = UserProfiles(runtime.catalog)
@@ -149,7 +153,8 @@ class Models:
         """Read, verify and warm up the bundle `name`: a directory below the root, or a run's directory there.
 
         Raises:
-            ModelError: too many models are in memory, this one is already, or it is of other data.
+            ModelError: too many models are in memory, this one is already, it is of other data, or the service's
+                named filters do not fit it.
             ArtifactError: the bundle is missing, damaged or incompatible, or its model cannot answer.
         """
         async with self._loading:
@@ -165,7 +170,10 @@ class Models:
                 )
             if info.model_version in self._held:
                 raise ModelError(f"{name} is model {info.model_version}, which is in memory already; activate it")
-            model = await asyncio.to_thread(ServedModel, runtime, self._settings, self._metrics)
+            try:
+                model = await asyncio.to_thread(ServedModel, runtime, self._settings, self._metrics)
+            except ConfigError as error:
+                raise ModelError(f"{name} does not fit the settings of this service: {error}") from error
             try:
                 await asyncio.to_thread(model.chain.warm_up)
             except ArtifactError:

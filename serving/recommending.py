@@ -25,7 +25,8 @@ from serving.experiments import OVERRIDE_HEADER
 from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
-from serving.runtime import Clock, UnknownCategoryError
+from serving.requested_rules import query_rules, rule_problems
+from serving.runtime import Clock
 from serving.schemas import MAX_HISTORY, NextRequest, RecommendRequest, RecommendResponse
 from serving.shown import Shown, best, draw
 from serving.stages import Asked, Listed
@@ -79,21 +80,18 @@ async def _respond(
     length = request.depth or request.k
     exploration = context.settings.exploration
     epsilon = exploration.epsilon if arm.settings.epsilon is None else arm.settings.epsilon
-    query = Query(
-        history=known.history,
-        k=length if epsilon == 0 else max(length, exploration.candidates),
-        exclude=request.exclude,
-        categories=request.categories,
-        max_per_category=request.max_per_category,
-        exclude_seen=request.exclude_seen,
-        session=request.user_id,
-        mode=request.mode,
-        profile=known.profile,
-    )
-    try:
+    with rule_problems():
+        query = Query(
+            history=known.history,
+            k=length if epsilon == 0 else max(length, exploration.candidates),
+            exclude_seen=request.exclude_seen not in (False, "none"),
+            seen_window=request.seen_window,
+            session=request.user_id,
+            mode=request.mode,
+            profile=known.profile,
+            **query_rules(request, context.settings),
+        )
         answer = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
-    except UnknownCategoryError as error:
-        raise ProblemError(422, f"{error}; see /v1/categories", field="categories") from error
     context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
     if epsilon == 0:
         shown = best(answer, length)
@@ -125,6 +123,7 @@ async def _respond(
         degraded=answer.is_degraded,
         chains=list(answer.chains),
         unknown_items=answer.unknown_items,
+        dropped_pins=list(answer.dropped_pins),
         used_profile=answer.used_profile,
         variants=arm.variants,
         model_version=model.version,
@@ -161,6 +160,7 @@ def next_page(context: ServingContext, request: NextRequest) -> RecommendRespons
         degraded=frozen.fallback_reason not in NOT_DEGRADED,
         chains=[],
         unknown_items=[],
+        dropped_pins=[],
         used_profile=False,
         variants={},
         model_version=model.version,

@@ -19,9 +19,7 @@ from recsys.data import Catalog
 from recsys.data.sequences import IntArray
 from recsys.errors import ArtifactError
 from recsys.generator import GenerativeRecommender, Recommender
-from recsys.generator.constraints import Cap
 from recsys.generator.diversity import walk_one
-from recsys.generator.groups import Groups
 from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.profile import Profile, Statement
 from recsys.retrieval.index import ItemIndex
@@ -30,6 +28,10 @@ from recsys.retrieval.sources import Source as Candidates
 from recsys.retrieval.sources import TowerSource
 from recsys.retrieval.towers import ContentTower
 from serving.answers import Answer, FallbackReason, Pick, Query, Reason, Source
+from serving.arranging import arrange
+from serving.asking import asked_of
+from serving.catalog_rules import CatalogRules
+from serving.shown import best
 from serving.stages import (
     FAILED,
     Asked,
@@ -55,10 +57,6 @@ _log = structlog.get_logger(__name__)
 
 class NoReasonsError(ValueError):
     """The model that is served gives no reasons in words."""
-
-
-class UnknownCategoryError(ValueError):
-    """A category filter names no category of the catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,18 +130,8 @@ class RecommenderRuntime:
         self._by_popularity = np.argsort(-item_counts, kind="stable")
         smoothed = item_counts + 1.0
         self._popularity_scores = np.log(smoothed / smoothed.sum())
-        self._categories: list[list[str]] = catalog.frame["categories"].list.drop_nulls().to_list()
-        self._category_groups = Groups.from_labels(self._categories)
-        members = catalog.frame.with_row_index("index").select("index", "categories").explode("categories")
-        self._items_of_category: dict[str, IntArray] = {
-            category: group["index"].to_numpy().astype(np.int64)
-            for (category,), group in members.drop_nulls().group_by("categories")
-        }
-        self.categories = sorted(
-            ((category, len(items)) for category, items in self._items_of_category.items()),
-            key=lambda entry: (-entry[1], entry[0]),
-        )
-        """Categories with their number of items, largest first."""
+        self.rules = CatalogRules(catalog)
+        """What rules of requests need of the catalogue."""
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, onnx: Path | None = None) -> RecommenderRuntime:
@@ -254,28 +242,9 @@ class RecommenderRuntime:
         """`query` in the catalogue's numbers, and the ids of it that the catalogue does not have.
 
         Raises:
-            UnknownCategoryError: no item has that category.
+            RuleError: a rule of it does not fit the catalogue.
         """
-        history, excluded = self.catalog.index_of(query.history), self.catalog.index_of(query.exclude)
-        unknown = [*_unknown(query.history, history), *_unknown(query.exclude, excluded)]
-        history = history[history >= 0]
-        denied = excluded[excluded >= 0]
-        if query.exclude_seen:
-            denied = np.concatenate([denied, history])
-        most = query.max_per_category
-        asked = Asked(
-            k=query.k,
-            history=history,
-            denied=np.unique(denied),
-            allow=self._allowed(query.categories),
-            categories=tuple(sorted(set(query.categories))),
-            caps=[] if most is None else [Cap(groups=self._category_groups, most=most)],
-            max_per_category=most,
-            session=query.session,
-            profile=query.profile,
-            reason=reason or ReasonConfig(),
-        )
-        return asked, list(dict.fromkeys(unknown))
+        return asked_of(query, self.catalog, self.rules, reason)
 
     def recommend(
         self, history: Sequence[str], *, k: int, reason: ReasonConfig | None = None, **further: Any
@@ -294,7 +263,7 @@ class RecommenderRuntime:
 
         Raises:
             NoReasonsError: the model gives no reasons; see `no_reasons`.
-            UnknownCategoryError: no item has that category.
+            RuleError: a rule does not fit the catalogue.
         """
         query = Query(history=history, k=k, **further)
         stages = self.stages(query)
@@ -318,11 +287,11 @@ class RecommenderRuntime:
                         break
         if found is None:
             found = self.popular(asked)
-        return self.answer(asked, found, source, failed, unknown, clock)
+        return best(self.answer(asked, found, source, failed, unknown, clock), k).answer
 
     def cold(self, query: Query, asked: Asked) -> FallbackReason | None:
         """Why no model has anything to go by; None if one has."""
-        if len(asked.history):
+        if len(asked.history) or query.task in ("rank", "search"):
             return None
         return "unknown_items" if len(query.history) else "empty_history"
 
@@ -335,14 +304,20 @@ class RecommenderRuntime:
         unknown: Sequence[str],
         clock: Clock,
     ) -> Answer:
-        """What was found, with reasons."""
+        """What was found, boosted and diversified, with reasons."""
+        items, scores = found.items, found.scores
+        if asked.arrangement is not None:
+            with clock.step("arrange"):
+                items, scores = arrange(items, scores, asked.arrangement, asked.caps, self._directions)
         with clock.step("reasons"):
-            reasons = self._reasons(found.items, asked.history[-_EXPLAINED_HISTORY:])
+            reasons = self._reasons(asked, items)
         return Answer(
             picks=[
                 Pick(item=int(item), score=float(score), reason=reason)
-                for item, score, reason in zip(found.items, found.scores, reasons, strict=True)
+                for item, score, reason in zip(items, scores, reasons, strict=True)
             ],
+            pins=asked.pins,
+            dropped_pins=asked.dropped_pins,
             source=source,
             fallback_reason=fallback_reason,
             chains=found.chains,
@@ -358,17 +333,10 @@ class RecommenderRuntime:
         items = walk_one(self._by_popularity[permitted[self._by_popularity]], asked.caps, asked.k)
         return Listed(items=items, scores=self._popularity_scores[items].astype(np.float32))
 
-    def _allowed(self, categories: Sequence[str]) -> npt.NDArray[np.bool_] | None:
-        if not categories:
-            return None
-        allow = np.zeros(self.catalog.num_items, dtype=bool)
-        for category in categories:
-            if category not in self._items_of_category:
-                raise UnknownCategoryError(f"no item has the category {category!r}")
-            allow[self._items_of_category[category]] = True
-        return allow
-
-    def _reasons(self, items: IntArray, history: IntArray) -> list[Reason]:
+    def _reasons(self, asked: Asked, items: IntArray) -> list[Reason]:
+        history = asked.history[-_EXPLAINED_HISTORY:]
+        if asked.words:
+            return [Reason(text=f"Found for {asked.words}", because=None, similarity=None)] * len(items)
         if not len(history):
             return [
                 Reason(text=f"Popular: {self.item_counts[item]} interactions", because=None, similarity=None)
@@ -387,7 +355,7 @@ class RecommenderRuntime:
 
     def categories_of(self, item: int) -> list[str]:
         """The categories of an item (dense index)."""
-        return self._categories[item]
+        return self.rules.categories_of_items[item]
 
     def title(self, item: int) -> str:
         """What to call an item: its title, or its id when it has none."""
@@ -415,7 +383,3 @@ def _content_source(bundle: Bundle) -> Candidates:
     tower = ContentTower(bundle.embeddings.vectors)
     num_items = bundle.catalog.num_items
     return TowerSource(tower, np.arange(num_items), num_items, ItemIndex(tower.item_vectors))
-
-
-def _unknown(ids: Sequence[str], items: IntArray) -> list[str]:
-    return [item_id for item_id, item in zip(ids, items, strict=True) if item < 0]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from recsys.config import StrictConfig, read_yaml
 from recsys.errors import ConfigError
+from recsys.generator.filters import Filter, FilterError, Node, resolved
 from recsys.generator.lm.reason import ReasonConfig
 from serving.arms import ArmSettings
 from serving.experiments import ExperimentPlan
@@ -81,6 +82,12 @@ class ServingSettings(StrictConfig):
     """Which users get other settings, `serving.arms.ArmSettings`."""
     exploration: ExplorationSettings = ExplorationSettings()
     """Whether lists are drawn at random."""
+    filters: dict[str, Filter] = Field(default={}, max_length=100)
+    """Filters that requests use by name, `{"named": ...}`; see `recsys.generator.filters`."""
+    always: list[str] = Field(default=[])
+    """Names of filters that hold for every list, such as `in_stock`."""
+    rerank_candidates: int = Field(default=50, ge=2, le=MAX_K)
+    """A list with boosts or diversity is chosen from the best so many items, at the cost of a list of that length."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A longer request body is refused with 413, counted while it streams in."""
     max_clock_skew_s: float = Field(default=86_400, ge=0)
@@ -98,6 +105,23 @@ class ServingSettings(StrictConfig):
     """Requests that wait for the store at a time."""
     retry_after_s: int = Field(default=2, ge=1)
     """What a 503 tells the client to wait."""
+
+    @field_validator("filters")
+    @classmethod
+    def _filters_stand_for_themselves(cls, filters: dict[str, Node]) -> dict[str, Node]:
+        for name, node in filters.items():
+            try:
+                resolved(node, {})
+            except FilterError as error:
+                raise ValueError(f"{name}: a named filter may not use another one") from error
+        return filters
+
+    @model_validator(mode="after")
+    def _names_have_filters(self) -> ServingSettings:
+        for name in self.always:
+            if name not in self.filters:
+                raise ValueError(f"always: no filter is named {name!r}; there are: {', '.join(self.filters) or 'none'}")
+        return self
 
     @field_validator("experiments")
     @classmethod

@@ -251,7 +251,7 @@ def resolved(node: Node, named: Mapping[str, Node], place: Place = ()) -> Node:
                 raise FilterError(f"no filter is named {name!r}; there are: {known}", (*place, "named"))
             return named[name]
         case And(and_=parts):
-            return joined([resolved(part, named, (*place, "and", at)) for at, part in enumerate(parts)])
+            return And(**{"and": [resolved(part, named, (*place, "and", at)) for at, part in enumerate(parts)]})
         case Or(or_=parts):
             return Or(**{"or": [resolved(part, named, (*place, "or", at)) for at, part in enumerate(parts)]})
         case Not(not_=part):

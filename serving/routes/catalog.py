@@ -45,4 +45,4 @@ async def get_item(item_id: Annotated[str, Path(examples=["50"])], context: Cont
 @router.get("/categories", operation_id="list_categories")
 async def list_categories(context: Context) -> list[CategoryCount]:
     """The categories that a recommendation can be filtered by, largest first."""
-    return [CategoryCount(category=category, items=items) for category, items in context.runtime.categories]
+    return [CategoryCount(category=category, items=items) for category, items in context.runtime.rules.categories]

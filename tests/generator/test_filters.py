@@ -160,7 +160,7 @@ def test_names_stand_for_their_filters() -> None:
     cheap = _READER.validate_python({"range": {"column": "price", "max": 5}})
     asked = _READER.validate_python({"or": [{"and": [{"not": {"named": "cheap"}}]}, {"exists": {"column": "brand"}}]})
     plain = _READER.validate_python(
-        {"or": [{"not": {"range": {"column": "price", "max": 5}}}, {"exists": {"column": "brand"}}]}
+        {"or": [{"and": [{"not": {"range": {"column": "price", "max": 5}}}]}, {"exists": {"column": "brand"}}]}
     )
     assert resolved(asked, {"cheap": cheap}) == plain
     assert resolved(joined([cheap, asked]), {"cheap": cheap}) == joined([cheap, plain])

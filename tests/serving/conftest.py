@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -72,12 +73,13 @@ def make_runtime() -> RuntimeFactory:
         dense: Recommender | None = None,
         counter: Recommender | None = None,
         version: str = "abc123",
+        columns: Mapping[str, Sequence[str | None]] = MappingProxyType({}),
     ) -> RecommenderRuntime:
         return RecommenderRuntime(
             info=ModelInfo(
                 name="toy", model_version=version, created_at=datetime(2026, 1, 1, tzinfo=UTC), libraries={}
             ),
-            catalog=catalog,
+            catalog=Catalog(frame=catalog.frame.with_columns(pl.Series(name, each) for name, each in columns.items())),
             recommender=recommender,
             reader=reader,
             fused=fused,
