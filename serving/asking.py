@@ -64,6 +64,7 @@ def asked_of(
         allow_key=(tuple(sorted(set(query.categories))), None if query.filter is None else filter_key(query.filter)),
         caps=caps,
         caps_key=caps_key,
+        items=np.unique(ranked[ranked >= 0]),
         words=query.words,
         arrangement=arrangement,
         pins=tuple(
@@ -72,7 +73,7 @@ def asked_of(
             if stands
         ),
         dropped_pins=tuple(pin.item_id for pin, stands in zip(query.pins, can_stand, strict=True) if not stands),
-        session=query.session if query.task == "next" else None,
+        session=query.session,
         profile=query.profile,
         reason=reason or ReasonConfig(),
     )

@@ -74,7 +74,9 @@ class ServingContext:
             ServedModel(runtime, settings, self.path_metrics),
             settings,
             self.path_metrics,
-            load=lambda path: RecommenderRuntime.from_bundle(Bundle.load(path)),
+            load=lambda path: RecommenderRuntime.from_bundle(
+                Bundle.load(path), by_text_encoder=settings.search.by == "text_encoder"
+            ),
             root=bundles,
             on_activate=self._announce,
         )

@@ -24,7 +24,6 @@ from serving.chain import AnswerChain
 from serving.path_metrics import PathMetrics
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
-from serving.search import CatalogSearch
 from serving.settings import ServingSettings
 
 State = Literal["active", "previous", "loaded", "shadow"]
@@ -54,7 +53,7 @@ class ServedModel:
         self.runtime = runtime
         self.chain = AnswerChain(runtime, settings, metrics)
         self.profiles = UserProfiles(runtime.catalog)
-        self.search = CatalogSearch(runtime.catalog, runtime.item_counts)
+        self.search = runtime.words
         self.in_flight = 0
         self._is_retired = False
 

@@ -17,20 +17,21 @@ import structlog
 from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, RecsysError
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.generator.diversity import walk_one
 from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.profile import Profile, Statement
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
-from recsys.retrieval.sources import Source as Candidates
 from recsys.retrieval.sources import TowerSource
 from recsys.retrieval.towers import ContentTower
-from serving.answers import Answer, FallbackReason, Pick, Query, Reason, Source
+from serving.answers import Answer, FallbackReason, Pick, Query, Reason, Source, Task
 from serving.arranging import arrange
 from serving.asking import asked_of
 from serving.catalog_rules import CatalogRules
+from serving.lookups import RankStage, TextStage, TextVectors, WordsStage
+from serving.search import CatalogSearch
 from serving.shown import best
 from serving.stages import (
     FAILED,
@@ -81,6 +82,10 @@ class RecommenderRuntime:
         reasoner: writes reasons first in mode `reason`.
         dense: lists when these cannot, by one vector a user; faster, and worse.
         counter: lists when that cannot, by what followed the history's items in the log; faster and worse again.
+        content: lists items whose vectors are like those of the history, for similar items; made from `embeddings` when
+            None.
+        text_vectors: gives words a place among the items' vectors, for a search; without, words are looked for in
+            titles and categories.
         no_reasons: why there is no `reasoner`, in one line.
         embeddings: float32 [num_items, dim], for the reasons.
         codes: int64 [num_items, levels], the semantic IDs.
@@ -99,6 +104,8 @@ class RecommenderRuntime:
         reasoner: GenerativeRecommender | None = None,
         dense: Recommender | None = None,
         counter: Recommender | None = None,
+        content: TowerSource | None = None,
+        text_vectors: TextVectors | None = None,
         no_reasons: str | None = "this model gives no reasons in words",
         embeddings: npt.NDArray[np.float32],
         codes: IntArray,
@@ -132,23 +139,41 @@ class RecommenderRuntime:
         self._popularity_scores = np.log(smoothed / smoothed.sum())
         self.rules = CatalogRules(catalog)
         """What rules of requests need of the catalogue."""
+        self.words = CatalogSearch(catalog, item_counts)
+        """Finds items by their words."""
+        self._lookups: dict[Task, tuple[Stage, ...]] = {"similar": (), "rank": (), "search": ()}
+        if num_items:
+            source = content_source(embeddings) if content is None else content
+            similar = SourceRecommender(source, num_items)
+            self._lookups["similar"] = (RecommenderStage("similar", "dense", similar, num_items),)
+            self._lookups["search"] = (WordsStage(self.words, num_items),)
+            if text_vectors is not None:
+                by_text = TextStage(text_vectors, self._directions, source.index)
+                self._lookups["search"] = (by_text, *self._lookups["search"])
+        if isinstance(recommender, GenerativeRecommender):
+            self._lookups["rank"] = (RankStage(recommender),)
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, onnx: Path | None = None) -> RecommenderRuntime:
+    def from_bundle(
+        cls, bundle: Bundle, onnx: Path | None = None, *, by_text_encoder: bool = False
+    ) -> RecommenderRuntime:
         """The runtime of a loaded bundle.
 
         Args:
             bundle: the model with everything it needs.
+            by_text_encoder: load the bundle's text encoder, so that a search finds what words mean.
             onnx: what `recsys export` made of the same model: ONNX Runtime then decodes, in the fusion too. PyTorch
                 still writes reasons and reads profiles.
 
         Raises:
-            ArtifactError: the export is damaged, or was made of another model.
+            ArtifactError: the export is damaged, or was made of another model; or the text encoder cannot be loaded.
         """
         manifest, no_reasons = bundle.manifest, bundle.no_reasons
         recommender, fused = bundle.recommender, bundle.fused
         sources = {} if fused is None else fused.pool.sources
         num_items = bundle.catalog.num_items
+        found = sources.get("content")
+        content = found if isinstance(found, TowerSource) else content_source(bundle.embeddings.vectors)
         if onnx is not None:
             # Imported here: it is needed by few.
             from recsys.generator.onnx import onnx_recommender
@@ -168,8 +193,10 @@ class RecommenderRuntime:
             reader=bundle.recommender,
             fused=fused,
             reasoner=bundle.recommender if no_reasons is None else None,
-            dense=SourceRecommender(sources.get("sasrec") or _content_source(bundle), num_items),
+            dense=SourceRecommender(sources.get("sasrec", content), num_items),
             counter=SourceRecommender(sources["skip_gram"], num_items) if "skip_gram" in sources else None,
+            content=content,
+            text_vectors=_text_vectors(bundle) if by_text_encoder else None,
             no_reasons=no_reasons,
             embeddings=bundle.embeddings.vectors,
             codes=bundle.semantic_ids.codes,
@@ -186,7 +213,8 @@ class RecommenderRuntime:
     def all_stages(self) -> tuple[Stage, ...]:
         """Every way to a list that this model has, popularity aside."""
         further: tuple[Stage | None, ...] = (self._reasoning, self._profile)
-        return tuple(stage for stage in further if stage is not None) + self._direct
+        lookups = tuple(stage for stages in self._lookups.values() for stage in stages)
+        return tuple(stage for stage in further if stage is not None) + self._direct + lookups
 
     def stages(self, query: Query) -> tuple[Stage, ...]:
         """The ways to a list for `query`, best first; behind them stands `popular`, which always has one.
@@ -194,6 +222,8 @@ class RecommenderRuntime:
         Raises:
             NoReasonsError: the model gives no reasons; see `no_reasons`.
         """
+        if query.task != "next":
+            return self._lookups[query.task]
         if query.mode == "reason":
             if self._reasoning is None:
                 raise NoReasonsError(self.no_reasons)
@@ -217,6 +247,8 @@ class RecommenderRuntime:
             k=1,
             history=self._by_popularity[:1],
             denied=np.zeros(0, dtype=np.int64),
+            items=self._by_popularity[:1],
+            words="a",
             profile=Profile(statements=(Statement(text="Likes this.", source="edited"),)),
             reason=ReasonConfig(chains=1, max_tokens=1),
         )
@@ -378,8 +410,24 @@ class Clock:
             self.timings_ms[name] = round((time.perf_counter() - started) * 1000, 3)
 
 
-def _content_source(bundle: Bundle) -> Candidates:
-    """Items whose embeddings are like those of the history."""
-    tower = ContentTower(bundle.embeddings.vectors)
-    num_items = bundle.catalog.num_items
-    return TowerSource(tower, np.arange(num_items), num_items, ItemIndex(tower.item_vectors))
+def content_source(vectors: npt.NDArray[np.float32]) -> TowerSource:
+    """Items whose vectors (float32 [N, D]) are like those of the history."""
+    tower = ContentTower(vectors)
+    return TowerSource(tower, np.arange(len(vectors)), len(vectors), ItemIndex(tower.item_vectors))
+
+
+def _text_vectors(bundle: Bundle) -> TextVectors:
+    """Words as vectors of items that are nothing but words. Loads the text encoder.
+
+    Raises:
+        ArtifactError: it cannot be loaded, or is not the one of the items.
+    """
+
+    def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return bundle.embeddings.match(bundle.text_encoder.encode_few(texts))
+
+    try:
+        encode(["a"])
+    except RecsysError as error:
+        raise ArtifactError(f"bundle: the text encoder of {bundle.manifest.name} cannot be used: {error}") from error
+    return encode

@@ -24,6 +24,8 @@ MAX_PAGE = 100
 MAX_DEADLINE_MS = 600_000
 MAX_BATCH = 100
 MAX_CURSOR = 8000
+MAX_QUERY = 200
+MAX_RANKED = 500
 MAX_CAPS = 5
 MAX_PINS = 20
 MAX_BOOSTS = 20
@@ -34,7 +36,7 @@ MAX_SECONDS = 20_000_000_000
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Length of the page.")]
 Offset = Annotated[int, Field(ge=0, le=10_000_000, description="Entries to skip.")]
-Query = Annotated[str, Field(max_length=200)]
+Query = Annotated[str, Field(max_length=MAX_QUERY)]
 
 
 def _in_seconds(value: Any) -> Any:
@@ -197,6 +199,57 @@ class RecommendRequest(Rules):
     def _a_window_has_a_length(self) -> RecommendRequest:
         if (self.exclude_seen == "window") != (self.seen_window is not None):
             raise ValueError("seen_window belongs to exclude_seen window: give both or neither")
+        return self
+
+
+class SimilarRequest(Rules):
+    """An item, and what may stand in the list of those that are like it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"item_id": "50", "k": 5, "max_per": {"categories": 2}}]},
+    )
+
+    item_id: Id
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    """Length of the list."""
+
+    @model_validator(mode="after")
+    def _pins_are_in_the_list(self) -> SimilarRequest:
+        _check_places(self.pins, self.k)
+        return self
+
+
+class SearchRequest(Rules):
+    """Words, and what may stand in the list of the items that they describe."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "star wars", "k": 5}]})
+
+    query: Annotated[str, Field(min_length=1, max_length=MAX_QUERY, pattern=r"\S")]
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    """Length of the list."""
+
+    @model_validator(mode="after")
+    def _pins_are_in_the_list(self) -> SearchRequest:
+        _check_places(self.pins, self.k)
+        return self
+
+
+class RankRequest(_Request):
+    """Items to be ranked for a user of the store, or for an ad-hoc history."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "196", "items": ["50", "181", "172"]}]})
+
+    user_id: Id | None = None
+    """A user of the store. Give this or `history`."""
+    history: Annotated[list[Id], Field(max_length=MAX_HISTORY)] | None = None
+    """Item ids, oldest first; may be empty. Give this or `user_id`."""
+    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_RANKED)]
+    """Item ids in any order; one that repeats counts once."""
+
+    @model_validator(mode="after")
+    def _one_of_user_and_history(self) -> RankRequest:
+        if (self.user_id is None) == (self.history is None):
+            raise ValueError("give either user_id or history")
         return self
 
 

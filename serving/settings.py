@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -69,6 +70,14 @@ class OfflineSettings(StrictConfig):
     """Whether the lists that known users are shown are logged for it, with their probabilities."""
 
 
+class SearchSettings(StrictConfig):
+    """How `POST /v1/search` finds items."""
+
+    by: Literal["words", "text_encoder"] = "words"
+    """`words`: those whose title, categories or id have all the words. `text_encoder`: those that are meant, by the
+    bundle's text encoder, which is loaded at the start (hundreds of megabytes); words, where that fails."""
+
+
 class ServingSettings(StrictConfig):
     """How much work runs at a time, and how long things may take."""
 
@@ -86,6 +95,7 @@ class ServingSettings(StrictConfig):
     """Filters that requests use by name, `{"named": ...}`; see `recsys.generator.filters`."""
     always: list[str] = Field(default=[])
     """Names of filters that hold for every list, such as `in_stock`."""
+    search: SearchSettings = SearchSettings()
     rerank_candidates: int = Field(default=50, ge=2, le=MAX_K)
     """A list with boosts or diversity is chosen from the best so many items, at the cost of a list of that length."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)

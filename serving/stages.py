@@ -47,9 +47,9 @@ _ROW_FILTERS_UP_TO = 50_000
 and request for it."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Asked:
-    """A request in the catalogue's numbers."""
+    """A request in the catalogue's numbers. It is not spelled out in tracebacks: logs hold no histories."""
 
     k: int
     history: IntArray
@@ -63,6 +63,8 @@ class Asked:
     caps: Sequence[Cap] = ()
     caps_key: Hashable = ()
     """Names what `caps` are."""
+    items: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """int64 [M]: what is to be ranked, without repeats; `allow` allows no others then."""
     words: str = ""
     """What is searched for."""
     arrangement: Arrangement | None = None

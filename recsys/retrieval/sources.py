@@ -99,7 +99,7 @@ class TowerSource:
     def __init__(self, tower: Tower, fitted: IntArray, num_items: int, index: ItemIndex) -> None:
         self._tower = tower
         self._places = _Places(fitted, num_items)
-        self._index = index
+        self.index = index
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -110,7 +110,7 @@ class TowerSource:
         rows = np.flatnonzero(queries.any(axis=1))
         if len(rows):
             within = self._places.constraints(constraints.select(rows), len(rows))
-            items[rows] = self._places.names[self._index.search(queries[rows], n, within).items]
+            items[rows] = self._places.names[self.index.search(queries[rows], n, within).items]
         return _Projected(items, queries, self._tower.item_vectors, self._places.index)
 
 

@@ -20,6 +20,7 @@ from feature_store import OnlineStore
 from recsys.data import Catalog
 from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, Recommender, build_model
 from serving.app import create_app
+from serving.lookups import TextVectors
 from serving.runtime import ModelInfo, RecommenderRuntime
 
 NUM_ITEMS = 24
@@ -73,6 +74,7 @@ def make_runtime() -> RuntimeFactory:
         dense: Recommender | None = None,
         counter: Recommender | None = None,
         version: str = "abc123",
+        text_vectors: TextVectors | None = None,
         columns: Mapping[str, Sequence[str | None]] = MappingProxyType({}),
     ) -> RecommenderRuntime:
         return RecommenderRuntime(
@@ -86,6 +88,7 @@ def make_runtime() -> RuntimeFactory:
             reasoner=reasoner,
             dense=dense,
             counter=counter,
+            text_vectors=text_vectors,
             embeddings=embeddings,
             codes=codes,
             item_counts=NUM_ITEMS - index,
