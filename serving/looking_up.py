@@ -71,7 +71,7 @@ async def rank(
         items=request.items,
         k=len(request.items),
         exclude_seen=False,
-        session=request.user_id,
+        session=None if known.missing else request.user_id,
     )
     return await _respond(model, query, started, allowance_s, known.missing)
 
