@@ -42,6 +42,7 @@ from serving.stages import (
     RecommenderStage,
     Stage,
     StageName,
+    narrower,
     word_reader,
 )
 
@@ -120,13 +121,18 @@ class RecommenderRuntime:
         self.no_reasons = None if reasoner is not None else no_reasons
         """Why mode `reason` is refused, in one line; None where it is not."""
         num_items = catalog.num_items
-        direct = (
-            None if fused is None else RecommenderStage("fusion", "fusion", fused, num_items),
-            RecommenderStage("generator", "generator", recommender, num_items),
-            None if dense is None else RecommenderStage("dense", "dense", dense, num_items),
-            None if counter is None else RecommenderStage("counter", "counter", counter, num_items),
-        )
-        self._direct: tuple[Stage, ...] = tuple(stage for stage in direct if stage is not None)
+        best_stage = RecommenderStage("generator", "generator", recommender, num_items)
+        direct: list[RecommenderStage] = [best_stage]
+        if fused is not None:
+            best_stage = RecommenderStage("fusion", "fusion", fused, num_items)
+            direct.insert(0, best_stage)
+        if dense is not None:
+            direct.append(RecommenderStage("dense", "dense", dense, num_items))
+        if counter is not None:
+            direct.append(RecommenderStage("counter", "counter", counter, num_items))
+        self._direct: tuple[Stage, ...] = tuple(direct)
+        self.narrower: Mapping[StageName, tuple[Stage, ...]] = {best_stage.name: narrower(best_stage)}
+        """By stage, the same source with fewer beams, best first; none for a stage that is not here."""
         self._reasoning = None if reasoner is None else ReasoningStage(reasoner)
         # Only the generator reads words, and only where it is the best source there is.
         words = word_reader(recommender if reader is None else reader) if fused is None else None
@@ -213,8 +219,12 @@ class RecommenderRuntime:
     def all_stages(self) -> tuple[Stage, ...]:
         """Every way to a list that this model has, popularity aside."""
         further: tuple[Stage | None, ...] = (self._reasoning, self._profile)
-        lookups = tuple(stage for stages in self._lookups.values() for stage in stages)
-        return tuple(stage for stage in further if stage is not None) + self._direct + lookups
+        behind = (*self.narrower.values(), *self._lookups.values())
+        return (
+            *(stage for stage in further if stage is not None),
+            *self._direct,
+            *(stage for stages in behind for stage in stages),
+        )
 
     def stages(self, query: Query) -> tuple[Stage, ...]:
         """The ways to a list for `query`, best first; behind them stands `popular`, which always has one.

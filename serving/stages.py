@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ConfigError
-from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender
+from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender, SearchesBeams
 from recsys.generator.constraints import Cap
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
@@ -25,14 +25,31 @@ from serving.answers import FallbackReason, Pinned, Source
 from serving.arranging import Arrangement
 
 StageName = Literal[
-    "reasoning", "profile", "fusion", "generator", "dense", "counter", "similar", "rank", "search", "words"
+    "reasoning",
+    "profile",
+    "fusion",
+    "fusion_half",
+    "fusion_quarter",
+    "generator",
+    "generator_half",
+    "generator_quarter",
+    "dense",
+    "counter",
+    "similar",
+    "rank",
+    "search",
+    "words",
 ]
 
 FAILED: Mapping[StageName, FallbackReason | None] = {
     "reasoning": "reasoning_failed",
     "profile": None,
     "fusion": "fusion_failed",
+    "fusion_half": "fusion_failed",
+    "fusion_quarter": "fusion_failed",
     "generator": "generator_failed",
+    "generator_half": "generator_failed",
+    "generator_quarter": "generator_failed",
     "dense": "dense_failed",
     "counter": "counter_failed",
     "similar": "dense_failed",
@@ -147,6 +164,24 @@ class RecommenderStage:
             sessions=[one.session for one in asked] if any(one.session is not None for one in asked) else None,
         )
         return [listed_row(found, row, one.k) for row, one in enumerate(asked)]
+
+
+_NARROWER: Mapping[StageName, Sequence[tuple[StageName, int]]] = {
+    "fusion": (("fusion_half", 2), ("fusion_quarter", 4)),
+    "generator": (("generator_half", 2), ("generator_quarter", 4)),
+}
+
+
+def narrower(stage: RecommenderStage) -> tuple[RecommenderStage, ...]:
+    """The same source with half and a quarter of the beams, for when the time does not suffice for all of them."""
+    recommender = stage.recommender
+    if not isinstance(recommender, SearchesBeams):
+        return ()
+    return tuple(
+        replace(stage, name=name, recommender=recommender.with_beams(recommender.beams // part))
+        for name, part in _NARROWER[stage.name]
+        if recommender.beams >= part
+    )
 
 
 @dataclass(frozen=True, eq=False)
