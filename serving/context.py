@@ -66,7 +66,7 @@ class ServingContext:
         self.slates = slates
         self._offline = offline
         self.arms = Arms(settings.experiments)
-        self.arms.check(runtime.no_reasons)
+        self.arms.check(runtime.no_reasons, runtime.catalog.frame.columns)
         self.settings = settings
         self.metrics = Metrics(runtime.info)
         self.path_metrics = PathMetrics(self.metrics.registry)

@@ -130,8 +130,17 @@ class ServingSettings(StrictConfig):
     def _names_have_filters(self) -> ServingSettings:
         for name in self.always:
             if name not in self.filters:
-                raise ValueError(f"always: no filter is named {name!r}; there are: {', '.join(self.filters) or 'none'}")
+                raise ValueError(f"always: {self._no_filter(name)}")
+        for layer in self.experiments.layers:
+            for experiment, found in layer.experiments.items():
+                for variant, arm in found.variants.items():
+                    wanted = ArmSettings.model_validate(arm).filter
+                    if wanted is not None and wanted not in self.filters:
+                        raise ValueError(f"experiments: {experiment}/{variant}: {self._no_filter(wanted)}")
         return self
+
+    def _no_filter(self, name: str) -> str:
+        return f"no filter is named {name!r}; there are: {', '.join(self.filters) or 'none'}"
 
     @field_validator("experiments")
     @classmethod

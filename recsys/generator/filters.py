@@ -43,13 +43,14 @@ def _text_or_number(value: Any) -> str | float:
     Raises:
         ValueError: it is neither, a text that is too long, or no finite number.
     """
-    if isinstance(value, str) and len(value) <= MAX_TEXT:
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
-        try:
+    try:
+        if isinstance(value, str) and len(value) <= MAX_TEXT:
+            value.encode()
+            return value
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
             return float(value)
-        except OverflowError:  # an integer of hundreds of digits
-            pass
+    except (UnicodeEncodeError, OverflowError):  # half a letter; an integer of hundreds of digits
+        pass
     raise ValueError(f"must be a finite number, or a text of at most {MAX_TEXT} letters")
 
 

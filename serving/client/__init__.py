@@ -4,15 +4,18 @@ from serving.client.asynchronous import AsyncClient
 from serving.client.blocking import Client
 from serving.client.errors import ApiError, ClientError, UnreachableError
 from serving.client.models import (
+    Boost,
     Event,
     EventsResult,
     HistoryItem,
     Item,
     ItemPage,
     Model,
+    Pin,
     Recommendations,
     RecommendedItem,
     RejectedEvent,
+    Rules,
     User,
 )
 from serving.client.retry import Retry
@@ -20,6 +23,7 @@ from serving.client.retry import Retry
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "Boost",
     "Client",
     "ClientError",
     "Event",
@@ -28,10 +32,12 @@ __all__ = [
     "Item",
     "ItemPage",
     "Model",
+    "Pin",
     "Recommendations",
     "RecommendedItem",
     "RejectedEvent",
     "Retry",
+    "Rules",
     "UnreachableError",
     "User",
 ]

@@ -134,6 +134,7 @@ def test_what_does_not_fit_the_table_is_named_with_what_is_there(
         ({"range": {"column": "price", "min": float("nan")}}, "finite number"),
         ({"eq": {"column": "brand", "value": True}}, "finite number, or a text"),
         ({"eq": {"column": "brand", "value": 10**400}}, "finite number, or a text"),
+        ({"in": {"column": "brand", "values": ["\ud800"]}}, "finite number, or a text"),
         ({"like": {"column": "brand"}}, "one of the keys and, or, not, eq"),
         ("brand", "one of the keys and, or, not, eq"),
         ({"eq": {"column": "brand", "value": "a"}, "not": {"named": "b"}}, "Extra inputs"),
