@@ -15,6 +15,10 @@ Task = Literal["next", "similar", "rank", "search"]
 """What a list is of: what comes after the history; items like the last one of the history; given items, ranked as what
 comes after the history; what words describe."""
 
+SearchBy = Literal["words", "text_encoder", "generator"]
+"""How a search finds items: by the words of titles, categories and ids; by the vectors that the bundle's text encoder
+gives to texts; by what the language model generates after the text."""
+
 Source = Literal["reasoning", "fusion", "generator", "dense", "words", "counter", "popularity"]
 """Who made a list, best first: the generator with reasons first; the generator and further sources, ranked together;
 the generator; dense retrieval (SASRec, or item embeddings where the bundle has none, or is asked for similar items);

@@ -74,9 +74,7 @@ class ServingContext:
             ServedModel(runtime, settings, self.path_metrics),
             settings,
             self.path_metrics,
-            load=lambda path: RecommenderRuntime.from_bundle(
-                Bundle.load(path), by_text_encoder=settings.search.by == "text_encoder"
-            ),
+            load=lambda path: RecommenderRuntime.from_bundle(Bundle.load(path), search_by=settings.search.by),
             root=bundles,
             on_activate=self._announce,
         )

@@ -59,10 +59,8 @@ class TextStage:
 
     vectors: TextVectors
     """Of one thread at a time."""
-    item_vectors: FloatArray
-    """float32 [N, D], unit rows."""
     index: ItemIndex
-    """Over them."""
+    """Over the unit vectors of all items."""
     name: StageName = field(default="search", init=False)
     source: Source = field(default="dense", init=False)
     shares_calls: bool = field(default=True, init=False)
@@ -75,14 +73,38 @@ class TextStage:
     def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
         """See `Stage`."""
         one_thread()
-        tower = _Encoded(self.item_vectors, self.vectors([one.words for one in asked]))
-        num_items = len(self.item_vectors)
+        tower = _Encoded(self.index.vectors, self.vectors([one.words for one in asked]))
+        num_items = len(self.index.vectors)
         source = TowerSource(tower, np.arange(num_items), num_items, self.index)
         nobody = Sequences.from_lists([one.history for one in asked])
         found = SourceRecommender(source, num_items).recommend(
             nobody, max(one.k for one in asked), constraints=together(asked, num_items)
         )
         return [listed_row(found, row, one.k) for row, one in enumerate(asked)]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptStage:
+    """Items that a language model generates after the words: its own search, where it was taught to."""
+
+    reader: GenerativeRecommender
+    name: StageName = field(default="prompt", init=False)
+    source: Source = field(default="generator", init=False)
+    shares_calls: bool = field(default=False, init=False)
+    is_exclusive: bool = field(default=True, init=False)
+
+    def key(self, asked: Asked) -> Hashable:
+        """See `Stage`."""
+        return None
+
+    def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
+        """See `Stage`."""
+        one_thread()
+        return [self._one(one) for one in asked]
+
+    def _one(self, asked: Asked) -> Listed:
+        held = together([asked], len(self.reader.codes))
+        return listed_row(self.reader.search([asked.words], asked.k, constraints=held), 0, asked.k)
 
 
 @dataclass(frozen=True, eq=False)

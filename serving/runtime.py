@@ -26,11 +26,11 @@ from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
 from recsys.retrieval.towers import ContentTower
-from serving.answers import Answer, FallbackReason, Pick, Query, Reason, Source, Task
+from serving.answers import Answer, FallbackReason, Pick, Query, Reason, SearchBy, Source, Task
 from serving.arranging import arrange
 from serving.asking import asked_of
 from serving.catalog_rules import CatalogRules
-from serving.lookups import RankStage, TextStage, TextVectors, WordsStage
+from serving.lookups import PromptStage, RankStage, TextStage, WordsStage
 from serving.search import CatalogSearch
 from serving.shown import best
 from serving.stages import (
@@ -85,8 +85,7 @@ class RecommenderRuntime:
         counter: lists when that cannot, by what followed the history's items in the log; faster and worse again.
         content: lists items whose vectors are like those of the history, for similar items; made from `embeddings` when
             None.
-        text_vectors: gives words a place among the items' vectors, for a search; without, words are looked for in
-            titles and categories.
+        searches: ways to find items by a text, best first, before that of looking for its words.
         no_reasons: why there is no `reasoner`, in one line.
         embeddings: float32 [num_items, dim], for the reasons.
         codes: int64 [num_items, levels], the semantic IDs.
@@ -106,7 +105,7 @@ class RecommenderRuntime:
         dense: Recommender | None = None,
         counter: Recommender | None = None,
         content: TowerSource | None = None,
-        text_vectors: TextVectors | None = None,
+        searches: Sequence[Stage] = (),
         no_reasons: str | None = "this model gives no reasons in words",
         embeddings: npt.NDArray[np.float32],
         codes: IntArray,
@@ -152,27 +151,24 @@ class RecommenderRuntime:
             source = content_source(embeddings) if content is None else content
             similar = SourceRecommender(source, num_items)
             self._lookups["similar"] = (RecommenderStage("similar", "dense", similar, num_items),)
-            self._lookups["search"] = (WordsStage(self.words, num_items),)
-            if text_vectors is not None:
-                by_text = TextStage(text_vectors, self._directions, source.index)
-                self._lookups["search"] = (by_text, *self._lookups["search"])
+            self._lookups["search"] = (*searches, WordsStage(self.words, num_items))
         if isinstance(recommender, GenerativeRecommender):
             self._lookups["rank"] = (RankStage(recommender),)
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, onnx: Path | None = None, *, by_text_encoder: bool = False
+        cls, bundle: Bundle, onnx: Path | None = None, *, search_by: SearchBy = "words"
     ) -> RecommenderRuntime:
         """The runtime of a loaded bundle.
 
         Args:
             bundle: the model with everything it needs.
-            by_text_encoder: load the bundle's text encoder, so that a search finds what words mean.
+            search_by: how a search finds items; `text_encoder` loads that of the bundle.
             onnx: what `recsys export` made of the same model: ONNX Runtime then decodes, in the fusion too. PyTorch
                 still writes reasons and reads profiles.
 
         Raises:
-            ArtifactError: the export is damaged, or was made of another model; or the text encoder cannot be loaded.
+            ArtifactError: the export is damaged, or was made of another model; or the bundle cannot search in that way.
         """
         manifest, no_reasons = bundle.manifest, bundle.no_reasons
         recommender, fused = bundle.recommender, bundle.fused
@@ -202,7 +198,7 @@ class RecommenderRuntime:
             dense=SourceRecommender(sources.get("sasrec", content), num_items),
             counter=SourceRecommender(sources["skip_gram"], num_items) if "skip_gram" in sources else None,
             content=content,
-            text_vectors=_text_vectors(bundle) if by_text_encoder else None,
+            searches=_searches(bundle, content.index, search_by),
             no_reasons=no_reasons,
             embeddings=bundle.embeddings.vectors,
             codes=bundle.semantic_ids.codes,
@@ -426,18 +422,26 @@ def content_source(vectors: npt.NDArray[np.float32]) -> TowerSource:
     return TowerSource(tower, np.arange(len(vectors)), len(vectors), ItemIndex(tower.item_vectors))
 
 
-def _text_vectors(bundle: Bundle) -> TextVectors:
-    """Words as vectors of items that are nothing but words. Loads the text encoder.
+def _searches(bundle: Bundle, index: ItemIndex, search_by: SearchBy) -> Sequence[Stage]:
+    """Ways of a bundle to find items by a text.
 
     Raises:
-        ArtifactError: it cannot be loaded, or is not the one of the items.
+        ArtifactError: it has no such way.
     """
+    name = bundle.manifest.name
+    if search_by == "words":
+        return ()
+    if search_by == "generator":
+        reader = word_reader(bundle.recommender)
+        if reader is None:
+            raise ArtifactError(f"bundle: the model of {name} knows no words; set search.by to words or text_encoder")
+        return (PromptStage(reader),)
 
     def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
         return bundle.embeddings.match(bundle.text_encoder.encode_few(texts))
 
     try:
-        encode(["a"])
+        encode(["a"])  # loads it
     except RecsysError as error:
-        raise ArtifactError(f"bundle: the text encoder of {bundle.manifest.name} cannot be used: {error}") from error
-    return encode
+        raise ArtifactError(f"bundle: the text encoder of {name} cannot be used: {error}") from error
+    return (TextStage(encode, index),)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -12,6 +11,7 @@ from recsys.config import StrictConfig, read_yaml
 from recsys.errors import ConfigError
 from recsys.generator.filters import Filter, FilterError, Node, resolved
 from recsys.generator.lm.reason import ReasonConfig
+from serving.answers import SearchBy
 from serving.arms import ArmSettings
 from serving.experiments import ExperimentPlan
 from serving.guard.settings import GuardSettings
@@ -73,9 +73,10 @@ class OfflineSettings(StrictConfig):
 class SearchSettings(StrictConfig):
     """How `POST /v1/search` finds items."""
 
-    by: Literal["words", "text_encoder"] = "words"
+    by: SearchBy = "words"
     """`words`: those whose title, categories or id have all the words. `text_encoder`: those that are meant, by the
-    bundle's text encoder, which is loaded at the start (hundreds of megabytes); words, where that fails."""
+    bundle's text encoder, which is loaded at the start (hundreds of megabytes). `generator`: those that the bundle's
+    language model generates after the text. Where these fail, or have no time, words do."""
 
 
 class ServingSettings(StrictConfig):

@@ -38,6 +38,7 @@ StageName = Literal[
     "similar",
     "rank",
     "search",
+    "prompt",
     "words",
 ]
 
@@ -55,6 +56,7 @@ FAILED: Mapping[StageName, FallbackReason | None] = {
     "similar": "dense_failed",
     "rank": "generator_failed",
     "search": "dense_failed",
+    "prompt": "generator_failed",
     "words": "words_failed",
 }
 """What is said of a stage that failed. A list without the profile is of the same source."""

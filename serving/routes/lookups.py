@@ -25,7 +25,7 @@ async def rank_items(request: RankRequest, context: Context, deadline_ms: Deadli
     """The given items in the order in which they are likely to be wanted next.
 
     The score is the generator's exact log-probability of the item among all items of the catalogue: no search is made
-    that could miss one. Items that the catalogue does not have are in `unknown_items`, and in no list.
+    that could miss one, and no rule leaves one out. Those that the catalogue does not have are in `unknown_items`.
     """
     with context.model.use() as model:
         return await looking_up.rank(context, model, request, _seconds(deadline_ms))
@@ -35,8 +35,9 @@ async def rank_items(request: RankRequest, context: Context, deadline_ms: Deadli
 async def search(request: SearchRequest, context: Context, deadline_ms: DeadlineMs = None) -> RecommendResponse:
     """Items that a text describes.
 
-    `source` says how they were found: `dense` by what the text means, where the service has loaded the bundle's text
-    encoder (`search.by` of its settings), and `words` by titles, categories and ids that have all of its words.
+    `source` says how they were found: `words` by titles, categories and ids that have all of its words; where the
+    settings of the service say so (`search.by`), `dense` by what the text means to the bundle's text encoder, or
+    `generator` by what its language model generates after the text.
     """
     with context.model.use() as model:
         return await looking_up.search(context, model, request, _seconds(deadline_ms))

@@ -20,8 +20,8 @@ from feature_store import OnlineStore
 from recsys.data import Catalog
 from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, Recommender, build_model
 from serving.app import create_app
-from serving.lookups import TextVectors
 from serving.runtime import ModelInfo, RecommenderRuntime
+from serving.stages import Stage
 
 NUM_ITEMS = 24
 HISTORIES = {"ann": ["i0", "i1", "i2"], "bob": ["i5"], "ancient": ["gone"]}
@@ -74,7 +74,7 @@ def make_runtime() -> RuntimeFactory:
         dense: Recommender | None = None,
         counter: Recommender | None = None,
         version: str = "abc123",
-        text_vectors: TextVectors | None = None,
+        searches: Sequence[Stage] = (),
         columns: Mapping[str, Sequence[str | None]] = MappingProxyType({}),
     ) -> RecommenderRuntime:
         return RecommenderRuntime(
@@ -88,7 +88,7 @@ def make_runtime() -> RuntimeFactory:
             reasoner=reasoner,
             dense=dense,
             counter=counter,
-            text_vectors=text_vectors,
+            searches=searches,
             embeddings=embeddings,
             codes=codes,
             item_counts=NUM_ITEMS - index,

@@ -8,17 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from scored_catalogue import score_catalogue
 from structlog.testing import capture_logs
+from tiny_lm import save_tiny_lm
 from toy_bundle import write_toy_bundle
 
 from feature_store import OnlineStore
 from recsys.bundle import Bundle
 from recsys.encoder import TextEncoder
 from recsys.errors import ArtifactError, AssetError
-from recsys.generator import GenerativeRecommender
+from recsys.generator import Constraints, GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
+from recsys.retrieval.index import ItemIndex
 from serving.app import create_app
+from serving.lookups import PromptStage, TextStage
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 
@@ -42,9 +46,12 @@ def _scores(answer: dict[str, Any]) -> list[float]:
     return [item["score"] for item in answer["items"]]
 
 
+def _directions() -> np.ndarray:
+    return (VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)).astype(np.float32)
+
+
 def _cosines(item: int) -> np.ndarray:
-    directions = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
-    return directions @ directions[item]
+    return _directions() @ _directions()[item]
 
 
 # --- similar items ---------------------------------------------------------------------------------------------------
@@ -171,7 +178,7 @@ def encoder() -> _Encoder:
 
 @pytest.fixture
 def dense_client(make_runtime: Runtimes, store: OnlineStore, encoder: _Encoder) -> Iterator[TestClient]:
-    with TestClient(create_app(make_runtime(text_vectors=encoder), store)) as client:
+    with TestClient(create_app(make_runtime(searches=[TextStage(encoder, ItemIndex(_directions()))]), store)) as client:
         yield client
 
 
@@ -193,6 +200,24 @@ def test_an_encoder_that_fails_is_replaced_by_words(dense_client: TestClient, en
     assert (answer["source"], answer["fallback_reason"], answer["degraded"]) == ("words", "dense_failed", True)
 
 
+def test_a_language_model_generates_what_it_was_taught_to_find(
+    make_runtime: Runtimes, store: OnlineStore, tmp_path: Path
+) -> None:
+    config = GeneratorConfig(
+        model=ModelConfig.model_validate(
+            {"shape": "flat", "max_history": 4, "lm": {"name": str(save_tiny_lm(tmp_path / "lm"))}}
+        )
+    )
+    codes = np.stack([np.arange(NUM_ITEMS) // 4, np.arange(NUM_ITEMS) % 4], axis=1)
+    torch.manual_seed(0)
+    reader = GenerativeRecommender(config, codes, (6, 4), None, build_model(config, codes, (6, 4), None))
+    expected = reader.search(["red shoes"], 5, constraints=Constraints(allow=np.arange(NUM_ITEMS) < 6))
+    with TestClient(create_app(make_runtime(searches=[PromptStage(reader)]), store)) as client:
+        answer = _post(client, "search", query="red shoes", k=5, categories=["low"])
+    assert _ids(answer) == [f"i{item}" for item in expected.items[0]]
+    assert answer["source"] == "generator"
+
+
 def test_a_bundles_encoder_is_loaded_where_the_settings_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_toy_bundle(tmp_path)
     calls = []
@@ -205,13 +230,16 @@ def test_a_bundles_encoder_is_loaded_where_the_settings_say_so(tmp_path: Path, m
     names = [stage.name for stage in RecommenderRuntime.from_bundle(Bundle.load(tmp_path)).all_stages]
     assert (names[-3:], calls) == (["similar", "rank", "words"], [])
     assert ServingSettings().search.by == "words"
-    dense = RecommenderRuntime.from_bundle(Bundle.load(tmp_path), by_text_encoder=True)
+    dense = RecommenderRuntime.from_bundle(Bundle.load(tmp_path), search_by="text_encoder")
     assert [stage.name for stage in dense.all_stages][-4:] == ["similar", "rank", "search", "words"]
     assert calls == [["a"]]
+
+    with pytest.raises(ArtifactError, match=r"knows no words; set search\.by to words or text_encoder"):
+        RecommenderRuntime.from_bundle(Bundle.load(tmp_path), search_by="generator")
 
     def fail(_: TextEncoder, texts: list[str]) -> np.ndarray:
         raise AssetError("no such model")
 
     monkeypatch.setattr(TextEncoder, "_encode", fail)
     with pytest.raises(ArtifactError, match="the text encoder of toy cannot be used: no such model"):
-        RecommenderRuntime.from_bundle(Bundle.load(tmp_path), by_text_encoder=True)
+        RecommenderRuntime.from_bundle(Bundle.load(tmp_path), search_by="text_encoder")
