@@ -20,7 +20,7 @@ from recsys.data import Catalog
 from recsys.data.sequences import IntArray
 from recsys.errors import ConfigError
 from recsys.generator import Groups
-from recsys.generator.filters import FilterError, Node, Place, compiled
+from recsys.generator.filters import FilterError, FilterTable, Node, Place, compiled
 from recsys.generator.rules import mask
 
 BoolArray = npt.NDArray[np.bool_]
@@ -53,12 +53,13 @@ class CatalogRules:
 
     def __init__(self, catalog: Catalog) -> None:
         self._frame = catalog.frame
+        self._table = FilterTable(catalog.frame)
         self._mutex = threading.Lock()
         self._bitmaps: OrderedDict[str, BoolArray] = OrderedDict()
         self._most_bitmaps = max(_LEAST_CACHED, _CACHE_BYTES // max(1, catalog.num_items))
         self.categories_of_items: list[list[str]] = catalog.frame[CATEGORIES].list.drop_nulls().to_list()
         """By dense index."""
-        self._groups = {CATEGORIES: Groups.from_labels(self.categories_of_items)}
+        self._groups = {CATEGORIES: groups_of(catalog.frame, CATEGORIES)}
         members = catalog.frame.with_row_index("index").select("index", CATEGORIES).explode(CATEGORIES)
         self._items_of_category: dict[str, IntArray] = {
             category: group["index"].to_numpy().astype(np.int64)
@@ -101,7 +102,7 @@ class CatalogRules:
                 self._bitmaps.move_to_end(key)
                 return self._bitmaps[key]
         try:
-            found = mask(self._frame, [compiled(node, self._frame, place)])
+            found = mask(self._frame, [compiled(node, self._table, place)])
         except FilterError as error:
             raise RuleError(str(error), error.place) from error
         with self._mutex:
@@ -125,9 +126,7 @@ class CatalogRules:
                 return self._groups[column]
         if column not in self._frame.columns:
             raise RuleError(f"there is no column {column!r}; there are: {', '.join(self._frame.columns)}", place)
-        is_list = isinstance(self._frame.schema[column], pl.List)
-        lists = self._frame.select(pl.col(column) if is_list else pl.concat_list(column)).to_series()
-        groups = Groups.from_labels(lists.list.drop_nulls().fill_null([]).to_list())
+        groups = groups_of(self._frame, column)
         with self._mutex:
             return self._groups.setdefault(column, groups)
 
@@ -147,6 +146,21 @@ class CatalogRules:
                 self.permitted(node, ("filters", name))
             except RuleError as error:
                 raise ConfigError(f"{'.'.join(map(str, error.place))}: {error}") from error
+
+
+def groups_of(items: pl.DataFrame, column: str) -> Groups:
+    """The groups that the values of a column make; an entry that repeats in a list counts once."""
+    values = items.with_row_index("row").select("row", pl.col(column).alias("value"))
+    if isinstance(values.schema["value"], pl.List):
+        values = values.explode("value").unique(maintain_order=True)
+    values = values.drop_nulls()
+    counts = np.bincount(values["row"].to_numpy(), minlength=items.height)
+    ids = values["value"].rank("dense").to_numpy().astype(np.int64) - 1
+    return Groups(
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        ids=ids,
+        num_groups=int(ids.max(initial=-1)) + 1,
+    )
 
 
 def filter_key(node: Node) -> str:

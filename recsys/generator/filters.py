@@ -22,7 +22,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Tag,
 
 from recsys.config import StrictConfig
 from recsys.errors import DataError
-from recsys.generator.rules import in_any_category, price_between
+from recsys.generator.rules import between, in_any_category, number
 
 MAX_DEPTH = 8
 """Filters within filters."""
@@ -265,12 +265,35 @@ def joined(parts: Sequence[Node]) -> Node:
     return parts[0] if len(parts) == 1 else And(**{"and": list(parts)})
 
 
-def compiled(node: Node, items: pl.DataFrame, place: Place = ()) -> pl.Expr:
-    """`node` as an expression over `items`, true or false for each row; `rules.mask` evaluates it.
+class FilterTable:
+    """A table of items that filters are compiled for. Texts are read as numbers once a column, when first asked for.
+
+    Args:
+        items: one row an item.
+    """
+
+    def __init__(self, items: pl.DataFrame) -> None:
+        self.items = items
+        self._numbers: dict[str, pl.Series] = {}
+
+    def numbers(self, column: str) -> pl.Series:
+        """float64 [N]: what `rules.number` reads in a column of texts or numbers."""
+        if column not in self._numbers:
+            self._numbers[column] = self.items.select(number(column)).to_series()
+        return self._numbers[column]
+
+    def has_numbers(self, column: str) -> bool:
+        """Whether any item has a number there; so it is said of an empty table."""
+        found = self.numbers(column)
+        return len(found) == 0 or found.null_count() < len(found)
+
+
+def compiled(node: Node, table: FilterTable, place: Place = ()) -> pl.Expr:
+    """`node` as an expression over the table's items, true or false for each row; `rules.mask` evaluates it.
 
     Args:
         node: a filter without names.
-        items: one row an item.
+        table: of the items.
         place: of `node` in the whole.
 
     Raises:
@@ -278,24 +301,24 @@ def compiled(node: Node, items: pl.DataFrame, place: Place = ()) -> pl.Expr:
     """
     match node:
         case And(and_=parts):
-            return reduce(and_, (compiled(part, items, (*place, "and", at)) for at, part in enumerate(parts)))
+            return reduce(and_, (compiled(part, table, (*place, "and", at)) for at, part in enumerate(parts)))
         case Or(or_=parts):
-            return reduce(or_, (compiled(part, items, (*place, "or", at)) for at, part in enumerate(parts)))
+            return reduce(or_, (compiled(part, table, (*place, "or", at)) for at, part in enumerate(parts)))
         case Not(not_=part):
-            return ~compiled(part, items, (*place, "not"))
+            return ~compiled(part, table, (*place, "not"))
         case Eq(eq=asked):
-            column = _Column(items, asked, (*place, "eq"))
+            column = _Column(table, asked, (*place, "eq"))
             return column.is_any([asked.value], "value").fill_null(False)
         case In(in_=asked):
-            column = _Column(items, asked, (*place, "in"))
+            column = _Column(table, asked, (*place, "in"))
             return column.has_any(asked.values, "values").fill_null(False)
         case InRange(range=asked):
-            column = _Column(items, asked, (*place, "range"))
+            column = _Column(table, asked, (*place, "range"))
             return column.between(asked.min, asked.max).fill_null(False)
         case Exists(exists=asked):
-            return _Column(items, asked, (*place, "exists")).has_value()
+            return _Column(table, asked, (*place, "exists")).has_value()
         case Contains(contains=asked):
-            column = _Column(items, asked, (*place, "contains"))
+            column = _Column(table, asked, (*place, "contains"))
             return column.holds(asked.value).fill_null(False)
         case Named(named=name):
             raise FilterError(f"the filter {name!r} stands for another one; resolve it first", (*place, "named"))
@@ -308,10 +331,11 @@ class _Column:
         FilterError: from every method, if the condition does not fit the column.
     """
 
-    def __init__(self, items: pl.DataFrame, asked: _OnColumn, place: Place) -> None:
+    def __init__(self, table: FilterTable, asked: _OnColumn, place: Place) -> None:
         self._name = asked.column
         self._place = place
-        self._items = items
+        self._table = table
+        items = self._items = table.items
         dtype = items.schema.get(self._name)
         if dtype is None:
             raise self._error(f"there is no column {self._name!r}; there are: {', '.join(items.columns)}")
@@ -351,10 +375,9 @@ class _Column:
         """The number in the column lies in low..high."""
         if self._kind == "list":
             raise self._error(f"the column {self._name!r} holds lists, no numbers; {self._with_numbers()}")
-        has_number = price_between(column=self._name)
-        if self._items.height and not self._items.select(has_number.any()).item():
+        if not self._table.has_numbers(self._name):
             raise self._error(f"the column {self._name!r} holds no numbers; {self._with_numbers()}")
-        return price_between(low, high, column=self._name)
+        return between(pl.lit(self._table.numbers(self._name)), low, high)
 
     def has_value(self) -> pl.Expr:
         """There is a value."""
@@ -374,8 +397,7 @@ class _Column:
 
     def _with_numbers(self) -> str:
         flat = [name for name, dtype in self._items.schema.items() if dtype == pl.String() or dtype.is_numeric()]
-        found = self._items.select(price_between(column=name).any().alias(name) for name in flat)
-        names = [name for name in flat if found[name].item()]
+        names = [name for name in flat if self._table.has_numbers(name)]
         return f"columns with numbers: {', '.join(names) or 'none'}"
 
     def _error(self, message: str, key: str = "column") -> FilterError:

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from recsys.generator.filters import MAX_CONDITIONS, MAX_DEPTH, Filter, FilterError, Node, compiled, joined, resolved
+from recsys.generator.filters import (
+    MAX_CONDITIONS,
+    MAX_DEPTH,
+    Filter,
+    FilterError,
+    FilterTable,
+    Node,
+    compiled,
+    joined,
+    resolved,
+)
 from recsys.generator.rules import mask
 
 ITEMS = pl.DataFrame(
@@ -95,7 +105,7 @@ def _depth(found: Any) -> int:
 @given(_filters)
 def test_a_filter_permits_what_looking_at_each_item_permits(found: dict[str, Any]) -> None:
     node = _READER.validate_python(found)
-    permitted = mask(ITEMS, [compiled(node, ITEMS)]).tolist()
+    permitted = mask(ITEMS, [compiled(node, FilterTable(ITEMS))]).tolist()
     assert permitted == [_holds(found, row) for row in ITEMS.iter_rows(named=True)]
     assert _READER.validate_json(_READER.dump_json(node, by_alias=True)) == node
 
@@ -122,7 +132,7 @@ def test_what_does_not_fit_the_table_is_named_with_what_is_there(
     found: Any, place: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(FilterError, match=re.escape(message)) as caught:
-        compiled(_READER.validate_python(found), ITEMS)
+        compiled(_READER.validate_python(found), FilterTable(ITEMS))
     assert caught.value.place == place
 
 
