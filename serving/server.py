@@ -14,6 +14,7 @@ import typer
 import uvicorn
 
 from feature_store import OnlineStore, StoreError
+from feature_store.offline import OfflineStore
 from recsys.bundle import Bundle, read_manifest
 from recsys.errors import ConfigError
 from recsys.progress import console
@@ -102,6 +103,7 @@ def run_server(
                 bundles=_directory_of_bundles(path),
                 offline=offline,
                 slates=slates,
+                outcomes=OfflineStore(_offline_directory(path, settings)),
             )
             shown_host = f"[{host}]" if ":" in host else host
             url = f"http://{shown_host}:{listener.getsockname()[1]}"
@@ -172,7 +174,12 @@ def _offline(store: OnlineStore, path: Path, settings: ServingSettings, *, is_ow
     wanted = settings.offline.enabled
     if not (is_own if wanted is None else wanted):
         return None
-    return OfflineExport(store, settings.offline.directory or path.parent / "offline")
+    return OfflineExport(store, _offline_directory(path, settings))
+
+
+def _offline_directory(path: Path, settings: ServingSettings) -> Path:
+    """Where the offline store of the bundle at `path` is."""
+    return settings.offline.directory or path.parent / "offline"
 
 
 def _keys(address: str, keys: Path | None, is_open: bool) -> KeyRing | None:

@@ -12,7 +12,7 @@ import httpx
 from serving.client import calls
 from serving.client.calls import AnswerT, Call
 from serving.client.errors import UnreachableError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, Rules, User
+from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Neighbours, Recommendations, Rules, User
 from serving.client.retry import Retry
 
 
@@ -69,6 +69,7 @@ class Client:
         exclude_seen: bool | Literal["none", "window", "all"] = True,
         seen_window: int | None = None,
         mode: Literal["direct", "reason"] = "direct",
+        model_version: str | None = None,
         rules: Rules | None = None,
     ) -> Recommendations:
         """The items that a user, or somebody with this history, most likely wants next.
@@ -83,6 +84,7 @@ class Client:
             exclude_seen: leave out the items of the history; with `window`, those of its last `seen_window` entries.
             seen_window: entries of the history, with `exclude_seen="window"`.
             mode: `reason` writes reasons first, which takes seconds.
+            model_version: a model in memory that shall answer instead of the active one.
             rules: what else may stand in the list, and where; the arguments above win over its fields of their name.
 
         Raises:
@@ -100,6 +102,7 @@ class Client:
                 exclude_seen=exclude_seen,
                 seen_window=seen_window,
                 mode=mode,
+                model_version=model_version,
                 rules=rules,
             )
         )
@@ -164,6 +167,15 @@ class Client:
             UnreachableError: it does not answer.
         """
         return self._answer(calls.get_item(item_id))
+
+    def neighbours(self, item_id: str, *, limit: int = 20) -> Neighbours:
+        """The items whose semantic IDs begin like that of an item.
+
+        Raises:
+            ApiError: the catalogue does not have it (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return self._answer(calls.get_neighbours(item_id, limit))
 
     def search_items(self, query: str = "", *, limit: int = 20, offset: int = 0) -> ItemPage:
         """Items that contain every word of the query, best match first.

@@ -11,7 +11,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from serving.client.errors import ApiError, ClientError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, Rules, User
+from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Neighbours, Recommendations, Rules, User
 from serving.client.retry import RETRIED_STATUSES, parse_retry_after
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -69,6 +69,7 @@ def recommend(
     exclude_seen: bool | str,
     seen_window: int | None,
     mode: str,
+    model_version: str | None,
     rules: Rules | None,
 ) -> Call[Recommendations]:
     """`POST /v1/recommend`."""
@@ -82,6 +83,7 @@ def recommend(
         "exclude_seen": exclude_seen,
         "seen_window": seen_window,
         "mode": mode,
+        "model_version": model_version,
     }
     body = _body(rules) | {name: value for name, value in given.items() if value is not None}
     return Call(method="POST", path="/v1/recommend", body=body, answer=Recommendations)
@@ -127,6 +129,12 @@ def get_user(user_id: str, limit: int) -> Call[User]:
 def get_item(item_id: str) -> Call[Item]:
     """`GET /v1/items/{item_id}`."""
     return Call(method="GET", path=f"/v1/items/{_segment(item_id)}", answer=Item)
+
+
+def get_neighbours(item_id: str, limit: int) -> Call[Neighbours]:
+    """`GET /v1/neighbours/{item_id}`."""
+    path = f"/v1/neighbours/{_segment(item_id)}"
+    return Call(method="GET", path=path, parameters={"limit": limit}, answer=Neighbours)
 
 
 def search_items(query: str, limit: int, offset: int) -> Call[ItemPage]:
