@@ -142,7 +142,7 @@ class WordsStage:
         found, _ = self.search.find(asked.words, limit=self.num_items)
         order = np.array(found, dtype=np.int64)
         scores = np.zeros(self.num_items, dtype=np.float32)
-        scores[order] = -np.log(1 + np.arange(len(order)))
+        scores[order] = 0.0 - np.log(1 + np.arange(len(order)))  # 0 for the first, not -0
         if asked.allow is not None:
             order = order[asked.allow[order]]
         items = walk_one(order[~np.isin(order, asked.denied)], asked.caps, asked.k)
