@@ -97,8 +97,8 @@ def _evident(runtime: RecommenderRuntime, reason: ReasonOut | None, evidence: In
 
 
 def _with_intent(runtime: RecommenderRuntime, item: RecommendedItem, reason: IntentReason) -> RecommendedItem:
-    """The tag and its evidence; the text too, if one passed."""
-    if item.reason is None:
+    """The tag and its evidence; the text too, if one passed. An item that was pinned keeps its reason."""
+    if item.reason is None or item.reason.because is None:
         return item
     update: dict[str, object] = {
         "tags": [reason.tag.name],

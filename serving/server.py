@@ -76,7 +76,7 @@ def run_server(
         ring = _keys(address, keys, is_open)
         console.print(f"loading {path}", highlight=False)
         bundle = Bundle.load(path)
-        runtime = RecommenderRuntime.from_bundle(bundle, onnx)
+        runtime = RecommenderRuntime.from_bundle(bundle, onnx, search_by=settings.search.by)
         runtime.warm_up()
         namespace = namespace_of(path)
         idle_lifetime_s = None if forget_after_days is None else forget_after_days * 86_400

@@ -4,6 +4,7 @@ from serving.client.asynchronous import AsyncClient
 from serving.client.blocking import Client
 from serving.client.errors import ApiError, ClientError, UnreachableError
 from serving.client.models import (
+    Boost,
     Event,
     EventsResult,
     HistoryItem,
@@ -13,10 +14,12 @@ from serving.client.models import (
     Model,
     Neighbour,
     Neighbours,
+    Pin,
     Reason,
     Recommendations,
     RecommendedItem,
     RejectedEvent,
+    Rules,
     User,
 )
 from serving.client.retry import Retry
@@ -24,6 +27,7 @@ from serving.client.retry import Retry
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "Boost",
     "Client",
     "ClientError",
     "Event",
@@ -35,11 +39,13 @@ __all__ = [
     "Model",
     "Neighbour",
     "Neighbours",
+    "Pin",
     "Reason",
     "Recommendations",
     "RecommendedItem",
     "RejectedEvent",
     "Retry",
+    "Rules",
     "UnreachableError",
     "User",
 ]
