@@ -11,6 +11,10 @@ from recsys.profile.profile import Profile
 
 Mode = Literal["direct", "reason"]
 
+Explain = Literal["none", "evidence", "intent"]
+"""What is said of why an item is in a list: nothing; which items of the history are most like it; which tag of the
+user's interests it fits, if any."""
+
 Task = Literal["next", "similar", "rank", "search"]
 """What a list is of: what comes after the history; items like the last one of the history; given items, ranked as what
 comes after the history; what words describe."""

@@ -21,6 +21,7 @@ import structlog
 from recsys.errors import ArtifactError, ConfigError
 from serving.answers import Answer, Query
 from serving.chain import AnswerChain
+from serving.intents import OnDemand, UserIntents
 from serving.path_metrics import PathMetrics
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
@@ -56,6 +57,20 @@ class ServedModel:
         self.search = runtime.words
         self.in_flight = 0
         self._is_retired = False
+        chat = settings.explanations.chat
+        on_demand = None if chat is None else OnDemand.by_chat(chat)
+        self.intents = (
+            None
+            if runtime.intents is None
+            else UserIntents(
+                runtime.catalog,
+                self.profiles.attributes,
+                runtime.intents,
+                on_demand,
+                on_broken=metrics.explanation_broke,
+            )
+        )
+        """Interests and reasons over its catalogue; None where the bundle has no table of them."""
 
     @property
     def version(self) -> str:

@@ -75,7 +75,9 @@ class UserProfiles:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._profiler = TemplateProfiler(ItemAttributes(catalog), TemplateConfig(), Wording.load())
+        self.attributes = ItemAttributes(catalog)
+        """Of its items."""
+        self._profiler = TemplateProfiler(self.attributes, TemplateConfig(), Wording.load())
 
     def read(self, store: OnlineStore, user_id: str) -> UserProfile | None:
         """The profile after all entries of the history; None for a user without history or profile.

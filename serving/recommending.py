@@ -22,6 +22,7 @@ from serving.arms import Arm
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
 from serving.experiments import OVERRIDE_HEADER
+from serving.explaining import explained
 from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
@@ -116,6 +117,7 @@ async def _respond(
     if len(answer.picks) > request.k:
         cursor = _freeze(context, model, query, answer, recommendation_id, request.k)
     items = presentation.recommended(model.runtime, answer)[: request.k]
+    items = await explained(context, model, items, known.history, request.explain, deadline)
     if request.user_id is not None and known.missing is None:
         ids = [item.item_id for item in items]
         _log_shown(context, model, request.user_id, known, arm, shown, recommendation_id, ids)
@@ -168,7 +170,7 @@ def response_of(
     )
 
 
-def next_page(context: ServingContext, request: NextRequest) -> RecommendResponse:
+async def next_page(context: ServingContext, request: NextRequest) -> RecommendResponse:
     """The next items of a frozen list.
 
     Raises:
@@ -188,12 +190,16 @@ def next_page(context: ServingContext, request: NextRequest) -> RecommendRespons
     listed, rest = frozen.split(request.k)
     asked = Asked(k=request.k, history=frozen.history, denied=np.zeros(0, dtype=np.int64))
     answer = model.runtime.answer(asked, listed, frozen.source, frozen.fallback_reason, [], clock)
+    items = presentation.recommended(model.runtime, answer)
+    history = [model.runtime.catalog.item_ids[item] for item in frozen.history.tolist()]
+    deadline = started + model.chain.default_deadline_s
+    items = await explained(context, model, items, history, request.explain, deadline)
     return response_of(
         model,
         answer,
         {**clock.timings_ms, "total": milliseconds_since(started)},
         recommendation_id=frozen.recommendation_id,
-        items=presentation.recommended(model.runtime, answer),
+        items=items,
         next_cursor=None if rest is None else rest.text(),
     )
 

@@ -21,6 +21,7 @@ from recsys.errors import ArtifactError, RecsysError
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.generator.diversity import walk_one
 from recsys.generator.lm.reason import ReasonConfig
+from recsys.profile.intents.table import IntentTable
 from recsys.profile.profile import Profile, Statement
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
@@ -91,6 +92,7 @@ class RecommenderRuntime:
         codes: int64 [num_items, levels], the semantic IDs.
         item_counts: int64 [num_items], interactions an item, for the fallback.
         report: the evaluation, shown as it is.
+        intents: tags and explanations, if there are any.
     """
 
     def __init__(
@@ -111,8 +113,10 @@ class RecommenderRuntime:
         codes: IntArray,
         item_counts: IntArray,
         report: Mapping[str, Any],
+        intents: IntentTable | None = None,
     ) -> None:
         self.info = info
+        self.intents = intents
         self.catalog = catalog
         self.codes = codes
         self.item_counts = item_counts
@@ -204,6 +208,7 @@ class RecommenderRuntime:
             codes=bundle.semantic_ids.codes,
             item_counts=bundle.item_counts,
             report=bundle.report,
+            intents=bundle.intents,
         )
 
     @property
@@ -395,6 +400,13 @@ class RecommenderRuntime:
     def categories_of(self, item: int) -> list[str]:
         """The categories of an item (dense index)."""
         return self.rules.categories_of_items[item]
+
+    def nearest(self, items: IntArray, history: IntArray, count: int) -> IntArray:
+        """int64 [len(items), at most `count`]: of each item those of `history` that its embedding is most like, best
+        first."""
+        recent = np.array(list(dict.fromkeys(history[-_EXPLAINED_HISTORY:].tolist())), dtype=np.int64)
+        similarities = self._directions[items] @ self._directions[recent].T
+        return recent[np.argsort(-similarities, axis=1, kind="stable")[:, :count]]
 
     def title(self, item: int) -> str:
         """What to call an item: its title, or its id when it has none."""

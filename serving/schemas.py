@@ -12,7 +12,7 @@ from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
 from recsys.generator.filters import Filter
 from recsys.profile.profile import MAX_STATEMENT_LENGTH, MAX_STATEMENTS
 from recsys.profile.profile import Source as StatementSource
-from serving.answers import FallbackReason, Mode, Source
+from serving.answers import Explain, FallbackReason, Mode, Source
 from serving.problems import Problem
 
 MAX_K = 100
@@ -185,6 +185,11 @@ class RecommendRequest(Rules):
     """A model in memory (`loaded` of `/v1/model`) that shall answer instead of the active one. The request is then in
     no experiment, so that what is tried out does not count there."""
 
+    explain: Explain = "evidence"
+    """Reasons: `none` at all; by `evidence`, the items of the history that each item is most like; by `intent`, the tag
+    of the user's interests that it fits, with a text from the model's table, else written while time is left. What fits
+    no tag, or has no text that may be shown, gets evidence, and so does all that a model without such a table lists."""
+
     @model_validator(mode="after")
     def _one_of_user_and_history(self) -> RecommendRequest:
         if (self.user_id is None) == (self.history is None):
@@ -287,6 +292,10 @@ class ReasonOut(_Response):
     """The item of the history that is most like it."""
     similarity: float | None
     """Cosine of the two items' embeddings."""
+    tags: list[str] = []
+    """By `intent`: the kind of items that the user is into and that this is one of."""
+    evidence: list[Because] = []
+    """Items of the history that bear it out, best first."""
 
 
 class RecommendedItem(ItemSummary):
@@ -295,7 +304,8 @@ class RecommendedItem(ItemSummary):
     score: float | None
     """Log-probability with the item's boosts; comparable within a list. Null for an item that was pinned."""
     source: Source | Literal["pin"]
-    reason: ReasonOut
+    reason: ReasonOut | None
+    """Null where the request wants none."""
 
 
 class RecommendResponse(_Response):
@@ -333,6 +343,8 @@ class NextRequest(_Request):
     """`next_cursor` of the page before."""
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
     """Length of the page."""
+    explain: Explain = "evidence"
+    """Reasons, as in `/v1/recommend`."""
 
 
 class BatchRequest(_Request):
@@ -524,6 +536,34 @@ class ProfileOut(_Response):
     used_by_model: bool
     """Whether recommendations in mode `direct` are made with it: the user has edited it, and the model knows words.
     Else it is for display only."""
+
+
+class InterestTag(_Response):
+    """A kind of items that follows from an interest."""
+
+    name: str
+    items: int
+    """How many the catalogue has, or had when the model's table was made."""
+
+
+class InterestOut(_Response):
+    """One thing that a user is into."""
+
+    text: str
+    weight: float
+    """Comparable among the user's interests."""
+    tags: list[InterestTag]
+    """Best first."""
+    evidence: list[EvidenceOut]
+    """Events that bear it out, oldest first."""
+
+
+class InterestsOut(_Response):
+    """What a user is into, strongest first."""
+
+    user_id: str
+    interests: list[InterestOut]
+    model_version: str
 
 
 class UserPage(_Response):

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from recsys.config import StrictConfig, read_yaml
 from recsys.errors import ConfigError
 from recsys.generator.filters import Filter, FilterError, Node, resolved
+from recsys.generator.lm.config import ChatTeacherConfig
 from recsys.generator.lm.reason import ReasonConfig
 from serving.answers import SearchBy
 from serving.arms import ArmSettings
@@ -56,6 +57,13 @@ class ExplorationSettings(StrictConfig):
     own."""
     candidates: int = Field(default=50, ge=2, le=MAX_K)
     """The best so many items are drawn from, at the cost of a list of that length."""
+
+
+class ExplanationSettings(StrictConfig):
+    """Who writes the explanations that a bundle's table lacks."""
+
+    chat: ChatTeacherConfig | None = None
+    """A chat model; its answers are kept in the file `cache`. None: rules."""
 
 
 class OfflineSettings(StrictConfig):
@@ -110,6 +118,8 @@ class ServingSettings(StrictConfig):
     breaker: BreakerSettings = BreakerSettings()
     reason: ReasonConfig = ReasonConfig()
     """How many reasons are written for a request that asks for them, and how long they may be."""
+    explanations: ExplanationSettings = ExplanationSettings()
+    """Who writes what requests with `explain: intent` ask for."""
     cursor_s: float = Field(default=1800, gt=0)
     """How long a frozen list can be paged through."""
     store_threads: int = Field(default=16, ge=1)

@@ -12,7 +12,18 @@ import httpx
 from serving.client import calls
 from serving.client.calls import AnswerT, Call
 from serving.client.errors import UnreachableError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Neighbours, Recommendations, Rules, User
+from serving.client.models import (
+    Event,
+    EventsResult,
+    Interests,
+    Item,
+    ItemPage,
+    Model,
+    Neighbours,
+    Recommendations,
+    Rules,
+    User,
+)
 from serving.client.retry import Retry
 
 
@@ -69,6 +80,7 @@ class Client:
         exclude_seen: bool | Literal["none", "window", "all"] = True,
         seen_window: int | None = None,
         mode: Literal["direct", "reason"] = "direct",
+        explain: Literal["none", "evidence", "intent"] = "evidence",
         model_version: str | None = None,
         rules: Rules | None = None,
     ) -> Recommendations:
@@ -84,6 +96,7 @@ class Client:
             exclude_seen: leave out the items of the history; with `window`, those of its last `seen_window` entries.
             seen_window: entries of the history, with `exclude_seen="window"`.
             mode: `reason` writes reasons first, which takes seconds.
+            explain: what is said of why: nothing, like items of the history, or tags of the user's interests.
             model_version: a model in memory that shall answer instead of the active one.
             rules: what else may stand in the list, and where; the arguments above win over its fields of their name.
 
@@ -102,6 +115,7 @@ class Client:
                 exclude_seen=exclude_seen,
                 seen_window=seen_window,
                 mode=mode,
+                explain=explain,
                 model_version=model_version,
                 rules=rules,
             )
@@ -158,6 +172,15 @@ class Client:
             UnreachableError: it does not answer.
         """
         return self._answer(calls.get_user(user_id, limit))
+
+    def interests(self, user_id: str) -> Interests:
+        """What a user is into, strongest first.
+
+        Raises:
+            ApiError: the user is unknown or the model has no intents (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return self._answer(calls.get_interests(user_id))
 
     def item(self, item_id: str) -> Item:
         """One item.

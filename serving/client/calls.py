@@ -11,7 +11,18 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from serving.client.errors import ApiError, ClientError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Neighbours, Recommendations, Rules, User
+from serving.client.models import (
+    Event,
+    EventsResult,
+    Interests,
+    Item,
+    ItemPage,
+    Model,
+    Neighbours,
+    Recommendations,
+    Rules,
+    User,
+)
 from serving.client.retry import RETRIED_STATUSES, parse_retry_after
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -69,6 +80,7 @@ def recommend(
     exclude_seen: bool | str,
     seen_window: int | None,
     mode: str,
+    explain: str,
     model_version: str | None,
     rules: Rules | None,
 ) -> Call[Recommendations]:
@@ -83,6 +95,7 @@ def recommend(
         "exclude_seen": exclude_seen,
         "seen_window": seen_window,
         "mode": mode,
+        "explain": explain,
         "model_version": model_version,
     }
     body = _body(rules) | {name: value for name, value in given.items() if value is not None}
@@ -124,6 +137,11 @@ def send_events(events: Sequence[Event]) -> Call[EventsResult]:
 def get_user(user_id: str, limit: int) -> Call[User]:
     """`GET /v1/users/{user_id}`."""
     return Call(method="GET", path=f"/v1/users/{_segment(user_id)}", parameters={"limit": limit}, answer=User)
+
+
+def get_interests(user_id: str) -> Call[Interests]:
+    """`GET /v1/users/{user_id}/interests`."""
+    return Call(method="GET", path=f"/v1/users/{_segment(user_id)}/interests", answer=Interests)
 
 
 def get_item(item_id: str) -> Call[Item]:

@@ -46,6 +46,26 @@ class ItemPage(_Answer):
     total: int
 
 
+class Because(_Answer):
+    """An item of a history."""
+
+    item_id: str
+    title: str | None
+
+
+class Reason(_Answer):
+    """Why an item is in a list."""
+
+    text: str
+    because: Because | None
+    """The item of the history that is most like it."""
+    similarity: float | None
+    tags: tuple[str, ...] = ()
+    """By intent: the kind of items that the user is into and that this is one of."""
+    evidence: tuple[Because, ...] = ()
+    """Items of the history that bear it out, best first."""
+
+
 class RecommendedItem(Item):
     """An item of a list."""
 
@@ -53,6 +73,8 @@ class RecommendedItem(Item):
     """Log-probability, with the item's boosts; comparable within a list. None for an item that was pinned."""
     source: str
     """What listed it; `pin` for an item that was pinned."""
+    reason: Reason | None
+    """None where none was wanted."""
 
 
 class Recommendations(_Answer):
@@ -160,6 +182,43 @@ class User(_Answer):
 
     user_id: str
     history: tuple[HistoryItem, ...]
+
+
+class Evidence(_Answer):
+    """An event of a history."""
+
+    event: int
+    """Its position, from 0."""
+    item_id: str
+    title: str | None
+
+
+class InterestTag(_Answer):
+    """A kind of items."""
+
+    name: str
+    items: int
+    """How many there are."""
+
+
+class Interest(_Answer):
+    """One thing that a user is into."""
+
+    text: str
+    weight: float
+    """Comparable among the user's interests."""
+    tags: tuple[InterestTag, ...]
+    """Kinds of items that follow from it, best first."""
+    evidence: tuple[Evidence, ...]
+    """Events that bear it out, oldest first."""
+
+
+class Interests(_Answer):
+    """What a user is into, strongest first."""
+
+    user_id: str
+    interests: tuple[Interest, ...]
+    model_version: str
 
 
 class Model(_Answer):

@@ -31,6 +31,7 @@ ROLE_OF_OPERATION: Mapping[str, Role | None] = {
     "list_categories": "read",
     "search_users": "read",
     "get_user": "read",
+    "get_interests": "read",
     "get_profile": "read",
     "append_events": "write",
     "put_profile": "write",

@@ -97,7 +97,7 @@ async def recommend(
 async def recommend_next(request: NextRequest, context: Context) -> RecommendResponse:
     """The next items of a list that `depth` froze, in its order: pages never repeat an item, and together they are the
     list, whatever happens between them."""
-    return next_page(context, request)
+    return await next_page(context, request)
 
 
 @router.post("/recommend:batch", operation_id="recommend_batch", responses=responses(400, 413, 422, 503))

@@ -25,6 +25,7 @@ from serving.client import (
     ClientError,
     Event,
     EventsResult,
+    Interests,
     Item,
     ItemPage,
     Model,
@@ -115,6 +116,11 @@ def test_the_way_of_a_user_through_the_api(caller: Caller) -> None:
     assert len(found.items) == 3
     assert {item.item_id for item in found.items}.isdisjoint({"i1", "i2", "i4"})
     assert all("even" in item.categories for item in found.items)
+    assert found.items[0].reason is not None
+    assert found.items[0].reason.evidence[0] == found.items[0].reason.because
+    assert caller("recommend", user, explain="none").items[0].reason is None
+    with pytest.raises(ApiError, match="recsys intents build"):
+        caller("interests", user)
     assert [entry.item_id for entry in caller("user", user).history] == ["i1", "i2"]
     assert caller("recommend", history=[]).fallback_reason == "empty_history"
     assert caller("item", "i1").title == "The item 1"
@@ -293,6 +299,7 @@ def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
         (RejectedEvent, "RejectedEvent"),
         (User, "UserDetail"),
         (Model, "ModelResponse"),
+        (Interests, "InterestsOut"),
     ]:
         assert model.model_fields.keys() <= set(schemas[name]["required"]), name
     assert Event.model_fields.keys() == schemas["EventIn"]["properties"].keys()

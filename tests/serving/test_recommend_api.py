@@ -103,6 +103,8 @@ def test_without_a_usable_history_the_most_popular_items_are_the_answer(
         "text": "Popular: 24 interactions",
         "because": None,
         "similarity": None,
+        "tags": [],
+        "evidence": [],
     }
 
 
