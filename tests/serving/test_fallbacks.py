@@ -17,8 +17,8 @@ from toy_bundle import write_toy_bundle
 from feature_store import OnlineStore, StoreUnavailableError
 from recsys.bundle import Bundle
 from recsys.generator import Recommendations
-from serving.answers import Query
 from serving import chain
+from serving.answers import Query
 from serving.app import create_app
 from serving.runtime import RecommenderRuntime
 from serving.settings import BatchingSettings, BreakerSettings, DeadlineSettings, ServingSettings
