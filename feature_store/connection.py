@@ -18,7 +18,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import AskError, ClusterDownError, NoScriptError, RedisClusterException, TryAgainError
 
 from feature_store.address import Address, Deployment
-from feature_store.embedded import EmbeddedServer
+from feature_store.embedded import AttendedServer, EmbeddedServer
 from feature_store.errors import StoreUnavailableError
 
 _FSYNC_TIMEOUT_MS = 5000
@@ -111,10 +111,10 @@ class Connection:
 
     Args:
         address: where it is.
-        server: the managed server behind it, None for one that is managed elsewhere.
+        server: the server behind it that this program manages, in this process or another; None for others.
     """
 
-    def __init__(self, address: Address, server: EmbeddedServer | None = None) -> None:
+    def __init__(self, address: Address, server: EmbeddedServer | AttendedServer | None = None) -> None:
         self.address = address
         self.server = server
         self._client: Any = None

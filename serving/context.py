@@ -17,6 +17,7 @@ from recsys.bundle import Bundle
 from serving.admission import Admission
 from serving.arms import Arms
 from serving.breaker import CircuitBreaker
+from serving.fleet import Fleet, SingleProcess
 from serving.metrics import Metrics
 from serving.models import Models, ServedModel
 from serving.offline import OfflineExport
@@ -78,6 +79,8 @@ class ServingContext:
             root=bundles,
             on_activate=self._announce,
         )
+        self.fleet: Fleet = SingleProcess(self.models, self.metrics)
+        """Replaced where the service has further processes."""
         self.admission = Admission(
             lambda pending, deadline_s: self.models.active.chain.wait_s(pending, deadline_s),
             lambda: self.models.active.chain.default_deadline_s,

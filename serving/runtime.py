@@ -126,8 +126,8 @@ class RecommenderRuntime:
         # Only the generator reads words, and only where it is the best source there is.
         words = word_reader(recommender if reader is None else reader) if fused is None else None
         self._profile = None if words is None else ProfileStage(words)
-        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
+        # Not divided by their lengths here: they may be a map of a file, which all processes share.
+        self._vectors = embeddings
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
         self._by_popularity = np.argsort(-item_counts, kind="stable")
         smoothed = item_counts + 1.0
@@ -374,7 +374,7 @@ class RecommenderRuntime:
                 Reason(text=f"Popular: {self.item_counts[item]} interactions", because=None, similarity=None)
                 for item in items
             ]
-        similarities = self._directions[items] @ self._directions[history].T
+        similarities = _directions(self._vectors[items]) @ _directions(self._vectors[history]).T
         nearest = similarities.argmax(axis=1)
         return [
             Reason(
@@ -408,6 +408,13 @@ class Clock:
             yield
         finally:
             self.timings_ms[name] = round((time.perf_counter() - started) * 1000, 3)
+
+
+def _directions(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Of length 1; zeros stay zeros."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: npt.NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return found
 
 
 def _content_source(bundle: Bundle) -> Candidates:

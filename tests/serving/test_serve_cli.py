@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-import uvicorn
+from fastapi import FastAPI
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
@@ -17,7 +17,7 @@ from recsys.generator import GenerativeRecommender
 from serving.cli import app
 from serving.context import ServingContext
 from serving.lifecycle import Lifecycle
-from serving.server import _Server
+from serving.server import HttpServer
 from serving.settings import load_settings
 
 
@@ -58,11 +58,16 @@ def test_a_taken_port_is_found_before_anything_is_loaded(program: typer.Typer, t
     assert "choose another --port" in str(error)
 
 
-def test_a_damaged_bundle_is_one_error_and_no_store_is_started(program: typer.Typer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_damaged_bundle_is_one_error_and_no_store_is_started(
+    program: typer.Typer, tmp_path: Path, workers: str
+) -> None:
     write_toy_bundle(tmp_path / "bundle")
     (tmp_path / "bundle" / "catalog.parquet").write_bytes(b"damaged")
-    assert "catalog.parquet was changed" in str(_error(program, str(tmp_path), "--port", "0"))
-    assert not (tmp_path / "store").exists()
+    error = _error(program, str(tmp_path), "--port", "0", "--workers", workers)
+    assert isinstance(error, ArtifactError)
+    assert "catalog.parquet was changed" in str(error)
+    assert not (tmp_path / "store" / "appendonlydir").exists()
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no start"), KeyboardInterrupt()])
@@ -155,14 +160,13 @@ def test_settings_are_read_from_a_file_and_unknown_ones_are_named(tmp_path: Path
 
 
 def test_full_collections_pass_by_what_was_loaded_before_the_start() -> None:
-    async def answer(scope: object, receive: object, send: object) -> None:
-        raise AssertionError("nobody asks")
-
     async def start_and_end() -> None:
-        config = uvicorn.Config(answer, lifespan="off", log_config=None, port=0)
-        config.load()
-        server = _Server(config, "ready", Lifecycle(), drain_s=0)
-        server.lifespan = config.lifespan_class(config)
+        api = FastAPI()
+        api.state.lifecycle = Lifecycle()
+        server = HttpServer(api, lambda: None, drain_s=0)
+        server.config.port = 0
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
         await server.startup()
         await server.shutdown()
 
