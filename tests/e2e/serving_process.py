@@ -49,18 +49,19 @@ class Service:
         found = {}
         for child in psutil.Process(self.process.pid).children():
             try:
-                environment = Path(f"/proc/{child.pid}/comm").read_text().strip()
+                name = Path(f"/proc/{child.pid}/comm").read_text().strip()
             except OSError:
                 continue
-            if environment.startswith("recsys-"):
-                found[environment.removeprefix("recsys-")] = child
+            if name.startswith("recsys-"):
+                found[name.removeprefix("recsys-")] = child
         return found
 
 
 @contextmanager
-def serving(run: Path, *options: str) -> Iterator[Service]:
-    """`recsys serve RUN` on a free port; killed at the end if it still lives."""
-    command = [sys.executable, "-c", "from serving.cli import app; app()", "serve", str(run), "--port", "0", *options]
+def serving(run: Path, *options: str, port: int = 0) -> Iterator[Service]:
+    """`recsys serve RUN`, on a free port if none is given; killed at the end if it still lives."""
+    program = [sys.executable, "-c", "from serving.cli import app; app()"]
+    command = [*program, "serve", str(run), "--port", str(port), *options]
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     log = run / "log"
