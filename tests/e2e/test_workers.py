@@ -20,6 +20,8 @@ from toy_bundle import write_toy_bundle
 from feature_store import EmbeddedServer
 
 NUM_WORKERS = 2
+HIDDEN_SIZE = 1024
+"""Weights of tens of megabytes, large enough to be found in a process's memory."""
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Made once: it takes longer than a request."""
 
@@ -29,7 +31,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two workers over one of two runs. Tests leave it as they find it."""
     root = tmp_path_factory.mktemp("workers")
     for seed in range(2):
-        write_toy_bundle(root / f"run-{seed}" / "bundle", seed=seed)
+        write_toy_bundle(root / f"run-{seed}" / "bundle", seed=seed, hidden_size=HIDDEN_SIZE)
     run = root / "run-0"
     with serving(run, "--workers", str(NUM_WORKERS)) as service:
         yield service
@@ -100,6 +102,18 @@ def test_workers_share_a_port_a_store_and_their_metrics(service: Service) -> Non
         history = _anew(service, "GET", "/v1/users/both").json()["history"]
         assert len(history) == number + 1
         assert _anew(service, "POST", "/v1/events", json=event).json()["duplicates"] == 1
+
+
+def test_weights_are_in_memory_once(service: Service) -> None:
+    weights = service.log.parent / "bundle" / "generator" / "model.safetensors"
+    size = weights.stat().st_size
+    for worker in ("0", "1"):
+        maps = [found for found in service.children()[worker].memory_maps() if found.path == str(weights)]
+        resident, own = sum(found.rss for found in maps), sum(found.private_dirty for found in maps)
+        share = sum(found.pss for found in maps)
+        assert resident > 0.9 * size, "every weight was read at the start"
+        assert own == 0, "none was copied"
+        assert share < 0.6 * resident, "of each page a worker has half"
 
 
 def test_metrics_are_well_formed(service: Service) -> None:
@@ -201,6 +215,7 @@ def test_a_store_that_is_stopped_for_a_while_takes_lists_from_nobody_and_events_
     event = {"event_id": "1", "user_id": "patient", "item_id": "i1"}
     assert _anew(service, "POST", "/v1/events", json=event).json()["accepted"] == 1
     store = psutil.Process(service.store_process())
+    assert store.ppid() == service.process.pid, "one process owns the store"
     store.suspend()
     try:
         asked = {"user_id": "patient", "k": 3}
