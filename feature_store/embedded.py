@@ -97,7 +97,8 @@ class EmbeddedServer:
             StoreUnavailableError: one that this object started has ended by itself, with an error.
         """
         with self._mutex:
-            self._start_if_dead()
+            if not self._stopped.is_set():
+                self._start_if_dead()
 
     def is_running(self) -> bool:
         """Whether the server answers, whoever started it."""

@@ -28,14 +28,13 @@ from types import FrameType
 from typing import Literal, Protocol
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.exposition import generate_latest
 
 from feature_store import StoreError
 from recsys.errors import ConfigError
 from serving.fleet import ModelChange
 from serving.metrics import merge
 from serving.workers.channel import LINE_LIMIT, Channel, Message
+from serving.workers.counts import ProcessMetrics
 from serving.workers.desired import DesiredModels
 from serving.workers.member import error_of
 
@@ -48,6 +47,10 @@ _LOAD_S = 900.0
 """The same of loading a bundle, and of a start."""
 _END_S = 30.0
 """How long a process may take to end, beside the time to drain."""
+_PING_S = 5.0
+"""Between two signs of life that each process is asked for."""
+_SILENT_S = 60.0
+"""A process that has given none for so long hangs, and is replaced."""
 _STEADY_S = 30.0
 """A process that was up for so long did not fail at its start."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
@@ -94,6 +97,8 @@ class _Child:
     failures: int = 0
     """Starts in a row after which it died."""
     starts_at: float = 0.0
+    asked_at: float | None = None
+    """When it was asked for a sign of life, if it has given none since."""
     shown: str = ""
     """What it says that it serves."""
     error: tuple[str, str] | None = None
@@ -106,7 +111,7 @@ class _Round:
 
     asker: _Child
     number: int
-    """Of the question."""
+    """Of the question; -1: there was none."""
     until: float
     change: ModelChange | None
     """None of metrics."""
@@ -151,21 +156,15 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._is_serving = False
+        self._is_ending = False
+        self._pinged_at = 0.0
         self._models: DesiredModels | None = None
         self._changes: deque[tuple[_Child, int, ModelChange]] = deque()
         self._rounds: dict[int, _Round] = {}
         self._num_rounds = 0
         self._changing: int | None = None
         self._server_starts_at = 0.0
-        self._registry = CollectorRegistry()
-        alive = Gauge("recsys_workers", "Worker processes that answer.", registry=self._registry)
-        alive.set_function(lambda: sum(child.state == "up" for child in self._workers))
-        self._restarts = Counter(
-            "recsys_process_restarts",
-            "Processes that died and were replaced: numbered workers, and the one that writes the offline store.",
-            ("process",),
-            registry=self._registry,
-        )
+        self._metrics = ProcessMetrics(lambda: sum(child.state == "up" for child in self._workers))
 
     def run(self) -> None:
         """Keep the service going until SIGTERM or SIGINT, and end it.
@@ -199,6 +198,7 @@ class Supervisor:
 
     def _turn(self) -> None:
         self._listen()
+        self._ping()
         self._bury()
         self._end_rounds()
         self._attend_server()
@@ -240,6 +240,7 @@ class Supervisor:
         self._watch(child)
 
     def _take(self, child: _Child, message: Message) -> None:
+        child.asked_at = None
         match message["kind"]:
             case "loaded":
                 self._move(child, "loaded")
@@ -253,7 +254,10 @@ class Supervisor:
                 child.error = tuple(message["error"])
             case "ask" if message["what"] == "change":
                 change = ModelChange.model_validate(message["change"])
-                self._changes.append((child, message["number"], change))
+                if self._is_ending:
+                    self._answer(child, message["number"], "", ("ModelError", "the service is ending"))
+                else:
+                    self._changes.append((child, message["number"], change))
             case "ask":
                 self._begin(child, message["number"], None, self._up(self._children), _METRICS_S)
             case "result":
@@ -275,6 +279,19 @@ class Supervisor:
 
     # ---------------------------------------------------------------- lives and deaths
 
+    def _ping(self) -> None:
+        now = time.monotonic()
+        if now - self._pinged_at < _PING_S:
+            return
+        self._pinged_at = now
+        for child in self._up(self._children):
+            if child.asked_at is None:
+                child.asked_at = now
+                self._send(child, {"kind": "task", "number": 0, "what": "ping"})
+            elif now - child.asked_at > _SILENT_S:
+                _log.error("a process gives no sign of life, it is replaced", process=child.name)
+                self._kill(child)
+
     def _start_those_due(self) -> None:
         now = time.monotonic()
         for child in [*self._workers, *(self._helpers if self._is_serving else ())]:
@@ -284,7 +301,7 @@ class Supervisor:
     def _start(self, child: _Child) -> None:
         ours, its = socket.socketpair()
         inherited = [other.channel.connection for other in self._children if other.channel is not None]
-        child.error = None
+        child.error = child.asked_at = None
         # A signal between the fork and its own handlers would be noted in a list that nobody reads there.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:
@@ -329,12 +346,13 @@ class Supervisor:
             self._forget(child)
             was_steady = child.state == "up" and now - child.changed_at > _STEADY_S
             self._move(child, "down")
-            if not self._is_serving:
-                raise error_of(*(child.error or ("RecsysError", f"serve: a worker ended by itself, with {code}")))
+            if child.answers and self._on_ready is not None:
+                unknown = ("RecsysError", f"serve: a worker ended by itself, with {code}; the log may say why")
+                raise error_of(*(child.error or unknown))
             child.failures = 0 if was_steady else child.failures + 1
             pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (child.failures - 1)) if child.failures else 0.0
             child.starts_at = now + pause
-            self._restarts.labels(child.name).inc()
+            self._metrics.count_restart(child.name)
             _log.error(
                 "a process died, it is replaced",
                 process=child.name,
@@ -425,8 +443,8 @@ class Supervisor:
                 continue  # the dead are taken out, and then it ends
             del self._rounds[number]
             if found.change is None:
-                texts = [generate_latest(self._registry).decode(), *found.values.values()]
-                self._answer(found, merge(texts), None)
+                texts = [self._metrics.render(), *found.values.values()]
+                self._answer(found.asker, found.number, merge(texts), None)
             else:
                 self._end_change(found, found.change)
 
@@ -450,15 +468,16 @@ class Supervisor:
         else:
             error = ("ModelError", "every worker died meanwhile; look at the log, and try again")
         if found.number >= 0:
-            self._answer(found, next(iter(found.values.values()), ""), error)
+            self._answer(found.asker, found.number, next(iter(found.values.values()), ""), error)
 
-    def _answer(self, found: _Round, value: str, error: tuple[str, str] | None) -> None:
-        self._send(found.asker, {"kind": "answer", "number": found.number, "value": value, "error": error})
+    def _answer(self, asker: _Child, number: int, value: str, error: tuple[str, str] | None) -> None:
+        self._send(asker, {"kind": "answer", "number": number, "value": value, "error": error})
 
     # ---------------------------------------------------------------- the end
 
     def _end(self, number: int) -> None:
         """End the workers, then the helpers; a second signal cuts short what the first left time for."""
+        self._is_ending = True
         # From now on nobody is started: connections that no worker takes any more are refused, not kept waiting.
         self._listener.close()
         self._end_those(self._workers, number, self._drain_s + _END_S)

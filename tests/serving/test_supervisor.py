@@ -241,6 +241,17 @@ def test_a_worker_that_hangs_in_a_change_is_replaced_and_the_answer_comes_after_
     running.wait(lambda: running.active("1") == "new")
 
 
+def test_who_gives_no_sign_of_life_is_replaced(start: Start, tmp_path: Path) -> None:
+    running = start(_PING_S=0.05, _SILENT_S=0.6)
+    hanging = running.pid("1")
+    other = running.pid("0")
+    (tmp_path / "up-1").unlink()
+    os.kill(hanging, signal.SIGSTOP)
+    assert running.pid("1") != hanging
+    assert not psutil.pid_exists(hanging)
+    assert running.pid("0") == other
+
+
 def test_it_gives_up_when_no_worker_comes_up_any_more(start: Start, tmp_path: Path) -> None:
     running = start(_MOST_FAILURES=2)
     for name in ("0", "1"):
