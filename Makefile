@@ -6,6 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt
 ARGS ?=
+# Tests run in so many processes, a file in one; 0 is none but make's own. They are many small computations, which further
+# threads only slow down.
+WORKERS ?= logical
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 # Every installation brings faiss-cpu back, so what `install-gpu` swapped is swapped again.
 define SWAP_FAISS
 	@if [ -e $(VENV)/.gpu ]; then \
@@ -31,10 +35,10 @@ demo: $(VENV)/.runtime  ## The whole pipeline on MovieLens-100K, then the served
 	$(BIN)/recsys demo $(ARGS)
 
 test: $(VENV)/.dev  ## All tests but the slow ones.
-	$(BIN)/python -m pytest -m 'not slow and not gpu' $(ARGS)
+	$(PYTEST) -m 'not slow and not gpu' $(ARGS)
 
 test-slow: $(VENV)/.dev  ## The slow tests: real weights, real browser.
-	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+	$(PYTEST) -m 'slow and not gpu' $(ARGS)
 
 lint: $(VENV)/.dev  ## Style, types and the direction of imports.
 	$(BIN)/ruff check .

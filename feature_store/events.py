@@ -46,13 +46,18 @@ class Event:
     """What happened, such as `view` or `purchase`: letters, digits, `_`, `.` and `-`."""
     timestamp: float
     """Seconds since 1970 UTC: when it happened, which is not when it arrives."""
+    recommendation_id: str | None = None
+    """Of the list (`ServedSlate.request_id`) that led to it; None: none did, or nobody says."""
 
     def __post_init__(self) -> None:
         for field, value in (
             ("event_id", self.event_id),
             ("user_id", self.user_id),
             ("item_id", self.item_id),
+            ("recommendation_id", self.recommendation_id),
         ):
+            if value is None:
+                continue
             if not 0 < len(value) <= MAX_ID_LENGTH:
                 raise InvalidEventError(f"{field} must have 1 to {MAX_ID_LENGTH} characters, got {len(value)}")
             try:
@@ -68,7 +73,8 @@ class Event:
 
     @property
     def fingerprint(self) -> str:
-        """Tells a retry from another event under the same id; leaves out the time, often that of arrival."""
+        """Tells a retry from another event under the same id; leaves out the time, often that of arrival, and the
+        list that led to it."""
         content = "\0".join((self.item_id, self.event_type))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 

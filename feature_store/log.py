@@ -160,6 +160,7 @@ def _entry(shard: int, place: str, fields: Mapping[str, str]) -> LogEntry:
             item_id=fields["item_id"],
             event_type=fields["event_type"],
             timestamp=float(fields["timestamp"]),
+            recommendation_id=fields.get("recommendation_id"),
         )
     except (KeyError, InvalidEventError) as error:
         raise StoreConfigError(

@@ -62,6 +62,48 @@ class OfflineStore:
         """
         return self._collect(lambda frame: frame, table="slates").sort(ARRIVAL)
 
+    def exposures(self) -> pl.DataFrame:
+        """Lists that users were shown within experiments, with what came of them; those that testers forced left out.
+
+        Returns:
+            Columns experiment, variant, user_id, request_id and outcomes: the types of the events, each once, by
+            which the user took an item of the list and which name it (`Event.recommendation_id`). A list that is in
+            several experiments has a row for each.
+        """
+        place = ("user_id", *ARRIVAL)
+        item_ids = pl.col("slots").list.eval(pl.element().struct.field("item_id"))
+        lists = self._collect(
+            lambda frame: frame.filter(pl.col("exposures").list.len() > 0).select(
+                *place, "request_id", "exposures", items=item_ids
+            ),
+            table="slates",
+        ).sort(ARRIVAL)
+        named = self._collect(
+            lambda frame: frame.filter(pl.col("recommendation_id").is_not_null()).select(
+                *place, "item_id", "event_type", request_id="recommendation_id"
+            )
+        )
+        key = ["request_id", "user_id"]
+        taken = (
+            named.join(lists.select(*key, "items"), on=key)
+            .filter(pl.col("item_id").is_in(pl.col("items")))
+            .group_by(key)
+            .agg(outcomes=pl.col("event_type").unique().sort())
+        )
+        return (
+            lists.explode("exposures")
+            .unnest("exposures")
+            .filter(~pl.col("forced"))
+            .join(taken, on=key, how="left", maintain_order="left")
+            .select(
+                "experiment",
+                "variant",
+                "user_id",
+                "request_id",
+                pl.col("outcomes").fill_null(pl.lit([], dtype=pl.List(pl.String))),
+            )
+        )
+
     def history(
         self, user_id: str, as_of: datetime, *, as_ingested: bool = True, limit: int | None = None
     ) -> pl.DataFrame:
@@ -160,11 +202,11 @@ class OfflineStore:
 
 
 def scan(paths: Iterable[Path], table: Table = "events") -> pl.LazyFrame:
-    """The rows of some files of one table; also of none."""
+    """The rows of some files of one table; also of none. Columns that came after a file was written are null in it."""
     paths = list(paths)
     if not paths:
         return pl.LazyFrame(schema=SCHEMAS[table])
-    return pl.scan_parquet(paths, schema=SCHEMAS[table], glob=False, hive_partitioning=False)
+    return pl.scan_parquet(paths, schema=SCHEMAS[table], glob=False, hive_partitioning=False, missing_columns="insert")
 
 
 def without_erased(events: pl.DataFrame, tombstones: Iterable[Tombstone]) -> pl.DataFrame:

@@ -220,6 +220,7 @@ class OnlineStore:
                 event.event_id,
                 event.event_type,
                 event.item_id,
+                event.recommendation_id or "",
             ]
         return _APPEND(keys, *arguments)
 
@@ -272,6 +273,7 @@ class OnlineStore:
                 item_id=fields["item_id"],
                 event_type=fields["event_type"],
                 timestamp=float(fields["timestamp"]),
+                recommendation_id=fields.get("recommendation_id"),
             )
             for _, fields in reversed(rows)
         ]

@@ -30,6 +30,7 @@ SCHEMAS: dict[Table, dict[str, pl.DataType]] = {
         "user_id": pl.String(),
         "item_id": pl.String(),
         "event_type": pl.String(),
+        "recommendation_id": pl.String(),
         "timestamp": TIME,
         **_PLACE,
     },

@@ -97,6 +97,8 @@ class Answer:
     """Whether the model read any statement of the profile before the history; never in mode `reason`."""
     timings_ms: dict[str, float]
     """Time of each step."""
+    certified: bool | None = None
+    """Whether the search proved its list to be the exact one; None where it does not tell."""
 
     @property
     def items(self) -> list[int]:

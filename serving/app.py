@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import recsys
 from feature_store import OnlineStore
+from feature_store.offline import OfflineStore
 from serving.admission import AdmissionMiddleware, overloaded_response
 from serving.batching import OverloadedError
 from serving.context import ServingContext
@@ -28,7 +29,7 @@ from serving.lifecycle import Lifecycle, StoreProbe
 from serving.middleware import REQUEST_ID, BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
 from serving.offline import OfflineExport
 from serving.problems import install_handlers, install_schema
-from serving.routes import admin, catalog, events, operations, profiles, recommend, users
+from serving.routes import admin, catalog, events, insight, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 from serving.slate_log import SlateLog
@@ -56,6 +57,7 @@ def create_app(
     offline: OfflineExport | None = None,
     slates: SlateLog | None = None,
     buckets: Buckets | None = None,
+    outcomes: OfflineStore | None = None,
 ) -> FastAPI:
     """The API and the dashboard over one model and one store; the app closes the store when it stops.
 
@@ -74,12 +76,13 @@ def create_app(
         offline: writes the offline store while the app runs; None: nobody here does.
         slates: takes the lists that were shown; None: they are not logged.
         buckets: of the clients' rates, where they are shared with other processes.
+        outcomes: the offline store in which experiments are counted, whoever writes it; None: nobody says where.
 
     Raises:
         ConfigError: the audit file cannot be written, or an experiment asks for what the model does not do.
     """
     settings = settings or ServingSettings()
-    context = ServingContext(runtime, store, settings, seed, bundles, offline, slates)
+    context = ServingContext(runtime, store, settings, seed, bundles, offline, slates, outcomes)
     lifecycle = Lifecycle()
 
     @asynccontextmanager
@@ -111,7 +114,7 @@ def create_app(
         return overloaded_response(error, settings.retry_after_s)
 
     app.add_exception_handler(OverloadedError, on_overload)
-    for routes in (recommend, events, catalog, profiles, users, operations, admin):
+    for routes in (recommend, events, catalog, profiles, users, operations, insight, admin):
         app.include_router(routes.router)
     install_schema(app, describe_guards)
 

@@ -89,7 +89,8 @@ class Arms:
         """Where a request is.
 
         Args:
-            unit: the user; None for somebody unknown, who is in no experiment: the next request might be elsewhere.
+            unit: the user; None for a request that is in no experiment. One of somebody unknown is in none: the next
+                might be elsewhere.
             forced: what a tester wants to see, experiment -> variant.
 
         Raises:
@@ -97,7 +98,9 @@ class Arms:
         """
         if unit is None:
             if forced:
-                raise ConfigError("only a request with user_id is in an experiment; give one to force a variant")
+                raise ConfigError(
+                    "only a request with user_id and without model_version is in an experiment; force a variant there"
+                )
             return Arm()
         assignment = self._experiments.assign(unit, forced)
         return Arm(settings=ArmSettings.model_validate(assignment.settings), exposures=assignment.exposures)

@@ -19,6 +19,7 @@ from fastapi import Depends, Request
 
 from feature_store import OnlineStore, StoreUnavailableError, UserState
 from feature_store.aio import AsyncOnlineStore
+from feature_store.offline import OfflineStore
 from recsys.bundle import Bundle
 from serving.admission import Admission
 from serving.arms import Arms
@@ -29,6 +30,7 @@ from serving.models import Models, ServedModel
 from serving.offline import OfflineExport
 from serving.path_metrics import PathMetrics
 from serving.profiles import UserProfiles
+from serving.results import ExperimentResults
 from serving.runtime import RecommenderRuntime
 from serving.search import CatalogSearch
 from serving.settings import ServingSettings
@@ -54,6 +56,7 @@ class ServingContext:
         bundles: further models are loaded from below it.
         offline: writes the offline store from the start to the end of the service; None: nobody here does.
         slates: takes the lists that were shown; None: they are not logged.
+        outcomes: the offline store in which experiments are counted, whoever writes it; None: nobody says where.
 
     Raises:
         ConfigError: an experiment asks for what the model does not do.
@@ -68,12 +71,14 @@ class ServingContext:
         bundles: Path | None = None,
         offline: OfflineExport | None = None,
         slates: SlateLog | None = None,
+        outcomes: OfflineStore | None = None,
     ) -> None:
         self.store = store
         self.slates = slates
         self._offline = offline
         self.arms = Arms(settings.experiments)
         self.arms.check(runtime.no_reasons)
+        self.results = ExperimentResults(settings.experiments, outcomes)
         self.settings = settings
         self.metrics = Metrics(runtime.info)
         self.path_metrics = PathMetrics(self.metrics.registry)

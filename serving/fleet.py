@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, Protocol
+
+from prometheus_client.metrics_core import Metric
 
 from recsys.config import StrictConfig
 from serving.metrics import Metrics
@@ -58,6 +61,9 @@ class Fleet(Protocol):
     async def render_metrics(self) -> bytes:
         """What all of them have counted, as Prometheus scrapes it."""
 
+    async def collect_metrics(self) -> Iterable[Metric]:
+        """The same as objects; with several processes, each series has a label `worker`."""
+
 
 class SingleProcess:
     """A service that is this process alone.
@@ -78,3 +84,7 @@ class SingleProcess:
     async def render_metrics(self) -> bytes:
         """See `Fleet`."""
         return self._metrics.render()
+
+    async def collect_metrics(self) -> Iterable[Metric]:
+        """See `Fleet`."""
+        return self._metrics.registry.collect()

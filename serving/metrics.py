@@ -55,6 +55,12 @@ class Metrics:
             ("source", "fallback_reason"),
             registry=self.registry,
         )
+        self._certified = Counter(
+            "recsys_lists_certified",
+            "Lists of a search that tells whether they are proven to be exact: yes, no.",
+            ("certified",),
+            registry=self.registry,
+        )
         self._events = Counter("recsys_events", "Events by outcome.", ("outcome",), registry=self.registry)
         self._items = Counter(
             "recsys_recommended_items",
@@ -127,9 +133,11 @@ class Metrics:
         source: str,
         fallback_reason: str | None,
         timings_ms: Mapping[str, float],
+        certified: bool | None = None,
         items: Sequence[int] = (),
     ) -> None:
-        """Count a list, its items (dense indices) and the time of its steps, which become spans of the trace too."""
+        """Count a list, whether it is certified (None: nobody looked), its items (dense indices) and the time of its
+        steps, which become spans of the trace too."""
         record_stages(timings_ms)
         if self._deciles is not None:
             for item in items:
@@ -137,6 +145,8 @@ class Metrics:
             for drift in self._drifts:
                 drift.observe(items)
         self._recommendations.labels(source, fallback_reason or "").inc()
+        if certified is not None:
+            self._certified.labels("yes" if certified else "no").inc()
         for stage, milliseconds in timings_ms.items():
             self._stage_seconds.labels(stage).observe(milliseconds / 1000)
 

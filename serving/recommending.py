@@ -47,7 +47,8 @@ async def recommend(
 
     Args:
         context: what the routes share.
-        model: answers, unless the user is in an experiment with another one; the caller keeps it in use.
+        model: answers, unless the request names another one or the user is in an experiment with one; the caller
+            keeps it in use.
         request: what is asked.
         allowance_s: how long it may take; the service's own limit when None.
         forced: experiments and the variants that a tester wants to see of them.
@@ -57,12 +58,24 @@ async def recommend(
         OverloadedError: too many others wait.
     """
     try:
-        arm = context.arms.of(request.user_id, forced or {})
+        arm = context.arms.of(request.user_id if request.model_version is None else None, forced or {})
     except ConfigError as error:
         raise ProblemError(422, str(error), field=OVERRIDE_HEADER) from error
-    with context.models.chosen(arm.settings.model_version, model).use() as chosen:
+    if request.model_version is None:
+        model = context.models.chosen(arm.settings.model_version, model)
+    else:
+        model = _named(context, request.model_version)
+    with model.use() as chosen:
         request = arm.applied_to(request, can_reason=chosen.runtime.no_reasons is None)
         return await _respond(context, chosen, request, arm, allowance_s)
+
+
+def _named(context: ServingContext, version: str) -> ServedModel:
+    model = context.models.find(version)
+    if model is None:
+        loaded = ", ".join(each.version for each, _ in context.models.states())
+        raise ProblemError(422, f"no model {version!r} is in memory; there are: {loaded}", field="model_version")
+    return model
 
 
 async def _respond(
@@ -94,7 +107,8 @@ async def _respond(
         answer = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
     except UnknownCategoryError as error:
         raise ProblemError(422, f"{error}; see /v1/categories", field="categories") from error
-    context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
+    if request.model_version is None:  # else the shadow might be compared with itself
+        context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
     if epsilon == 0:
         shown = best(answer, length)
     else:
@@ -113,6 +127,7 @@ async def _respond(
         source=answer.source,
         fallback_reason=answer.fallback_reason,
         timings_ms=timings,
+        certified=answer.certified,
         # Deciles and drift are over the catalogue of the active model, which may have changed meanwhile.
         items=[pick.item for pick in answer.picks[: request.k]] if model is context.model else (),
     )

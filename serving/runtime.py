@@ -349,6 +349,7 @@ class RecommenderRuntime:
             unknown_items=list(unknown),
             used_profile=found.used_profile,
             timings_ms=clock.timings_ms,
+            certified=found.certified,
         )
 
     def popular(self, asked: Asked) -> Listed:

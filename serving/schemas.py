@@ -101,6 +101,9 @@ class RecommendRequest(_Request):
     mode: Mode = "direct"
     """`reason`: the model first writes reasons, seconds of work, and the list is what follows from them. Refused where
     the model knows no words or was not taught to reason."""
+    model_version: Id | None = None
+    """A model in memory (`loaded` of `/v1/model`) that shall answer instead of the active one. The request is then in
+    no experiment, so that what is tried out does not count there."""
 
     @model_validator(mode="after")
     def _one_of_user_and_history(self) -> RecommendRequest:
@@ -231,6 +234,9 @@ class EventIn(_Request):
     event_type: Annotated[str, Field(pattern=EVENT_TYPE_PATTERN)] = "view"
     timestamp: Moment | None = None
     """When it happened; the time of arrival when left out."""
+    recommendation_id: Id | None = None
+    """Of the list that the item was taken from, as `/v1/recommend` gave it: `/v1/experiments` counts by it which lists
+    led to something. Of an event that is posted again the first one counts."""
 
     def seconds(self, now: float) -> float:
         """Seconds since 1970 UTC; `now` when the sender gave no time. A time without a zone is UTC."""
@@ -282,6 +288,22 @@ class ItemPage(_Response):
 
     items: list[ItemSummary]
     total: int
+
+
+class Neighbour(ItemSummary):
+    """An item whose semantic ID begins like that of another one."""
+
+    shared: int
+    """Codes that both begin with, at least 1."""
+
+
+class Neighbours(_Response):
+    """An item among those with similar semantic IDs."""
+
+    item: ItemSummary
+    sharing: list[int]
+    """How many other items begin with its first code, with its first two codes, and so on."""
+    neighbours: list[Neighbour]
 
 
 class HistoryItem(_Response):
@@ -380,6 +402,8 @@ class ModelResponse(_Response):
     created_at: datetime
     num_items: int
     libraries: dict[str, str]
+    loaded: list[str]
+    """Versions of all models in memory, which a request may name as `model_version`."""
 
 
 class LoadModel(_Request):

@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from feature_store import OnlineStore, StoreError
+from feature_store.offline import OfflineStore
 from recsys.bundle import Bundle, read_manifest
 from recsys.errors import ConfigError
 from recsys.progress import console
@@ -98,6 +99,7 @@ class Service:
             bundles=_directory_of_bundles(self.path),
             offline=offline,
             slates=slates,
+            outcomes=OfflineStore(self.offline_directory),
             buckets=buckets,
         )
 
@@ -120,12 +122,15 @@ class Service:
         """
         return OnlineStore.connect(store_url, namespace=self.namespace, idle_lifetime_s=self.idle_lifetime_s)
 
-    def offline_directory(self, *, owns_store: bool) -> Path | None:
-        """Where this service writes the offline store; None: another program does."""
-        wanted = self.settings.offline.enabled
-        if not (owns_store if wanted is None else wanted):
-            return None
+    @property
+    def offline_directory(self) -> Path:
+        """Where the offline store is."""
         return self.settings.offline.directory or self.path.parent / "offline"
+
+    def writes_offline(self, *, owns_store: bool) -> bool:
+        """Whether this service writes the offline store, and no other program does."""
+        wanted = self.settings.offline.enabled
+        return owns_store if wanted is None else wanted
 
 
 def run_server(
@@ -205,8 +210,8 @@ def _run_alone(service: Service, listener: socket.socket, url: str, store_url: s
             store = OnlineStore.embedded(data_dir, namespace=service.namespace, idle_lifetime_s=service.idle_lifetime_s)
     except StoreError as error:
         raise ConfigError(str(error)) from error
-    directory = service.offline_directory(owns_store=store_url is None)
-    offline = None if directory is None else OfflineExport(store, directory)
+    writes_offline = service.writes_offline(owns_store=store_url is None)
+    offline = OfflineExport(store, service.offline_directory) if writes_offline else None
     slates = SlateLog(store) if service.settings.offline.slates else None
     try:
         api = service.app(bundle, runtime, store, offline=offline, slates=slates)

@@ -71,6 +71,8 @@ class Listed:
     """float32 [n]."""
     chains: tuple[str, ...] = ()
     used_profile: bool = False
+    certified: bool | None = None
+    """Whether it is proven to be what scoring every permitted item gives; None where nobody looked."""
 
 
 class Stage(Protocol):
@@ -221,7 +223,13 @@ def _listed(
 ) -> Listed:
     items, scores = found.items[row][:k], found.scores[row][:k]
     exists = items >= 0
-    return Listed(items=items[exists], scores=scores[exists], chains=chains, used_profile=used_profile)
+    return Listed(
+        items=items[exists],
+        scores=scores[exists],
+        chains=chains,
+        used_profile=used_profile,
+        certified=None if found.certified is None else bool(found.certified[row]),
+    )
 
 
 _thread = threading.local()

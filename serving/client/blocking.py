@@ -12,7 +12,7 @@ import httpx
 from serving.client import calls
 from serving.client.calls import AnswerT, Call
 from serving.client.errors import UnreachableError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, User
+from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Neighbours, Recommendations, User
 from serving.client.retry import Retry
 
 
@@ -68,6 +68,7 @@ class Client:
         max_per_category: int | None = None,
         exclude_seen: bool = True,
         mode: Literal["direct", "reason"] = "direct",
+        model_version: str | None = None,
     ) -> Recommendations:
         """The items that a user, or somebody with this history, most likely wants next.
 
@@ -80,6 +81,7 @@ class Client:
             max_per_category: at most so many items of any one category.
             exclude_seen: leave out the items of the history.
             mode: `reason` writes reasons first, which takes seconds.
+            model_version: a model in memory that shall answer instead of the active one.
 
         Raises:
             ApiError: the service refuses.
@@ -95,6 +97,7 @@ class Client:
                 max_per_category=max_per_category,
                 exclude_seen=exclude_seen,
                 mode=mode,
+                model_version=model_version,
             )
         )
 
@@ -124,6 +127,15 @@ class Client:
             UnreachableError: it does not answer.
         """
         return self._answer(calls.get_item(item_id))
+
+    def neighbours(self, item_id: str, *, limit: int = 20) -> Neighbours:
+        """The items whose semantic IDs begin like that of an item.
+
+        Raises:
+            ApiError: the catalogue does not have it (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return self._answer(calls.get_neighbours(item_id, limit))
 
     def search_items(self, query: str = "", *, limit: int = 20, offset: int = 0) -> ItemPage:
         """Items that contain every word of the query, best match first.

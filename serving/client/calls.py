@@ -11,7 +11,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from serving.client.errors import ApiError, ClientError
-from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Recommendations, User
+from serving.client.models import Event, EventsResult, Item, ItemPage, Model, Neighbours, Recommendations, User
 from serving.client.retry import RETRIED_STATUSES, parse_retry_after
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
@@ -68,6 +68,7 @@ def recommend(
     max_per_category: int | None,
     exclude_seen: bool,
     mode: str,
+    model_version: str | None,
 ) -> Call[Recommendations]:
     """`POST /v1/recommend`."""
     body = {
@@ -79,6 +80,7 @@ def recommend(
         "max_per_category": max_per_category,
         "exclude_seen": exclude_seen,
         "mode": mode,
+        "model_version": model_version,
     }
     body = {name: value for name, value in body.items() if value is not None}
     return Call(method="POST", path="/v1/recommend", body=body, answer=Recommendations)
@@ -98,6 +100,12 @@ def get_user(user_id: str, limit: int) -> Call[User]:
 def get_item(item_id: str) -> Call[Item]:
     """`GET /v1/items/{item_id}`."""
     return Call(method="GET", path=f"/v1/items/{_segment(item_id)}", answer=Item)
+
+
+def get_neighbours(item_id: str, limit: int) -> Call[Neighbours]:
+    """`GET /v1/neighbours/{item_id}`."""
+    path = f"/v1/neighbours/{_segment(item_id)}"
+    return Call(method="GET", path=path, parameters={"limit": limit}, answer=Neighbours)
 
 
 def search_items(query: str, limit: int, offset: int) -> Call[ItemPage]:

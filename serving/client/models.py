@@ -22,6 +22,22 @@ class Item(_Answer):
     """The semantic ID: one code a level, coarse to fine."""
 
 
+class Neighbour(Item):
+    """An item whose semantic ID begins like that of another one."""
+
+    shared: int
+    """Codes that both begin with."""
+
+
+class Neighbours(_Answer):
+    """An item among those with similar semantic IDs, the nearest first."""
+
+    item: Item
+    sharing: tuple[int, ...]
+    """How many other items begin with its first code, with its first two codes, and so on."""
+    neighbours: tuple[Neighbour, ...]
+
+
 class ItemPage(_Answer):
     """One page of a search in the catalogue."""
 
@@ -63,6 +79,8 @@ class Event(BaseModel):
     event_type: str = "view"
     timestamp: datetime | None = None
     """When it happened; the time of arrival when left out."""
+    recommendation_id: str | None = None
+    """Of the list that the item was taken from; experiments are judged by it."""
     event_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
     """Unique among the user's events. Keep it when you send the event again yourself."""
 
@@ -106,3 +124,5 @@ class Model(_Answer):
     model_version: str
     created_at: datetime
     num_items: int
+    loaded: tuple[str, ...] = ()
+    """Versions of all models in memory, which a request may name."""

@@ -45,13 +45,13 @@ export async function openText(path) {
 
 const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-/** Post an event; a repetition with the same id counts once, so that a lost answer can simply be retried. */
-export async function postEvent(user, item) {
+/** Post an event, with the list that it follows from, if any; a repetition with the same id counts once, so that a lost answer can simply be retried. */
+export async function postEvent(user, item, recommendation_id) {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   const event_id = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
   for (let attempt = 0; ; attempt++) {
     try {
-      return await call("/v1/events", { event_id, user_id: user, item_id: item, event_type: "view" });
+      return await call("/v1/events", { event_id, user_id: user, item_id: item, event_type: "view", recommendation_id });
     } catch (error) {
       if (attempt === 3 || ![0, 503].includes(error.status)) throw error;
       await wait(400 * 2 ** attempt);

@@ -11,6 +11,12 @@ export const authorization = () => {
   return key ? { Authorization: `Bearer ${key}` } : {};
 };
 
+/** Whether there is a key in this tab. */
+export const hasKey = () => sessionStorage.getItem(STORED) !== null;
+
+/** Go on without the key: the next call that needs one asks for another. */
+export const forgetKey = () => sessionStorage.removeItem(STORED);
+
 /** Ask for another key than the one in the header `used`. Calls that were refused meanwhile wait for the same answer. */
 export function askForKey(why, used) {
   if (authorization().Authorization !== used.Authorization) return Promise.resolve();

@@ -8,9 +8,11 @@ from fastapi import APIRouter, Path
 from fastapi import Query as QueryParameter
 
 from serving import presentation
+from serving.codes import nearest_codes
 from serving.context import Context
 from serving.problems import ProblemError, responses
-from serving.schemas import CategoryCount, ItemDetail, ItemPage, Limit, Offset, Query
+from serving.runtime import RecommenderRuntime
+from serving.schemas import CategoryCount, ItemDetail, ItemPage, Limit, Neighbour, Neighbours, Offset, Query
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -34,15 +36,39 @@ async def search_items(
 async def get_item(item_id: Annotated[str, Path(examples=["50"])], context: Context) -> ItemDetail:
     """Everything known about one item."""
     runtime = context.runtime
-    (item,) = runtime.catalog.index_of([item_id])
-    if item < 0:
-        raise ProblemError(
-            404, f"the catalogue has no item {item_id!r}; search it with /v1/items?query=", field="item_id"
-        )
-    return presentation.detail(runtime, int(item))
+    return presentation.detail(runtime, _known(runtime, item_id))
+
+
+@router.get("/neighbours/{item_id:path}", operation_id="get_neighbours", responses=responses(404, 422))
+async def get_neighbours(
+    item_id: Annotated[str, Path(examples=["50"])], context: Context, limit: Limit = 20
+) -> Neighbours:
+    """The items whose semantic IDs begin like that of an item: the longest common beginning first, and of equal ones
+    the most popular."""
+    runtime = context.runtime
+    item = _known(runtime, item_id)
+    found = await context.on_search(lambda: nearest_codes(runtime.codes, runtime.item_counts, item, limit))
+    return Neighbours(
+        item=presentation.summary(runtime, item),
+        sharing=found.sharing.tolist(),
+        neighbours=[
+            Neighbour(**presentation.summary(runtime, neighbour).model_dump(), shared=shared)
+            for neighbour, shared in zip(found.items.tolist(), found.shared.tolist(), strict=True)
+        ],
+    )
 
 
 @router.get("/categories", operation_id="list_categories")
 async def list_categories(context: Context) -> list[CategoryCount]:
     """The categories that a recommendation can be filtered by, largest first."""
     return [CategoryCount(category=category, items=items) for category, items in context.runtime.categories]
+
+
+def _known(runtime: RecommenderRuntime, item_id: str) -> int:
+    """The dense index of an item."""
+    (item,) = runtime.catalog.index_of([item_id])
+    if item < 0:
+        raise ProblemError(
+            404, f"the catalogue has no item {item_id!r}; search it with /v1/items?query=", field="item_id"
+        )
+    return int(item)

@@ -71,6 +71,7 @@ def _check(event: EventIn, is_unknown: bool, now: float, max_clock_skew_s: float
             item_id=event.item_id,
             event_type=event.event_type,
             timestamp=seconds,
+            recommendation_id=event.recommendation_id,
         )
     except InvalidEventError as error:
         return str(error)

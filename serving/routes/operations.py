@@ -72,6 +72,7 @@ async def get_model(context: Context) -> ModelResponse:
         created_at=info.created_at,
         num_items=context.runtime.catalog.num_items,
         libraries=dict(info.libraries),
+        loaded=[model.version for model, _ in context.models.states()],
     )
 
 

@@ -6,10 +6,12 @@ import asyncio
 import itertools
 import json
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from recsys.errors import ArtifactError, RecsysError
 from serving.fleet import ModelChange
@@ -62,6 +64,11 @@ class FleetMember:
     async def render_metrics(self) -> bytes:
         """See `serving.fleet.Fleet`."""
         return (await self._ask({"what": "metrics"})).encode()
+
+    async def collect_metrics(self) -> Iterable[Metric]:
+        """See `serving.fleet.Fleet`."""
+        text = await self._ask({"what": "metrics"})
+        return await asyncio.to_thread(lambda: list(text_string_to_metric_families(text)))
 
     async def _ask(self, question: Message) -> str:
         number = next(self._numbers)

@@ -26,7 +26,7 @@ from serving.workers.buckets import SharedBuckets
 from serving.workers.channel import receive_now, send_now
 from serving.workers.desired import DesiredModels
 from serving.workers.member import FleetMember, parts_of
-from serving.workers.supervisor import Supervisor
+from serving.workers.supervisor import Main, Supervisor
 
 _log = structlog.get_logger(__name__)
 
@@ -77,7 +77,9 @@ def run_workers(
     guard = service.settings.guard
     limited = service.keys is not None and guard.requests_per_second is not None
     worker = _Worker(service, listener, open_store, SharedBuckets(guard.burst) if limited else None)
-    directory = service.offline_directory(owns_store=store_url is None)
+    helpers: dict[str, Main] = {}
+    if service.writes_offline(owns_store=store_url is None):
+        helpers["offline"] = _OfflineWriter(open_store, service.offline_directory)
     try:
         Supervisor(
             worker,
@@ -87,7 +89,7 @@ def run_workers(
             server=server,
             before_serving=start_store,
             on_ready=lambda shown: typer.echo(f"serving {shown} at {url}, {num_workers} workers"),
-            helpers={} if directory is None else {"offline": _OfflineWriter(open_store, directory)},
+            helpers=helpers,
         ).run()
     finally:
         if server is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from dashboard_page import CHROMIUM, FLAGS
 
 NUM_ITEMS, NUM_USERS = 60, 80
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
@@ -96,3 +97,15 @@ evaluation:
   n_bootstrap: 20
   sasrec: {{hidden_size: 16, num_layers: 1, num_heads: 2, max_history: 12, epochs: 2, batch_size: 32}}
 """
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    """A real browser; the test is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM}; install chromium or set RECSYS_CHROMIUM")
+    with playwright.sync_playwright() as starter:
+        browser = starter.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

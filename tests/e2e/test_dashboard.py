@@ -2,98 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
-from toy_bundle import XSS_ITEM, XSS_TITLE, write_toy_bundle
+from dashboard_page import served, watched
+from toy_bundle import XSS_ITEM, XSS_TITLE
 
-from feature_store import OnlineStore
-from recsys.bundle import Bundle
-from serving.app import create_app
 from serving.guard.keys import KeyRing, create_key
-from serving.runtime import RecommenderRuntime
 
-playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.slow
 
-CHROMIUM = os.environ.get("RECSYS_CHROMIUM", "/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+OPERATIONS = Path(__file__).parents[1] / "serving" / "operations.txt"
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with _served(tmp_path_factory.mktemp("dashboard")) as url:
+    with served(tmp_path_factory.mktemp("dashboard")) as url:
         yield url
-
-
-@contextmanager
-def _served(folder: Path, keys: KeyRing | None = None) -> Iterator[str]:
-    write_toy_bundle(folder / "bundle")
-    bundle = Bundle.load(folder / "bundle")
-    store = OnlineStore.embedded(folder / "store")
-    app = create_app(
-        RecommenderRuntime.from_bundle(bundle),
-        store,
-        seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories()),
-        keys=keys,
-    )
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    started = threading.Event()
-    startup = server.startup
-
-    async def announce(sockets=None) -> None:
-        await startup(sockets)
-        started.set()
-
-    server.startup = announce
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    assert started.wait(60)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no browser at {CHROMIUM}; install chromium or set RECSYS_CHROMIUM")
-    with playwright.sync_playwright() as starter:
-        browser = starter.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser, url: str):
-    """A page that must load without errors and only from our own address."""
-    page = browser.new_page(viewport={"width": 1440, "height": 1000})
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            problems.append(message.text) if message.type == "error" and "404" not in message.text else None
-        ),
-    )
-    page.on("request", lambda request: problems.append(request.url) if not request.url.startswith(url) else None)
-    yield page
-    page.close()
-    assert problems == []
+    with watched(browser, url) as page:
+        yield page
 
 
 def _open(page, url: str, user: str = "u1") -> None:
@@ -204,12 +136,12 @@ def test_the_documentation_shows_every_operation_with_an_example(page, url: str)
     page.wait_for_selector("#recommend")
     page.click("#recommend summary")
     assert "curl" in page.inner_text("#recommend pre >> nth=0")
-    assert page.locator("details").count() == 12
+    assert page.locator("details").count() == len(OPERATIONS.read_text().splitlines())
 
 
 def test_where_the_service_has_keys_the_page_asks_for_one_and_keeps_it_in_the_tab(browser, tmp_path: Path) -> None:
     key = create_key(tmp_path / "keys.json", "visitor", "write")
-    with _served(tmp_path, KeyRing(tmp_path / "keys.json")) as url:
+    with served(tmp_path, KeyRing(tmp_path / "keys.json")) as url:
         page = browser.new_page()
         page.goto(f"{url}/#user=u1")
         page.wait_for_selector("#key-dialog[open]")

@@ -62,7 +62,7 @@ def _metric(service: Service, name: str) -> dict[str, float]:
     """The values of a metric by process; of those with further labels, their sum."""
     found: dict[str, float] = {}
     for line in _anew(service, "GET", "/metrics").text.splitlines():
-        if line.startswith((name + "{", name + " ")):
+        if line.startswith((name + "{", name + " ", name + ",")):
             labels, _, value = line.rpartition(" ")
             process = labels.partition('worker="')[2].partition('"')[0]
             found[process] = found.get(process, 0.0) + float(value)
@@ -87,14 +87,19 @@ def test_workers_share_a_port_a_store_and_their_metrics(service: Service) -> Non
         for _ in range(20):
             assert _anew(service, "GET", "/v1/model").status_code == 200
 
-    before = _metric(service, "recsys_requests_total")
+    name = 'recsys_request_seconds_count{method="GET",route="/v1/model"'
+    before = _metric(service, name)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(keep_asking, range(8)))
-    after = _metric(service, "recsys_requests_total")
+    after = _metric(service, name)
     gained = {worker: after[worker] - before.get(worker, 0) for worker in ("0", "1")}
-    assert sum(gained.values()) >= 160
+    assert sum(gained.values()) == 160
     assert min(gained.values()) > 0
     assert _metric(service, "recsys_offline_running")["offline"] == 1
+    traffic = _anew(service, "GET", "/v1/traffic").json()
+    (asked,) = [route for route in traffic["routes"] if route["route"] == "/v1/model"]
+    assert asked["seconds"]["count"] == sum(gained.values())
+    assert traffic["store"]["offline_running"]
 
     for number in range(8):
         event = {"event_id": f"shared-{number}", "user_id": "both", "item_id": f"i{number}"}

@@ -27,6 +27,8 @@ from serving.client import (
     Item,
     ItemPage,
     Model,
+    Neighbour,
+    Neighbours,
     Recommendations,
     RecommendedItem,
     RejectedEvent,
@@ -113,6 +115,10 @@ def test_the_way_of_a_user_through_the_api(caller: Caller) -> None:
     assert [entry.item_id for entry in caller("user", user).history] == ["i1", "i2"]
     assert caller("recommend", history=[]).fallback_reason == "empty_history"
     assert caller("item", "i1").title == "The item 1"
+    near = caller("neighbours", "i1", limit=2)
+    assert [(each.item_id, each.shared) for each in near.neighbours] == [("i0", 1), ("i2", 1)]
+    named = caller("recommend", user, model_version="abc123")
+    assert named.model_version in caller("model").loaded
     assert caller("search_items", "item 1", limit=2).total >= 2
     assert caller("model").model_version == "abc123"
     assert caller.waits == []
@@ -249,6 +255,8 @@ def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
         (RecommendedItem, "RecommendedItem"),
         (Item, "ItemDetail"),
         (ItemPage, "ItemPage"),
+        (Neighbours, "Neighbours"),
+        (Neighbour, "Neighbour"),
         (EventsResult, "EventsResponse"),
         (RejectedEvent, "RejectedEvent"),
         (User, "UserDetail"),

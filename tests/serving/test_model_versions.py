@@ -74,6 +74,28 @@ def test_a_model_is_loaded_activated_and_rolled_back(client: TestClient, runs: P
     assert _post(client, "unload", model_version=new) == {old: "active"}
 
 
+def test_a_request_may_name_a_loaded_model_and_then_is_answered_by_it(client: TestClient, runs: Path) -> None:
+    old, new = _version(runs, "run-0"), _version(runs, "run-1")
+    unknown = client.post("/v1/recommend", json={"history": ["i1"], "model_version": new})
+    assert unknown.status_code == 422
+    assert unknown.json()["fields"][0]["field"] == "model_version"
+    assert f"there are: {old}" in unknown.json()["detail"]
+    _post(client, "load", bundle="run-1")
+    assert client.get("/v1/model").json()["loaded"] == [old, new]
+    answers = {}
+    for version in (old, new):
+        answer = client.post("/v1/recommend", json={"history": ["i1"], "k": 5, "model_version": version}).json()
+        assert answer["model_version"] == version
+        answers[version] = tuple(item["item_id"] for item in answer["items"])
+    assert _ask(client, ["i1"]) == (old, answers[old])
+    _post(client, "activate", model_version=new)
+    assert _ask(client, ["i1"]) == (new, answers[new])
+    forced = client.post(
+        "/v1/recommend", json={"history": ["i1"], "model_version": old}, headers={"X-Recsys-Variant": "a=b"}
+    )
+    assert forced.status_code == 403
+
+
 def test_swaps_under_load_fail_no_request_and_every_answer_is_wholly_of_one_model(
     client: TestClient, runs: Path
 ) -> None:

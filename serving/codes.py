@@ -1,0 +1,38 @@
+"""Which items have semantic IDs that begin alike. Knows no HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.data.sequences import IntArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CodeNeighbours:
+    """The neighbours of one item."""
+
+    items: IntArray
+    """int64 [n], n <= limit: the longest common beginning first, then the most popular, then by index."""
+    shared: IntArray
+    """int64 [n]: codes that each begins with in common, at least 1."""
+    sharing: IntArray
+    """int64 [levels]: other items that have the first 1, 2, .. codes in common."""
+
+
+def nearest_codes(codes: IntArray, item_counts: IntArray, item: int, limit: int) -> CodeNeighbours:
+    """The items whose semantic IDs begin like that of `item`.
+
+    Args:
+        codes: int64 [num_items, levels].
+        item_counts: int64 [num_items], interactions of each.
+        item: a dense index.
+        limit: at most so many.
+    """
+    shared = np.logical_and.accumulate(codes == codes[item], axis=1).sum(axis=1)
+    shared[item] = 0
+    near = np.flatnonzero(shared)
+    best = near[np.lexsort((near, -item_counts[near], -shared[near]))][:limit]
+    sharing = np.array([(shared >= depth).sum() for depth in range(1, codes.shape[1] + 1)])
+    return CodeNeighbours(items=best, shared=shared[best], sharing=sharing)
