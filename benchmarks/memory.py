@@ -38,12 +38,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
     rows = [_measure(bundle, workers) for workers in (1, 2, 4)]
     alone = rows[0]["total_mib"]
     return {
-        "metrics": {
-            "mib_of_one_process": alone,
-            "mib_of_a_further_worker": (rows[2]["total_mib"] - rows[1]["total_mib"]) / 2,
-            "share_of_separate_services": rows[2]["total_mib"] / (4 * alone),
-        },
-        "weights_mib": weights / _MIB,
+        "one_process_mib": alone,
+        "further_worker_mib": round((rows[2]["total_mib"] - rows[1]["total_mib"]) / 2, 1),
+        "share_of_four_services": round(rows[2]["total_mib"] / (4 * alone), 3),
+        "weights_mib": round(weights / _MIB, 1),
         "rows": rows,
     }
 
@@ -59,9 +57,13 @@ def _measure(bundle: Path, workers: int) -> dict[str, Any]:
         sizes = {name: process.memory_full_info() for name, process in processes.items()}
     return {
         "workers": workers,
-        "total_mib": sum(size.pss for size in sizes.values()) / _MIB,
+        "total_mib": round(sum(size.pss for size in sizes.values()) / _MIB, 1),
         "processes": {
-            name: {"pss_mib": size.pss / _MIB, "own_mib": size.uss / _MIB, "rss_mib": size.rss / _MIB}
+            name: {
+                "pss_mib": round(size.pss / _MIB, 1),
+                "own_mib": round(size.uss / _MIB, 1),
+                "rss_mib": round(size.rss / _MIB, 1),
+            }
             for name, size in sizes.items()
         },
     }
