@@ -77,7 +77,7 @@ class ServingContext:
         self.slates = slates
         self._offline = offline
         self.arms = Arms(settings.experiments)
-        self.arms.check(runtime.no_reasons)
+        self.arms.check(runtime.no_reasons, runtime.catalog.frame.columns)
         self.results = ExperimentResults(settings.experiments, outcomes)
         self.settings = settings
         self.metrics = Metrics(runtime.info)
@@ -86,7 +86,7 @@ class ServingContext:
             ServedModel(runtime, settings, self.path_metrics),
             settings,
             self.path_metrics,
-            load=lambda path: RecommenderRuntime.from_bundle(Bundle.load(path)),
+            load=lambda path: RecommenderRuntime.from_bundle(Bundle.load(path), search_by=settings.search.by),
             root=bundles,
             on_activate=self._announce,
         )

@@ -24,7 +24,6 @@ from serving.chain import AnswerChain
 from serving.path_metrics import PathMetrics
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
-from serving.search import CatalogSearch
 from serving.settings import ServingSettings
 
 State = Literal["active", "previous", "loaded", "shadow"]
@@ -44,13 +43,17 @@ class ServedModel:
         runtime: the model.
         settings: sizes and times.
         metrics: of the request path.
+
+    Raises:
+        ConfigError: a named filter of the settings does not fit the catalogue.
     """
 
     def __init__(self, runtime: RecommenderRuntime, settings: ServingSettings, metrics: PathMetrics) -> None:
+        runtime.rules.check(settings.filters)
         self.runtime = runtime
         self.chain = AnswerChain(runtime, settings, metrics)
         self.profiles = UserProfiles(runtime.catalog)
-        self.search = CatalogSearch(runtime.catalog, runtime.item_counts)
+        self.search = runtime.words
         self.in_flight = 0
         self._is_retired = False
 
@@ -149,7 +152,8 @@ class Models:
         """Read, verify and warm up the bundle `name`: a directory below the root, or a run's directory there.
 
         Raises:
-            ModelError: too many models are in memory, this one is already, or it is of other data.
+            ModelError: too many models are in memory, this one is already, it is of other data, or the service's
+                named filters do not fit it.
             ArtifactError: the bundle is missing, damaged or incompatible, or its model cannot answer.
         """
         async with self._loading:
@@ -165,7 +169,10 @@ class Models:
                 )
             if info.model_version in self._held:
                 raise ModelError(f"{name} is model {info.model_version}, which is in memory already; activate it")
-            model = await asyncio.to_thread(ServedModel, runtime, self._settings, self._metrics)
+            try:
+                model = await asyncio.to_thread(ServedModel, runtime, self._settings, self._metrics)
+            except ConfigError as error:
+                raise ModelError(f"{name} does not fit the settings of this service: {error}") from error
             try:
                 await asyncio.to_thread(model.chain.warm_up)
             except ArtifactError:

@@ -17,7 +17,7 @@ from feature_store.slates import ServedSlate, history_hash
 from recsys.errors import ConfigError
 from recsys.profile.profile import Profile
 from serving import presentation
-from serving.answers import NOT_DEGRADED, Answer, FallbackReason, Query
+from serving.answers import Answer, FallbackReason, Query
 from serving.arms import Arm
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
@@ -25,8 +25,9 @@ from serving.experiments import OVERRIDE_HEADER
 from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
-from serving.runtime import Clock, UnknownCategoryError
-from serving.schemas import MAX_HISTORY, NextRequest, RecommendRequest, RecommendResponse
+from serving.requested_rules import query_rules, rule_problems
+from serving.runtime import Clock
+from serving.schemas import MAX_HISTORY, NextRequest, RecommendedItem, RecommendRequest, RecommendResponse
 from serving.shown import Shown, best, draw
 from serving.stages import Asked, Listed
 
@@ -88,25 +89,22 @@ async def _respond(
     timings: dict[str, float] = {}
     known = await _read_user(context, model, request, deadline)
     if request.user_id is not None:
-        timings["history"] = _milliseconds_since(started)
+        timings["history"] = milliseconds_since(started)
     length = request.depth or request.k
     exploration = context.settings.exploration
     epsilon = exploration.epsilon if arm.settings.epsilon is None else arm.settings.epsilon
-    query = Query(
-        history=known.history,
-        k=length if epsilon == 0 else max(length, exploration.candidates),
-        exclude=request.exclude,
-        categories=request.categories,
-        max_per_category=request.max_per_category,
-        exclude_seen=request.exclude_seen,
-        session=request.user_id,
-        mode=request.mode,
-        profile=known.profile,
-    )
-    try:
+    with rule_problems():
+        query = Query(
+            history=known.history,
+            k=length if epsilon == 0 else max(length, exploration.candidates),
+            exclude_seen=request.exclude_seen not in (False, "none"),
+            seen_window=request.seen_window,
+            session=request.user_id,
+            mode=request.mode,
+            profile=known.profile,
+            **query_rules(request, context.settings),
+        )
         answer = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
-    except UnknownCategoryError as error:
-        raise ProblemError(422, f"{error}; see /v1/categories", field="categories") from error
     if request.model_version is None:  # else the shadow might be compared with itself
         context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
     if epsilon == 0:
@@ -122,7 +120,7 @@ async def _respond(
         ids = [item.item_id for item in items]
         _log_shown(context, model, request.user_id, known, arm, shown, recommendation_id, ids)
     timings |= answer.timings_ms
-    timings["total"] = _milliseconds_since(started)
+    timings["total"] = milliseconds_since(started)
     context.metrics.observe_recommendation(
         source=answer.source,
         fallback_reason=answer.fallback_reason,
@@ -131,19 +129,42 @@ async def _respond(
         # Deciles and drift are over the catalogue of the active model, which may have changed meanwhile.
         items=[pick.item for pick in answer.picks[: request.k]] if model is context.model else (),
     )
-    return RecommendResponse(
+    return response_of(
+        model,
+        answer,
+        timings,
         recommendation_id=recommendation_id,
         items=items,
         next_cursor=cursor,
+        variants=arm.variants,
+    )
+
+
+def response_of(
+    model: ServedModel,
+    answer: Answer,
+    timings_ms: Mapping[str, float],
+    *,
+    recommendation_id: str,
+    items: list[RecommendedItem],
+    next_cursor: str | None = None,
+    variants: Mapping[str, str] | None = None,
+) -> RecommendResponse:
+    """The envelope of every list."""
+    return RecommendResponse(
+        recommendation_id=recommendation_id,
+        items=items,
+        next_cursor=next_cursor,
         source=answer.source,
         fallback_reason=answer.fallback_reason,
         degraded=answer.is_degraded,
         chains=list(answer.chains),
         unknown_items=answer.unknown_items,
+        dropped_pins=list(answer.dropped_pins),
         used_profile=answer.used_profile,
-        variants=arm.variants,
+        variants=dict(variants or {}),
         model_version=model.version,
-        timings_ms=timings,
+        timings_ms=dict(timings_ms),
     )
 
 
@@ -167,19 +188,13 @@ def next_page(context: ServingContext, request: NextRequest) -> RecommendRespons
     listed, rest = frozen.split(request.k)
     asked = Asked(k=request.k, history=frozen.history, denied=np.zeros(0, dtype=np.int64))
     answer = model.runtime.answer(asked, listed, frozen.source, frozen.fallback_reason, [], clock)
-    return RecommendResponse(
+    return response_of(
+        model,
+        answer,
+        {**clock.timings_ms, "total": milliseconds_since(started)},
         recommendation_id=frozen.recommendation_id,
         items=presentation.recommended(model.runtime, answer),
         next_cursor=None if rest is None else rest.text(),
-        source=frozen.source,
-        fallback_reason=frozen.fallback_reason,
-        degraded=frozen.fallback_reason not in NOT_DEGRADED,
-        chains=[],
-        unknown_items=[],
-        used_profile=False,
-        variants={},
-        model_version=model.version,
-        timings_ms={**clock.timings_ms, "total": _milliseconds_since(started)},
     )
 
 
@@ -206,7 +221,7 @@ def _freeze(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Known:
+class Known:
     """What is known of who asks."""
 
     history: Sequence[str]
@@ -218,7 +233,7 @@ def _log_shown(
     context: ServingContext,
     model: ServedModel,
     user_id: str,
-    known: _Known,
+    known: Known,
     arm: Arm,
     shown: Shown,
     recommendation_id: str,
@@ -256,17 +271,33 @@ def _own_limit_s(context: ServingContext, model: ServedModel, request: Recommend
     return context.settings.deadline.reason_ms / 1000 if request.mode == "reason" else model.chain.default_deadline_s
 
 
-async def _read_user(context: ServingContext, model: ServedModel, request: RecommendRequest, deadline: float) -> _Known:
+async def _read_user(context: ServingContext, model: ServedModel, request: RecommendRequest, deadline: float) -> Known:
     if request.user_id is None:
-        return _Known(history=request.history or [])
-    user_id = request.user_id
+        return Known(history=request.history or [])
+    return await read_user(
+        context,
+        model,
+        request.user_id,
+        deadline,
+        with_profile=request.mode == "direct" and model.runtime.reads_profiles,
+    )
+
+
+async def read_user(
+    context: ServingContext, model: ServedModel, user_id: str, deadline: float, *, with_profile: bool = False
+) -> Known:
+    """What the store knows of a user, in the store's share of the time.
+
+    Raises:
+        ProblemError: it does not know the user.
+    """
     within_s = (deadline - time.monotonic()) * context.settings.deadline.store_share
     try:
         state = await context.read_user(user_id, within_s=within_s)
     except StoreUnavailableError as error:
         context.metrics.count_store_error()
         _log.warning("answering without the store", error=str(error))
-        return _Known(history=[], missing="store_unavailable")
+        return Known(history=[], missing="store_unavailable")
     if not state.history:
         raise ProblemError(
             404,
@@ -274,9 +305,9 @@ async def _read_user(context: ServingContext, model: ServedModel, request: Recom
             field="user_id",
         )
     history = [entry.item_id for entry in state.history[-MAX_HISTORY:]]
-    if request.mode == "direct" and model.runtime.reads_profiles and state.profile is not None:
-        return _Known(history=history, profile=await _edited_profile(model, state))
-    return _Known(history=history)
+    if with_profile and state.profile is not None:
+        return Known(history=history, profile=await _edited_profile(model, state))
+    return Known(history=history)
 
 
 async def _edited_profile(model: ServedModel, state: UserState) -> Profile | None:
@@ -289,5 +320,6 @@ async def _edited_profile(model: ServedModel, state: UserState) -> Profile | Non
         return None
 
 
-def _milliseconds_since(started: float) -> float:
+def milliseconds_since(started: float) -> float:
+    """Since a moment of the monotonic clock."""
     return round((time.monotonic() - started) * 1000, 3)

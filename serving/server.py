@@ -61,7 +61,7 @@ class Service:
                 cannot answer.
         """
         bundle = Bundle.load(self.path)
-        runtime = RecommenderRuntime.from_bundle(bundle, self.onnx)
+        runtime = RecommenderRuntime.from_bundle(bundle, self.onnx, search_by=self.settings.search.by)
         runtime.warm_up()
         return bundle, runtime
 

@@ -57,14 +57,22 @@ class TextEncoder:
         with progress_bar("encode texts", len(texts)) as advance:
             for start in range(0, len(order), _CHUNK_TEXTS):
                 rows = order[start : start + _CHUNK_TEXTS]
-                vectors = self._encode([texts[row] for row in rows])
-                if broken := int((~np.isfinite(vectors)).any(axis=1).sum()):
-                    raise DataError(
-                        f"encoder.model {self.config.model!r} gives values that are not finite for {broken} of "
-                        f"{len(rows)} texts; its weights are damaged, choose another model"
-                    )
-                yield rows, vectors
+                yield rows, self.encode_few([texts[row] for row in rows])
                 advance(len(rows), "")
+
+    def encode_few(self, texts: Sequence[str]) -> FloatArray:
+        """float32 [n, dim], in the order of `texts`, which are few enough to show no progress.
+
+        Raises:
+            DataError: the model gives values that are not finite.
+        """
+        vectors = self._encode(list(texts))
+        if broken := int((~np.isfinite(vectors)).any(axis=1).sum()):
+            raise DataError(
+                f"encoder.model {self.config.model!r} gives values that are not finite for {broken} of "
+                f"{len(texts)} texts; its weights are damaged, choose another model"
+            )
+        return vectors
 
     @cached_property
     def dim(self) -> int:

@@ -51,10 +51,16 @@ class Source(Protocol):
 
 
 class GeneratorSource:
-    """The generator's beams. It scores what they found; a history without items is not asked about."""
+    """The generator's beams. It scores what they found; a history without items is not asked about.
 
-    def __init__(self, generator: Recommender) -> None:
-        self._generator = generator
+    Args:
+        generator: searches.
+        most: candidates that it gives at most: its search is no narrower than what it is asked for. None: no limit.
+    """
+
+    def __init__(self, generator: Recommender, most: int | None = None) -> None:
+        self.generator = generator
+        self._most = most
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -64,13 +70,14 @@ class GeneratorSource:
         scores = np.full((len(histories), n), -np.inf, dtype=np.float32)
         rows = np.flatnonzero(histories.lengths > 0)
         if len(rows):
-            found = self._generator.recommend(
+            width = n if self._most is None else min(n, self._most)
+            found = self.generator.recommend(
                 histories.select(rows),
-                n,
+                width,
                 constraints=constraints.select(rows),
                 sessions=None if sessions is None else [sessions[int(row)] for row in rows],
             )
-            items[rows], scores[rows] = found.items, found.scores
+            items[rows, :width], scores[rows, :width] = found.items, found.scores
         return _Listed(items, scores)
 
 
@@ -99,7 +106,7 @@ class TowerSource:
     def __init__(self, tower: Tower, fitted: IntArray, num_items: int, index: ItemIndex) -> None:
         self._tower = tower
         self._places = _Places(fitted, num_items)
-        self._index = index
+        self.index = index
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -110,7 +117,7 @@ class TowerSource:
         rows = np.flatnonzero(queries.any(axis=1))
         if len(rows):
             within = self._places.constraints(constraints.select(rows), len(rows))
-            items[rows] = self._places.names[self._index.search(queries[rows], n, within).items]
+            items[rows] = self._places.names[self.index.search(queries[rows], n, within).items]
         return _Projected(items, queries, self._tower.item_vectors, self._places.index)
 
 

@@ -4,6 +4,7 @@ from serving.client.asynchronous import AsyncClient
 from serving.client.blocking import Client
 from serving.client.errors import ApiError, ClientError, UnreachableError
 from serving.client.models import (
+    Boost,
     Event,
     EventsResult,
     HistoryItem,
@@ -12,9 +13,11 @@ from serving.client.models import (
     Model,
     Neighbour,
     Neighbours,
+    Pin,
     Recommendations,
     RecommendedItem,
     RejectedEvent,
+    Rules,
     User,
 )
 from serving.client.retry import Retry
@@ -22,6 +25,7 @@ from serving.client.retry import Retry
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "Boost",
     "Client",
     "ClientError",
     "Event",
@@ -32,10 +36,12 @@ __all__ = [
     "Model",
     "Neighbour",
     "Neighbours",
+    "Pin",
     "Recommendations",
     "RecommendedItem",
     "RejectedEvent",
     "Retry",
+    "Rules",
     "UnreachableError",
     "User",
 ]

@@ -19,6 +19,7 @@ from feature_store import OnlineStore, StoreUnavailableError, UserState
 from feature_store.aio import AsyncOnlineStore
 from recsys.bundle import Bundle
 from recsys.generator import Recommendations
+from serving.answers import Query
 from serving.app import create_app
 from serving.runtime import RecommenderRuntime
 from serving.settings import BatchingSettings, BreakerSettings, DeadlineSettings, ServingSettings
@@ -227,8 +228,9 @@ def test_a_store_that_fails_in_a_row_is_left_alone(service: Service, monkeypatch
 def test_a_bundle_brings_its_fallbacks(tmp_path) -> None:
     write_toy_bundle(tmp_path / "bundle", fusion=tmp_path / "fusion")
     write_toy_bundle(tmp_path / "plain")
+    query = Query(history=["i1"], k=1)
     names = {
-        name: [stage.name for stage in RecommenderRuntime.from_bundle(Bundle.load(tmp_path / name)).all_stages]
+        name: [stage.name for stage in RecommenderRuntime.from_bundle(Bundle.load(tmp_path / name)).stages(query)]
         for name in ("bundle", "plain")
     }
     assert names == {"bundle": ["fusion", "generator", "dense", "counter"], "plain": ["generator", "dense"]}
