@@ -11,7 +11,7 @@ likeness that to the most alike of the items before it, 0 .. 1. At 0 the order s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +36,11 @@ class Arrangement:
 
 
 def arrange(
-    items: IntArray, scores: FloatArray, arrangement: Arrangement, caps: Sequence[Cap], directions: FloatArray
+    items: IntArray,
+    scores: FloatArray,
+    arrangement: Arrangement,
+    caps: Sequence[Cap],
+    directions: Callable[[IntArray], FloatArray],
 ) -> tuple[IntArray, FloatArray]:
     """The candidates in the order of the list, with their boosted scores; fewer where pinned items fill a cap.
 
@@ -45,7 +49,8 @@ def arrange(
         scores: float32 [C].
         arrangement: what to do.
         caps: that the list keeps, its pinned items included.
-        directions: float32 [num_items, D], unit vectors, whose inner products say how much alike items are.
+        directions: of items, int64 [C] to float32 [C, D]: unit vectors, whose inner products say how much alike they
+            are.
     """
     if arrangement.boosts:
         offsets = sum(weight * chosen[items] for chosen, weight in arrangement.boosts)
@@ -56,7 +61,7 @@ def arrange(
         kept = np.isin(items, walk_one(items, caps, len(items), given=arrangement.pinned))
         items, scores = items[kept], scores[kept]
     if arrangement.diversity:
-        order = diverse_order(scores, directions[items], arrangement.diversity)
+        order = diverse_order(scores, directions(items), arrangement.diversity)
         items, scores = items[order], scores[order]
     return items, scores
 

@@ -54,6 +54,12 @@ def serve(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="No keys, though others can reach the address: something else asks.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that answer, over one port; 0: one a core. Default: that of --settings, 1.", min=0
+        ),
+    ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(help="A YAML file of sizes, times and limits: serving.settings.ServingSettings."),
@@ -76,6 +82,7 @@ def serve(
         data_dir=data_dir,
         onnx=onnx,
         settings=None if settings is None else load_settings(settings),
+        workers=workers,
         keys=keys,
         is_open=no_auth,
         forget_after_days=forget_after_days,

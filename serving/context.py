@@ -1,8 +1,13 @@
-"""What the routes share: models, store, metrics. Model and store work runs in threads, not in the event loop."""
+"""What the routes share: models, store, metrics. Nothing here blocks the event loop: what a recommendation reads of its
+user comes by asyncio, the model and the rest of the store's work run in threads.
+
+Writes are among the latter: to be durable on any deployment takes retries by node, scripts that a server may have
+forgotten, and a confirmation on the same connection, and two versions of that would be one too many.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,12 +17,14 @@ import anyio.to_thread
 import structlog
 from fastapi import Depends, Request
 
-from feature_store import OnlineStore, StoreUnavailableError
+from feature_store import OnlineStore, StoreUnavailableError, UserState
+from feature_store.aio import AsyncOnlineStore
 from feature_store.offline import OfflineStore
 from recsys.bundle import Bundle
 from serving.admission import Admission
 from serving.arms import Arms
 from serving.breaker import CircuitBreaker
+from serving.fleet import Fleet, SingleProcess
 from serving.metrics import Metrics
 from serving.models import Models, ServedModel
 from serving.offline import OfflineExport
@@ -83,6 +90,8 @@ class ServingContext:
             root=bundles,
             on_activate=self._announce,
         )
+        self.fleet: Fleet = SingleProcess(self.models, self.metrics)
+        """Replaced where the service has further processes."""
         self.admission = Admission(
             lambda pending, deadline_s: self.models.active.chain.wait_s(pending, deadline_s),
             lambda: self.models.active.chain.default_deadline_s,
@@ -90,7 +99,9 @@ class ServingContext:
         )
         self._announce(self.models.active)
         self._seed = seed
-        self._seed_mutex = anyio.Lock()
+        self._is_prepared = False
+        self._preparing = anyio.Lock()
+        self._async_store: AsyncOnlineStore | None = None
         self._store_threads = anyio.CapacityLimiter(settings.store_threads)
         self._store_breaker = CircuitBreaker(
             max_failures=settings.breaker.max_failures,
@@ -136,6 +147,34 @@ class ServingContext:
         Raises:
             StoreUnavailableError: the store does not answer, or did not the last times and is left alone for now.
         """
+
+        async def in_thread() -> _T:
+            return await anyio.to_thread.run_sync(
+                work, limiter=self._store_threads, abandon_on_cancel=within_s is not None
+            )
+
+        return await self._asked(in_thread, within_s)
+
+    async def read_user(self, user_id: str, *, within_s: float) -> UserState:
+        """All that a recommendation needs to know of a user: one round trip, no thread.
+
+        Args:
+            user_id: the user.
+            within_s: how long to wait for it.
+
+        Raises:
+            StoreUnavailableError: see `on_store`.
+        """
+        return await self._asked(lambda: self._users.user_state(user_id, self.store.max_history), within_s)
+
+    @property
+    def _users(self) -> AsyncOnlineStore:
+        if self._async_store is None:
+            self._async_store = AsyncOnlineStore.beside(self.store)
+        return self._async_store
+
+    async def _asked(self, work: Callable[[], Awaitable[_T]], within_s: float | None) -> _T:
+        """Ask the store in time, unless it is left alone."""
         if not self._store_breaker.allows():
             raise StoreUnavailableError(
                 f"it failed {self.settings.breaker.max_failures} times, and is asked again every "
@@ -143,10 +182,8 @@ class ServingContext:
             )
         try:
             with anyio.fail_after(within_s):
-                await self._seeded()
-                result = await anyio.to_thread.run_sync(
-                    work, limiter=self._store_threads, abandon_on_cancel=within_s is not None
-                )
+                await self._prepared()
+                result = await work()
         except StoreUnavailableError:
             self._store_breaker.fail()
             raise
@@ -164,13 +201,15 @@ class ServingContext:
         own_s = self.models.active.chain.default_deadline_s * self.settings.deadline.store_share
         return min(_PATIENCE_S, own_s / 2)
 
-    async def _seeded(self) -> None:
-        if self._seed is None:
+    async def _prepared(self) -> None:
+        """Once: see that the keys are of this version, and put the data set's histories in."""
+        if self._is_prepared:
             return
-        async with self._seed_mutex:
-            if self._seed is not None:
-                await anyio.to_thread.run_sync(self._seed, limiter=self._store_threads)
-                self._seed = None
+        async with self._preparing:
+            if not self._is_prepared:
+                work = self.store.check_layout if self._seed is None else self._seed
+                await anyio.to_thread.run_sync(work, limiter=self._store_threads)
+                self._is_prepared = True
 
     async def start(self) -> None:
         """Warm up. A store that is down does not keep the service from starting.
@@ -195,6 +234,9 @@ class ServingContext:
             await anyio.to_thread.run_sync(self.slates.stop)
         if self._offline is not None:
             await anyio.to_thread.run_sync(self._offline.stop)
+        if self._async_store is not None:
+            await self._async_store.close()
+            self._async_store = None
         await anyio.to_thread.run_sync(self.store.close)
 
 

@@ -254,6 +254,25 @@ class Models:
             raise ModelError(f"model {version} is active; a shadow is another one")
         self._shadow, self._shadow_share = model, share
 
+    def resume(self, *, active: str, previous: str | None, shadow: str | None, share: float) -> None:
+        """Take up where another process is, with models in memory.
+
+        Args:
+            active: version of the model that answers.
+            previous: of the one that did so before.
+            shadow: of the one that is shown requests too.
+            share: of the requests that it is shown.
+
+        Raises:
+            ModelError: one of them is not in memory.
+        """
+        model = self._of(active)
+        if model is not self.active:
+            self.active = model
+            self._on_activate(model)
+        self._previous = None if previous is None else self._of(previous)
+        self.set_shadow(shadow, share)
+
     def show_to_shadow(self, query: Query, answer: Answer, catalog_ids: Callable[[int], str]) -> None:
         """Ask the shadow too, if it is this request's turn; returns at once.
 

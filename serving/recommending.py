@@ -12,7 +12,7 @@ import anyio.to_thread
 import numpy as np
 import structlog
 
-from feature_store import InvalidEventError, StoreUnavailableError
+from feature_store import InvalidEventError, StoreUnavailableError, UserState
 from feature_store.slates import ServedSlate, history_hash
 from recsys.errors import ConfigError
 from recsys.profile.profile import Profile
@@ -299,33 +299,28 @@ async def read_user(
     """
     within_s = (deadline - time.monotonic()) * context.settings.deadline.store_share
     try:
-        history = await _stored_history(context, user_id, within_s)
-        if with_profile:
-            return Known(history=history, profile=await _edited_profile(context, model, user_id, within_s))
+        state = await context.read_user(user_id, within_s=within_s)
     except StoreUnavailableError as error:
         context.metrics.count_store_error()
         _log.warning("answering without the store", error=str(error))
         return Known(history=[], missing="store_unavailable")
-    return Known(history=history)
-
-
-async def _stored_history(context: ServingContext, user_id: str, within_s: float) -> list[str]:
-    """A user's item ids, oldest first."""
-    history = await context.on_store(lambda: context.store.user_history(user_id, MAX_HISTORY), within_s=within_s)
-    if not history:
+    if not state.history:
         raise ProblemError(
             404,
             f"user {user_id!r} is unknown; post an event for the user first, or send a history instead of user_id",
             field="user_id",
         )
-    return history
+    history = [entry.item_id for entry in state.history[-MAX_HISTORY:]]
+    if with_profile and state.profile is not None:
+        return Known(history=history, profile=await _edited_profile(model, state))
+    return Known(history=history)
 
 
-async def _edited_profile(context: ServingContext, model: ServedModel, user_id: str, within_s: float) -> Profile | None:
+async def _edited_profile(model: ServedModel, state: UserState) -> Profile | None:
     """The profile of a user who has edited it. One that rules made of the history says nothing that the model does not
     read there; and nobody should lose a list to a profile that cannot be read."""
     try:
-        return await context.on_store(lambda: model.profiles.read_edited(context.store, user_id), within_s=within_s)
+        return await anyio.to_thread.run_sync(model.profiles.edited, state)
     except UnreadableProfileError as error:
         _log.warning("answering without the stored profile", error=str(error))
         return None

@@ -140,8 +140,8 @@ class RecommenderRuntime:
         # Only the generator reads words, and only where it is the best source there is.
         words = word_reader(recommender if reader is None else reader) if fused is None else None
         self._profile = None if words is None else ProfileStage(words)
-        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
+        # Not divided by their lengths here: they may be a map of a file, which all processes share.
+        self._vectors = embeddings
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
         self._by_popularity = np.argsort(-item_counts, kind="stable")
         smoothed = item_counts + 1.0
@@ -351,7 +351,7 @@ class RecommenderRuntime:
         items, scores = found.items, found.scores
         if asked.arrangement is not None:
             with clock.step("arrange"):
-                items, scores = arrange(items, scores, asked.arrangement, asked.caps, self._directions)
+                items, scores = arrange(items, scores, asked.arrangement, asked.caps, self._directions_of)
         with clock.step("reasons"):
             reasons = self._reasons(asked, items)
         return Answer(
@@ -377,6 +377,13 @@ class RecommenderRuntime:
         items = walk_one(self._by_popularity[permitted[self._by_popularity]], asked.caps, asked.k)
         return Listed(items=items, scores=self._popularity_scores[items].astype(np.float32))
 
+    def _directions_of(self, items: IntArray) -> npt.NDArray[np.float32]:
+        """float32 [C, D]: the embeddings of items, of length 1; zeros stay zeros."""
+        vectors = self._vectors[items]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        found: npt.NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return found
+
     def _reasons(self, asked: Asked, items: IntArray) -> list[Reason]:
         history = asked.history[-_EXPLAINED_HISTORY:]
         if asked.words:
@@ -386,7 +393,7 @@ class RecommenderRuntime:
                 Reason(text=f"Popular: {self.item_counts[item]} interactions", because=None, similarity=None)
                 for item in items
             ]
-        similarities = self._directions[items] @ self._directions[history].T
+        similarities = self._directions_of(items) @ self._directions_of(history).T
         nearest = similarities.argmax(axis=1)
         return [
             Reason(
@@ -405,7 +412,7 @@ class RecommenderRuntime:
         """int64 [len(items), at most `count`]: of each item those of `history` that its embedding is most like, best
         first."""
         recent = np.array(list(dict.fromkeys(history[-_EXPLAINED_HISTORY:].tolist())), dtype=np.int64)
-        similarities = self._directions[items] @ self._directions[recent].T
+        similarities = self._directions_of(items) @ self._directions_of(recent).T
         return recent[np.argsort(-similarities, axis=1, kind="stable")[:, :count]]
 
     def title(self, item: int) -> str:

@@ -100,6 +100,8 @@ class ServingSettings(StrictConfig):
     """Which users get other settings, `serving.arms.ArmSettings`."""
     exploration: ExplorationSettings = ExplorationSettings()
     """Whether lists are drawn at random."""
+    workers: int = Field(default=1, ge=0, le=256)
+    """Processes that answer, over one port and one copy of the weights; 0: one a core."""
     filters: dict[str, Filter] = Field(default={}, max_length=100)
     """Filters that requests use by name, `{"named": ...}`; see `recsys.generator.filters`."""
     always: list[str] = Field(default=[])
@@ -112,7 +114,8 @@ class ServingSettings(StrictConfig):
     max_clock_skew_s: float = Field(default=86_400, ge=0)
     """An event further in the future is rejected: it would stay the newest of its user."""
     model_threads: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)), ge=1)
-    """Batches that a stage of the model works on at a time, one core each; more requests wait in line."""
+    """Batches that a stage of the model works on at a time, one core each; more requests wait in line. In each worker;
+    with several, the default is the worker's share of the cores."""
     batching: BatchingSettings = BatchingSettings()
     deadline: DeadlineSettings = DeadlineSettings()
     breaker: BreakerSettings = BreakerSettings()

@@ -611,7 +611,8 @@ class GenerativeRecommender:
         _same_instruction(model, weights)
         _same_heads(model, objectives)
         try:
-            model.load_state_dict(weights)
+            # Assigned, not copied: they stay maps of the file, one in memory for all processes that load it.
+            model.load_state_dict(weights, assign=True)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"generator: the weights in {directory} do not fit its config: {reason}") from error

@@ -48,7 +48,7 @@ def test_equal_scores_keep_their_order_until_diversity_counts() -> None:
 
 def test_without_boosts_pins_and_diversity_nothing_changes() -> None:
     items, scores = np.array([3, 1, 2]), np.array([-1, -1, -2], dtype=np.float32)
-    found = arrange(items, scores, Arrangement(pinned=NOTHING), [], np.eye(4, dtype=np.float32))
+    found = arrange(items, scores, Arrangement(pinned=NOTHING), [], np.eye(4, dtype=np.float32).__getitem__)
     assert (found[0].tolist(), found[1].tolist()) == ([3, 1, 2], [-1, -1, -2])
 
 
@@ -69,5 +69,7 @@ def test_pins_and_the_rest_keep_the_cap_together(labels: list[list[str]], most: 
     # Whatever was left out would break it.
     for item in set(items.tolist()) - set(kept.tolist()):
         assert any(counts[label] >= most for label in labels[item])
-    found, _ = arrange(items, -items.astype(np.float32), Arrangement(pinned=pinned), caps, np.eye(12, dtype=np.float32))
+    found, _ = arrange(
+        items, -items.astype(np.float32), Arrangement(pinned=pinned), caps, np.eye(12, dtype=np.float32).__getitem__
+    )
     assert found.tolist() == (kept.tolist() if num_pinned else items.tolist())

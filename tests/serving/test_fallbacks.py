@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 from toy_bundle import write_toy_bundle
 
-from feature_store import OnlineStore, StoreUnavailableError
+from feature_store import OnlineStore, StoreUnavailableError, UserState
+from feature_store.aio import AsyncOnlineStore
 from recsys.bundle import Bundle
 from recsys.generator import Recommendations
 from serving import chain
@@ -167,50 +169,44 @@ def test_a_deadline_that_makes_no_sense_is_refused(service: Service, value: str)
     assert response.json()["fields"][0]["field"] == "X-Deadline-Ms"
 
 
-def test_a_store_that_hangs_takes_half_of_the_time_at_most(
-    service: Service, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    released = threading.Event()
-    monkeypatch.setattr(store, "user_history", lambda *_: released.wait(60))
+def test_a_store_that_hangs_takes_half_of_the_time_at_most(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AsyncOnlineStore, "user_state", lambda *_: asyncio.sleep(60))
     response = service.client.post("/v1/recommend", json={"user_id": "ann"}, headers={"X-Deadline-Ms": "200"}).json()
     assert (response["source"], response["fallback_reason"]) == ("popularity", "store_unavailable")
-    released.set()
 
 
 def test_clients_that_leave_no_time_do_not_take_the_store_from_others(
-    service: Service, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.client.post("/v1/events", json={"event_id": "e", "user_id": "ann", "item_id": "i1"})
-    read = store.user_history
+    read = AsyncOnlineStore.user_state
 
-    def read_slowly(*asked: Any) -> list[str]:
-        time.sleep(0.02)
-        return read(*asked)
+    async def read_slowly(*asked: Any) -> UserState:
+        await asyncio.sleep(0.02)
+        return await read(*asked)
 
-    monkeypatch.setattr(store, "user_history", read_slowly)
+    monkeypatch.setattr(AsyncOnlineStore, "user_state", read_slowly)
     for _ in range(3):
         hasty = service.client.post("/v1/recommend", json={"user_id": "ann"}, headers={"X-Deadline-Ms": "2"}).json()
         assert hasty["fallback_reason"] == "store_unavailable"
     assert service.metric('recsys_breaker_state{part="store"}') == 0
     assert service.client.post("/v1/recommend", json={"user_id": "ann"}).json()["source"] == "fusion"
     # A store that hangs for as long as anybody waits is ill.
-    monkeypatch.setattr(store, "user_history", lambda *_: time.sleep(0.4))
+    monkeypatch.setattr(AsyncOnlineStore, "user_state", lambda *_: asyncio.sleep(0.4))
     for _ in range(2):
         service.client.post("/v1/recommend", json={"user_id": "ann"}, headers={"X-Deadline-Ms": "550"})
     assert service.metric('recsys_breaker_state{part="store"}') == 2
 
 
-def test_a_store_that_fails_in_a_row_is_left_alone(
-    service: Service, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_fails_in_a_row_is_left_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def fail(*_: object) -> None:
+    async def fail(*_: object) -> None:
         calls.append(1)
         raise StoreUnavailableError("connection refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "user_history", fail)
+        patch.setattr(AsyncOnlineStore, "user_state", fail)
         for _ in range(5):
             answer = service.client.post("/v1/recommend", json={"user_id": "ann"}).json()
             assert answer["fallback_reason"] == "store_unavailable"
