@@ -5,13 +5,16 @@ Keys, commands and the meaning of replies are those of `OnlineStore`, which does
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any, Self
 
 import redis
 from redis.exceptions import RedisClusterException
 
 from feature_store.address import Address
-from feature_store.connection import unavailable
+from feature_store.connection import Command, unavailable
+from feature_store.embedded import AttendedServer, EmbeddedServer
 from feature_store.events import MAX_HISTORY
 from feature_store.keys import Keys
 from feature_store.online import OnlineStore
@@ -22,12 +25,16 @@ class AsyncOnlineStore:
     """Asyncio client of the online store; for one event loop.
 
     Args:
-        address: of the store. One that a program manages must run already; it is not started again from here.
+        address: of the store.
         namespace: as that of the `OnlineStore`.
+        server: the server behind it that this program manages, and starts again when it is down; None for others.
     """
 
-    def __init__(self, address: Address, *, namespace: str) -> None:
+    def __init__(
+        self, address: Address, *, namespace: str, server: EmbeddedServer | AttendedServer | None = None
+    ) -> None:
         self.keys = Keys(namespace)
+        self._server = server
         self._client = address.async_client()
 
     @classmethod
@@ -42,22 +49,35 @@ class AsyncOnlineStore:
     @classmethod
     def beside(cls, store: OnlineStore) -> Self:
         """The same store as `store`, also when that manages the server."""
-        return cls(store.connection.address, namespace=store.namespace)
+        return cls(store.connection.address, namespace=store.namespace, server=store.connection.server)
 
     async def user_state(self, user_id: str, limit: int = MAX_HISTORY) -> UserState:
         """History (its newest `limit` entries, at least 1), profile and session of a user.
 
+        Cancelled, it leaves no half-read reply behind for others.
+
         Raises:
-            StoreUnavailableError: the store does not answer.
+            StoreUnavailableError: the store does not answer. A managed server is started again first.
         """
-        pipeline: Any = self._client.pipeline(transaction=False)
         # All keys of a user have one hash tag, so that a cluster's pipeline is one round trip too.
-        for command in state_commands(self.keys, user_id, max(1, limit)):
-            command.queue(pipeline)
+        commands = state_commands(self.keys, user_id, max(1, limit))
         try:
-            return decode_state(await pipeline.execute())
+            try:
+                return decode_state(await self._replies(commands))
+            except redis.ConnectionError:
+                if self._server is None:
+                    raise
+                await asyncio.to_thread(self._server.ensure_running)
+                return decode_state(await self._replies(commands))
         except (redis.RedisError, RedisClusterException, OSError) as error:
             raise unavailable(error) from error
+
+    async def _replies(self, commands: Sequence[Command]) -> list[Any]:
+        pipeline: Any = self._client.pipeline(transaction=False)
+        for command in commands:
+            command.queue(pipeline)
+        replies: list[Any] = await pipeline.execute()
+        return replies
 
     async def close(self) -> None:
         """Close the connections."""

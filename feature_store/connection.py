@@ -18,7 +18,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import AskError, ClusterDownError, NoScriptError, RedisClusterException, TryAgainError
 
 from feature_store.address import Address, Deployment
-from feature_store.embedded import EmbeddedServer
+from feature_store.embedded import AttendedServer, EmbeddedServer
 from feature_store.errors import StoreUnavailableError
 
 _FSYNC_TIMEOUT_MS = 5000
@@ -75,6 +75,8 @@ class Capabilities:
     """`always`, `everysec` or `no`; None when the server does not tell."""
     has_waitaof: bool
     """Whether it can confirm that a write is on disk (Redis 7.2, Valkey)."""
+    confirms_too_early: bool
+    """Whether it does so before a write is on disk, under `everysec`: Redis 7.4 and Valkey (redis/redis#13793)."""
     eviction_policy: str
     """What it does when its memory is full; anything but `noeviction` loses data."""
     tls: bool
@@ -82,7 +84,7 @@ class Capabilities:
     @property
     def durable(self) -> bool:
         """Whether an acknowledged event survives the loss of power."""
-        confirmed = self.has_waitaof and self.fsync_policy != "no"
+        confirmed = self.has_waitaof and not self.confirms_too_early and self.fsync_policy != "no"
         return self.append_only_file and (confirmed or self.fsync_policy == "always")
 
     @property
@@ -93,10 +95,15 @@ class Capabilities:
                 "the store keeps no append-only file: an acknowledged event survives a crash of this program, "
                 "but not of the store; set its appendonly to 'yes'"
             )
+        if not self.durable and self.has_waitaof and self.confirms_too_early:
+            return (
+                f"the store ({self.server}) confirms writes before they are on disk unless each is synced: the last "
+                "second of acknowledged events may be lost with the machine; set its appendfsync to 'always'"
+            )
         if not self.durable:
             return (
                 "the store cannot confirm writes to disk (it has no WAITAOF): the last second of acknowledged "
-                "events may be lost with the machine; set its appendfsync to 'always', or use Redis 7.2 or Valkey"
+                "events may be lost with the machine; set its appendfsync to 'always'"
             )
         if self.eviction_policy != "noeviction":
             return (
@@ -111,10 +118,10 @@ class Connection:
 
     Args:
         address: where it is.
-        server: the managed server behind it, None for one that is managed elsewhere.
+        server: the server behind it that this program manages, in this process or another; None for others.
     """
 
-    def __init__(self, address: Address, server: EmbeddedServer | None = None) -> None:
+    def __init__(self, address: Address, server: EmbeddedServer | AttendedServer | None = None) -> None:
         self.address = address
         self.server = server
         self._client: Any = None
@@ -253,6 +260,10 @@ class Connection:
             append_only_file=all(each.get("aof_enabled") for each in facts),
             fsync_policy=weakest,
             has_waitaof=all(_version(each) >= (7, 2) for each in facts),
+            # Valkey says that it is Redis 7.2.4, whose own WAITAOF was right.
+            confirms_too_early=any(
+                each.get("server_name") == "valkey" or (7, 4) <= _version(each) < (8, 0) for each in facts
+            ),
             eviction_policy=next((policy for policy in evictions if policy != "noeviction"), "noeviction"),
             tls=self.address.tls,
         )

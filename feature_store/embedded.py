@@ -90,6 +90,16 @@ class EmbeddedServer:
                     )
                 time.sleep(_POLL_S)
 
+    def start_if_dead(self) -> None:
+        """Start the server if none lives, and return at once; `ensure_running` waits until it answers.
+
+        Raises:
+            StoreUnavailableError: one that this object started has ended by itself, with an error.
+        """
+        with self._mutex:
+            if not self._stopped.is_set():
+                self._start_if_dead()
+
     def is_running(self) -> bool:
         """Whether the server answers, whoever started it."""
         return self._answers()
@@ -103,7 +113,7 @@ class EmbeddedServer:
         # Before the mutex: a thread that is waiting for a start gives up, and none begins another.
         self._stopped.set()
         with self._mutex:
-            self._send(b"*1\r\n$8\r\nSHUTDOWN\r\n")
+            _send(self.socket_path, b"*1\r\n$8\r\nSHUTDOWN\r\n")
             deadline = time.monotonic() + _SHUTDOWN_S
             while self._is_locked() and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
@@ -150,19 +160,52 @@ class EmbeddedServer:
             return False
 
     def _answers(self) -> bool:
-        # While it reads its data the server answers -LOADING.
-        return self._send(b"*1\r\n$4\r\nPING\r\n").startswith(b"+PONG")
-
-    def _send(self, command: bytes) -> bytes:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(1.0)
-            try:
-                connection.connect(str(self.socket_path))
-                connection.sendall(command)
-                return connection.recv(64)
-            except OSError:
-                return b""
+        return _answers(self.socket_path)
 
     def _last_log_line(self) -> str:
         lines = (self.data_dir / _LOG).read_text(errors="replace").splitlines()
         return lines[-1] if lines else "it wrote no log"
+
+
+class AttendedServer:
+    """The server of another process of this program, which starts it again when it ends: here it is waited for.
+
+    Args:
+        socket_path: where it listens.
+        patience_s: how long a new start may take.
+    """
+
+    def __init__(self, socket_path: Path, *, patience_s: float = 5.0) -> None:
+        self.socket_path = socket_path
+        self._patience_s = patience_s
+
+    def ensure_running(self) -> None:
+        """Wait until the server answers.
+
+        Raises:
+            StoreUnavailableError: it does not.
+        """
+        deadline = time.monotonic() + self._patience_s
+        while not _answers(self.socket_path):
+            if time.monotonic() > deadline:
+                raise StoreUnavailableError(f"store: the server at {self.socket_path} does not answer")
+            time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """Nothing: it belongs to the other process."""
+
+
+def _answers(socket_path: Path) -> bool:
+    # While it reads its data the server answers -LOADING.
+    return _send(socket_path, b"*1\r\n$4\r\nPING\r\n").startswith(b"+PONG")
+
+
+def _send(socket_path: Path, command: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(socket_path))
+            connection.sendall(command)
+            return connection.recv(64)
+        except OSError:
+            return b""

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from feature_store.address import Address
 from feature_store.connection import Capabilities, Command, Connection, Script
-from feature_store.embedded import EmbeddedServer
+from feature_store.embedded import AttendedServer, EmbeddedServer
 from feature_store.errors import StoreConfigError
 from feature_store.events import MAX_HISTORY, AppendOutcome, Event, HistoryEntry
 from feature_store.items import ItemLog
@@ -116,6 +116,17 @@ class OnlineStore:
         )
         store.migrate()
         return store
+
+    @classmethod
+    def attended(
+        cls, socket_path: Path, *, namespace: str = "recsys", idle_lifetime_s: int | None = None
+    ) -> OnlineStore:
+        """The store whose server another process of this program manages; it is waited for, and never ended, here."""
+        return cls(
+            Connection(Address.parse(f"unix://{quote(str(socket_path))}"), AttendedServer(socket_path)),
+            namespace=namespace,
+            idle_lifetime_s=idle_lifetime_s,
+        )
 
     @classmethod
     def connect(

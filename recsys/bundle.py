@@ -7,6 +7,7 @@
     semantic_ids/  tokenizer/  embeddings/  generator/     each in the format of its room
     text_encoder/       the text model, where it was tuned
     fusion/             further sources and a ranker, where there are any (recsys.retrieval)
+    intents/            tags and explanations, where they were made (recsys.profile.intents)
     report.json         the evaluation
 
 Loading executes no code from a file. Knows no HTTP and no training.
@@ -40,6 +41,10 @@ from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, sha256_file, sha256_json, write_json
 from recsys.generator import GenerativeRecommender
 from recsys.generator.lm.backbone import Backbone
+from recsys.profile.intents.build import build_table
+from recsys.profile.intents.config import IntentConfig
+from recsys.profile.intents.table import IntentTable
+from recsys.profile.writers import TextWriter
 from recsys.retrieval import FusedRecommender, load_fused
 from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, load_tokenizer
 
@@ -47,6 +52,7 @@ FORMAT = 2
 _MANIFEST = "manifest.json"
 _TEXT_ENCODER = "text_encoder"
 _FUSION = "fusion"
+_INTENTS = "intents"
 _LIBRARIES = ("torch", "transformers", "numpy", "polars", "safetensors")
 
 
@@ -123,22 +129,61 @@ def write_bundle(
         (directory / "generator").mkdir()
         recommender.save(directory / "generator")
         write_json(directory / "report.json", report)
-        files = {file: sha256_file(directory / file) for file in _file_names(directory)}
-        for file in files:
-            (directory / file).chmod(0o644)  # safetensors writes for the owner only; another user may serve
-        manifest = Manifest(
-            name=name,
-            model_version=sha256_json({file: _content_hash(directory / file) for file in files})[:12],
-            created_at=datetime.now(UTC).replace(microsecond=0),
-            libraries={
-                "recsys": recsys.__version__,
-                **{library: importlib.metadata.version(library) for library in _LIBRARIES},
-            },
-            config=dict(config),
-            metrics=report.get("models", {}).get("generator" if fusion is None else "fused", {}),
-            files=files,
-        )
-        write_json(directory / _MANIFEST, manifest.model_dump(mode="json"))
+        metrics = report.get("models", {}).get("generator" if fusion is None else "fused", {})
+        return _seal(directory, name=name, config=config, metrics=metrics)
+
+
+def make_intents(
+    path: Path, config: IntentConfig, writer: TextWriter | None = None, writer_name: str = "language model"
+) -> IntentTable:
+    """Make tags and explanations for the bundle at `path` and put them into it, in place of those that it has, whole or
+    not at all. Its model is the same as before; its version is another.
+
+    Args:
+        path: the bundle.
+        config: sizes.
+        writer: see `build_table`.
+        writer_name: what the table calls it.
+
+    Raises:
+        ArtifactError: there is no bundle, or it is damaged.
+        ChatError: the chat model does not answer.
+    """
+    manifest = read_manifest(path)
+    _verify_files(path, manifest.files)
+    catalog = Catalog.load(path / "catalog.parquet")
+    named = pl.read_parquet(path / "histories.parquet")["item_ids"].to_list()
+    histories = [catalog.index_of(item_ids).tolist() for item_ids in named]
+    table = build_table(catalog, histories, config, writer, writer_name)
+    with atomic_directory(path) as directory:
+        for file in manifest.files:
+            if not file.startswith(f"{_INTENTS}/"):
+                (directory / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path / file, directory / file)
+        (directory / _INTENTS).mkdir()
+        table.save(directory / _INTENTS)
+        _seal(directory, name=manifest.name, config=manifest.config, metrics=manifest.metrics)
+    return table
+
+
+def _seal(directory: Path, *, name: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Manifest:
+    """Write the manifest of the files that are in `directory`."""
+    files = {file: sha256_file(directory / file) for file in _file_names(directory)}
+    for file in files:
+        (directory / file).chmod(0o644)  # safetensors writes for the owner only; another user may serve
+    manifest = Manifest(
+        name=name,
+        model_version=sha256_json({file: _content_hash(directory / file) for file in files})[:12],
+        created_at=datetime.now(UTC).replace(microsecond=0),
+        libraries={
+            "recsys": recsys.__version__,
+            **{library: importlib.metadata.version(library) for library in _LIBRARIES},
+        },
+        config=dict(config),
+        metrics=dict(metrics),
+        files=files,
+    )
+    write_json(directory / _MANIFEST, manifest.model_dump(mode="json"))
     return manifest
 
 
@@ -157,6 +202,8 @@ class Bundle:
     item_counts: IntArray
     """int64 [num_items]."""
     report: dict[str, Any]
+    intents: IntentTable | None = None
+    """Tags and explanations; None where they were not made."""
 
     @cached_property
     def tokenizer(self) -> SemanticIdTokenizer:
@@ -221,6 +268,7 @@ class Bundle:
             fused=load_fused(path / _FUSION, recommender, embeddings.vectors) if has_fusion else None,
             item_counts=item_counts,
             report=report,
+            intents=IntentTable.load(path / _INTENTS, catalog.num_items) if (path / _INTENTS).is_dir() else None,
         )
 
 

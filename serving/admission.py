@@ -26,7 +26,7 @@ from serving.problems import problem_response
 
 DEADLINE_HEADER = "X-Deadline-Ms"
 
-_PATHS = frozenset({"/v1/recommend", "/v1/recommend:batch"})
+_PATHS = frozenset({"/v1/recommend", "/v1/recommend:batch", "/v1/rank"})
 
 _MOST_FILLED, _LEAST_FILLED = 0.6, 0.1
 """Share of a deadline that those who wait may fill, at most and at least."""

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
+from recsys.generator.filters import Node
 from recsys.profile.profile import Profile
 
 Mode = Literal["direct", "reason"]
 
-Source = Literal["reasoning", "fusion", "generator", "dense", "counter", "popularity"]
+Explain = Literal["none", "evidence", "intent"]
+"""What is said of why an item is in a list: nothing; which items of the history are most like it; which tag of the
+user's interests it fits, if any."""
+
+Task = Literal["next", "similar", "rank", "search"]
+"""What a list is of: what comes after the history; items like the last one of the history; given items, ranked as what
+comes after the history; what words describe."""
+
+SearchBy = Literal["words", "text_encoder", "generator"]
+"""How a search finds items: by the words of titles, categories and ids; by the vectors that the bundle's text encoder
+gives to texts; by what the language model generates after the text."""
+
+Source = Literal["reasoning", "fusion", "generator", "dense", "words", "counter", "popularity"]
 """Who made a list, best first: the generator with reasons first; the generator and further sources, ranked together;
-the generator; dense retrieval (SASRec, or item embeddings where the bundle has none); items that followed those of the
-history in the log; the most popular items."""
+the generator; dense retrieval (SASRec, or item embeddings where the bundle has none, or is asked for similar items);
+the words of titles and categories, for a search; items that followed those of the history in the log; the most popular
+items."""
 
 FallbackReason = Literal[
     "empty_history",
@@ -23,13 +37,16 @@ FallbackReason = Literal[
     "generator_failed",
     "dense_failed",
     "counter_failed",
+    "words_failed",
+    "fewer_beams",
     "no_time",
     "circuit_open",
     "store_unavailable",
 ]
 """Why a list is not of the best source: the history is empty, or the catalogue has none of its items; a source failed;
-the deadline left no time for a better one; a source failed so often that it is left alone for a while; the store does
-not answer, so that nothing is known of the user. It names what kept the last better source from answering."""
+the deadline left the best source time for a narrower search only, or no time for a better one; a source failed so often
+that it is left alone for a while; the store does not answer, so that nothing is known of the user. It names what kept
+the last better source from answering."""
 
 ItemStatus = Literal["generatable", "retrievable", "removed"]
 """What becomes of an item: it has a semantic ID, and every source may list it; it waits for one, is found by search and
@@ -40,21 +57,58 @@ NOT_DEGRADED: frozenset[FallbackReason | None] = frozenset({None, "empty_history
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pin:
+    """An item with a fixed place."""
+
+    item_id: str
+    position: int
+    """1 is the top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boost:
+    """What is added to the scores of some items: of those that a filter permits, or of these."""
+
+    weight: float
+    """In nats, since scores are log-probabilities: 0.7 doubles an item's odds."""
+    filter: Node | None = None
+    item_ids: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Query:
     """A request for a list."""
 
     history: Sequence[str]
-    """Item ids, oldest first; unknown ones are left out."""
+    """Item ids, oldest first; unknown ones are left out. For `similar`, the one item."""
+    task: Task = "next"
+    items: Sequence[str] = ()
+    """What `rank` ranks."""
+    words: str = ""
+    """What `search` looks for."""
     k: int
     """Length of the list."""
     exclude: Sequence[str] = ()
     """Item ids that must not appear."""
     categories: Sequence[str] = ()
     """Only items with one of these; no filter when empty."""
+    filter: Node | None = None
+    """Only items for which it holds; without names."""
     max_per_category: int | None = None
     """At most so many items of any category; an item counts in all of its own."""
+    max_per: Mapping[str, int] = field(default_factory=dict)
+    """By column: at most so many items of any one of its values; for categories, together with the above."""
     exclude_seen: bool = True
     """Leave out the items of the history."""
+    seen_window: int | None = None
+    """Leave out those of its last so many entries only."""
+    pins: Sequence[Pin] = ()
+    """Whatever the history is; they count in `max_per`, which may not move them."""
+    boosts: Sequence[Boost] = ()
+    diversity: float = 0.0
+    """0 .. 1: how much more a list is worth whose items differ, see `serving.arranging`."""
+    candidates: int = 0
+    """Length of the list that boosts and diversity choose from, if above `k`."""
     session: str | None = None
     """Whose history it is; it then stays encoded, so that the next request reads only what is new."""
     mode: Mode = "direct"
@@ -69,7 +123,7 @@ class Reason:
 
     text: str
     because: int | None
-    """The item of the history that is most like it; None without a history."""
+    """The item of the history that is most like it; None without a history, or for an item that was pinned."""
     similarity: float | None
     """Cosine of the two items' embeddings."""
 
@@ -81,8 +135,18 @@ class Pick:
     item: int
     score: float
     """Log-probability: of the generator, over its chains of reasons where there are any, the fusion's calibrated one,
-    or the item's share of all interactions. Of `dense` and `counter` their own measure. Comparable within a list."""
+    or the item's share of all interactions. Of `dense` and `counter` their own measure, of `words` how well they match.
+    With the item's boosts. Comparable within a list. NaN for an item that was pinned."""
     reason: Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """An item (dense index) with a fixed place."""
+
+    item: int
+    position: int
+    """1 is the top."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +154,11 @@ class Answer:
     """A ranked list and how it came about."""
 
     picks: list[Pick]
+    """Before it is shown (`serving.shown`) without the pinned items, and possibly longer than was asked for."""
+    pins: tuple[Pinned, ...] = ()
+    """What goes in between when it is shown."""
+    dropped_pins: tuple[str, ...] = ()
+    """Ids of pins that are in no list: the catalogue does not have them, or a rule forbids them."""
     source: Source
     fallback_reason: FallbackReason | None
     """Why the list is not of the best source that the bundle has, or of the mode; None when it is."""

@@ -22,14 +22,14 @@ from serving.batching import OverloadedError
 from serving.context import ServingContext
 from serving.guard.audit import AuditLog, AuditMiddleware
 from serving.guard.keys import KeyRing
-from serving.guard.limiter import RateLimiter
+from serving.guard.limiter import Buckets, RateLimiter
 from serving.guard.middleware import HostMiddleware, KeyMiddleware, check_role
 from serving.guard.openapi import describe_guards
 from serving.lifecycle import Lifecycle, StoreProbe
 from serving.middleware import REQUEST_ID, BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
 from serving.offline import OfflineExport
 from serving.problems import install_handlers, install_schema
-from serving.routes import admin, catalog, events, insight, items, operations, profiles, recommend, users
+from serving.routes import admin, catalog, events, insight, items, lookups, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 from serving.slate_log import SlateLog
@@ -56,6 +56,7 @@ def create_app(
     tracer_provider: TracerProvider | None = None,
     offline: OfflineExport | None = None,
     slates: SlateLog | None = None,
+    buckets: Buckets | None = None,
     outcomes: OfflineStore | None = None,
 ) -> FastAPI:
     """The API and the dashboard over one model and one store; the app closes the store when it stops.
@@ -74,6 +75,7 @@ def create_app(
         loopback_only: answer only requests that name this machine as the host.
         offline: writes the offline store while the app runs; None: nobody here does.
         slates: takes the lists that were shown; None: they are not logged.
+        buckets: of the clients' rates, where they are shared with other processes.
         outcomes: the offline store in which experiments are counted, whoever writes it; None: nobody says where.
 
     Raises:
@@ -99,7 +101,7 @@ def create_app(
         docs_url=None,  # FastAPI's page loads its scripts from a CDN
         redoc_url=None,
         dependencies=[] if keys is None else [Depends(check_role)],
-        middleware=_middleware(context, keys, loopback_only, tracer_provider),
+        middleware=_middleware(context, keys, loopback_only, tracer_provider, buckets),
     )
     app.state.context = context
     app.state.has_one_user = loopback_only and keys is None
@@ -112,7 +114,7 @@ def create_app(
         return overloaded_response(error, settings.retry_after_s)
 
     app.add_exception_handler(OverloadedError, on_overload)
-    for routes in (recommend, events, catalog, items, profiles, users, operations, insight, admin):
+    for routes in (recommend, lookups, events, catalog, items, profiles, users, operations, insight, admin):
         app.include_router(routes.router)
     install_schema(app, describe_guards)
 
@@ -131,7 +133,11 @@ def create_app(
 
 
 def _middleware(
-    context: ServingContext, keys: KeyRing | None, loopback_only: bool, tracer_provider: TracerProvider | None
+    context: ServingContext,
+    keys: KeyRing | None,
+    loopback_only: bool,
+    tracer_provider: TracerProvider | None,
+    buckets: Buckets | None,
 ) -> list[Middleware]:
     settings, guard = context.settings, context.settings.guard
     stack = [] if tracer_provider is None else [Middleware(TracingMiddleware, provider=tracer_provider)]
@@ -151,7 +157,7 @@ def _middleware(
     stack.append(Middleware(AuditMiddleware, audit=AuditLog(guard.audit_file, guard.audit_secret)))
     if keys is not None:
         rate = guard.requests_per_second
-        limiter = None if rate is None else RateLimiter(rate, guard.burst)
+        limiter = None if rate is None else RateLimiter(rate, guard.burst, buckets=buckets)
         stack.append(Middleware(KeyMiddleware, keys=keys, limiter=limiter, metrics=context.metrics))
     stack += [
         Middleware(AdmissionMiddleware, admission=context.admission, least_retry_s=settings.retry_after_s),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from pydantic import Field
@@ -11,9 +12,10 @@ from pydantic import Field
 from feature_store.slates import Exposure
 from recsys.config import StrictConfig
 from recsys.errors import ConfigError
+from recsys.generator.filters import Named, joined
 from serving.answers import Mode
 from serving.experiments import ExperimentPlan, Experiments
-from serving.schemas import MAX_K, RecommendRequest
+from serving.schemas import MAX_K, Diversity, MaxPer, RecommendRequest
 
 _log = structlog.get_logger(__name__)
 
@@ -23,6 +25,11 @@ class ArmSettings(StrictConfig):
 
     mode: Mode | None = None
     max_per_category: int | None = Field(default=None, ge=1, le=MAX_K)
+    max_per: MaxPer | None = None
+    """By column of the catalogue."""
+    diversity: Diversity | None = None
+    filter: str | None = Field(default=None, min_length=1)
+    """Name of one of the settings' filters. It holds together with the request's own."""
     epsilon: float | None = Field(default=None, ge=0, le=1)
     """Share of lists that are drawn at random, see `serving.exploration`."""
     model_version: str | None = Field(default=None, min_length=1)
@@ -48,13 +55,18 @@ class Arm:
             request: what is asked.
             can_reason: whether the model has mode `reason`; else the arm's mode is left out.
         """
-        wanted = {"mode": self.settings.mode, "max_per_category": self.settings.max_per_category}
+        wanted: dict[str, Any] = {
+            name: getattr(self.settings, name) for name in ("mode", "max_per_category", "max_per", "diversity")
+        }
         if wanted["mode"] == "reason" and not can_reason:
             _log.warning("the model of this arm gives no reasons, answering directly", variants=self.variants)
             del wanted["mode"]
         changes = {
             name: value for name, value in wanted.items() if value is not None and name not in request.model_fields_set
         }
+        if self.settings.filter is not None:
+            own = [] if request.filter is None else [request.filter]
+            changes["filter"] = joined([*own, Named(named=self.settings.filter)])
         return request.model_copy(update=changes) if changes else request
 
 
@@ -69,21 +81,28 @@ class Arms:
         self._plan = plan
         self._experiments = Experiments(plan)
 
-    def check(self, no_reasons: str | None) -> None:
+    def check(self, no_reasons: str | None, columns: Collection[str]) -> None:
         """Refuse a plan that the model cannot follow.
 
         Args:
             no_reasons: why the model has no mode `reason`; None if it has.
+            columns: of its catalogue.
 
         Raises:
-            ConfigError: a variant asks for that mode all the same.
+            ConfigError: a variant asks for that mode all the same, or for a column that is not there.
         """
         for layer in self._plan.layers:
             for name, experiment in layer.experiments.items():
                 for variant, settings in experiment.variants.items():
-                    # An arm with a model of its own is judged when that is loaded.
-                    if no_reasons and settings.get("mode") == "reason" and "model_version" not in settings:
+                    if "model_version" in settings:
+                        continue  # an arm with a model of its own is judged when that is loaded
+                    if no_reasons and settings.get("mode") == "reason":
                         raise ConfigError(f"experiments: {name}/{variant} asks for mode reason, but {no_reasons}")
+                    if missing := sorted((settings.get("max_per") or {}).keys() - set(columns)):
+                        raise ConfigError(
+                            f"experiments: {name}/{variant} has max_per of {missing[0]!r}, but there are the columns "
+                            f"{', '.join(columns)}"
+                        )
 
     def of(self, unit: str | None, forced: Mapping[str, str]) -> Arm:
         """Where a request is.

@@ -3,9 +3,10 @@
     reasoning / profile -> fusion -> generator -> dense -> counter -> popularity
 
 A source is passed over when its circuit breaker is open, when it hangs, or when what is left of the deadline is less
-than it takes. A source that is at work when its time is up goes on in its thread, and the next one is asked meanwhile;
-the last ones take next to no time, and popularity always answers. Only where the best source is overloaded, not
-broken, the request is refused: a lower one for everybody would hide that there are too few machines. Knows no HTTP.
+than it takes; the best one is then asked with half or a quarter of its beams, if there is time for so many. A source
+that is at work when its time is up goes on in its thread, and the next one is asked meanwhile; the last ones take next
+to no time, and popularity always answers. Only where the best source is overloaded, not broken, the request is refused:
+a lower one for everybody would hide that there are too few machines. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+import anyio.to_thread
 import structlog
 
 from recsys.generator.lm.reason import ReasonConfig
 from serving.answers import Answer, FallbackReason, Query, Source
+from serving.asking import is_quick
 from serving.batching import Batcher, OutOfTimeError, OverloadedError, StalledError, Timed
 from serving.breaker import CircuitBreaker
 from serving.path_metrics import PathMetrics
@@ -72,6 +75,8 @@ class AnswerChain:
                 open_s=settings.breaker.open_s,
                 on_change=partial(metrics.breaker_changed, stage.name),
             )
+        self._shares: dict[StageName, float] = {}
+        """Of the time that all beams take, by stage with fewer of them; known after the warm-up."""
         self._default_s = _LEAST_DEADLINE_S
 
     def over(self, runtime: RecommenderRuntime) -> AnswerChain:
@@ -99,6 +104,10 @@ class AnswerChain:
             self._batchers[stage].cost.observe(size, seconds, time.monotonic())
 
         self._runtime.warm_up(observe)
+        for name, narrows in self._runtime.narrower.items():
+            whole_s = self._batchers[name].cost.last_seconds(1)
+            for narrow in narrows:
+                self._shares[narrow.name] = min(1.0, self._batchers[narrow.name].cost.last_seconds(1) / whole_s)
         given = self._settings.deadline.default_ms
         best = self._runtime.stages(Query(history=[], k=1))[0]
         alone = self._batchers[best.name].alone_s()
@@ -128,22 +137,32 @@ class AnswerChain:
 
         Raises:
             NoReasonsError: the model gives no reasons.
-            UnknownCategoryError: no item has that category.
+            RuleError: a rule does not fit the catalogue.
             OverloadedError: the best source cannot answer in time because of those who came before.
         """
         clock = Clock()
         with clock.step("constraints"):
             stages = self._runtime.stages(query)
-            asked, unknown = self._runtime.ask(query, reason)
+            if is_quick(query, self._runtime.rules):
+                asked, unknown = self._runtime.ask(query, reason)
+            else:
+                asked, unknown = await anyio.to_thread.run_sync(self._runtime.ask, query, reason)
         found: Listed | None = None
         source: Source = "popularity"
-        failed = missing or self._runtime.cold(query, asked)
-        if len(asked.history):
+        cold = self._runtime.cold(query, asked)
+        failed = missing or cold
+        if cold is None:
             most_s = math.inf
             for place, stage in enumerate(stages):
                 if self._batchers[stage.name].alone_s() > most_s:
                     continue
-                outcome = await self._try(stage, asked, self._until(stages[place + 1 :], deadline), is_best=place == 0)
+                until = self._until(stages[place + 1 :], deadline)
+                outcome = await self._try(stage, asked, until, is_best=place == 0)
+                if isinstance(outcome, OutOfTimeError) and outcome.lateness == "too_near":
+                    narrow = self._narrower(stage, until)
+                    if narrow is not None:
+                        stage, failed = narrow, "fewer_beams"
+                        outcome = await self._try(stage, asked, until, is_best=False)
                 if isinstance(outcome, Timed):
                     clock.timings_ms["queue"] = round(outcome.waited_s * 1000, 3)
                     clock.timings_ms["decode"] = round(outcome.ran_s * 1000, 3)
@@ -173,6 +192,19 @@ class AnswerChain:
         left = deadline - time.monotonic()
         needed = sum(self._batchers[stage.name].alone_s() + _JITTER_S for stage in further)
         return deadline - min(needed, _MOST_RESERVE * left)
+
+    def _narrower(self, stage: Stage, until: float) -> Stage | None:
+        """The source with as many of its beams as there is time for.
+
+        What fewer beams save is known from the warm-up. They are rarely asked for, and what was learnt of a stage that
+        nobody asks fades; so the time that all beams took last is the measure.
+        """
+        last_s = self._batchers[stage.name].cost.last_seconds(1)
+        for narrow in self._runtime.narrower.get(stage.name, ()):
+            expected_s = max(self._shares.get(narrow.name, 1.0) * last_s, self._batchers[narrow.name].alone_s())
+            if expected_s <= until - time.monotonic():
+                return narrow
+        return None
 
     async def _try(
         self, stage: Stage, asked: Asked, deadline: float, *, is_best: bool

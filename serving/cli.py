@@ -1,4 +1,4 @@
-"""The commands `recsys serve`, `events`, `import` and `keys`. The service itself is in `serving.server`.
+"""The commands `recsys serve`, `events`, `import`, `intents` and `keys`. The service itself is in `serving.server`.
 
 Imports that load PyTorch happen inside the command, so that `recsys --help` answers at once.
 """
@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 
-from serving import events_cli, import_cli
+from serving import events_cli, import_cli, intents_cli
 from serving.guard import cli as keys_cli
 
 app = typer.Typer(help="Serve a trained model.")
 app.add_typer(events_cli.app, name="events")
 app.add_typer(import_cli.app, name="import")
+app.add_typer(intents_cli.app, name="intents")
 app.add_typer(keys_cli.app, name="keys")
 
 
@@ -53,6 +54,12 @@ def serve(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="No keys, though others can reach the address: something else asks.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that answer, over one port; 0: one a core. Default: that of --settings, 1.", min=0
+        ),
+    ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(help="A YAML file of sizes, times and limits: serving.settings.ServingSettings."),
@@ -75,6 +82,7 @@ def serve(
         data_dir=data_dir,
         onnx=onnx,
         settings=None if settings is None else load_settings(settings),
+        workers=workers,
         keys=keys,
         is_open=no_auth,
         forget_after_days=forget_after_days,

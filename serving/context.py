@@ -1,8 +1,13 @@
-"""What the routes share: models, store, metrics. Model and store work runs in threads, not in the event loop."""
+"""What the routes share: models, store, metrics. Nothing here blocks the event loop: what a recommendation reads of its
+user comes by asyncio, the model and the rest of the store's work run in threads.
+
+Writes are among the latter: to be durable on any deployment takes retries by node, scripts that a server may have
+forgotten, and a confirmation on the same connection, and two versions of that would be one too many.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,12 +17,14 @@ import anyio.to_thread
 import structlog
 from fastapi import Depends, Request
 
-from feature_store import OnlineStore, StoreUnavailableError
+from feature_store import OnlineStore, StoreUnavailableError, UserState
+from feature_store.aio import AsyncOnlineStore
 from feature_store.offline import OfflineStore
 from recsys.bundle import Bundle
 from serving.admission import Admission
 from serving.arms import Arms
 from serving.breaker import CircuitBreaker
+from serving.fleet import Fleet, SingleProcess
 from serving.live_catalogue import LiveCatalogue
 from serving.metrics import Metrics
 from serving.models import Models, ServedModel
@@ -71,7 +78,7 @@ class ServingContext:
         self.slates = slates
         self._offline = offline
         self.arms = Arms(settings.experiments)
-        self.arms.check(runtime.no_reasons)
+        self.arms.check(runtime.no_reasons, runtime.catalog.frame.columns)
         self.results = ExperimentResults(settings.experiments, outcomes)
         self.settings = settings
         self.metrics = Metrics(runtime.info)
@@ -80,7 +87,7 @@ class ServingContext:
             ServedModel(runtime, settings, self.path_metrics),
             settings,
             self.path_metrics,
-            load=lambda path: RecommenderRuntime.from_bundle(Bundle.load(path)),
+            load=lambda path: RecommenderRuntime.from_bundle(Bundle.load(path), search_by=settings.search.by),
             root=bundles,
             on_activate=self._announce,
         )
@@ -88,6 +95,8 @@ class ServingContext:
         self.catalogue = LiveCatalogue(
             store, self.models, self.metrics, poll_s=catalogue.poll_s, new_item_slots=catalogue.new_item_slots
         )
+        self.fleet: Fleet = SingleProcess(self.models, self.metrics)
+        """Replaced where the service has further processes."""
         self.admission = Admission(
             lambda pending, deadline_s: self.models.active.chain.wait_s(pending, deadline_s),
             lambda: self.models.active.chain.default_deadline_s,
@@ -95,7 +104,9 @@ class ServingContext:
         )
         self._announce(self.models.active)
         self._seed = seed
-        self._seed_mutex = anyio.Lock()
+        self._is_prepared = False
+        self._preparing = anyio.Lock()
+        self._async_store: AsyncOnlineStore | None = None
         self._store_threads = anyio.CapacityLimiter(settings.store_threads)
         self._store_breaker = CircuitBreaker(
             max_failures=settings.breaker.max_failures,
@@ -142,6 +153,34 @@ class ServingContext:
         Raises:
             StoreUnavailableError: the store does not answer, or did not the last times and is left alone for now.
         """
+
+        async def in_thread() -> _T:
+            return await anyio.to_thread.run_sync(
+                work, limiter=self._store_threads, abandon_on_cancel=within_s is not None
+            )
+
+        return await self._asked(in_thread, within_s)
+
+    async def read_user(self, user_id: str, *, within_s: float) -> UserState:
+        """All that a recommendation needs to know of a user: one round trip, no thread.
+
+        Args:
+            user_id: the user.
+            within_s: how long to wait for it.
+
+        Raises:
+            StoreUnavailableError: see `on_store`.
+        """
+        return await self._asked(lambda: self._users.user_state(user_id, self.store.max_history), within_s)
+
+    @property
+    def _users(self) -> AsyncOnlineStore:
+        if self._async_store is None:
+            self._async_store = AsyncOnlineStore.beside(self.store)
+        return self._async_store
+
+    async def _asked(self, work: Callable[[], Awaitable[_T]], within_s: float | None) -> _T:
+        """Ask the store in time, unless it is left alone."""
         if not self._store_breaker.allows():
             raise StoreUnavailableError(
                 f"it failed {self.settings.breaker.max_failures} times, and is asked again every "
@@ -149,10 +188,8 @@ class ServingContext:
             )
         try:
             with anyio.fail_after(within_s):
-                await self._seeded()
-                result = await anyio.to_thread.run_sync(
-                    work, limiter=self._store_threads, abandon_on_cancel=within_s is not None
-                )
+                await self._prepared()
+                result = await work()
         except StoreUnavailableError:
             self._store_breaker.fail()
             raise
@@ -170,13 +207,15 @@ class ServingContext:
         own_s = self.models.active.chain.default_deadline_s * self.settings.deadline.store_share
         return min(_PATIENCE_S, own_s / 2)
 
-    async def _seeded(self) -> None:
-        if self._seed is None:
+    async def _prepared(self) -> None:
+        """Once: see that the keys are of this version, and put the data set's histories in."""
+        if self._is_prepared:
             return
-        async with self._seed_mutex:
-            if self._seed is not None:
-                await anyio.to_thread.run_sync(self._seed, limiter=self._store_threads)
-                self._seed = None
+        async with self._preparing:
+            if not self._is_prepared:
+                work = self.store.check_layout if self._seed is None else self._seed
+                await anyio.to_thread.run_sync(work, limiter=self._store_threads)
+                self._is_prepared = True
 
     async def start(self) -> None:
         """Warm up. A store that is down does not keep the service from starting.
@@ -203,6 +242,9 @@ class ServingContext:
             await anyio.to_thread.run_sync(self.slates.stop)
         if self._offline is not None:
             await anyio.to_thread.run_sync(self._offline.stop)
+        if self._async_store is not None:
+            await self._async_store.close()
+            self._async_store = None
         await anyio.to_thread.run_sync(self.store.close)
 
 

@@ -71,6 +71,7 @@ class LiveCatalogue:
         self._tasks: set[asyncio.Task[None]] = set()
         self._placing: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
+        models.after_load = self.look
 
     @property
     def version(self) -> int:
@@ -111,14 +112,14 @@ class LiveCatalogue:
         self._metrics.set_catalogue(self._models.active.runtime)
         if self._placing is None and any(self._waiting(model.runtime) for model, _ in self._models.states()):
             self._placing = self._begin(self._place())
-        if self._renewing is None and any(model.has_old_profiles for model, _ in self._models.states()):
-            self._renewing = self._begin(self._renew_profiles())
+        if self._renewing is None and any(model.has_old_texts for model, _ in self._models.states()):
+            self._renewing = self._begin(self._renew_texts())
 
-    async def _renew_profiles(self) -> None:
+    async def _renew_texts(self) -> None:
         """Nobody waits for these: lists are not made from them, and a new item may be missing there for a moment."""
         try:
-            while stale := [model for model, _ in self._models.states() if model.has_old_profiles]:
-                await self._in_thread(stale[0].renew_profiles)
+            while stale := [model for model, _ in self._models.states() if model.has_old_texts]:
+                await self._in_thread(stale[0].renew_texts)
         finally:
             self._renewing = None
 

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from feature_store.log import Lag
 from recsys.data.sequences import IntArray
@@ -23,9 +25,13 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Metrics:
-    """The service's metrics. Labels take few values: routes are templates, never paths or ids."""
+    """The service's metrics. Labels take few values: routes are templates, never paths or ids.
 
-    def __init__(self, info: ModelInfo) -> None:
+    Args:
+        info: the model that answers; None in a process that answers nobody.
+    """
+
+    def __init__(self, info: ModelInfo | None) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "recsys_requests", "Requests by route and status.", ("method", "route", "status"), registry=self.registry
@@ -120,7 +126,8 @@ class Metrics:
         self._model = Gauge(
             "recsys_model_info", "Always 1; says what is served.", ("name", "model_version"), registry=self.registry
         )
-        self.set_model(info)
+        if info is not None:
+            self.set_model(info)
 
     def set_model(self, info: ModelInfo) -> None:
         """Another model answers from now on."""
@@ -215,6 +222,42 @@ class Metrics:
         finally:
             self._in_flight.dec()
 
-    def render(self) -> bytes:
-        """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
+    def render(self, worker: str | None = None) -> bytes:
+        """The text that Prometheus scrapes.
+
+        Args:
+            worker: names this process in a label of every series; None where there is no other.
+        """
+        return generate_latest(self.registry if worker is None else _Labelled(self.registry, worker))
+
+
+class _Labelled(Collector):
+    """The metrics of a registry with one more label."""
+
+    def __init__(self, registry: CollectorRegistry, worker: str) -> None:
+        self._registry = registry
+        self._worker = worker
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector`."""
+        for metric in self._registry.collect():
+            metric.samples = [
+                sample._replace(labels={**sample.labels, "worker": self._worker}) for sample in metric.samples
+            ]
+            yield metric
+
+
+def merge(texts: Sequence[str]) -> str:
+    """One text of several that `Metrics.render` gave, with each metric described once."""
+    described: dict[str, list[str]] = {}
+    for text in texts:
+        samples: list[str] = []
+        head: list[str] = []
+        for line in text.splitlines():
+            if line.startswith("# HELP"):
+                head = [line]
+            elif line.startswith("# TYPE"):
+                samples = described.setdefault("\n".join([*head, line]), [])
+            else:
+                samples.append(line)
+    return "".join("\n".join([head, *samples]) + "\n" for head, samples in described.items())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ import structlog
 from recsys.errors import ArtifactError, ConfigError
 from serving.answers import Answer, Query
 from serving.chain import AnswerChain
+from serving.intents import OnDemand, UserIntents
 from serving.path_metrics import PathMetrics
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
-from serving.search import CatalogSearch
 from serving.settings import ServingSettings
 
 State = Literal["active", "previous", "loaded", "shadow"]
@@ -46,33 +46,63 @@ class ServedModel:
         runtime: the model.
         settings: sizes and times.
         metrics: of the request path.
+
+    Raises:
+        ConfigError: a named filter of the settings does not fit the catalogue.
     """
 
     def __init__(self, runtime: RecommenderRuntime, settings: ServingSettings, metrics: PathMetrics) -> None:
+        runtime.rules.check(settings.filters)
         self.base = runtime
         """Over the catalogue of its bundle."""
         self.chain = AnswerChain(runtime, settings, metrics)
         self._usage = _Usage()
         self.profiles = UserProfiles(runtime.catalog)
+        chat = settings.explanations.chat
+        on_demand = None if chat is None else OnDemand.by_chat(chat)
+        self.intents = (
+            None
+            if runtime.intents is None
+            else UserIntents(
+                runtime.catalog,
+                self.profiles.attributes,
+                runtime.intents,
+                on_demand,
+                on_broken=metrics.explanation_broke,
+            )
+        )
+        """Interests and reasons over its catalogue; None where the bundle has no table of them."""
+        self._filters = settings.filters
         self._set(runtime)
 
     def _set(self, runtime: RecommenderRuntime) -> None:
         self.runtime = runtime
-        self.search = CatalogSearch(runtime.catalog, runtime.item_counts, runtime.listed)
+        self.search = runtime.words
 
     @property
-    def has_old_profiles(self) -> bool:
-        """Whether profiles are made from what was known of items before; then `renew_profiles` is worth its time."""
-        return self.profiles.catalog is not self.runtime.catalog
+    def has_old_texts(self) -> bool:
+        """Whether profiles and interests are made from what was known of items before; then `renew_texts` is worth its
+        time."""
+        is_old = self.profiles.catalog is not self.runtime.catalog
+        return is_old or (self.intents is not None and self.intents.is_old)
 
-    def renew_profiles(self) -> None:
-        """Make profiles from what is known of items now; takes a second for ten thousand of them."""
-        self.profiles = UserProfiles(self.runtime.catalog)
+    def renew_texts(self) -> None:
+        """Make profiles and interests from what is known of items now; takes a second for ten thousand of them."""
+        catalog = self.runtime.catalog
+        profiles = UserProfiles(catalog)
+        if self.intents is not None:
+            self.intents = self.intents.renewed(catalog, profiles.attributes)
+        self.profiles = profiles
 
     def over(self, runtime: RecommenderRuntime) -> ServedModel:
         """The same model over another version of its catalogue, with the same threads; this one stays as it is."""
+        try:
+            runtime.rules.check(self._filters)
+        except ConfigError as error:  # its columns are the same: the last number of one is gone
+            _log.warning("requests with a named filter are refused, see there", error=str(error))
         twin = copy.copy(self)
         twin.profiles = self.profiles.over(runtime.catalog)
+        twin.intents = None if self.intents is None else self.intents.over(runtime.catalog)
         twin.chain = self.chain.over(runtime)
         twin._set(runtime)
         return twin
@@ -155,6 +185,8 @@ class Models:
         self._shadowing: set[asyncio.Task[None]] = set()
         self._draw = random.Random(0)
         self._loading = asyncio.Lock()
+        self.after_load: Callable[[], Awaitable[None]] | None = None
+        """Brings a model that was loaded to where the others are, before anybody is told of it."""
         on_activate(first)
 
     def states(self) -> list[tuple[ServedModel, State]]:
@@ -185,7 +217,8 @@ class Models:
         """Read, verify and warm up the bundle `name`: a directory below the root, or a run's directory there.
 
         Raises:
-            ModelError: too many models are in memory, this one is already, or it is of other data.
+            ModelError: too many models are in memory, this one is already, it is of other data, or the service's
+                named filters do not fit it.
             ArtifactError: the bundle is missing, damaged or incompatible, or its model cannot answer.
         """
         async with self._loading:
@@ -201,7 +234,10 @@ class Models:
                 )
             if info.model_version in self._held:
                 raise ModelError(f"{name} is model {info.model_version}, which is in memory already; activate it")
-            model = await asyncio.to_thread(ServedModel, runtime, self._settings, self._metrics)
+            try:
+                model = await asyncio.to_thread(ServedModel, runtime, self._settings, self._metrics)
+            except ConfigError as error:
+                raise ModelError(f"{name} does not fit the settings of this service: {error}") from error
             try:
                 await asyncio.to_thread(model.chain.warm_up)
             except ArtifactError:
@@ -209,6 +245,8 @@ class Models:
                 raise
             self._held[model.version] = model
             self._missed.discard(model.version)
+        if self.after_load is not None:
+            await self.after_load()
         _log.info("model loaded", model_version=model.version, path=str(path))
         return model
 
@@ -282,6 +320,25 @@ class Models:
         if model is self.active:
             raise ModelError(f"model {version} is active; a shadow is another one")
         self._shadow, self._shadow_share = model, share
+
+    def resume(self, *, active: str, previous: str | None, shadow: str | None, share: float) -> None:
+        """Take up where another process is, with models in memory.
+
+        Args:
+            active: version of the model that answers.
+            previous: of the one that did so before.
+            shadow: of the one that is shown requests too.
+            share: of the requests that it is shown.
+
+        Raises:
+            ModelError: one of them is not in memory.
+        """
+        model = self._of(active)
+        if model is not self.active:
+            self.active = model
+            self._on_activate(model)
+        self._previous = None if previous is None else self._of(previous)
+        self.set_shadow(shadow, share)
 
     def show_to_shadow(self, query: Query, answer: Answer, catalog_ids: Callable[[int], str]) -> None:
         """Ask the shadow too, if it is this request's turn; returns at once.

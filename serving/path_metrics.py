@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -53,6 +53,15 @@ class PathMetrics:
             buckets=tuple(tenth / 10 for tenth in range(11)),
             registry=registry,
         )
+        self._explanations = Counter(
+            "recsys_explanations", "Reasons by intent, by where their text is from.", ("origin",), registry=registry
+        )
+        self._explanation_faults = Counter(
+            "recsys_explanation_faults",
+            "Texts that were not shown, by the principle of the rubric that they broke.",
+            ("principle",),
+            registry=registry,
+        )
         self._shadow_failures = Counter(
             "recsys_shadow_failures",
             "Requests that the shadow did not answer.",
@@ -93,6 +102,15 @@ class PathMetrics:
     def shadow_agreed(self, model_version: str, overlap: float) -> None:
         """The shadow's list shares so much with the one that was given."""
         self._agreement.labels(model_version).observe(overlap)
+
+    def explained(self, origins: Mapping[str, int]) -> None:
+        """Reasons by intent, by where their text is from."""
+        for origin, count in origins.items():
+            self._explanations.labels(origin).inc(count)
+
+    def explanation_broke(self, principle: str) -> None:
+        """A text is not shown."""
+        self._explanation_faults.labels(principle).inc()
 
     def shadow_failed(self, model_version: str) -> None:
         """The shadow had no list."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from serving.answers import Answer
 from serving.runtime import RecommenderRuntime
 from serving.schemas import Because, ItemDetail, ItemSummary, ReasonOut, RecommendedItem
@@ -35,8 +37,8 @@ def recommended(runtime: RecommenderRuntime, answer: Answer) -> list[Recommended
     return [
         RecommendedItem(
             **summary(runtime, pick.item).model_dump(),
-            score=pick.score,
-            source=answer.source,
+            score=None if math.isnan(pick.score) else pick.score,
+            source="pin" if math.isnan(pick.score) else answer.source,
             reason=ReasonOut(
                 text=pick.reason.text,
                 because=None if pick.reason.because is None else _because(runtime, pick.reason.because),

@@ -79,7 +79,12 @@ def problem(status: int, detail: str, fields: Sequence[FieldProblem] = ()) -> Pr
 
 def invalid_fields(errors: Sequence[Any], skipped: int = 0) -> list[FieldProblem]:
     """What pydantic found, at most 20 fields; `skipped` leading parts of a place are not the sender's."""
-    return [FieldProblem(field=_field(entry["loc"], skipped), message=_message(entry)) for entry in errors[:20]]
+    # What is wrong with the request as a whole has a place without further parts.
+    places = [entry["loc"][skipped:] if len(entry["loc"]) > skipped else entry["loc"] for entry in errors[:20]]
+    return [
+        FieldProblem(field=field_name(place), message=_message(entry))
+        for place, entry in zip(places, errors, strict=False)
+    ]
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -161,11 +166,17 @@ def _unreadable_json(cause: BaseException | None) -> str | None:
     return None
 
 
-def _field(location: Sequence[int | str], skipped: int) -> str:
-    """`("body", "events", 0, "item_id")` as `events[0].item_id`, with 1 skipped; a request as a whole is `body`."""
+def field_name(location: Sequence[int | str]) -> str:
+    """`("events", 0, "item_id")` as `events[0].item_id`; a request as a whole is `body`.
+
+    A union that is told apart by keys names the key before the field of the same name; it is said once.
+    """
     text = ""
-    for part in (location[skipped:] if len(location) > skipped else location) or ("body",):
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    last: int | str | None = None
+    for part in location or ("body",):
+        if part != last or isinstance(part, int):
+            text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        last = part
     return text
 
 

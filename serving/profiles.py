@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from feature_store import HistoryEntry, OnlineStore
+from feature_store import HistoryEntry, OnlineStore, UserState
 from recsys.config import StrictConfig
 from recsys.data import Catalog
 from recsys.errors import DataError
@@ -76,7 +76,9 @@ class UserProfiles:
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
-        self._profiler = TemplateProfiler(ItemAttributes(catalog), TemplateConfig(), Wording.load())
+        self.attributes = ItemAttributes(catalog)
+        """Of its items."""
+        self._profiler = TemplateProfiler(self.attributes, TemplateConfig(), Wording.load())
 
     def over(self, catalog: Catalog) -> UserProfiles:
         """The same over a newer version of the catalogue, if what profiles say of items is the same there; else these,
@@ -99,15 +101,17 @@ class UserProfiles:
             return None
         return self._now(stored, entries)
 
-    def read_edited(self, store: OnlineStore, user_id: str) -> Profile | None:
-        """As `read`, but None for a user who has edited nothing, whose history is then not read either.
+    def edited(self, state: UserState) -> Profile | None:
+        """The profile after all entries of the history; None for a user who has edited nothing.
+
+        Args:
+            state: of the user, with the whole history.
 
         Raises:
-            StoreUnavailableError: the store does not answer.
             UnreadableProfileError: the stored profile is.
         """
-        stored = _stored(store.profile(user_id))
-        return None if stored is None else self._current(stored, store.user_entries(user_id))
+        stored = _stored(state.profile)
+        return None if stored is None else self._current(stored, state.history)
 
     def edit(self, store: OnlineStore, user_id: str, texts: Sequence[str], revision: str) -> UserProfile | None:
         """Keep `texts` of the user's profile, see `Profile.edited`; None for an unknown user.

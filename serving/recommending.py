@@ -12,21 +12,23 @@ import anyio.to_thread
 import numpy as np
 import structlog
 
-from feature_store import InvalidEventError, StoreUnavailableError
+from feature_store import InvalidEventError, StoreUnavailableError, UserState
 from feature_store.slates import ServedSlate, history_hash
 from recsys.errors import ConfigError
 from recsys.profile.profile import Profile
 from serving import presentation
-from serving.answers import NOT_DEGRADED, Answer, FallbackReason, Query
+from serving.answers import Answer, FallbackReason, Query
 from serving.arms import Arm
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
 from serving.experiments import OVERRIDE_HEADER
+from serving.explaining import explained
 from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
-from serving.runtime import Clock, UnknownCategoryError
-from serving.schemas import MAX_HISTORY, NextRequest, RecommendRequest, RecommendResponse
+from serving.requested_rules import query_rules, rule_problems
+from serving.runtime import Clock
+from serving.schemas import MAX_HISTORY, NextRequest, RecommendedItem, RecommendRequest, RecommendResponse
 from serving.shown import Shown, best, draw
 from serving.stages import Asked, Listed
 
@@ -88,25 +90,22 @@ async def _respond(
     timings: dict[str, float] = {}
     known = await _read_user(context, model, request, deadline)
     if request.user_id is not None:
-        timings["history"] = _milliseconds_since(started)
+        timings["history"] = milliseconds_since(started)
     length = request.depth or request.k
     exploration = context.settings.exploration
     epsilon = exploration.epsilon if arm.settings.epsilon is None else arm.settings.epsilon
-    query = Query(
-        history=known.history,
-        k=length if epsilon == 0 else max(length, exploration.candidates),
-        exclude=request.exclude,
-        categories=request.categories,
-        max_per_category=request.max_per_category,
-        exclude_seen=request.exclude_seen,
-        session=request.user_id,
-        mode=request.mode,
-        profile=known.profile,
-    )
-    try:
+    with rule_problems():
+        query = Query(
+            history=known.history,
+            k=length if epsilon == 0 else max(length, exploration.candidates),
+            exclude_seen=request.exclude_seen not in (False, "none"),
+            seen_window=request.seen_window,
+            session=request.user_id,
+            mode=request.mode,
+            profile=known.profile,
+            **query_rules(request, context.settings),
+        )
         answer = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
-    except UnknownCategoryError as error:
-        raise ProblemError(422, f"{error}; see /v1/categories", field="categories") from error
     if request.model_version is None:  # else the shadow might be compared with itself
         context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
     if epsilon == 0:
@@ -118,11 +117,12 @@ async def _respond(
     if len(answer.picks) > request.k:
         cursor = _freeze(context, model, query, answer, recommendation_id, request.k)
     items = presentation.recommended(model.runtime, answer)[: request.k]
+    items = await explained(context, model, items, known.history, request.explain, deadline)
     if request.user_id is not None and known.missing is None:
         ids = [item.item_id for item in items]
         _log_shown(context, model, request.user_id, known, arm, shown, recommendation_id, ids)
     timings |= answer.timings_ms
-    timings["total"] = _milliseconds_since(started)
+    timings["total"] = milliseconds_since(started)
     context.metrics.observe_recommendation(
         source=answer.source,
         fallback_reason=answer.fallback_reason,
@@ -131,20 +131,43 @@ async def _respond(
         # Deciles and drift are over the items of the active model, which may have changed meanwhile.
         items=[pick.item for pick in answer.picks[: request.k]] if model.version == context.model.version else (),
     )
-    return RecommendResponse(
+    return response_of(
+        model,
+        answer,
+        timings,
         recommendation_id=recommendation_id,
         items=items,
         next_cursor=cursor,
+        variants=arm.variants,
+    )
+
+
+def response_of(
+    model: ServedModel,
+    answer: Answer,
+    timings_ms: Mapping[str, float],
+    *,
+    recommendation_id: str,
+    items: list[RecommendedItem],
+    next_cursor: str | None = None,
+    variants: Mapping[str, str] | None = None,
+) -> RecommendResponse:
+    """The envelope of every list."""
+    return RecommendResponse(
+        recommendation_id=recommendation_id,
+        items=items,
+        next_cursor=next_cursor,
         source=answer.source,
         fallback_reason=answer.fallback_reason,
         degraded=answer.is_degraded,
         chains=list(answer.chains),
         unknown_items=answer.unknown_items,
+        dropped_pins=list(answer.dropped_pins),
         used_profile=answer.used_profile,
-        variants=arm.variants,
+        variants=dict(variants or {}),
         model_version=model.version,
         catalog_version=model.runtime.catalog_version,
-        timings_ms=timings,
+        timings_ms=dict(timings_ms),
     )
 
 
@@ -172,20 +195,17 @@ async def next_page(context: ServingContext, request: NextRequest) -> RecommendR
     listed, rest = frozen.without_removed(model.runtime.listed).split(request.k)
     asked = Asked(k=request.k, history=frozen.history, denied=np.zeros(0, dtype=np.int64))
     answer = model.runtime.answer(asked, listed, frozen.source, frozen.fallback_reason, [], clock)
-    return RecommendResponse(
+    items = presentation.recommended(model.runtime, answer)
+    history = [model.runtime.catalog.item_ids[item] for item in frozen.history.tolist()]
+    deadline = started + model.chain.default_deadline_s
+    items = await explained(context, model, items, history, request.explain, deadline)
+    return response_of(
+        model,
+        answer,
+        {**clock.timings_ms, "total": milliseconds_since(started)},
         recommendation_id=frozen.recommendation_id,
-        items=presentation.recommended(model.runtime, answer),
+        items=items,
         next_cursor=None if rest is None else rest.text(),
-        source=frozen.source,
-        fallback_reason=frozen.fallback_reason,
-        degraded=frozen.fallback_reason not in NOT_DEGRADED,
-        chains=[],
-        unknown_items=[],
-        used_profile=False,
-        variants={},
-        model_version=model.version,
-        catalog_version=model.runtime.catalog_version,
-        timings_ms={**clock.timings_ms, "total": _milliseconds_since(started)},
     )
 
 
@@ -213,7 +233,7 @@ def _freeze(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Known:
+class Known:
     """What is known of who asks."""
 
     history: Sequence[str]
@@ -225,7 +245,7 @@ def _log_shown(
     context: ServingContext,
     model: ServedModel,
     user_id: str,
-    known: _Known,
+    known: Known,
     arm: Arm,
     shown: Shown,
     recommendation_id: str,
@@ -263,43 +283,55 @@ def _own_limit_s(context: ServingContext, model: ServedModel, request: Recommend
     return context.settings.deadline.reason_ms / 1000 if request.mode == "reason" else model.chain.default_deadline_s
 
 
-async def _read_user(context: ServingContext, model: ServedModel, request: RecommendRequest, deadline: float) -> _Known:
+async def _read_user(context: ServingContext, model: ServedModel, request: RecommendRequest, deadline: float) -> Known:
     if request.user_id is None:
-        return _Known(history=request.history or [])
-    user_id = request.user_id
+        return Known(history=request.history or [])
+    return await read_user(
+        context,
+        model,
+        request.user_id,
+        deadline,
+        with_profile=request.mode == "direct" and model.runtime.reads_profiles,
+    )
+
+
+async def read_user(
+    context: ServingContext, model: ServedModel, user_id: str, deadline: float, *, with_profile: bool = False
+) -> Known:
+    """What the store knows of a user, in the store's share of the time.
+
+    Raises:
+        ProblemError: it does not know the user.
+    """
     within_s = (deadline - time.monotonic()) * context.settings.deadline.store_share
     try:
-        history = await _stored_history(context, user_id, within_s)
-        if request.mode == "direct" and model.runtime.reads_profiles:
-            return _Known(history=history, profile=await _edited_profile(context, model, user_id, within_s))
+        state = await context.read_user(user_id, within_s=within_s)
     except StoreUnavailableError as error:
         context.metrics.count_store_error()
         _log.warning("answering without the store", error=str(error))
-        return _Known(history=[], missing="store_unavailable")
-    return _Known(history=history)
-
-
-async def _stored_history(context: ServingContext, user_id: str, within_s: float) -> list[str]:
-    """A user's item ids, oldest first."""
-    history = await context.on_store(lambda: context.store.user_history(user_id, MAX_HISTORY), within_s=within_s)
-    if not history:
+        return Known(history=[], missing="store_unavailable")
+    if not state.history:
         raise ProblemError(
             404,
             f"user {user_id!r} is unknown; post an event for the user first, or send a history instead of user_id",
             field="user_id",
         )
-    return history
+    history = [entry.item_id for entry in state.history[-MAX_HISTORY:]]
+    if with_profile and state.profile is not None:
+        return Known(history=history, profile=await _edited_profile(model, state))
+    return Known(history=history)
 
 
-async def _edited_profile(context: ServingContext, model: ServedModel, user_id: str, within_s: float) -> Profile | None:
+async def _edited_profile(model: ServedModel, state: UserState) -> Profile | None:
     """The profile of a user who has edited it. One that rules made of the history says nothing that the model does not
     read there; and nobody should lose a list to a profile that cannot be read."""
     try:
-        return await context.on_store(lambda: model.profiles.read_edited(context.store, user_id), within_s=within_s)
+        return await anyio.to_thread.run_sync(model.profiles.edited, state)
     except UnreadableProfileError as error:
         _log.warning("answering without the stored profile", error=str(error))
         return None
 
 
-def _milliseconds_since(started: float) -> float:
+def milliseconds_since(started: float) -> float:
+    """Since a moment of the monotonic clock."""
     return round((time.monotonic() - started) * 1000, 3)

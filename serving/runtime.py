@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,21 +18,25 @@ import structlog
 from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, RecsysError
 from recsys.generator import GenerativeRecommender, Recommender
-from recsys.generator.constraints import Cap
 from recsys.generator.diversity import walk_one
-from recsys.generator.groups import Groups
 from recsys.generator.lm.reason import ReasonConfig
+from recsys.profile.intents.table import IntentTable
 from recsys.profile.profile import Profile, Statement
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
-from recsys.retrieval.sources import Source as Candidates
 from recsys.retrieval.sources import TowerSource
 from recsys.retrieval.towers import ContentTower
-from serving.answers import Answer, FallbackReason, ItemStatus, Pick, Query, Reason, Source
+from serving.answers import Answer, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
+from serving.arranging import arrange
+from serving.asking import asked_of
+from serving.catalog_rules import CatalogRules
+from serving.lookups import PromptStage, RankStage, TextStage, WordsStage
 from serving.overlay import ChangedItem, Overlay
 from serving.placing import BundlePlacer, Placement, Placer, place
+from serving.search import CatalogSearch
+from serving.shown import best
 from serving.stages import (
     FAILED,
     Asked,
@@ -41,6 +46,7 @@ from serving.stages import (
     RecommenderStage,
     Stage,
     StageName,
+    narrower,
     word_reader,
 )
 from serving.ways import BoolArray, Ways
@@ -58,10 +64,6 @@ _log = structlog.get_logger(__name__)
 
 class NoReasonsError(ValueError):
     """The model that is served gives no reasons in words."""
-
-
-class UnknownCategoryError(ValueError):
-    """A category filter names no category of the catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +97,15 @@ class RecommenderRuntime:
         reasoner: writes reasons first in mode `reason`.
         dense: lists when these cannot, by one vector a user; faster, and worse.
         counter: lists when that cannot, by what followed the history's items in the log; faster and worse again.
+        content: lists items whose vectors are like those of the history, for similar items; made from `embeddings` when
+            None.
+        searches: ways to find items by a text, best first, before that of looking for its words.
         no_reasons: why there is no `reasoner`, in one line.
         embeddings: float32 [num_items, dim], for the reasons.
         codes: int64 [num_items, levels], the semantic IDs.
         item_counts: int64 [num_items], interactions an item, for the fallback.
         report: the evaluation, shown as it is.
+        intents: tags and explanations, if there are any.
         placer: says where new items stand; None: the model takes none.
         changes: since the bundle was made.
     """
@@ -115,16 +121,20 @@ class RecommenderRuntime:
         reasoner: GenerativeRecommender | None = None,
         dense: Recommender | None = None,
         counter: Recommender | None = None,
+        content: TowerSource | None = None,
+        searches: Sequence[Stage] = (),
         no_reasons: str | None = "this model gives no reasons in words",
         embeddings: npt.NDArray[np.float32],
         codes: IntArray,
         item_counts: IntArray,
         report: Mapping[str, Any],
+        intents: IntentTable | None = None,
         placer: Placer | None = None,
         changes: Changes | None = None,
     ) -> None:
         changes = changes or Changes()
         self.info = info
+        self.intents = intents
         self.placer = placer
         self.catalog_version = changes.version
         """0 for the catalogue of the bundle; each change of it in the store counts one."""
@@ -133,10 +143,18 @@ class RecommenderRuntime:
         none."""
         self.listed = changes.listed
         """bool [num_items]: items that are not removed; None: none is."""
+        if content is None and catalog.num_items:
+            content = content_source(embeddings)
         self._ways = Ways(
-            recommender=recommender, reader=reader, fused=fused, reasoner=reasoner, dense=dense, counter=counter
+            recommender=recommender,
+            reader=reader,
+            fused=fused,
+            reasoner=reasoner,
+            dense=dense,
+            counter=counter,
+            content=content,
+            searches=tuple(searches),
         )
-        self._embeddings = embeddings
         self.catalog = catalog
         self.codes = codes
         self.item_counts = item_counts
@@ -144,55 +162,62 @@ class RecommenderRuntime:
         self.no_reasons = None if reasoner is not None else no_reasons
         """Why mode `reason` is refused, in one line; None where it is not."""
         num_items = catalog.num_items
-        direct = (
-            None if fused is None else RecommenderStage("fusion", "fusion", fused, num_items),
-            RecommenderStage("generator", "generator", recommender, num_items, within=self._generatable),
-            None if dense is None else RecommenderStage("dense", "dense", dense, num_items),
-            None if counter is None else RecommenderStage("counter", "counter", counter, num_items),
-        )
-        self._direct: tuple[Stage, ...] = tuple(stage for stage in direct if stage is not None)
+        best_stage = RecommenderStage("generator", "generator", recommender, num_items, within=self._generatable)
+        direct: list[RecommenderStage] = [best_stage]
+        if fused is not None:
+            best_stage = RecommenderStage("fusion", "fusion", fused, num_items)
+            direct.insert(0, best_stage)
+        if dense is not None:
+            direct.append(RecommenderStage("dense", "dense", dense, num_items))
+        if counter is not None:
+            direct.append(RecommenderStage("counter", "counter", counter, num_items))
+        self._direct: tuple[Stage, ...] = tuple(direct)
+        self.narrower: Mapping[StageName, tuple[Stage, ...]] = {best_stage.name: narrower(best_stage)}
+        """By stage, the same source with fewer beams, best first; none for a stage that is not here."""
         self._reasoning = None if reasoner is None else ReasoningStage(reasoner, self._generatable)
         # Only the generator reads words, and only where it is the best source there is.
         words = word_reader(recommender if reader is None else reader) if fused is None else None
         self._profile = None if words is None else ProfileStage(words, self._generatable)
-        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        self._directions = embeddings / np.maximum(norms, np.finfo(np.float32).tiny)
+        # Not divided by their lengths here: they may be a map of a file, which all processes share.
+        self._vectors = embeddings
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
         self._by_popularity = np.argsort(-item_counts, kind="stable")
         smoothed = item_counts + 1.0
         self._popularity_scores = np.log(smoothed / smoothed.sum())
-        self._categories: list[list[str]] = catalog.frame["categories"].list.drop_nulls().to_list()
-        self._category_groups = Groups.from_labels(self._categories)
-        members = catalog.frame.with_row_index("index").select("index", "categories")
-        if self.listed is not None:
-            members = members.filter(self.listed)
-        members = members.explode("categories")
-        self._items_of_category: dict[str, IntArray] = {
-            category: group["index"].to_numpy().astype(np.int64)
-            for (category,), group in members.drop_nulls().group_by("categories")
-        }
-        self.categories = sorted(
-            ((category, len(items)) for category, items in self._items_of_category.items()),
-            key=lambda entry: (-entry[1], entry[0]),
-        )
-        """Categories with their number of items, largest first."""
+        self.rules = CatalogRules(catalog, self.listed, self.with_codes)
+        """What rules of requests need of the catalogue."""
+        self.words = CatalogSearch(catalog, item_counts, self.listed)
+        """Finds items by their words."""
+        self._lookups: dict[Task, tuple[Stage, ...]] = {"similar": (), "rank": (), "search": ()}
+        if content is not None:
+            similar = SourceRecommender(content, num_items)
+            self._lookups["similar"] = (RecommenderStage("similar", "dense", similar, num_items),)
+            # Copies: a stage is of one version of the catalogue, since requests to the same one may share a call.
+            self._lookups["search"] = (*map(copy.copy, searches), WordsStage(self.words, num_items))
+        if isinstance(recommender, GenerativeRecommender):
+            self._lookups["rank"] = (RankStage(recommender),)
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, onnx: Path | None = None) -> RecommenderRuntime:
+    def from_bundle(
+        cls, bundle: Bundle, onnx: Path | None = None, *, search_by: SearchBy = "words"
+    ) -> RecommenderRuntime:
         """The runtime of a loaded bundle.
 
         Args:
             bundle: the model with everything it needs.
+            search_by: how a search finds items; `text_encoder` loads that of the bundle.
             onnx: what `recsys export` made of the same model: ONNX Runtime then decodes, in the fusion too. PyTorch
                 still writes reasons and reads profiles.
 
         Raises:
-            ArtifactError: the export is damaged, or was made of another model.
+            ArtifactError: the export is damaged, or was made of another model; or the bundle cannot search in that way.
         """
         manifest, no_reasons = bundle.manifest, bundle.no_reasons
         recommender, fused = bundle.recommender, bundle.fused
         sources = {} if fused is None else fused.pool.sources
         num_items = bundle.catalog.num_items
+        found = sources.get("content")
+        content = found if isinstance(found, TowerSource) else content_source(bundle.embeddings.vectors)
         if onnx is not None:
             # Imported here: it is needed by few.
             from recsys.generator.onnx import onnx_recommender
@@ -214,13 +239,16 @@ class RecommenderRuntime:
             reader=bundle.recommender,
             fused=fused,
             reasoner=bundle.recommender if no_reasons is None else None,
-            dense=SourceRecommender(sources.get("sasrec") or _content_source(bundle), num_items),
+            dense=SourceRecommender(sources.get("sasrec", content), num_items),
             counter=SourceRecommender(sources["skip_gram"], num_items) if "skip_gram" in sources else None,
+            content=content,
+            searches=_searches(bundle, content.index, search_by),
             no_reasons=no_reasons,
             embeddings=bundle.embeddings.vectors,
             codes=bundle.semantic_ids.codes,
             item_counts=bundle.item_counts,
             report=bundle.report,
+            intents=bundle.intents,
         )
 
     def over(
@@ -245,7 +273,7 @@ class RecommenderRuntime:
         placements = self._placements(added, placed)
         items = [item for item in added if item.item_id in placements]
         catalog = overlay.catalog(self.catalog, items)
-        vectors, codes, ways = self._embeddings, self.codes, self._ways
+        vectors, codes, ways = self._vectors, self.codes, self._ways
         waiting = np.zeros(catalog.num_items, dtype=bool)
         if items:
             found = [placements[item.item_id] for item in items]
@@ -254,7 +282,7 @@ class RecommenderRuntime:
             codes = np.concatenate([codes, np.array([each.codes for each in found], dtype=np.int64)])
             generatable = ~waiting if waiting.any() else None
             if previous is not None and previous._has(codes, vectors, generatable):
-                vectors, ways = previous._embeddings, previous._ways
+                vectors, ways = previous._vectors, previous._ways
             else:
                 ways = ways.over(codes, vectors, generatable, new_item_slots)
         removed = overlay.removed(catalog)
@@ -267,11 +295,14 @@ class RecommenderRuntime:
             reasoner=ways.reasoner,
             dense=ways.dense,
             counter=ways.counter,
+            content=ways.content,
+            searches=ways.searches,
             no_reasons=self.no_reasons,
             embeddings=vectors,
             codes=codes,
             item_counts=np.pad(self.item_counts, (0, len(items))),
             report=self.report,
+            intents=self.intents,
             placer=self.placer,
             changes=Changes(
                 version=overlay.version,
@@ -294,7 +325,7 @@ class RecommenderRuntime:
         return placements
 
     def _has(self, codes: IntArray, vectors: npt.NDArray[np.float32], generatable: BoolArray | None) -> bool:
-        same = np.array_equal(self.codes, codes) and np.array_equal(self._embeddings, vectors)
+        same = np.array_equal(self.codes, codes) and np.array_equal(self._vectors, vectors)
         return same and np.array_equal(
             np.ones(len(codes), dtype=bool) if self._generatable is None else self._generatable,
             np.ones(len(codes), dtype=bool) if generatable is None else generatable,
@@ -356,7 +387,12 @@ class RecommenderRuntime:
     def all_stages(self) -> tuple[Stage, ...]:
         """Every way to a list that this model has, popularity aside."""
         further: tuple[Stage | None, ...] = (self._reasoning, self._profile)
-        return tuple(stage for stage in further if stage is not None) + self._direct
+        behind = (*self.narrower.values(), *self._lookups.values())
+        return (
+            *(stage for stage in further if stage is not None),
+            *self._direct,
+            *(stage for stages in behind for stage in stages),
+        )
 
     def stages(self, query: Query) -> tuple[Stage, ...]:
         """The ways to a list for `query`, best first; behind them stands `popular`, which always has one.
@@ -364,6 +400,8 @@ class RecommenderRuntime:
         Raises:
             NoReasonsError: the model gives no reasons; see `no_reasons`.
         """
+        if query.task != "next":
+            return self._lookups[query.task]
         if query.mode == "reason":
             if self._reasoning is None:
                 raise NoReasonsError(self.no_reasons)
@@ -387,6 +425,8 @@ class RecommenderRuntime:
             k=1,
             history=self._by_popularity[:1],
             denied=np.zeros(0, dtype=np.int64),
+            items=self._by_popularity[:1],
+            words="a",
             profile=Profile(statements=(Statement(text="Likes this.", source="edited"),)),
             reason=ReasonConfig(chains=1, max_tokens=1),
         )
@@ -412,28 +452,9 @@ class RecommenderRuntime:
         """`query` in the catalogue's numbers, and the ids of it that the catalogue does not have.
 
         Raises:
-            UnknownCategoryError: no item has that category.
+            RuleError: a rule of it does not fit the catalogue.
         """
-        history, excluded = self.catalog.index_of(query.history), self.catalog.index_of(query.exclude)
-        unknown = [*_unknown(query.history, history), *_unknown(query.exclude, excluded)]
-        history = history[history >= 0]
-        denied = excluded[excluded >= 0]
-        if query.exclude_seen:
-            denied = np.concatenate([denied, history])
-        most = query.max_per_category
-        asked = Asked(
-            k=query.k,
-            history=history,
-            denied=np.unique(denied),
-            allow=self._allowed(query.categories),
-            categories=tuple(sorted(set(query.categories))),
-            caps=[] if most is None else [Cap(groups=self._category_groups, most=most)],
-            max_per_category=most,
-            session=query.session,
-            profile=query.profile,
-            reason=reason or ReasonConfig(),
-        )
-        return asked, list(dict.fromkeys(unknown))
+        return asked_of(query, self.catalog, self.rules, reason)
 
     def recommend(
         self, history: Sequence[str], *, k: int, reason: ReasonConfig | None = None, **further: Any
@@ -452,7 +473,7 @@ class RecommenderRuntime:
 
         Raises:
             NoReasonsError: the model gives no reasons; see `no_reasons`.
-            UnknownCategoryError: no item has that category.
+            RuleError: a rule does not fit the catalogue.
         """
         query = Query(history=history, k=k, **further)
         stages = self.stages(query)
@@ -476,11 +497,11 @@ class RecommenderRuntime:
                         break
         if found is None:
             found = self.popular(asked)
-        return self.answer(asked, found, source, failed, unknown, clock)
+        return best(self.answer(asked, found, source, failed, unknown, clock), k).answer
 
     def cold(self, query: Query, asked: Asked) -> FallbackReason | None:
         """Why no model has anything to go by; None if one has."""
-        if len(asked.history):
+        if len(asked.history) or query.task in ("rank", "search"):
             return None
         return "unknown_items" if len(query.history) else "empty_history"
 
@@ -493,14 +514,20 @@ class RecommenderRuntime:
         unknown: Sequence[str],
         clock: Clock,
     ) -> Answer:
-        """What was found, with reasons."""
+        """What was found, boosted and diversified, with reasons."""
+        items, scores = found.items, found.scores
+        if asked.arrangement is not None:
+            with clock.step("arrange"):
+                items, scores = arrange(items, scores, asked.arrangement, asked.caps, self._directions_of)
         with clock.step("reasons"):
-            reasons = self._reasons(found.items, asked.history[-_EXPLAINED_HISTORY:])
+            reasons = self._reasons(asked, items)
         return Answer(
             picks=[
                 Pick(item=int(item), score=float(score), reason=reason)
-                for item, score, reason in zip(found.items, found.scores, reasons, strict=True)
+                for item, score, reason in zip(items, scores, reasons, strict=True)
             ],
+            pins=asked.pins,
+            dropped_pins=asked.dropped_pins,
             source=source,
             fallback_reason=fallback_reason,
             chains=found.chains,
@@ -517,24 +544,23 @@ class RecommenderRuntime:
         items = walk_one(self._by_popularity[permitted[self._by_popularity]], asked.caps, asked.k)
         return Listed(items=items, scores=self._popularity_scores[items].astype(np.float32))
 
-    def _allowed(self, categories: Sequence[str]) -> BoolArray | None:
-        # Removed items are in no category, see above.
-        if not categories:
-            return self.listed
-        allow = np.zeros(self.catalog.num_items, dtype=bool)
-        for category in categories:
-            if category not in self._items_of_category:
-                raise UnknownCategoryError(f"no item has the category {category!r}")
-            allow[self._items_of_category[category]] = True
-        return allow
+    def _directions_of(self, items: IntArray) -> npt.NDArray[np.float32]:
+        """float32 [C, D]: the embeddings of items, of length 1; zeros stay zeros."""
+        vectors = self._vectors[items]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        found: npt.NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return found
 
-    def _reasons(self, items: IntArray, history: IntArray) -> list[Reason]:
+    def _reasons(self, asked: Asked, items: IntArray) -> list[Reason]:
+        history = asked.history[-_EXPLAINED_HISTORY:]
+        if asked.words:
+            return [Reason(text=f"Found for {asked.words}", because=None, similarity=None)] * len(items)
         if not len(history):
             return [
                 Reason(text=f"Popular: {self.item_counts[item]} interactions", because=None, similarity=None)
                 for item in items
             ]
-        similarities = self._directions[items] @ self._directions[history].T
+        similarities = self._directions_of(items) @ self._directions_of(history).T
         nearest = similarities.argmax(axis=1)
         return [
             Reason(
@@ -547,7 +573,14 @@ class RecommenderRuntime:
 
     def categories_of(self, item: int) -> list[str]:
         """The categories of an item (dense index)."""
-        return self._categories[item]
+        return self.rules.categories_of_items[item]
+
+    def nearest(self, items: IntArray, history: IntArray, count: int) -> IntArray:
+        """int64 [len(items), at most `count`]: of each item those of `history` that its embedding is most like, best
+        first."""
+        recent = np.array(list(dict.fromkeys(history[-_EXPLAINED_HISTORY:].tolist())), dtype=np.int64)
+        similarities = self._directions_of(items) @ self._directions_of(recent).T
+        return recent[np.argsort(-similarities, axis=1, kind="stable")[:, :count]]
 
     def title(self, item: int) -> str:
         """What to call an item: its title, or its id when it has none."""
@@ -570,12 +603,32 @@ class Clock:
             self.timings_ms[name] = round((time.perf_counter() - started) * 1000, 3)
 
 
-def _content_source(bundle: Bundle) -> Candidates:
-    """Items whose embeddings are like those of the history."""
-    tower = ContentTower(bundle.embeddings.vectors)
-    num_items = bundle.catalog.num_items
-    return TowerSource(tower, np.arange(num_items), num_items, ItemIndex(tower.item_vectors))
+def content_source(vectors: npt.NDArray[np.float32]) -> TowerSource:
+    """Items whose vectors (float32 [N, D]) are like those of the history."""
+    tower = ContentTower(vectors)
+    return TowerSource(tower, np.arange(len(vectors)), len(vectors), ItemIndex(tower.item_vectors))
 
 
-def _unknown(ids: Sequence[str], items: IntArray) -> list[str]:
-    return [item_id for item_id, item in zip(ids, items, strict=True) if item < 0]
+def _searches(bundle: Bundle, index: ItemIndex, search_by: SearchBy) -> Sequence[Stage]:
+    """Ways of a bundle to find items by a text.
+
+    Raises:
+        ArtifactError: it has no such way.
+    """
+    name = bundle.manifest.name
+    if search_by == "words":
+        return ()
+    if search_by == "generator":
+        reader = word_reader(bundle.recommender)
+        if reader is None:
+            raise ArtifactError(f"bundle: the model of {name} knows no words; set search.by to words or text_encoder")
+        return (PromptStage(reader),)
+
+    def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return bundle.embeddings.match(bundle.text_encoder.encode_few(texts))
+
+    try:
+        encode(["a"])  # loads it
+    except RecsysError as error:
+        raise ArtifactError(f"bundle: the text encoder of {name} cannot be used: {error}") from error
+    return (TextStage(encode, index),)

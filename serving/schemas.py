@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
+from recsys.generator.filters import Filter
 from recsys.profile.profile import MAX_STATEMENT_LENGTH, MAX_STATEMENTS
 from recsys.profile.profile import Source as StatementSource
-from serving.answers import FallbackReason, ItemStatus, Mode, Source
+from serving.answers import Explain, FallbackReason, ItemStatus, Mode, Source
 from serving.problems import Problem
 
 MAX_K = 100
@@ -25,13 +27,19 @@ MAX_CURSOR = 8000
 MAX_TEXT = 10_000
 MAX_ATTRIBUTES = 100
 MAX_LINES = 5000
+MAX_QUERY = 200
+MAX_RANKED = 500
+MAX_CAPS = 5
+MAX_PINS = 20
+MAX_BOOSTS = 20
+MAX_BOOST = 100
 MAX_SECONDS = 20_000_000_000
 """The year 2603; larger numbers are milliseconds."""
 
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Length of the page.")]
 Offset = Annotated[int, Field(ge=0, le=10_000_000, description="Entries to skip.")]
-Query = Annotated[str, Field(max_length=200)]
+Query = Annotated[str, Field(max_length=MAX_QUERY)]
 _Text = Annotated[str, Field(max_length=MAX_TEXT)]
 AttributeValue = _Text | Annotated[list[_Text], Field(max_length=MAX_CATEGORIES)] | None
 
@@ -74,7 +82,73 @@ class _Response(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-class RecommendRequest(_Request):
+class PinIn(_Request):
+    """An item with a fixed place."""
+
+    item_id: Id
+    position: Annotated[int, Field(ge=1, le=MAX_K)]
+    """1 is the top."""
+
+
+class BoostIn(_Request):
+    """What is added to the scores of some items. Give `filter` or `item_ids`."""
+
+    weight: Annotated[float, Field(ge=-MAX_BOOST, le=MAX_BOOST)]
+    """Scores are log-probabilities: 0.7 doubles an item's odds, -0.7 halves them."""
+    filter: Filter | None = None
+    """Which items."""
+    item_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_EXCLUDE)] | None = None
+    """Which items."""
+
+    @model_validator(mode="after")
+    def _one_of_filter_and_items(self) -> BoostIn:
+        if (self.filter is None) == (self.item_ids is None):
+            raise ValueError("give either filter or item_ids")
+        return self
+
+
+MaxPer = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)], Annotated[int, Field(ge=1, le=MAX_K)]],
+    Field(max_length=MAX_CAPS),
+]
+Diversity = Annotated[float, Field(ge=0, le=1)]
+
+
+class Rules(_Request):
+    """What may stand in a list, and where. Filters, exclusions and caps hold inside the search for the best items, so
+    that a list is shorter only when nothing else is permitted; boosts and diversity choose from a longer list of the
+    best, `rerank_candidates` of the service's settings."""
+
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] = []
+    """Item ids that must not appear."""
+    categories: Annotated[list[Id], Field(max_length=MAX_CATEGORIES)] = []
+    """Only items with at least one of these."""
+    filter: Filter | None = None
+    """Only items for which this holds; see `And`, `Or`, `Not`, `Eq`, `In`, `InRange`, `Exists`, `Contains`, `Named`."""
+    max_per_category: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
+    """At most so many items of any one category; an item counts in all of its own. The list is shorter than `k` only
+    when no further item may stand in it."""
+    max_per: MaxPer = {}
+    """By column of the catalogue: at most so many items of any one of its values."""
+    pins: Annotated[list[PinIn], Field(max_length=MAX_PINS)] = []
+    """Items with fixed places, even if they were seen. One that the catalogue does not have, or that a filter forbids,
+    is left out, and `dropped_pins` names it."""
+    boosts: Annotated[list[BoostIn], Field(max_length=MAX_BOOSTS)] = []
+    """Added to scores, all that apply to an item together."""
+    diversity: Diversity = 0.0
+    """Above 0 items that are like those before them move down; at 1 only the first item is there for its score."""
+
+    @model_validator(mode="after")
+    def _pins_can_stand(self) -> Self:
+        ids, places = [pin.item_id for pin in self.pins], [pin.position for pin in self.pins]
+        if len(set(ids)) < len(ids) or len(set(places)) < len(places):
+            raise ValueError("pins must be different items at different positions")
+        if both := sorted(set(ids) & set(self.exclude)):
+            raise ValueError(f"{both[0]!r} is in pins and in exclude; take it out of one of them")
+        return self
+
+
+class RecommendRequest(Rules):
     """Who gets the list: a user of the store, or an ad-hoc history."""
 
     model_config = ConfigDict(
@@ -82,6 +156,16 @@ class RecommendRequest(_Request):
             "examples": [
                 {"user_id": "196", "k": 10},
                 {"history": ["50", "181", "172"], "k": 5, "categories": ["Sci-Fi"], "exclude": ["174"]},
+                {
+                    "user_id": "196",
+                    "k": 10,
+                    "filter": {"not": {"contains": {"column": "categories", "value": "Horror"}}},
+                    "exclude_seen": "window",
+                    "seen_window": 20,
+                    "max_per": {"categories": 3},
+                    "pins": [{"item_id": "50", "position": 1}],
+                    "diversity": 0.3,
+                },
             ]
         }
     )
@@ -94,21 +178,22 @@ class RecommendRequest(_Request):
     """Length of the list, or of its first page."""
     depth: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
     """Freeze a list of this length, at least `k`, and give its first `k` items; `next_cursor` leads on."""
-    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] = []
-    """Item ids that must not appear."""
-    categories: Annotated[list[Id], Field(max_length=MAX_CATEGORIES)] = []
-    """Only items with at least one of these; applied during decoding, so that the list is still full."""
-    max_per_category: Annotated[int, Field(ge=1, le=MAX_K)] | None = None
-    """At most so many items of any one category; an item counts in all of its own. The list is shorter than `k` only
-    when no further item may stand in it."""
-    exclude_seen: bool = True
-    """Leave out the items of the history."""
+    exclude_seen: bool | Literal["none", "window", "all"] = True
+    """Leave out the items of the history: `all` (or true) of them, those of its last `seen_window` entries, or `none`
+    (or false)."""
+    seen_window: Annotated[int, Field(ge=1, le=MAX_HISTORY)] | None = None
+    """Entries of the history; with `exclude_seen` `window`."""
     mode: Mode = "direct"
     """`reason`: the model first writes reasons, seconds of work, and the list is what follows from them. Refused where
     the model knows no words or was not taught to reason."""
     model_version: Id | None = None
     """A model in memory (`loaded` of `/v1/model`) that shall answer instead of the active one. The request is then in
     no experiment, so that what is tried out does not count there."""
+
+    explain: Explain = "evidence"
+    """Reasons: `none` at all; by `evidence`, the items of the history that each item is most like; by `intent`, the tag
+    of the user's interests that it fits, with a text from the model's table, else written while time is left. What fits
+    no tag, or has no text that may be shown, gets evidence, and so does all that a model without such a table lists."""
 
     @model_validator(mode="after")
     def _one_of_user_and_history(self) -> RecommendRequest:
@@ -120,7 +205,71 @@ class RecommendRequest(_Request):
     def _no_page_is_longer_than_the_list(self) -> RecommendRequest:
         if self.depth is not None and self.depth < self.k:
             raise ValueError(f"depth must be at least k, got depth {self.depth} and k {self.k}")
+        _check_places(self.pins, self.depth or self.k)
         return self
+
+    @model_validator(mode="after")
+    def _a_window_has_a_length(self) -> RecommendRequest:
+        if (self.exclude_seen == "window") != (self.seen_window is not None):
+            raise ValueError("seen_window belongs to exclude_seen window: give both or neither")
+        return self
+
+
+class SimilarRequest(Rules):
+    """An item, and what may stand in the list of those that are like it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"item_id": "50", "k": 5, "max_per": {"categories": 2}}]},
+    )
+
+    item_id: Id
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    """Length of the list."""
+
+    @model_validator(mode="after")
+    def _pins_are_in_the_list(self) -> SimilarRequest:
+        _check_places(self.pins, self.k)
+        return self
+
+
+class SearchRequest(Rules):
+    """Words, and what may stand in the list of the items that they describe."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"query": "star wars", "k": 5}]})
+
+    query: Annotated[str, Field(min_length=1, max_length=MAX_QUERY, pattern=r"\S")]
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    """Length of the list."""
+
+    @model_validator(mode="after")
+    def _pins_are_in_the_list(self) -> SearchRequest:
+        _check_places(self.pins, self.k)
+        return self
+
+
+class RankRequest(_Request):
+    """Items to be ranked for a user of the store, or for an ad-hoc history."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "196", "items": ["50", "181", "172"]}]})
+
+    user_id: Id | None = None
+    """A user of the store. Give this or `history`."""
+    history: Annotated[list[Id], Field(max_length=MAX_HISTORY)] | None = None
+    """Item ids, oldest first; may be empty. Give this or `user_id`."""
+    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_RANKED)]
+    """Item ids in any order; one that repeats counts once."""
+
+    @model_validator(mode="after")
+    def _one_of_user_and_history(self) -> RankRequest:
+        if (self.user_id is None) == (self.history is None):
+            raise ValueError("give either user_id or history")
+        return self
+
+
+def _check_places(pins: Sequence[PinIn], length: int) -> None:
+    for pin in pins:
+        if pin.position > length:
+            raise ValueError(f"a pin's position must be in the list, 1 to {length}, got {pin.position}")
 
 
 class ItemSummary(_Response):
@@ -148,15 +297,20 @@ class ReasonOut(_Response):
     """The item of the history that is most like it."""
     similarity: float | None
     """Cosine of the two items' embeddings."""
+    tags: list[str] = []
+    """By `intent`: the kind of items that the user is into and that this is one of."""
+    evidence: list[Because] = []
+    """Items of the history that bear it out, best first."""
 
 
 class RecommendedItem(ItemSummary):
     """An item of a recommendation."""
 
-    score: float
-    """Log-probability; comparable within a list."""
-    source: Source
-    reason: ReasonOut
+    score: float | None
+    """Log-probability with the item's boosts; comparable within a list. Null for an item that was pinned."""
+    source: Source | Literal["pin"]
+    reason: ReasonOut | None
+    """Null where the request wants none."""
 
 
 class RecommendResponse(_Response):
@@ -176,6 +330,8 @@ class RecommendResponse(_Response):
     """The reasons that the list follows from, in the model's own words; empty unless its source is `reasoning`."""
     unknown_items: list[str]
     """Item ids of the request or the history that the catalogue does not have; they were ignored."""
+    dropped_pins: list[str]
+    """Items that were to be pinned and are in no list: the catalogue does not have them, or a filter forbids them."""
     used_profile: bool
     """Whether the model read any of the user's profile before the history; never in mode `reason`."""
     variants: dict[str, str]
@@ -194,6 +350,8 @@ class NextRequest(_Request):
     """`next_cursor` of the page before."""
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
     """Length of the page."""
+    explain: Explain = "evidence"
+    """Reasons, as in `/v1/recommend`."""
 
 
 class BatchRequest(_Request):
@@ -448,6 +606,34 @@ class ProfileOut(_Response):
     used_by_model: bool
     """Whether recommendations in mode `direct` are made with it: the user has edited it, and the model knows words.
     Else it is for display only."""
+
+
+class InterestTag(_Response):
+    """A kind of items that follows from an interest."""
+
+    name: str
+    items: int
+    """How many the catalogue has, or had when the model's table was made."""
+
+
+class InterestOut(_Response):
+    """One thing that a user is into."""
+
+    text: str
+    weight: float
+    """Comparable among the user's interests."""
+    tags: list[InterestTag]
+    """Best first."""
+    evidence: list[EvidenceOut]
+    """Events that bear it out, oldest first."""
+
+
+class InterestsOut(_Response):
+    """What a user is into, strongest first."""
+
+    user_id: str
+    interests: list[InterestOut]
+    model_version: str
 
 
 class UserPage(_Response):

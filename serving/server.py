@@ -1,17 +1,22 @@
-"""Runs a bundle and a store as an HTTP service in this process, until a signal ends it."""
+"""Runs a bundle and a store as an HTTP service until a signal ends it, in this process or, by `serving.workers`, in
+several."""
 
 from __future__ import annotations
 
 import gc
 import ipaddress
+import os
 import signal
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from feature_store import OnlineStore, StoreError
 from feature_store.offline import OfflineStore
@@ -21,6 +26,7 @@ from recsys.progress import console
 from serving.app import create_app
 from serving.bundles import find_bundle, namespace_of
 from serving.guard.keys import KeyRing
+from serving.guard.limiter import Buckets
 from serving.lifecycle import Lifecycle
 from serving.offline import OfflineExport
 from serving.runtime import RecommenderRuntime
@@ -29,6 +35,102 @@ from serving.slate_log import SlateLog
 from serving.tracing import otlp_provider
 
 _GRACE_S = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """What is served, and how: all that a process of the service needs to know."""
+
+    path: Path
+    """Of the bundle."""
+    name: str
+    """Of the run."""
+    namespace: str
+    """Of the store's keys."""
+    settings: ServingSettings
+    keys: KeyRing | None
+    is_open: bool
+    onnx: Path | None
+    idle_lifetime_s: int | None
+
+    def load(self) -> tuple[Bundle, RecommenderRuntime]:
+        """The bundle and its model, warmed up.
+
+        Raises:
+            ArtifactError: the bundle or the export is missing or damaged, they do not belong together, or the model
+                cannot answer.
+        """
+        bundle = Bundle.load(self.path)
+        runtime = RecommenderRuntime.from_bundle(bundle, self.onnx, search_by=self.settings.search.by)
+        runtime.warm_up()
+        return bundle, runtime
+
+    def app(
+        self,
+        bundle: Bundle,
+        runtime: RecommenderRuntime,
+        store: OnlineStore,
+        *,
+        offline: OfflineExport | None = None,
+        slates: SlateLog | None = None,
+        seed: Callable[[Callable[[], object]], object] = lambda work: work(),
+        buckets: Buckets | None = None,
+    ) -> FastAPI:
+        """The API over a loaded model and a store.
+
+        Args:
+            bundle: the model's.
+            runtime: the model.
+            store: users and events.
+            offline: writes the offline store; None: another process does, or nobody.
+            slates: takes the lists that were shown.
+            seed: calls what puts the data set's histories into the store.
+            buckets: of the clients' rates, where they are shared with other processes.
+        """
+        provider = otlp_provider(self.settings.traces) if self.settings.traces.enabled else None
+        return create_app(
+            runtime,
+            store,
+            self.settings,
+            seed=lambda: seed(lambda: store.seed_histories(bundle.histories_version, bundle.histories())),
+            keys=self.keys,
+            tracer_provider=provider,
+            loopback_only=self.keys is None and not self.is_open,
+            bundles=_directory_of_bundles(self.path),
+            offline=offline,
+            slates=slates,
+            outcomes=OfflineStore(self.offline_directory),
+            buckets=buckets,
+        )
+
+    def sharing_cores(self, num_workers: int) -> Service:
+        """The service as one of so many workers runs it: with its share of the cores, unless the settings name one."""
+        if "model_threads" in self.settings.model_fields_set:
+            return self
+        threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
+        return replace(self, settings=self.settings.model_copy(update={"model_threads": threads}))
+
+    def shown(self, runtime: RecommenderRuntime) -> str:
+        """What is served, for people."""
+        return f"{self.name} (model {runtime.info.model_version}, {runtime.catalog.num_items} items)"
+
+    def connect(self, store_url: str) -> OnlineStore:
+        """The store that runs elsewhere.
+
+        Raises:
+            StoreConfigError: the URL is malformed.
+        """
+        return OnlineStore.connect(store_url, namespace=self.namespace, idle_lifetime_s=self.idle_lifetime_s)
+
+    @property
+    def offline_directory(self) -> Path:
+        """Where the offline store is."""
+        return self.settings.offline.directory or self.path.parent / "offline"
+
+    def writes_offline(self, *, owns_store: bool) -> bool:
+        """Whether this service writes the offline store, and no other program does."""
+        wanted = self.settings.offline.enabled
+        return owns_store if wanted is None else wanted
 
 
 def run_server(
@@ -41,6 +143,7 @@ def run_server(
     onnx: Path | None = None,
     forget_after_days: int | None = None,
     settings: ServingSettings | None = None,
+    workers: int | None = None,
     keys: Path | None = None,
     is_open: bool = False,
 ) -> None:
@@ -57,6 +160,7 @@ def run_server(
         data_dir: where a store of its own keeps its data.
         onnx: see above.
         settings: sizes and times.
+        workers: processes that answer, instead of the settings' number; 0: one a core.
         keys: the file of API keys; needed on an address that others can reach.
         is_open: go without keys even there.
 
@@ -69,71 +173,75 @@ def run_server(
         raise ConfigError("serve: --store and --data-dir exclude each other; a remote store keeps its own data")
     path = find_bundle(path)
     settings = settings or ServingSettings()
-    provider = otlp_provider(settings.traces) if settings.traces.enabled else None
+    num_workers = settings.workers if workers is None else workers
+    num_workers = num_workers or len(os.sched_getaffinity(0))
     name = read_manifest(path).name
     with _listen(host, port) as listener:
-        address = listener.getsockname()[0]
-        ring = _keys(address, keys, is_open)
+        service = Service(
+            path=path,
+            name=name,
+            namespace=namespace_of(path),
+            settings=settings,
+            keys=_keys(listener.getsockname()[0], keys, is_open),
+            is_open=is_open,
+            onnx=onnx,
+            idle_lifetime_s=None if forget_after_days is None else forget_after_days * 86_400,
+        )
+        shown_host = f"[{host}]" if ":" in host else host
+        url = f"http://{shown_host}:{listener.getsockname()[1]}"
         console.print(f"loading {path}", highlight=False)
-        bundle = Bundle.load(path)
-        runtime = RecommenderRuntime.from_bundle(bundle, onnx)
-        runtime.warm_up()
-        namespace = namespace_of(path)
-        idle_lifetime_s = None if forget_after_days is None else forget_after_days * 86_400
-        try:
-            if store_url is not None:
-                store = OnlineStore.connect(store_url, namespace=namespace, idle_lifetime_s=idle_lifetime_s)
-            else:
-                store = OnlineStore.embedded(
-                    data_dir or path.parent / "store", namespace=namespace, idle_lifetime_s=idle_lifetime_s
-                )
-        except StoreError as error:
-            raise ConfigError(str(error)) from error
-        offline = _offline(store, path, settings, is_own=store_url is None)
-        slates = SlateLog(store) if settings.offline.slates else None
-        try:
-            api = create_app(
-                runtime,
-                store,
-                settings,
-                seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories()),
-                keys=ring,
-                tracer_provider=provider,
-                loopback_only=ring is None and not is_open,
-                bundles=_directory_of_bundles(path),
-                offline=offline,
-                slates=slates,
-                outcomes=OfflineStore(_offline_directory(path, settings)),
-            )
-            shown_host = f"[{host}]" if ":" in host else host
-            url = f"http://{shown_host}:{listener.getsockname()[1]}"
-            ready = f"serving {name} (model {runtime.info.model_version}, {runtime.catalog.num_items} items) at {url}"
-            config = uvicorn.Config(
-                api, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S
-            )
-            _Server(config, ready, api.state.lifecycle, settings.guard.drain_s).run(sockets=[listener])
-        finally:
-            # The app does so too, but not when its start fails or a second Ctrl-C cuts its end short.
-            for writer in (slates, offline):
-                if writer is not None:
-                    writer.stop()
-            store.close()
+        data_dir = data_dir or path.parent / "store"
+        if num_workers == 1:
+            _run_alone(service, listener, url, store_url, data_dir)
+        else:
+            # Imported here: one process needs none of it.
+            from serving.workers.service import run_workers
+
+            run_workers(service, num_workers, listener, url, store_url, data_dir)
 
 
-class _Server(uvicorn.Server):
-    """Says where it is once it answers, and after SIGTERM goes on answering while it is taken out of use.
+def _run_alone(service: Service, listener: socket.socket, url: str, store_url: str | None, data_dir: Path) -> None:
+    """Serve in this process."""
+    bundle, runtime = service.load()
+    try:
+        if store_url is not None:
+            store = service.connect(store_url)
+        else:
+            store = OnlineStore.embedded(data_dir, namespace=service.namespace, idle_lifetime_s=service.idle_lifetime_s)
+    except StoreError as error:
+        raise ConfigError(str(error)) from error
+    writes_offline = service.writes_offline(owns_store=store_url is None)
+    offline = OfflineExport(store, service.offline_directory) if writes_offline else None
+    slates = SlateLog(store) if service.settings.offline.slates else None
+    try:
+        api = service.app(bundle, runtime, store, offline=offline, slates=slates)
+        ready = f"serving {service.shown(runtime)} at {url}"
+        HttpServer(api, lambda: typer.echo(ready), service.settings.guard.drain_s).run(sockets=[listener])
+    finally:
+        # The app does so too, but not when its start fails or a second Ctrl-C cuts its end short.
+        for writer in (slates, offline):
+            if writer is not None:
+                writer.stop()
+        store.close()
+
+
+class HttpServer(uvicorn.Server):
+    """Says so once it answers, and after SIGTERM goes on answering while it is taken out of use.
 
     Args:
-        config: of uvicorn.
-        ready: what to say.
-        lifecycle: of the app; it is `draining` from the signal on.
+        api: what is served; its lifecycle is `draining` from the signal on.
+        on_ready: called once it answers.
         drain_s: how long to go on after SIGTERM. A second signal, or Ctrl-C, ends it at once.
     """
 
-    def __init__(self, config: uvicorn.Config, ready: str, lifecycle: Lifecycle, drain_s: float) -> None:
-        super().__init__(config)
-        self._ready = ready
-        self._lifecycle = lifecycle
+    def __init__(self, api: FastAPI, on_ready: Callable[[], object], drain_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                api, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S
+            )
+        )
+        self._on_ready = on_ready
+        self._lifecycle: Lifecycle = api.state.lifecycle
         self._drain_s = drain_s
         self._ends_at: float | None = None
 
@@ -153,33 +261,20 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the port, then print the URL."""
+        """Open the port, then say so."""
         # Models and libraries stay for good. Going through them again in each full collection would hold up all
         # requests for as long as hundreds of milliseconds.
         gc.collect()
         gc.freeze()
         await super().startup(sockets)
         if self.started:
-            typer.echo(self._ready)
+            self._on_ready()
 
 
 def _directory_of_bundles(path: Path) -> Path:
     """Where further models are loaded from: beside the run of the bundle at `path`, or beside the bundle."""
     path = path.resolve()
     return path.parent.parent if path.name == "bundle" else path.parent
-
-
-def _offline(store: OnlineStore, path: Path, settings: ServingSettings, *, is_own: bool) -> OfflineExport | None:
-    """What writes the offline store of the bundle at `path`; None: not this process."""
-    wanted = settings.offline.enabled
-    if not (is_own if wanted is None else wanted):
-        return None
-    return OfflineExport(store, _offline_directory(path, settings))
-
-
-def _offline_directory(path: Path, settings: ServingSettings) -> Path:
-    """Where the offline store of the bundle at `path` is."""
-    return settings.offline.directory or path.parent / "offline"
 
 
 def _keys(address: str, keys: Path | None, is_open: bool) -> KeyRing | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from recsys.config import StrictConfig, read_yaml
 from recsys.errors import ConfigError
+from recsys.generator.filters import Filter, FilterError, Node, resolved
+from recsys.generator.lm.config import ChatTeacherConfig
 from recsys.generator.lm.reason import ReasonConfig
+from serving.answers import SearchBy
 from serving.arms import ArmSettings
 from serving.experiments import ExperimentPlan
 from serving.guard.settings import GuardSettings
@@ -56,6 +59,13 @@ class ExplorationSettings(StrictConfig):
     """The best so many items are drawn from, at the cost of a list of that length."""
 
 
+class ExplanationSettings(StrictConfig):
+    """Who writes the explanations that a bundle's table lacks."""
+
+    chat: ChatTeacherConfig | None = None
+    """A chat model; its answers are kept in the file `cache`. None: rules."""
+
+
 class OfflineSettings(StrictConfig):
     """The offline store: all events in Parquet files, for training."""
 
@@ -79,6 +89,15 @@ class CatalogueSettings(StrictConfig):
     `generator.new_item_slots` holds if it is larger. 0: new items have to win against what the model has learned."""
 
 
+class SearchSettings(StrictConfig):
+    """How `POST /v1/search` finds items."""
+
+    by: SearchBy = "words"
+    """`words`: those whose title, categories or id have all the words. `text_encoder`: those that are meant, by the
+    bundle's text encoder, which is loaded at the start (hundreds of megabytes). `generator`: those that the bundle's
+    language model generates after the text. Where these fail, or have no time, words do."""
+
+
 class ServingSettings(StrictConfig):
     """How much work runs at a time, and how long things may take."""
 
@@ -92,12 +111,22 @@ class ServingSettings(StrictConfig):
     """Which users get other settings, `serving.arms.ArmSettings`."""
     exploration: ExplorationSettings = ExplorationSettings()
     """Whether lists are drawn at random."""
+    workers: int = Field(default=1, ge=0, le=256)
+    """Processes that answer, over one port and one copy of the weights; 0: one a core."""
+    filters: dict[str, Filter] = Field(default={}, max_length=100)
+    """Filters that requests use by name, `{"named": ...}`; see `recsys.generator.filters`."""
+    always: list[str] = Field(default=[])
+    """Names of filters that hold for every list, such as `in_stock`."""
+    search: SearchSettings = SearchSettings()
+    rerank_candidates: int = Field(default=50, ge=2, le=MAX_K)
+    """A list with boosts or diversity is chosen from the best so many items, at the cost of a list of that length."""
     max_body_bytes: int = Field(default=1_000_000, ge=1)
     """A longer request body is refused with 413, counted while it streams in."""
     max_clock_skew_s: float = Field(default=86_400, ge=0)
     """An event further in the future is rejected: it would stay the newest of its user."""
     model_threads: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)), ge=1)
-    """Batches that a stage of the model works on at a time, one core each; more requests wait in line."""
+    """Batches that a stage of the model works on at a time, one core each; more requests wait in line. In each worker;
+    with several, the default is the worker's share of the cores."""
     batching: BatchingSettings = BatchingSettings()
     catalogue: CatalogueSettings = CatalogueSettings()
     """How changes of items reach this process."""
@@ -105,12 +134,40 @@ class ServingSettings(StrictConfig):
     breaker: BreakerSettings = BreakerSettings()
     reason: ReasonConfig = ReasonConfig()
     """How many reasons are written for a request that asks for them, and how long they may be."""
+    explanations: ExplanationSettings = ExplanationSettings()
+    """Who writes what requests with `explain: intent` ask for."""
     cursor_s: float = Field(default=1800, gt=0)
     """How long a frozen list can be paged through."""
     store_threads: int = Field(default=16, ge=1)
     """Requests that wait for the store at a time."""
     retry_after_s: int = Field(default=2, ge=1)
     """What a 503 tells the client to wait."""
+
+    @field_validator("filters")
+    @classmethod
+    def _filters_stand_for_themselves(cls, filters: dict[str, Node]) -> dict[str, Node]:
+        for name, node in filters.items():
+            try:
+                resolved(node, {})
+            except FilterError as error:
+                raise ValueError(f"{name}: a named filter may not use another one") from error
+        return filters
+
+    @model_validator(mode="after")
+    def _names_have_filters(self) -> ServingSettings:
+        for name in self.always:
+            if name not in self.filters:
+                raise ValueError(f"always: {self._no_filter(name)}")
+        for layer in self.experiments.layers:
+            for experiment, found in layer.experiments.items():
+                for variant, arm in found.variants.items():
+                    wanted = ArmSettings.model_validate(arm).filter
+                    if wanted is not None and wanted not in self.filters:
+                        raise ValueError(f"experiments: {experiment}/{variant}: {self._no_filter(wanted)}")
+        return self
+
+    def _no_filter(self, name: str) -> str:
+        return f"no filter is named {name!r}; there are: {', '.join(self.filters) or 'none'}"
 
     @field_validator("experiments")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from feature_store.slates import Slot
-from serving.answers import Answer
+from serving.answers import Answer, Pick, Reason
 from serving.exploration import FloatArray, draw_slate
 
 
@@ -41,14 +42,23 @@ class Shown:
 
 
 def best(answer: Answer, k: int) -> Shown:
-    """The best `k` items, which are shown each time."""
-    picks = answer.picks[:k]
+    """The best items, which are shown each time: `k` with those that are pinned.
+
+    Args:
+        answer: of some source.
+        k: length of the list.
+    """
+    picks = answer.picks[: max(0, k - len(answer.pins))]
     certain = np.ones(len(picks))
-    return Shown(answer=replace(answer, picks=picks), marginal=certain, conditional=certain, epsilon=0.0, seed=None)
+    return _with_pins(
+        Shown(answer=replace(answer, picks=picks), marginal=certain, conditional=certain, epsilon=0.0, seed=None)
+    )
 
 
 def draw(answer: Answer, k: int, epsilon: float, *, seed: int | None = None) -> Shown:
-    """`k` items of the answer, by the policy of `serving.exploration`; takes milliseconds.
+    """A list of `k`, those that are pinned included, by the policy of `serving.exploration`; takes milliseconds.
+
+    What is pinned is no choice of the policy: it has probability 1 at its place, and the others are drawn around it.
 
     Args:
         answer: all its picks are candidates.
@@ -59,11 +69,24 @@ def draw(answer: Answer, k: int, epsilon: float, *, seed: int | None = None) -> 
     seed = secrets.randbits(53) if seed is None else seed  # JSON readers keep so many bits of a number
     # Where an answer's order is not that of its scores, the order counts: it is the best list.
     scores = np.minimum.accumulate(np.array([pick.score for pick in answer.picks], dtype=np.float64))
-    slate = draw_slate(scores, k, epsilon=epsilon, seed=seed)
-    return Shown(
-        answer=replace(answer, picks=[answer.picks[index] for index in slate.order]),
-        marginal=slate.marginal,
-        conditional=slate.conditional,
-        epsilon=epsilon,
-        seed=seed,
+    slate = draw_slate(scores, max(0, k - len(answer.pins)), epsilon=epsilon, seed=seed)
+    return _with_pins(
+        Shown(
+            answer=replace(answer, picks=[answer.picks[index] for index in slate.order]),
+            marginal=slate.marginal,
+            conditional=slate.conditional,
+            epsilon=epsilon,
+            seed=seed,
+        )
     )
+
+
+def _with_pins(shown: Shown) -> Shown:
+    """The list with its pinned items at their places; at its end where it is too short to have them."""
+    picks, marginal, conditional = list(shown.answer.picks), shown.marginal, shown.conditional
+    for pin in sorted(shown.answer.pins, key=lambda pin: pin.position):
+        place = min(pin.position - 1, len(picks))
+        reason = Reason(text=f"Pinned to place {pin.position}", because=None, similarity=None)
+        picks.insert(place, Pick(item=pin.item, score=math.nan, reason=reason))
+        marginal, conditional = (np.insert(each, place, 1.0) for each in (marginal, conditional))
+    return replace(shown, answer=replace(shown.answer, picks=picks), marginal=marginal, conditional=conditional)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -14,24 +14,50 @@ import torch
 
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ConfigError
-from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender
+from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender, SearchesBeams
 from recsys.generator.constraints import Cap
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
 from recsys.profile.profile import Profile
 from recsys.profile.prompt import fitting_text, profile_prompt
 from recsys.retrieval import FusedRecommender
-from serving.answers import FallbackReason, Source
+from serving.answers import FallbackReason, Pinned, Source
+from serving.arranging import Arrangement
 
-StageName = Literal["reasoning", "profile", "fusion", "generator", "dense", "counter"]
+StageName = Literal[
+    "reasoning",
+    "profile",
+    "fusion",
+    "fusion_half",
+    "fusion_quarter",
+    "generator",
+    "generator_half",
+    "generator_quarter",
+    "dense",
+    "counter",
+    "similar",
+    "rank",
+    "search",
+    "prompt",
+    "words",
+]
 
 FAILED: Mapping[StageName, FallbackReason | None] = {
     "reasoning": "reasoning_failed",
     "profile": None,
     "fusion": "fusion_failed",
+    "fusion_half": "fusion_failed",
+    "fusion_quarter": "fusion_failed",
     "generator": "generator_failed",
+    "generator_half": "generator_failed",
+    "generator_quarter": "generator_failed",
     "dense": "dense_failed",
     "counter": "counter_failed",
+    "similar": "dense_failed",
+    "rank": "generator_failed",
+    "search": "dense_failed",
+    "prompt": "generator_failed",
+    "words": "words_failed",
 }
 """What is said of a stage that failed. A list without the profile is of the same source."""
 
@@ -40,9 +66,9 @@ _ROW_FILTERS_UP_TO = 50_000
 and request for it."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Asked:
-    """A request in the catalogue's numbers."""
+    """A request in the catalogue's numbers. It is not spelled out in tracebacks: logs hold no histories."""
 
     k: int
     history: IntArray
@@ -51,11 +77,20 @@ class Asked:
     """int64 [D], without repeats: must not appear."""
     allow: npt.NDArray[np.bool_] | None = None
     """bool [num_items]; None allows all."""
-    categories: tuple[str, ...] = ()
-    """Names of what `allow` allows: equal for equal filters."""
+    allow_key: Hashable = None
+    """Names what `allow` allows: equal for equal filters."""
     caps: Sequence[Cap] = ()
-    max_per_category: int | None = None
-    """What `caps` stand for."""
+    caps_key: Hashable = ()
+    """Names what `caps` are."""
+    items: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """int64 [M]: what is to be ranked, without repeats; `allow` allows no others then."""
+    words: str = ""
+    """What is searched for."""
+    arrangement: Arrangement | None = None
+    """What is done to the list afterwards."""
+    pins: tuple[Pinned, ...] = ()
+    """Those that the list will have; `denied` holds them."""
+    dropped_pins: tuple[str, ...] = ()
     session: str | None = None
     profile: Profile | None = None
     reason: ReasonConfig = field(default_factory=ReasonConfig)
@@ -122,8 +157,8 @@ class RecommenderStage:
             else 1
         )
         length = None if asked.k <= nested and not asked.caps else asked.k
-        filters = None if self.num_items <= _ROW_FILTERS_UP_TO else asked.categories
-        return length, asked.max_per_category, filters
+        filters = None if self.num_items <= _ROW_FILTERS_UP_TO else asked.allow_key
+        return length, asked.caps_key, filters
 
     def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
         """See `Stage`."""
@@ -134,7 +169,25 @@ class RecommenderStage:
             constraints=together(asked, self.num_items).within(self.within),
             sessions=[one.session for one in asked] if any(one.session is not None for one in asked) else None,
         )
-        return [_listed(found, row, one.k) for row, one in enumerate(asked)]
+        return [listed_row(found, row, one.k) for row, one in enumerate(asked)]
+
+
+_NARROWER: Mapping[StageName, Sequence[tuple[StageName, int]]] = {
+    "fusion": (("fusion_half", 2), ("fusion_quarter", 4)),
+    "generator": (("generator_half", 2), ("generator_quarter", 4)),
+}
+
+
+def narrower(stage: RecommenderStage) -> tuple[RecommenderStage, ...]:
+    """The same source with half and a quarter of the beams, for when the time does not suffice for all of them."""
+    recommender = stage.recommender
+    if not isinstance(recommender, SearchesBeams):
+        return ()
+    return tuple(
+        replace(stage, name=name, recommender=recommender.with_beams(recommender.beams // part))
+        for name, part in _NARROWER[stage.name]
+        if recommender.beams >= part
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +227,7 @@ class ReasoningStage(_OneByOne):
             asked.reason,
             constraints=together([asked], len(self.recommender.codes)).within(self.within),
         )
-        return _listed(reasoned.recommendations, 0, asked.k, chains=tuple(reasoned.chains[0]))
+        return listed_row(reasoned.recommendations, 0, asked.k, chains=tuple(reasoned.chains[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +248,7 @@ class ProfileStage(_OneByOne):
         prompt = profile_prompt(language, text, recent)
         held = together([asked], len(self.reader.codes)).within(self.within)
         found = self.reader.complete([prompt], asked.k, constraints=held, reserve_new=True)
-        return _listed(found, 0, asked.k, used_profile=True)
+        return listed_row(found, 0, asked.k, used_profile=True)
 
 
 def word_reader(recommender: Recommender) -> GenerativeRecommender | None:
@@ -213,7 +266,7 @@ def together(asked: Sequence[Asked], num_items: int) -> Constraints:
     """The restrictions of requests with equal caps, as those of one call."""
     first = asked[0]
     allow: npt.NDArray[np.bool_] | None
-    if all(one.categories == first.categories for one in asked):
+    if all(one.allow_key == first.allow_key for one in asked):
         allow = first.allow
     else:
         everything = np.ones(num_items, dtype=bool)
@@ -222,9 +275,10 @@ def together(asked: Sequence[Asked], num_items: int) -> Constraints:
     return Constraints(allow=allow, deny=deny, caps=first.caps)
 
 
-def _listed(
+def listed_row(
     found: Recommendations, row: int, k: int, *, chains: tuple[str, ...] = (), used_profile: bool = False
 ) -> Listed:
+    """One list of a recommender's, of at most `k` items."""
     items, scores = found.items[row][:k], found.scores[row][:k]
     exists = items >= 0
     return Listed(

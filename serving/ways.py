@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from recsys.data.sequences import IntArray
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.retrieval import FusedRecommender
 from recsys.retrieval.single import SourceRecommender
+from recsys.retrieval.sources import TowerSource
+from serving.lookups import PromptStage, TextStage
+from serving.stages import Stage
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -25,6 +28,8 @@ class Ways:
     reasoner: GenerativeRecommender | None
     dense: Recommender | None
     counter: Recommender | None
+    content: TowerSource | None
+    searches: tuple[Stage, ...]
 
     def over(
         self, codes: IntArray, vectors: npt.NDArray[np.float32], generatable: BoolArray | None, new_item_slots: int
@@ -34,7 +39,7 @@ class Ways:
         Args:
             codes: int64 [N', levels], of the items that there were, and then of the new ones.
             vectors: float32 [N', dim], embeddings likewise.
-            generatable: bool [N'], what a fusion's generator may find; None: everything.
+            generatable: bool [N'], what a generator in a fusion or in a search may find; None: everything.
             new_item_slots: places for new items at the end of each list of a generator that is not part of a fusion:
                 what a model never saw hardly ever wins against what it did, but for the other sources of a fusion.
 
@@ -58,6 +63,15 @@ class Ways:
                 raise TypeError(f"{type(one).__name__} takes no new items")
             return one.with_items(vectors)
 
+        content = None if self.content is None else self.content.with_items(vectors)
+
+        def search(one: Stage) -> Stage:
+            if isinstance(one, TextStage) and content is not None:
+                return replace(one, index=content.index)
+            if isinstance(one, PromptStage):
+                return replace(one, reader=generator(one.reader), within=generatable)
+            raise TypeError(f"{type(one).__name__} takes no new items")
+
         fused: FusedRecommender | None = None
         if self.fused is not None:
             if not isinstance(self.fused, FusedRecommender):
@@ -70,4 +84,6 @@ class Ways:
             reasoner=None if self.reasoner is None else generator(self.reasoner),
             dense=None if self.dense is None else source(self.dense),
             counter=None if self.counter is None else source(self.counter),
+            content=content,
+            searches=tuple(map(search, self.searches)),
         )

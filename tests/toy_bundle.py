@@ -35,11 +35,13 @@ REPORT = {
 }
 
 
-def write_toy_bundle(path: Path, *, seed: int = 0, fusion: Path | None = None, encoder: Path | None = None) -> Manifest:
+def write_toy_bundle(
+    path: Path, *, seed: int = 0, fusion: Path | None = None, encoder: Path | None = None, hidden_size: int = 16
+) -> Manifest:
     """Users u0 .. u11, items i0 .. i39; the title of i7 is an attack on the page that shows it.
 
     `fusion` is a directory to make, of a fusion that goes into the bundle. `encoder` is a sentence encoder of 16
-    dimensions that the items' vectors come from; without, they are drawn at random.
+    dimensions that the items' vectors come from; without, they are drawn at random. `hidden_size` is the model's width.
     """
     random = np.random.default_rng(seed)
     index = range(NUM_ITEMS)
@@ -74,7 +76,9 @@ def write_toy_bundle(path: Path, *, seed: int = 0, fusion: Path | None = None, e
         vectors = TextEncoder(encoding).encode(item_texts(catalog, encoding))
     tokenizer = build_tokenizer(RKMeansConfig(levels=2, codebook_size=8, code_dim=8))
     ids = tokenizer.fit(vectors)
-    config = GeneratorConfig(model=ModelConfig(hidden_size=16, num_layers=1, num_heads=2, max_history=10), beams=40)
+    config = GeneratorConfig(
+        model=ModelConfig(hidden_size=hidden_size, num_layers=1, num_heads=2, max_history=10), beams=40
+    )
     torch.manual_seed(seed)
     model = build_model(config, ids.codes, ids.codebook_sizes, vectors)
     item_counts = np.bincount(items, minlength=NUM_ITEMS)

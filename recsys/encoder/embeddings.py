@@ -116,9 +116,10 @@ class ItemEmbeddings:
     def load(cls, directory: Path) -> ItemEmbeddings:
         """Read what `save` wrote. Raises ArtifactError when it is missing or damaged."""
         try:
-            with safe_open(directory / _FILE, framework="numpy") as file:
+            # By way of PyTorch the vectors are a map of the file, one in memory for all processes that load it.
+            with safe_open(directory / _FILE, framework="pt") as file:
                 facts = json.loads(file.metadata()["facts"])
-                vectors = file.get_tensor("vectors")
+                vectors = file.get_tensor("vectors").numpy()
             encoder = EncoderConfig.model_validate(facts["encoder"])
             return cls(
                 vectors=vectors,

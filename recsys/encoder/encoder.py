@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -36,6 +37,7 @@ class TextEncoder:
     def __init__(self, config: EncoderConfig, cache_dir: Path | None = None) -> None:
         self.config = config
         self._cache_dir = cache_dir
+        self._mutex = threading.Lock()
 
     def encode(self, texts: Sequence[str], *, shows_progress: bool = True) -> FloatArray:
         """float32 [n, dim], in the order of `texts`; equal texts get equal vectors."""
@@ -59,14 +61,23 @@ class TextEncoder:
         with bar as advance:
             for start in range(0, len(order), _CHUNK_TEXTS):
                 rows = order[start : start + _CHUNK_TEXTS]
-                vectors = self._encode([texts[row] for row in rows])
-                if broken := int((~np.isfinite(vectors)).any(axis=1).sum()):
-                    raise DataError(
-                        f"encoder.model {self.config.model!r} gives values that are not finite for {broken} of "
-                        f"{len(rows)} texts; its weights are damaged, choose another model"
-                    )
-                yield rows, vectors
+                yield rows, self.encode_few([texts[row] for row in rows])
                 advance(len(rows), "")
+
+    def encode_few(self, texts: Sequence[str]) -> FloatArray:
+        """float32 [n, dim], in the order of `texts`, which are few enough to show no progress.
+
+        Raises:
+            DataError: the model gives values that are not finite.
+        """
+        with self._mutex:  # a tokenizer serves one thread at a time
+            vectors = self._encode(list(texts))
+        if broken := int((~np.isfinite(vectors)).any(axis=1).sum()):
+            raise DataError(
+                f"encoder.model {self.config.model!r} gives values that are not finite for {broken} of "
+                f"{len(texts)} texts; its weights are damaged, choose another model"
+            )
+        return vectors
 
     @cached_property
     def dim(self) -> int:

@@ -4,7 +4,7 @@ from recsys.generator.config import GeneratorConfig, ModelConfig
 from recsys.generator.consistency import Consistency
 from recsys.generator.constraints import Cap, Constraints
 from recsys.generator.groups import Groups
-from recsys.generator.recommendations import Recommendations, Recommender
+from recsys.generator.recommendations import Recommendations, Recommender, SearchesBeams
 from recsys.generator.recommender import GenerativeRecommender, build_model
 from recsys.generator.slates import Slates
 from recsys.generator.trie import ItemTrie
@@ -20,6 +20,7 @@ __all__ = [
     "ModelConfig",
     "Recommendations",
     "Recommender",
+    "SearchesBeams",
     "Slates",
     "build_model",
 ]

@@ -80,15 +80,26 @@ def walk_in_order(items: IntArray, caps: Sequence[Cap], k: int) -> npt.NDArray[n
     return taken
 
 
-def walk_one(order: IntArray, caps: Sequence[Cap], k: int) -> IntArray:
-    """int64 [at most k]: what a list of k takes of one request's items (int64 [P], best first)."""
+def walk_one(order: IntArray, caps: Sequence[Cap], k: int, given: IntArray | None = None) -> IntArray:
+    """int64 [at most k]: what a list of k takes of one request's items (int64 [P], best first).
+
+    Args:
+        order: the items.
+        caps: of the list.
+        k: how many it takes.
+        given: int64 [G], items that the list has beside those, and that count too.
+    """
     counts = [np.zeros(cap.groups.num_groups, dtype=np.int64) for cap in caps]
     taken: list[int] = []
     left = order
-    while len(taken) < k and len(left):
-        item = int(left[0])
-        taken.append(item)
-        left = left[1:]
+    waiting = [] if given is None else given.tolist()
+    while waiting or (len(taken) < k and len(left)):
+        if waiting:
+            item = int(waiting.pop())
+        else:
+            item = int(left[0])
+            taken.append(item)
+            left = left[1:]
         for cap, count in zip(caps, counts, strict=True):
             mine = cap.groups.ids[cap.groups.offsets[item] : cap.groups.offsets[item + 1]]
             count[mine] += 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,17 +18,10 @@ from recsys.generator.diversity import capped
 from recsys.generator.exact import widen
 from recsys.generator.gumbel import GumbelNoise
 from recsys.generator.recommendations import Shortage
+from recsys.generator.scoring import PrefixModel
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.tree_decoding import Prefix, select
 from recsys.generator.trie import ItemTrie
-from recsys.generator.walk import SidModel
-
-
-class PrefixModel(SidModel, Protocol):
-    """A model whose reading of histories is a value."""
-
-    def state(self, prefix: Prefix) -> Any:
-        """The decoder's state with one beam a request; `prefix` stays as it is."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -54,3 +54,15 @@ class Recommender(Protocol):
 
         `sessions` names the session of each history, None for none.
         """
+
+
+@runtime_checkable
+class SearchesBeams(Protocol):
+    """A recommender whose search can be narrower: quicker, and it may miss items."""
+
+    @property
+    def beams(self) -> int:
+        """Width of its search; 1: it cannot be narrower."""
+
+    def with_beams(self, beams: int) -> Recommender:
+        """The same with a search of another width; this one stays as it is."""

@@ -37,7 +37,7 @@ from recsys.generator.lm.user_rows import UserRows
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.recommendations import Recommendations, Shortage
-from recsys.generator.scoring import forced_steps
+from recsys.generator.scoring import forced_steps, item_log_probs
 from recsys.generator.sessions import Sessions
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.slates import Slates, draw_slates
@@ -243,6 +243,54 @@ class GenerativeRecommender:
             for row, reason in zip(rows.tolist(), drawn.short, strict=True):
                 short[row] = reason
         return Slates(items=items, scores=scores, log_propensities=log_propensities, exact=exact, short=short)
+
+    def score(
+        self,
+        histories: Sequences,
+        items: Sequence[IntArray],
+        *,
+        batch_size: int = 64,
+        sessions: Sequence[str | None] | None = None,
+    ) -> list[npt.NDArray[np.float32]]:
+        """How likely given items are to come next: float32 of the length of each of `items`, log-probabilities.
+
+        Exact, whatever the beams: each item's path is followed. Over all items their exponentials sum to 1.
+
+        Args:
+            histories: B histories, as in `recommend`.
+            items: B arrays of item indices.
+            batch_size: histories, and paths, at a time; changes memory, not results.
+            sessions: a key for each history, as in `recommend`.
+
+        Raises:
+            ValueError: an item index outside the catalogue, or not one array a history.
+        """
+        self._checked(histories, None, sessions)
+        if len(items) != len(histories):
+            raise ValueError(f"items must hold one array a history: {len(histories)}, got {len(items)}")
+        if any(len(row) and not 0 <= row.min() <= row.max() < len(self.codes) for row in items):
+            raise ValueError(f"items: item indices must lie in 0..{len(self.codes) - 1}")
+        scores: list[npt.NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(items)
+        for rows, prefix in self._prefixes(histories, batch_size, sessions):
+            sizes = [len(items[row]) for row in rows]
+            device = prefix.hidden.device
+            owners = torch.from_numpy(np.repeat(np.arange(len(rows)), sizes)).to(device)
+            targets = torch.from_numpy(np.concatenate([items[row] for row in rows])).to(device)
+            found = item_log_probs(self.model, self.trie, prefix, owners, targets, batch_size)
+            for row, part in zip(rows.tolist(), torch.split(found.cpu(), sizes), strict=True):
+                scores[row] = part.numpy()
+        return scores
+
+    @property
+    def beams(self) -> int:
+        """Width of the search where nobody says so."""
+        return self.config.beams
+
+    def with_beams(self, beams: int) -> GenerativeRecommender:
+        """The same recommender with a search of another width; the two share all weights and sessions."""
+        twin = copy.copy(self)
+        twin.config = self.config.model_copy(update={"beams": beams})
+        return twin
 
     def calibrate(self, cases: Examples, *, batch_size: int = 64) -> Calibration:
         """The temperature at which the true next items of `cases`, of validation, are the most likely."""
@@ -563,7 +611,8 @@ class GenerativeRecommender:
         _same_instruction(model, weights)
         _same_heads(model, objectives)
         try:
-            model.load_state_dict(weights)
+            # Assigned, not copied: they stay maps of the file, one in memory for all processes that load it.
+            model.load_state_dict(weights, assign=True)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"generator: the weights in {directory} do not fit its config: {reason}") from error

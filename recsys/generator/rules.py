@@ -22,20 +22,29 @@ def in_any_category(*names: str, column: str = "categories") -> pl.Expr:
     return pl.col(column).list.eval(pl.element().is_in(list(names))).list.any()
 
 
+def number(column: str) -> pl.Expr:
+    """float64: the number that each item has in `column`, null for none. A text like $1,299.99 is one."""
+    plain = pl.col(column).cast(pl.Float64, strict=False).fill_nan(None)
+    # A comma is taken for what separates thousands, as shops that write a dollar sign do.
+    text = pl.col(column).cast(pl.String).str.replace_all(",", "").str.extract(r"^\s*\$?\s*(\d+(?:\.\d+)?)\s*$", 1)
+    return pl.coalesce(plain, text.cast(pl.Float64))
+
+
 def price_between(low: float | None = None, high: float | None = None, column: str = "price") -> pl.Expr:
     """Items whose price lies in low..high, both included; None leaves an end open. A text like $1,299.99 is a price.
 
     An item without a price is not permitted.
     """
-    number = pl.col(column).cast(pl.Float64, strict=False).fill_nan(None)
-    # A comma is taken for what separates thousands, as shops that write a dollar sign do.
-    text = pl.col(column).cast(pl.String).str.replace_all(",", "").str.extract(r"^\s*\$?\s*(\d+(?:\.\d+)?)\s*$", 1)
-    price = pl.coalesce(number, text.cast(pl.Float64))
-    rule = price.is_not_null()
+    return between(number(column), low, high)
+
+
+def between(numbers: pl.Expr, low: float | None, high: float | None) -> pl.Expr:
+    """Where there are `numbers`, and they lie in low..high, both included; None leaves an end open."""
+    rule = numbers.is_not_null()
     if low is not None:
-        rule = rule & (price >= low)
+        rule = rule & (numbers >= low)
     if high is not None:
-        rule = rule & (price <= high)
+        rule = rule & (numbers <= high)
     return rule
 
 

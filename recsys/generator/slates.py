@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from recsys.generator.constraints import Constraints
-from recsys.generator.lists import PrefixModel, SearchPlan, find_lists, shortages
+from recsys.generator.lists import SearchPlan, find_lists, shortages
 from recsys.generator.mass import permitted_log_mass
 from recsys.generator.recommendations import Shortage
+from recsys.generator.scoring import PrefixModel
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.tree_decoding import Prefix
 from recsys.generator.trie import ItemTrie

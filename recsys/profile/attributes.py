@@ -56,12 +56,12 @@ class ItemAttributes:
         """Attributes of more than half of the items: that a user has them says nothing."""
         self._by_words: dict[tuple[str, ...], Attribute] = {}
         for title in self.titles:
-            words = _words(title)
+            words = words_of(title)
             # A title of one word, and an article, is too often a word of the language.
             if len(words) - (words[:1] != [] and words[0] in _ARTICLES) >= 2:
                 self._by_words[tuple(words)] = Attribute(kind="title", name=title)
         # Categories, brands and eras come last: what is both a title and a category is a category.
-        self._by_words |= {tuple(_words(attribute.name)): attribute for attribute in carriers}
+        self._by_words |= {tuple(words_of(attribute.name)): attribute for attribute in carriers}
         self._by_words.pop((), None)
         self._longest = max(map(len, self._by_words), default=0)
 
@@ -110,7 +110,8 @@ def _years(column: Sequence[str], titles: Sequence[str]) -> list[str]:
     return years
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """Words as names are compared by: without case and plural."""
     return [_stem(word) for word in _WORD.findall(text)]
 
 

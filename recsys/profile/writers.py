@@ -104,15 +104,19 @@ class ChatWriter:
 
     Args:
         config: the model and how to ask it; its temperature is not used.
+        section: of the configuration that `config` is, for errors.
+        label: of progress bars; None for none.
 
     Raises:
         ConfigError: the environment variable of the key is not set.
         ArtifactError: the file of answers cannot be read.
     """
 
-    def __init__(self, config: ChatTeacherConfig) -> None:
-        self._client = ChatClient(config, "profiles.chat")
-        self._model = config.model
+    def __init__(
+        self, config: ChatTeacherConfig, section: str = "profiles.chat", label: str | None = "profiles"
+    ) -> None:
+        self._client = ChatClient(config, section)
+        self._label = label and f"{label} from {config.model}"
 
     def count_tokens(self, text: str) -> int:
         """See `TextWriter.count_tokens`."""
@@ -125,5 +129,5 @@ class ChatWriter:
             ChatError: the server refuses, or too many requests fail in a row, or all do.
         """
         asked = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        answers = self._client.ask(asked, f"profiles from {self._model}", temperature=temperature, seed=seed)
+        answers = self._client.ask(asked, self._label, temperature=temperature, seed=seed)
         return [answer or "" for answer in answers]

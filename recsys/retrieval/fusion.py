@@ -13,7 +13,7 @@ from recsys.errors import ArtifactError
 from recsys.generator.constraints import Constraints
 from recsys.generator.diversity import items_of_full_groups, walk_in_order
 from recsys.generator.lists import shortages
-from recsys.generator.recommendations import Recommendations, Recommender
+from recsys.generator.recommendations import Recommendations, Recommender, SearchesBeams
 from recsys.retrieval.features import PRIOR
 from recsys.retrieval.pool import Pool
 from recsys.retrieval.ranker import ConditionalLogit
@@ -44,7 +44,30 @@ class FusedRecommender:
 
     def with_generator(self, generator: Recommender) -> FusedRecommender:
         """The same fusion over another form of its generator, for example an exported one; this one stays as it is."""
-        sources = {**self.pool.sources, GENERATOR: GeneratorSource(generator)}
+        return self._with_generator(generator)
+
+    @property
+    def beams(self) -> int:
+        """Width of the generator's search, which is no less than the candidates that it gives."""
+        searcher = self._searcher
+        return 1 if searcher is None else max(searcher.beams, self.pool.depth)
+
+    def with_beams(self, beams: int) -> FusedRecommender:
+        """The same fusion with so many candidates of the generator, and a search as narrow; needs `beams` above 1."""
+        searcher = self._searcher
+        assert searcher is not None
+        return self._with_generator(searcher.with_beams(beams), most=beams)
+
+    @property
+    def _searcher(self) -> SearchesBeams | None:
+        source = self.pool.sources[GENERATOR]
+        generator = source.generator if isinstance(source, GeneratorSource) else None
+        return generator if isinstance(generator, SearchesBeams) else None
+
+    def _with_generator(self, generator: Recommender, most: int | None = None) -> FusedRecommender:
+        source = self.pool.sources[GENERATOR]
+        generatable = source.generatable if isinstance(source, GeneratorSource) else None
+        sources = {**self.pool.sources, GENERATOR: GeneratorSource(generator, most, generatable)}
         return FusedRecommender(Pool(sources, self.pool.is_new, self.pool.depth), self.ranker)
 
     def with_items(
@@ -58,7 +81,7 @@ class FusedRecommender:
             generatable: bool [N'], what the generator may find; None: everything.
         """
         sources = {name: source.with_items(vectors) for name, source in self.pool.sources.items()}
-        sources[GENERATOR] = GeneratorSource(generator, generatable)
+        sources[GENERATOR] = GeneratorSource(generator, generatable=generatable)
         further = len(vectors) - len(self.pool.is_new)
         is_new = np.pad(self.pool.is_new, (0, further), constant_values=True)
         return FusedRecommender(Pool(sources, is_new, self.pool.depth), self.ranker)

@@ -61,13 +61,15 @@ class GeneratorSource:
     """The generator's beams. It scores what they found; a history without items is not asked about.
 
     Args:
-        generator: finds them.
+        generator: searches.
+        most: candidates that it gives at most: its search is no narrower than what it is asked for. None: no limit.
         generatable: bool [num_items], what it may find; None: everything.
     """
 
-    def __init__(self, generator: Recommender, generatable: BoolArray | None = None) -> None:
-        self._generator = generator
-        self._generatable = generatable
+    def __init__(self, generator: Recommender, most: int | None = None, generatable: BoolArray | None = None) -> None:
+        self.generator = generator
+        self.generatable = generatable
+        self._most = most
 
     def with_items(self, vectors: FloatArray) -> Source:
         """The same: who has another generator makes another source."""
@@ -81,13 +83,14 @@ class GeneratorSource:
         scores = np.full((len(histories), n), -np.inf, dtype=np.float32)
         rows = np.flatnonzero(histories.lengths > 0)
         if len(rows):
-            found = self._generator.recommend(
+            width = n if self._most is None else min(n, self._most)
+            found = self.generator.recommend(
                 histories.select(rows),
-                n,
-                constraints=constraints.select(rows).within(self._generatable),
+                width,
+                constraints=constraints.select(rows).within(self.generatable),
                 sessions=None if sessions is None else [sessions[int(row)] for row in rows],
             )
-            items[rows], scores[rows] = found.items, found.scores
+            items[rows, :width], scores[rows, :width] = found.items, found.scores
         return _Listed(items, scores)
 
 
@@ -116,14 +119,14 @@ class TowerSource:
     def __init__(self, tower: Tower, fitted: IntArray, num_items: int, index: ItemIndex) -> None:
         self._tower = tower
         self._places = _Places(fitted, num_items)
-        self._index = index
+        self.index = index
 
-    def with_items(self, vectors: FloatArray) -> Source:
+    def with_items(self, vectors: FloatArray) -> TowerSource:
         """See `Source`: content is known of every item; a fitted tower knows the items that it knew."""
         if not isinstance(self._tower, ContentTower):
-            return TowerSource(self._tower, self._places.fitted, len(vectors), self._index)
+            return TowerSource(self._tower, self._places.fitted, len(vectors), self.index)
         tower = self._tower.with_items(vectors)
-        return TowerSource(tower, np.arange(len(vectors)), len(vectors), self._index.extended(tower.item_vectors))
+        return TowerSource(tower, np.arange(len(vectors)), len(vectors), self.index.extended(tower.item_vectors))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -134,7 +137,7 @@ class TowerSource:
         rows = np.flatnonzero(queries.any(axis=1))
         if len(rows):
             within = self._places.constraints(constraints.select(rows), len(rows))
-            items[rows] = self._places.names[self._index.search(queries[rows], n, within).items]
+            items[rows] = self._places.names[self.index.search(queries[rows], n, within).items]
         return _Projected(items, queries, self._tower.item_vectors, self._places.index)
 
 

@@ -4,9 +4,11 @@ from serving.client.asynchronous import AsyncClient
 from serving.client.blocking import Client
 from serving.client.errors import ApiError, ClientError, UnreachableError
 from serving.client.models import (
+    Boost,
     Event,
     EventsResult,
     HistoryItem,
+    Interests,
     Item,
     ItemChange,
     ItemLineResult,
@@ -16,9 +18,12 @@ from serving.client.models import (
     Neighbour,
     Neighbours,
     NewItem,
+    Pin,
+    Reason,
     Recommendations,
     RecommendedItem,
     RejectedEvent,
+    Rules,
     User,
 )
 from serving.client.retry import Retry
@@ -26,11 +31,13 @@ from serving.client.retry import Retry
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "Boost",
     "Client",
     "ClientError",
     "Event",
     "EventsResult",
     "HistoryItem",
+    "Interests",
     "Item",
     "ItemChange",
     "ItemLineResult",
@@ -40,10 +47,13 @@ __all__ = [
     "Neighbour",
     "Neighbours",
     "NewItem",
+    "Pin",
+    "Reason",
     "Recommendations",
     "RecommendedItem",
     "RejectedEvent",
     "Retry",
+    "Rules",
     "UnreachableError",
     "User",
 ]

@@ -15,6 +15,7 @@ from serving.client.errors import UnreachableError
 from serving.client.models import (
     Event,
     EventsResult,
+    Interests,
     Item,
     ItemChange,
     ItemPage,
@@ -23,6 +24,7 @@ from serving.client.models import (
     Neighbours,
     NewItem,
     Recommendations,
+    Rules,
     User,
 )
 from serving.client.retry import Retry
@@ -78,9 +80,12 @@ class AsyncClient:
         exclude: Sequence[str] = (),
         categories: Sequence[str] = (),
         max_per_category: int | None = None,
-        exclude_seen: bool = True,
+        exclude_seen: bool | Literal["none", "window", "all"] = True,
+        seen_window: int | None = None,
         mode: Literal["direct", "reason"] = "direct",
+        explain: Literal["none", "evidence", "intent"] = "evidence",
         model_version: str | None = None,
+        rules: Rules | None = None,
     ) -> Recommendations:
         """The items that a user, or somebody with this history, most likely wants next.
 
@@ -91,9 +96,12 @@ class AsyncClient:
             exclude: item ids that must not appear.
             categories: only items with at least one of these; no filter when empty.
             max_per_category: at most so many items of any one category.
-            exclude_seen: leave out the items of the history.
+            exclude_seen: leave out the items of the history; with `window`, those of its last `seen_window` entries.
+            seen_window: entries of the history, with `exclude_seen="window"`.
             mode: `reason` writes reasons first, which takes seconds.
+            explain: what is said of why: nothing, like items of the history, or tags of the user's interests.
             model_version: a model in memory that shall answer instead of the active one.
+            rules: what else may stand in the list, and where; the arguments above win over its fields of their name.
 
         Raises:
             ApiError: the service refuses.
@@ -108,10 +116,47 @@ class AsyncClient:
                 categories=categories,
                 max_per_category=max_per_category,
                 exclude_seen=exclude_seen,
+                seen_window=seen_window,
                 mode=mode,
+                explain=explain,
                 model_version=model_version,
+                rules=rules,
             )
         )
+
+    async def similar_items(self, item_id: str, *, k: int = 10, rules: Rules | None = None) -> Recommendations:
+        """Items like one item, without it.
+
+        Raises:
+            ApiError: the catalogue does not have it (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.similar_items(item_id, k, rules))
+
+    async def rank(
+        self, items: Sequence[str], user_id: str | None = None, *, history: Sequence[str] | None = None
+    ) -> Recommendations:
+        """Given items, in the order in which a user, or somebody with this history, most likely wants them next.
+
+        Args:
+            items: at most 500 ids.
+            user_id: a user of the store; give this or `history`.
+            history: item ids, oldest first.
+
+        Raises:
+            ApiError: the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.rank(user_id, history, items))
+
+    async def search(self, query: str, *, k: int = 10, rules: Rules | None = None) -> Recommendations:
+        """Items that a text describes; `source` says whether by its meaning (`dense`) or by its words (`words`).
+
+        Raises:
+            ApiError: the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.search(query, k, rules))
 
     async def send_events(self, events: Sequence[Event]) -> EventsResult:
         """Tell what users did, at most 1000 events at a time; see `EventsResult` for those that were not stored.
@@ -130,6 +175,15 @@ class AsyncClient:
             UnreachableError: it does not answer.
         """
         return await self._answer(calls.get_user(user_id, limit))
+
+    async def interests(self, user_id: str) -> Interests:
+        """What a user is into, strongest first.
+
+        Raises:
+            ApiError: the user is unknown or the model has no intents (404), or the service refuses.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.get_interests(user_id))
 
     async def item(self, item_id: str) -> Item:
         """One item.

@@ -14,6 +14,7 @@ from serving.client.errors import ApiError, ClientError
 from serving.client.models import (
     Event,
     EventsResult,
+    Interests,
     Item,
     ItemChange,
     ItemPage,
@@ -22,6 +23,7 @@ from serving.client.models import (
     Neighbours,
     NewItem,
     Recommendations,
+    Rules,
     User,
 )
 from serving.client.retry import RETRIED_STATUSES, parse_retry_after
@@ -84,24 +86,55 @@ def recommend(
     exclude: Sequence[str],
     categories: Sequence[str],
     max_per_category: int | None,
-    exclude_seen: bool,
+    exclude_seen: bool | str,
+    seen_window: int | None,
     mode: str,
+    explain: str,
     model_version: str | None,
+    rules: Rules | None,
 ) -> Call[Recommendations]:
     """`POST /v1/recommend`."""
-    body = {
+    given = {
         "user_id": user_id,
         "history": None if history is None else list(history),
         "k": k,
-        "exclude": list(exclude),
-        "categories": list(categories),
+        "exclude": list(exclude) or None,
+        "categories": list(categories) or None,
         "max_per_category": max_per_category,
         "exclude_seen": exclude_seen,
+        "seen_window": seen_window,
         "mode": mode,
+        "explain": explain,
         "model_version": model_version,
     }
-    body = {name: value for name, value in body.items() if value is not None}
+    body = _body(rules) | {name: value for name, value in given.items() if value is not None}
     return Call(method="POST", path="/v1/recommend", body=body, answer=Recommendations)
+
+
+def similar_items(item_id: str, k: int, rules: Rules | None) -> Call[Recommendations]:
+    """`POST /v1/similar-items`."""
+    body = _body(rules) | {"item_id": item_id, "k": k}
+    return Call(method="POST", path="/v1/similar-items", body=body, answer=Recommendations)
+
+
+def rank(user_id: str | None, history: Sequence[str] | None, items: Sequence[str]) -> Call[Recommendations]:
+    """`POST /v1/rank`."""
+    body: dict[str, Any] = {"items": list(items)}
+    if user_id is not None:
+        body["user_id"] = user_id
+    if history is not None:
+        body["history"] = list(history)
+    return Call(method="POST", path="/v1/rank", body=body, answer=Recommendations)
+
+
+def search(query: str, k: int, rules: Rules | None) -> Call[Recommendations]:
+    """`POST /v1/search`."""
+    body = _body(rules) | {"query": query, "k": k}
+    return Call(method="POST", path="/v1/search", body=body, answer=Recommendations)
+
+
+def _body(rules: Rules | None) -> dict[str, Any]:
+    return {} if rules is None else rules.model_dump(mode="json", exclude_none=True)
 
 
 def send_events(events: Sequence[Event]) -> Call[EventsResult]:
@@ -113,6 +146,11 @@ def send_events(events: Sequence[Event]) -> Call[EventsResult]:
 def get_user(user_id: str, limit: int) -> Call[User]:
     """`GET /v1/users/{user_id}`."""
     return Call(method="GET", path=f"/v1/users/{_segment(user_id)}", parameters={"limit": limit}, answer=User)
+
+
+def get_interests(user_id: str) -> Call[Interests]:
+    """`GET /v1/users/{user_id}/interests`."""
+    return Call(method="GET", path=f"/v1/users/{_segment(user_id)}/interests", answer=Interests)
 
 
 def get_item(item_id: str) -> Call[Item]:

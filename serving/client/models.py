@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -95,12 +96,35 @@ class ItemPage(_Answer):
     total: int
 
 
+class Because(_Answer):
+    """An item of a history."""
+
+    item_id: str
+    title: str | None
+
+
+class Reason(_Answer):
+    """Why an item is in a list."""
+
+    text: str
+    because: Because | None
+    """The item of the history that is most like it."""
+    similarity: float | None
+    tags: tuple[str, ...] = ()
+    """By intent: the kind of items that the user is into and that this is one of."""
+    evidence: tuple[Because, ...] = ()
+    """Items of the history that bear it out, best first."""
+
+
 class RecommendedItem(Item):
     """An item of a list."""
 
-    score: float
-    """Log-probability; comparable within a list."""
+    score: float | None
+    """Log-probability, with the item's boosts; comparable within a list. None for an item that was pinned."""
     source: str
+    """What listed it; `pin` for an item that was pinned."""
+    reason: Reason | None
+    """None where none was wanted."""
 
 
 class Recommendations(_Answer):
@@ -109,16 +133,59 @@ class Recommendations(_Answer):
     recommendation_id: str
     items: tuple[RecommendedItem, ...]
     source: str
-    """What made the list: `generator`, `fusion`, `reasoning` or `popularity`."""
+    """What made the list: `generator`, `fusion`, `reasoning`, `dense`, `words`, `counter` or `popularity`."""
     fallback_reason: str | None
     """Why it is not of the best source; None when it is."""
     unknown_items: tuple[str, ...]
     """Ids that the catalogue does not have."""
+    dropped_pins: tuple[str, ...] = ()
+    """Items that were to be pinned and are in no list: the catalogue does not have them, or a filter forbids them."""
     variants: dict[str, str] = {}
     """The variant of each experiment that the user is in."""
     model_version: str
     catalog_version: int = 0
     """0: the catalogue of the model's bundle; each change of items since then counts one."""
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Pin(_Asked):
+    """An item with a fixed place."""
+
+    item_id: str
+    position: int
+    """1 is the top."""
+
+
+class Boost(_Asked):
+    """What is added to the scores of some items: of those that a filter permits, or of these."""
+
+    weight: float
+    """Scores are log-probabilities: 0.7 doubles an item's odds, -0.7 halves them."""
+    filter: dict[str, Any] | None = None
+    item_ids: tuple[str, ...] | None = None
+
+
+class Rules(_Asked):
+    """What may stand in a list, and where; a field that is left out changes nothing."""
+
+    filter: dict[str, Any] | None = None
+    """Only items for which it holds, such as `{"not": {"contains": {"column": "categories", "value": "Horror"}}}`, or
+    `{"named": "in_stock"}` for one of the service's settings."""
+    exclude: tuple[str, ...] | None = None
+    """Item ids that must not appear."""
+    categories: tuple[str, ...] | None = None
+    """Only items with at least one of these."""
+    max_per_category: int | None = None
+    """At most so many items of any one category."""
+    max_per: dict[str, int] | None = None
+    """By column of the catalogue: at most so many items of any one of its values."""
+    pins: tuple[Pin, ...] | None = None
+    boosts: tuple[Boost, ...] | None = None
+    diversity: float | None = None
+    """0 .. 1: items that are like those before them move down."""
 
 
 class Event(BaseModel):
@@ -167,6 +234,43 @@ class User(_Answer):
 
     user_id: str
     history: tuple[HistoryItem, ...]
+
+
+class Evidence(_Answer):
+    """An event of a history."""
+
+    event: int
+    """Its position, from 0."""
+    item_id: str
+    title: str | None
+
+
+class InterestTag(_Answer):
+    """A kind of items."""
+
+    name: str
+    items: int
+    """How many there are."""
+
+
+class Interest(_Answer):
+    """One thing that a user is into."""
+
+    text: str
+    weight: float
+    """Comparable among the user's interests."""
+    tags: tuple[InterestTag, ...]
+    """Kinds of items that follow from it, best first."""
+    evidence: tuple[Evidence, ...]
+    """Events that bear it out, oldest first."""
+
+
+class Interests(_Answer):
+    """What a user is into, strongest first."""
+
+    user_id: str
+    interests: tuple[Interest, ...]
+    model_version: str
 
 
 class Model(_Answer):

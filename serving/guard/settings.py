@@ -13,8 +13,8 @@ class GuardSettings(StrictConfig):
     """Rate limits, foreign pages, slow clients, shutdown and the audit log."""
 
     requests_per_second: float | None = Field(default=100, gt=0)
-    """What a client, known by its key, may ask in the long run, in each process; None: as much as it likes. Without
-    keys nobody can be told apart, and nothing is limited."""
+    """What a client, known by its key, may ask in the long run, of all workers together; None: as much as it likes.
+    Services on several machines count by themselves. Without keys nobody can be told apart, and nothing is limited."""
     burst: int = Field(default=200, ge=1)
     """What it may ask at once after a pause."""
     cors_origins: tuple[str, ...] = ()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastapi import APIRouter
 
 from recsys.errors import ArtifactError
 from serving.context import Context, ServingContext
+from serving.fleet import ModelChange
 from serving.models import ModelError
 from serving.problems import ProblemError, responses
 from serving.schemas import LoadModel, ModelState, ModelStates, ModelVersion, ShadowModel
@@ -24,46 +23,41 @@ async def list_models(context: Context) -> ModelStates:
 @router.post("/models:load", operation_id="load_model", responses=responses(400, 409, 413, 422))
 async def load_model(body: LoadModel, context: Context) -> ModelStates:
     """Read, verify and warm up a bundle, while the active model goes on answering. It then waits for `:activate`."""
-    try:
-        await context.models.load(body.bundle)
-    except ModelError as error:
-        raise ProblemError(409, str(error), field="bundle") from error
-    except ArtifactError as error:
-        raise ProblemError(422, f"{error}; model {context.model.version} goes on", field="bundle") from error
-    await context.catalogue.look()
-    return _states(context)
+    return await _changed(context, ModelChange(action="load", bundle=body.bundle), field="bundle")
 
 
 @router.post("/models:activate", operation_id="activate_model", responses=responses(400, 409, 413, 422))
 async def activate_model(body: ModelVersion, context: Context) -> ModelStates:
     """Let a loaded model answer from the next request on. Requests in progress end on the one that they began with."""
-    return _changed(context, lambda: context.models.activate(body.model_version))
+    return await _changed(context, ModelChange(action="activate", model_version=body.model_version))
 
 
 @router.post("/models:rollback", operation_id="roll_back_model", responses=responses(409))
 async def roll_back_model(context: Context) -> ModelStates:
     """Let the model answer again that did so before the last activation."""
-    return _changed(context, context.models.roll_back)
+    return await _changed(context, ModelChange(action="rollback"))
 
 
 @router.post("/models:unload", operation_id="unload_model", responses=responses(400, 409, 413, 422))
 async def unload_model(body: ModelVersion, context: Context) -> ModelStates:
     """Forget a model that does not answer, and free its memory."""
-    return _changed(context, lambda: context.models.unload(body.model_version))
+    return await _changed(context, ModelChange(action="unload", model_version=body.model_version))
 
 
 @router.post("/models:shadow", operation_id="shadow_model", responses=responses(400, 409, 413, 422))
 async def shadow_model(body: ShadowModel, context: Context) -> ModelStates:
     """Show a share of the requests to a loaded model too. Its lists are compared with those that are given
     (`recsys_shadow_agreement` in /metrics), and given to nobody."""
-    return _changed(context, lambda: context.models.set_shadow(body.model_version, body.share))
+    return await _changed(context, ModelChange(action="shadow", model_version=body.model_version, share=body.share))
 
 
-def _changed(context: ServingContext, change: Callable[[], None]) -> ModelStates:
+async def _changed(context: ServingContext, change: ModelChange, field: str | None = None) -> ModelStates:
     try:
-        change()
+        await context.fleet.change(change)
     except ModelError as error:
-        raise ProblemError(409, str(error)) from error
+        raise ProblemError(409, str(error), field=field) from error
+    except ArtifactError as error:
+        raise ProblemError(422, f"{error}; model {context.model.version} goes on", field=field) from error
     return _states(context)
 
 

@@ -63,7 +63,7 @@ async def get_neighbours(
 @router.get("/categories", operation_id="list_categories")
 async def list_categories(context: Context) -> list[CategoryCount]:
     """The categories that a recommendation can be filtered by, largest first."""
-    return [CategoryCount(category=category, items=items) for category, items in context.runtime.categories]
+    return [CategoryCount(category=category, items=items) for category, items in context.runtime.rules.categories]
 
 
 def _known(runtime: RecommenderRuntime, item_id: str) -> int:

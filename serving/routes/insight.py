@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["operations"])
 @router.get("/traffic", operation_id="get_traffic")
 async def get_traffic(context: Context) -> Traffic:
     """What the service has done since its start: `/metrics` as JSON, without what only machines read."""
-    return traffic_of(context.metrics.registry.collect())
+    return traffic_of(await context.fleet.collect_metrics())
 
 
 @router.get("/experiments", operation_id="get_experiments")

@@ -60,7 +60,7 @@ def _unavailable(response: Response, context: ServingContext, checks: dict[str, 
 )
 async def metrics(context: Context) -> Response:
     """Metrics for Prometheus."""
-    return Response(context.metrics.render(), media_type=CONTENT_TYPE)
+    return Response(await context.fleet.render_metrics(), media_type=CONTENT_TYPE)
 
 
 @router.get("/v1/model", operation_id="get_model")

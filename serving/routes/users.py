@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
+import anyio.to_thread
 from fastapi import APIRouter, Path
 from fastapi import Query as QueryParameter
 
@@ -12,7 +13,18 @@ from feature_store import HistoryEntry
 from serving.context import Context
 from serving.problems import ProblemError, responses
 from serving.runtime import RecommenderRuntime
-from serving.schemas import HistoryItem, Limit, Offset, Query, UserDetail, UserPage
+from serving.schemas import (
+    EvidenceOut,
+    HistoryItem,
+    InterestOut,
+    InterestsOut,
+    InterestTag,
+    Limit,
+    Offset,
+    Query,
+    UserDetail,
+    UserPage,
+)
 
 router = APIRouter(prefix="/v1", tags=["users"])
 
@@ -27,6 +39,42 @@ async def search_users(
     """User ids that begin with the query, in alphabetical order."""
     users, total = await context.on_store(lambda: context.store.search_users(query, limit=limit, offset=offset))
     return UserPage(users=users, total=total)
+
+
+# Before the routes of whole users: their ids may have slashes.
+@router.get("/users/{user_id:path}/interests", operation_id="get_interests", responses=responses(404, 422, 503))
+async def get_interests(user_id: Annotated[str, Path(examples=["196"])], context: Context) -> InterestsOut:
+    """What a user is into, by the whole history: in words, as kinds of items, and with the events that bear it out.
+
+    404 also for a model whose bundle has no table of intents."""
+    with context.model.use() as model:
+        intents = model.intents
+        if intents is None:
+            raise ProblemError(
+                404, f"model {model.version} has no table of intents; make one with `recsys intents build`, and load it"
+            )
+        entries = await context.on_store(lambda: context.store.user_entries(user_id))
+        if not entries:
+            raise ProblemError(404, f"user {user_id!r} is unknown; post an event to create the user", field="user_id")
+        catalog = model.runtime.catalog
+        history = catalog.index_of([entry.item_id for entry in entries]).tolist()
+        interests = await anyio.to_thread.run_sync(intents.interests, history)
+        return InterestsOut(
+            user_id=user_id,
+            interests=[
+                InterestOut(
+                    text=interest.text,
+                    weight=interest.weight,
+                    tags=[InterestTag(name=tag.name, items=intents.num_items(tag)) for tag in interest.tags],
+                    evidence=[
+                        EvidenceOut(event=each.event, item_id=each.item_id, title=catalog.titles[history[each.event]])
+                        for each in interest.evidence
+                    ],
+                )
+                for interest in interests
+            ],
+            model_version=model.version,
+        )
 
 
 @router.get("/users/{user_id:path}", operation_id="get_user", responses=responses(404, 422, 503))

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-import redis
+from serving_process import Service, serving
 from toy_bundle import NUM_ITEMS, write_toy_bundle
 
 from feature_store import EmbeddedServer
 
 TOTAL, KILL_AFTER = 60, 20
-
-
-@dataclass
-class Service:
-    process: subprocess.Popen[str]
-    api: httpx.Client
-    store_dir: Path
-
-    def kill_api(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def kill_store(self) -> None:
-        server = EmbeddedServer(self.store_dir)
-        with redis.Redis(unix_socket_path=str(server.socket_path)) as client:
-            os.kill(client.info("server")["process_id"], signal.SIGKILL)
-
-
-@contextmanager
-def serving(run: Path) -> Iterator[Service]:
-    command = [sys.executable, "-c", "from serving.cli import app; app()", "serve", str(run), "--port", "0"]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    log = (run / "log").open("a")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
-    try:
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, (run / "log").read_text()
-        with httpx.Client(base_url=found[0], timeout=30) as api:
-            yield Service(process, api, run / "store")
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        log.close()
 
 
 @pytest.fixture
@@ -68,7 +26,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
 
 def test_acknowledged_events_survive_sigkill_of_api_and_store_and_count_once(run: Path) -> None:
     with serving(run) as service:
-        acknowledged = _post_until_killed(service, lambda: (service.kill_api(), service.kill_store()))
+        acknowledged = _post_until_killed(service, lambda: (service.kill(), service.kill_store()))
 
     with serving(run) as service:
         assert service.api.get("/readyz").status_code == 200

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,3 +51,46 @@ def test_a_store_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
         await client.close()
 
     asyncio.run(read())
+
+
+def test_who_stops_waiting_leaves_no_reply_behind_for_others(
+    store: OnlineStore, make_event: Callable[..., Event]
+) -> None:
+    """A store that is stopped for a while: those who gave up must not shift the replies of those who ask next."""
+    users = [f"u{number}" for number in range(20)]
+    store.append_events([make_event("1", user, f"item of {user}") for user in users])
+    process = int(store.connection.client.info("server")["process_id"])
+
+    async def read() -> None:
+        client = AsyncOnlineStore.beside(store)
+        await asyncio.gather(*(client.user_state(user) for user in users))
+        os.kill(process, signal.SIGSTOP)
+        try:
+            for user in users:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(client.user_state(user), 0.02)
+        finally:
+            os.kill(process, signal.SIGCONT)
+        for user in users:
+            assert [entry.item_id for entry in (await client.user_state(user)).history] == [f"item of {user}"]
+        await client.close()
+
+    asyncio.run(read())
+
+
+def test_a_managed_server_that_was_killed_is_started_again_by_a_read(
+    tmp_path: Path, make_event: Callable[..., Event]
+) -> None:
+    store = OnlineStore.embedded(tmp_path / "store")
+    store.append_events([make_event("1")])
+
+    async def read() -> None:
+        client = AsyncOnlineStore.beside(store)
+        assert len((await client.user_state("ann")).history) == 1
+        os.kill(int(store.connection.client.info("server")["process_id"]), signal.SIGKILL)
+        states = await asyncio.gather(*(client.user_state("ann") for _ in range(5)))
+        assert [len(state.history) for state in states] == [1] * 5
+        await client.close()
+
+    asyncio.run(read())
+    store.close()

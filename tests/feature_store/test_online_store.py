@@ -213,6 +213,10 @@ def test_a_server_that_is_not_there_is_unavailable(tmp_path, make_event: EventFa
         ({"aof_enabled": 1, "redis_version": "7.0.15"}, None, "WAITAOF"),
         ({"aof_enabled": 1, "redis_version": "7.0.15"}, "always", None),
         ({"aof_enabled": 1, "redis_version": "7.2.4"}, "everysec", None),
+        ({"aof_enabled": 1, "redis_version": "8.0.0"}, "everysec", None),
+        ({"aof_enabled": 1, "redis_version": "7.4.2"}, "everysec", "before they are on disk"),
+        ({"aof_enabled": 1, "redis_version": "7.2.4", "server_name": "valkey"}, "everysec", "before they are on disk"),
+        ({"aof_enabled": 1, "redis_version": "7.2.4", "server_name": "valkey"}, "always", None),
     ],
 )
 def test_a_server_that_promises_less_is_logged(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
@@ -18,14 +19,22 @@ from fastapi.testclient import TestClient
 from feature_store import OnlineStore
 from recsys.data import Catalog
 from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, Recommender, build_model
+from serving import chain
 from serving.app import create_app
 from serving.runtime import ModelInfo, RecommenderRuntime
+from serving.stages import Stage
 
 NUM_ITEMS = 24
 HISTORIES = {"ann": ["i0", "i1", "i2"], "bob": ["i5"], "ancient": ["gone"]}
 REPORT = {"protocol": {"split": "leave_last_out"}, "models": {"generator": {"ndcg@10": {"value": 0.1}}}}
 
 RuntimeFactory = Callable[..., RecommenderRuntime]
+
+
+@pytest.fixture(autouse=True)
+def _time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a request takes longer than a service would let it; tests of deadlines say theirs."""
+    monkeypatch.setattr(chain, "_LEAST_DEADLINE_S", 60.0)
 
 
 @pytest.fixture(autouse=True)
@@ -72,18 +81,21 @@ def make_runtime() -> RuntimeFactory:
         dense: Recommender | None = None,
         counter: Recommender | None = None,
         version: str = "abc123",
+        searches: Sequence[Stage] = (),
+        columns: Mapping[str, Sequence[str | None]] = MappingProxyType({}),
     ) -> RecommenderRuntime:
         return RecommenderRuntime(
             info=ModelInfo(
                 name="toy", model_version=version, created_at=datetime(2026, 1, 1, tzinfo=UTC), libraries={}
             ),
-            catalog=catalog,
+            catalog=Catalog(frame=catalog.frame.with_columns(pl.Series(name, each) for name, each in columns.items())),
             recommender=recommender,
             reader=reader,
             fused=fused,
             reasoner=reasoner,
             dense=dense,
             counter=counter,
+            searches=searches,
             embeddings=embeddings,
             codes=codes,
             item_counts=NUM_ITEMS - index,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from guarded import guarded_app
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from feature_store import OnlineStore
 from recsys.errors import ConfigError
-from serving.answers import Answer, Pick, Reason
+from serving.answers import Answer, Pick, Pinned, Reason
 from serving.app import create_app
 from serving.experiments import OVERRIDE_HEADER
 from serving.models import ServedModel
@@ -68,6 +69,30 @@ def test_an_arm_changes_what_the_request_leaves_open(client: TestClient) -> None
     assert _evens(capped) == 1
     own = _ask(client, max_per_category=3)
     assert (own["variants"], _evens(own)) == ({"ranker": "capped"}, 3)
+
+
+def test_an_arm_has_rules_of_its_own(runtime: RecommenderRuntime, store: OnlineStore) -> None:
+    even = {"contains": {"column": "categories", "value": "even"}}
+    low = {"contains": {"column": "categories", "value": "low"}}
+    plan = _plan(varied={"max_per": {"brand": 1}, "diversity": 1.0, "filter": "even"}, control={})
+    settings = ServingSettings.model_validate({"experiments": plan, "filters": {"even": even}})
+    with _service(runtime, store, settings, loopback_only=True) as client:
+        arm = _ask(client)
+        assert _evens(arm) == len(arm["items"]) == 3
+        assert sorted(int(item["item_id"][1:]) % 3 for item in arm["items"]) == [0, 1, 2]
+        # A request's own cap wins, its own filter holds as well.
+        own = _ask(client, max_per={"brand": 2}, diversity=0, filter=low)
+        assert [item["item_id"] for item in own["items"]] == ["i4"]
+        assert len(_ask(client, "control")["items"]) == 20
+
+
+def test_arms_with_rules_that_nothing_can_follow_are_refused_at_the_start(
+    runtime: RecommenderRuntime, store: OnlineStore
+) -> None:
+    with pytest.raises(ConfigError, match=r"ranker/a has max_per of 'color', but there are the columns item_id"):
+        create_app(runtime, store, _settings(a={"max_per": {"color": 1}}))
+    with pytest.raises(ValueError, match=r"ranker/a: no filter is named 'fresh'; there are: none"):
+        _settings(a={"filter": "fresh"})
 
 
 def test_nobody_known_is_in_no_experiment(client: TestClient) -> None:
@@ -132,7 +157,7 @@ def test_what_no_request_can_say_is_no_setting_of_an_arm(tmp_path: Path) -> None
     path.write_text(
         "experiments: {layers: [{name: l, splits: [{e/a: 1}], experiments: {e: {variants: {a: {beams: 3}}}}}]}\n"
     )
-    with pytest.raises(ConfigError, match=r"e\.a\.beams: .*an arm may set mode, max_per_category, epsilon"):
+    with pytest.raises(ConfigError, match=r"e\.a\.beams: .*an arm may set mode, max_per_category, max_per"):
         load_settings(path)
 
 
@@ -158,10 +183,11 @@ def test_an_arm_explores(runtime: RecommenderRuntime, store: OnlineStore, monkey
         assert len(set(whole)) == len(whole) == 8
 
 
-def _answer(scores: list[float]) -> Answer:
+def _answer(scores: list[float], *pins: Pinned) -> Answer:
     reason = Reason(text="", because=None, similarity=None)
     return Answer(
         picks=[Pick(item=item, score=score, reason=reason) for item, score in enumerate(scores)],
+        pins=pins,
         source="fusion",
         fallback_reason=None,
         chains=(),
@@ -180,3 +206,25 @@ def test_the_best_list_is_the_answers_own_whatever_its_scores(scores: list[float
     drawn = draw(answer, k, 0.5, seed=seed)
     assert ((drawn.conditional > 0) & (drawn.conditional <= 1)).all()
     assert {pick.item for pick in drawn.answer.picks} <= set(range(len(scores)))
+
+
+@given(st.lists(st.floats(-20, 0), min_size=1, max_size=6), st.integers(2, 8), st.integers(0, 1000))
+def test_what_is_pinned_has_probability_one_and_the_others_those_of_a_list_without_it(
+    scores: list[float], k: int, seed: int
+) -> None:
+    pins = (Pinned(item=90, position=2), Pinned(item=91, position=k))[: 1 if k == 2 else 2]
+    for epsilon in (0.0, 0.5):
+        shown = draw(_answer(scores, *pins), k, epsilon, seed=seed)
+        rest = draw(_answer(scores), k - len(pins), epsilon, seed=seed) if k > len(pins) else None
+        items = [pick.item for pick in shown.answer.picks]
+        assert len(items) == min(k, len(scores) + len(pins)) == len(set(items))
+        is_pinned = np.isin(items, [90, 91])
+        assert shown.conditional[is_pinned].tolist() == shown.marginal[is_pinned].tolist() == [1.0] * len(pins)
+        others = [] if rest is None else [pick.item for pick in rest.answer.picks]
+        assert [item for item in items if item < 90] == others
+        if rest is not None:
+            assert shown.conditional[~is_pinned].tolist() == rest.conditional.tolist()
+            assert shown.marginal[~is_pinned].tolist() == rest.marginal.tolist()
+        if len(scores) >= k:
+            assert [items[pin.position - 1] for pin in pins] == [pin.item for pin in pins]
+    assert best(_answer(scores, *pins), k).answer.items == draw(_answer(scores, *pins), k, 0.0, seed=seed).answer.items

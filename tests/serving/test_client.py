@@ -20,10 +20,12 @@ from feature_store import OnlineStore
 from serving.client import (
     ApiError,
     AsyncClient,
+    Boost,
     Client,
     ClientError,
     Event,
     EventsResult,
+    Interests,
     Item,
     ItemChange,
     ItemLineResult,
@@ -33,10 +35,12 @@ from serving.client import (
     Neighbour,
     Neighbours,
     NewItem,
+    Pin,
     Recommendations,
     RecommendedItem,
     RejectedEvent,
     Retry,
+    Rules,
     UnreachableError,
     User,
     asynchronous,
@@ -98,6 +102,11 @@ def test_the_way_of_a_user_through_the_api(caller: Caller) -> None:
     assert len(found.items) == 3
     assert {item.item_id for item in found.items}.isdisjoint({"i1", "i2", "i4"})
     assert all("even" in item.categories for item in found.items)
+    assert found.items[0].reason is not None
+    assert found.items[0].reason.evidence[0] == found.items[0].reason.because
+    assert caller("recommend", user, explain="none").items[0].reason is None
+    with pytest.raises(ApiError, match="recsys intents build"):
+        caller("interests", user)
     assert [entry.item_id for entry in caller("user", user).history] == ["i1", "i2"]
     assert caller("recommend", history=[]).fallback_reason == "empty_history"
     assert caller("item", "i1").title == "The item 1"
@@ -123,6 +132,35 @@ def test_items_are_changed_and_removed_in_order(caller: Caller) -> None:
     with pytest.raises(ApiError, match="404"):
         caller("item", "i9")
     assert caller("model").catalog_columns == ("brand",)
+
+
+def test_rules_and_the_further_lists(caller: Caller) -> None:
+    rules = Rules(
+        filter={"contains": {"column": "categories", "value": "even"}},
+        exclude=("i4",),
+        max_per={"brand": 2},
+        pins=(Pin(item_id="i8", position=2), Pin(item_id="i9", position=3)),
+        boosts=(Boost(weight=50, item_ids=("i20",)),),
+        diversity=0.2,
+    )
+    found = caller("recommend", history=["i1", "i2"], k=5, rules=rules, exclude_seen="window", seen_window=1)
+    ids = [item.item_id for item in found.items]
+    assert (ids[0], ids[1], found.dropped_pins) == ("i20", "i8", ("i9",))
+    assert (found.items[1].source, found.items[1].score) == ("pin", None)
+    assert {int(item[1:]) % 2 for item in ids} == {0}
+    assert not {"i2", "i4"} & set(ids)
+    assert caller("recommend", history=["i1"], exclude=["i20"], rules=rules).items[0].item_id != "i20"
+    similar = caller("similar_items", "i3", k=4, rules=Rules(exclude=("i4",)))
+    assert (similar.source, len(similar.items)) == ("dense", 4)
+    assert not {"i3", "i4"} & {item.item_id for item in similar.items}
+    ranked = caller("rank", ["i5", "i6", "gone"], history=["i1"])
+    assert ({item.item_id for item in ranked.items}, ranked.unknown_items) == ({"i5", "i6"}, ("gone",))
+    searched = caller("search", "item 1", k=2, rules=Rules(max_per_category=1))
+    assert (searched.source, searched.items[0].item_id) == ("words", "i1")
+    with pytest.raises(ApiError, match="404: no item 'gone'"):
+        caller("similar_items", "gone")
+    with pytest.raises(ApiError, match="give either user_id or history"):
+        caller("rank", ["i1"])
 
 
 def test_a_refusal_says_what_the_service_says(caller: Caller) -> None:
@@ -265,12 +303,17 @@ def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
         (RejectedEvent, "RejectedEvent"),
         (User, "UserDetail"),
         (Model, "ModelResponse"),
+        (Interests, "InterestsOut"),
     ]:
         assert model.model_fields.keys() <= set(schemas[name]["required"]), name
     assert Event.model_fields.keys() == schemas["EventIn"]["properties"].keys()
     assert NewItem.model_fields.keys() == {"item_id", *schemas["ItemIn"]["properties"]}
-    sent = set(inspect.signature(Client.recommend).parameters) - {"self"}
+    sent = (set(inspect.signature(Client.recommend).parameters) - {"self", "rules"}) | Rules.model_fields.keys()
     assert sent <= schemas["RecommendRequest"]["properties"].keys()
+    for request in ("SimilarRequest", "SearchRequest"):
+        assert Rules.model_fields.keys() <= schemas[request]["properties"].keys()
+    assert Pin.model_fields.keys() == schemas["PinIn"]["properties"].keys()
+    assert Boost.model_fields.keys() == schemas["BoostIn"]["properties"].keys()
 
 
 def test_both_clients_are_the_same_but_for_their_colour() -> None:

@@ -21,6 +21,7 @@ from serving.cli import app as program
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings, load_settings
 from serving.stages import FAILED
+from serving.workers.counts import ProcessMetrics
 
 DEPLOY = Path(serving.__file__).with_name("deploy")
 ROOT = DEPLOY.parents[1]
@@ -187,7 +188,7 @@ def test_secrets_go_neither_into_the_repository_nor_into_the_image() -> None:
 
 _SUFFIXES = ("_total", "_bucket", "_sum", "_count")
 _WORDS_OF_PROMQL = {
-    *("sum", "max", "count", "by", "rate", "histogram_quantile", "ignoring", "group_left", "le"),
+    *("sum", "max", "count", "by", "rate", "increase", "histogram_quantile", "ignoring", "group_left", "le"),
     *("instance", "job", "up", "__rate_interval"),
 }
 
@@ -203,10 +204,11 @@ def _expressions() -> Iterator[tuple[str, str]]:
 
 def test_dashboard_and_alerts_ask_for_metrics_and_labels_that_exist(registry: CollectorRegistry) -> None:
     names, labels = set(), set()
-    for family in registry.collect():
-        names |= {family.name} | {family.name + suffix for suffix in _SUFFIXES}
-        collector = registry._names_to_collectors.get(family.name)
-        labels |= set(getattr(collector, "_labelnames", ()))
+    for one in (registry, ProcessMetrics(lambda: 0).registry):
+        for family in one.collect():
+            names |= {family.name} | {family.name + suffix for suffix in _SUFFIXES}
+            collector = one._names_to_collectors.get(family.name)
+            labels |= set(getattr(collector, "_labelnames", ()))
     unknown = []
     for title, expression in _expressions():
         plain = re.sub(r'"[^"]*"', "", expression)

@@ -32,7 +32,13 @@ from serving.schemas import (
 )
 
 JSON = {"content-type": "application/json"}
-SENDERS = (("POST", "/v1/recommend"), ("POST", "/v1/events"), ("PUT", "/v1/profiles/ann"), ("PUT", "/v1/items/i1"))
+SENDERS = (
+    ("POST", "/v1/recommend"),
+    ("POST", "/v1/rank"),
+    ("POST", "/v1/events"),
+    ("PUT", "/v1/profiles/ann"),
+    ("PUT", "/v1/items/i1"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +197,44 @@ FIELDS = st.sampled_from((*RecommendRequest.model_fields, *EventIn.model_fields,
 def test_any_json_is_answered_or_refused(hostile: TestClient, sender: tuple[str, str], body: object) -> None:
     text = json.dumps(body)  # NaN and lone surrogates included
     assert hostile.request(*sender, content=text, headers=JSON).status_code < 500
+
+
+_NUMBER_OR_TEXT = (
+    st.floats() | st.integers(-(10**400), 10**400) | st.text(max_size=5) | st.sampled_from(["brand 1", "even"])
+)
+_COLUMN = st.sampled_from(["item_id", "title", "categories", "brand", "", "color"])
+_FILTERS = st.recursive(
+    st.dictionaries(
+        st.sampled_from(["eq", "in", "range", "exists", "contains", "named", "x"]),
+        st.fixed_dictionaries(
+            {"column": _COLUMN},
+            optional={
+                "value": _NUMBER_OR_TEXT,
+                "values": st.lists(_NUMBER_OR_TEXT, max_size=3),
+                "min": _NUMBER_OR_TEXT,
+                "max": _NUMBER_OR_TEXT,
+            },
+        )
+        | ANYTHING,
+        max_size=2,
+    ),
+    lambda inner: st.dictionaries(
+        st.sampled_from(["and", "or", "not"]), inner | st.lists(inner, max_size=3), max_size=2
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(found=_FILTERS, path=st.sampled_from(["recommend", "similar-items", "search"]), is_boost=st.booleans())
+@example(found={"eq": {"column": "brand", "value": "\ud800"}}, path="recommend", is_boost=False)
+@example(found={"range": {"column": "title", "min": 1e308}}, path="search", is_boost=True)
+def test_any_filter_is_answered_or_refused(hostile: TestClient, found: object, path: str, is_boost: bool) -> None:
+    who = {"recommend": {"history": ["i1"]}, "similar-items": {"item_id": "i1"}, "search": {"query": "item"}}[path]
+    rules = {"boosts": [{"weight": 1, "filter": found}]} if is_boost else {"filter": found}
+    response = hostile.post(f"/v1/{path}", content=json.dumps(who | rules), headers=JSON)
+    if response.status_code != 200:
+        _assert_problem(response, 422)
 
 
 @settings(max_examples=60)

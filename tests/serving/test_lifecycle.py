@@ -7,14 +7,13 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from feature_store import StoreUnavailableError
 from serving import server as server_module
 from serving.lifecycle import Lifecycle, Phase, StoreProbe, judge
-from serving.server import _Server
+from serving.server import HttpServer
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,9 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(server_module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     lifecycle = Lifecycle(phase="serving")
-    server = _Server(uvicorn.Config(FastAPI()), "ready", lifecycle, 5)
+    api = FastAPI()
+    api.state.lifecycle = lifecycle
+    server = HttpServer(api, lambda: None, 5)
     return SimpleNamespace(now=now, lifecycle=lifecycle, server=server, tick=lambda: asyncio.run(server.on_tick(1)))
 
 

@@ -67,6 +67,7 @@ async def _offer(runtime: RecommenderRuntime, rate: float, seconds: float) -> Co
     return outcomes
 
 
+@pytest.mark.slow  # in real time, so on a quiet machine only
 def test_goodput_is_flat_under_overload(make_runtime) -> None:
     runtime = make_runtime(Sleeper())
     below = asyncio.run(_offer(runtime, 0.8 * CAPACITY, 1.0))

@@ -122,16 +122,15 @@ def test_deleting_succeeds_also_when_the_history_is_gone(client: TestClient, sto
     assert client.delete("/v1/profiles/gone").status_code == 404
 
 
-def test_the_history_of_who_edited_nothing_is_not_read_for_a_profile(
-    client: TestClient, store: OnlineStore, runtime: RecommenderRuntime, monkeypatch: pytest.MonkeyPatch
+def test_only_who_has_edited_something_has_an_edited_profile(
+    client: TestClient, store: OnlineStore, runtime: RecommenderRuntime
 ) -> None:
     profiles = UserProfiles(runtime.catalog)
     put(client, "ann", ["Nothing odd"])
-    edited = profiles.read_edited(store, "ann")
+    edited = profiles.edited(store.user_state("ann"))
     assert edited is not None
     assert edited.statements[0].text == "Nothing odd"
-    monkeypatch.setattr(store, "user_entries", lambda *_: pytest.fail("read the history"))
-    assert profiles.read_edited(store, "bob") is None
+    assert profiles.edited(store.user_state("bob")) is None
 
 
 def test_edits_survive_when_the_history_has_moved_on(client: TestClient, store: OnlineStore) -> None:
@@ -277,6 +276,6 @@ def test_reasoning_asks_for_no_profile_and_categories_stay_capped_with_one(
         capped = client.post("/v1/recommend", json=asked).json()
         assert capped["used_profile"]
         assert sum("even" in item["categories"] for item in capped["items"]) == 1
-        monkeypatch.setattr(UserProfiles, "read_edited", lambda *_: pytest.fail("asked for the profile"))
+        monkeypatch.setattr(UserProfiles, "edited", lambda *_: pytest.fail("asked for the profile"))
         reasoned = client.post("/v1/recommend", json=asked | {"mode": "reason"}).json()
         assert not reasoned["used_profile"]

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from feature_store import OnlineStore
 from serving.guard.limiter import RateLimiter
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
+from serving.workers.buckets import SharedBuckets
 
 
 class Clock:
@@ -90,3 +94,45 @@ def test_probes_and_metrics_are_never_limited(guarded: Guarded) -> None:
     for _ in range(3):
         guarded.client.get("/v1/model", headers=guarded.as_("read"))
     assert 'recsys_refused_total{reason="rate"} 1.0' in guarded.client.get("/metrics", headers=guarded.as_("read")).text
+
+
+def _take(limiter: RateLimiter, client: str, times: int, allowed: Path) -> None:
+    with allowed.open("a") as file:
+        for _ in range(times):
+            file.write("x" * limiter.take(client).allowed)
+
+
+def test_processes_with_shared_buckets_let_the_rate_through_once(tmp_path: Path) -> None:
+    limiter = RateLimiter(1e-6, 100, buckets=SharedBuckets(100, capacity=4))
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_take, args=(limiter, "shop", 60, tmp_path / str(n))) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert sum(len(file.read_text()) for file in tmp_path.iterdir()) == 100
+    assert not limiter.take("shop").allowed
+    assert limiter.take("another").remaining == 99
+
+
+def test_a_bucket_outlives_a_process_that_died_with_it_in_hand() -> None:
+    buckets = SharedBuckets(2)
+
+    def die() -> None:
+        with buckets.hold("shop"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=die)
+    process.start()
+    process.join()
+    limiter = RateLimiter(0.01, 2, buckets=buckets)
+    assert [limiter.take("shop").allowed for _ in range(3)] == [True, True, False]
+
+
+def test_more_clients_than_places_are_an_error() -> None:
+    limiter = RateLimiter(1, 1, buckets=SharedBuckets(1, capacity=2))
+    limiter.take("a")
+    limiter.take("b")
+    with pytest.raises(RuntimeError, match="more than 2 clients"):
+        limiter.take("c")

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from structlog.testing import capture_logs
 from toy_bundle import GENRES, write_toy_bundle
 
 from feature_store import OnlineStore
@@ -102,6 +103,8 @@ def test_without_a_usable_history_the_most_popular_items_are_the_answer(
         "text": "Popular: 24 interactions",
         "because": None,
         "similarity": None,
+        "tags": [],
+        "evidence": [],
     }
 
 
@@ -219,7 +222,8 @@ def test_a_fusion_is_asked_first_and_replaced_by_the_generator_then_by_popularit
     make_runtime, store: OnlineStore
 ) -> None:
     fused, generator = BrokenRecommender(), BrokenRecommender()
-    with TestClient(create_app(make_runtime(generator, fused), store)) as client:
+    # Rendering a traceback for a terminal takes longer than a request may.
+    with capture_logs(), TestClient(create_app(make_runtime(generator, fused), store)) as client:
         answers = []
         for fused.is_broken, generator.is_broken in ((False, False), (True, False), (True, True)):
             answers.append(client.post("/v1/recommend", json={"history": ["i0"], "k": 2}).json())

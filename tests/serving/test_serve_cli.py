@@ -4,10 +4,11 @@ import asyncio
 import gc
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
-import uvicorn
+from fastapi import FastAPI
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
@@ -16,8 +17,9 @@ from recsys.errors import ArtifactError, ConfigError, RecsysError
 from recsys.generator import GenerativeRecommender
 from serving.cli import app
 from serving.context import ServingContext
+from serving.guard.keys import create_key
 from serving.lifecycle import Lifecycle
-from serving.server import _Server
+from serving.server import HttpServer
 from serving.settings import load_settings
 
 
@@ -58,11 +60,16 @@ def test_a_taken_port_is_found_before_anything_is_loaded(program: typer.Typer, t
     assert "choose another --port" in str(error)
 
 
-def test_a_damaged_bundle_is_one_error_and_no_store_is_started(program: typer.Typer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_damaged_bundle_is_one_error_and_no_store_is_started(
+    program: typer.Typer, tmp_path: Path, workers: str
+) -> None:
     write_toy_bundle(tmp_path / "bundle")
     (tmp_path / "bundle" / "catalog.parquet").write_bytes(b"damaged")
-    assert "catalog.parquet was changed" in str(_error(program, str(tmp_path), "--port", "0"))
-    assert not (tmp_path / "store").exists()
+    error = _error(program, str(tmp_path), "--port", "0", "--workers", workers)
+    assert isinstance(error, ArtifactError)
+    assert "catalog.parquet was changed" in str(error)
+    assert not (tmp_path / "store" / "appendonlydir").exists()
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no start"), KeyboardInterrupt()])
@@ -155,14 +162,13 @@ def test_settings_are_read_from_a_file_and_unknown_ones_are_named(tmp_path: Path
 
 
 def test_full_collections_pass_by_what_was_loaded_before_the_start() -> None:
-    async def answer(scope: object, receive: object, send: object) -> None:
-        raise AssertionError("nobody asks")
-
     async def start_and_end() -> None:
-        config = uvicorn.Config(answer, lifespan="off", log_config=None, port=0)
-        config.load()
-        server = _Server(config, "ready", Lifecycle(), drain_s=0)
-        server.lifespan = config.lifespan_class(config)
+        api = FastAPI()
+        api.state.lifecycle = Lifecycle()
+        server = HttpServer(api, lambda: None, drain_s=0)
+        server.config.port = 0
+        server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
         await server.startup()
         await server.shutdown()
 
@@ -171,3 +177,55 @@ def test_full_collections_pass_by_what_was_loaded_before_the_start() -> None:
         assert gc.get_freeze_count() > 10_000
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "num_workers", "helpers", "is_limited"),
+    [
+        (["--workers", "3"], "", 3, {"offline"}, False),
+        ([], "workers: 2", 2, {"offline"}, False),
+        (["--workers", "2"], "workers: 5", 2, {"offline"}, False),
+        (["--workers", "2", "--keys", "keys.json"], "", 2, {"offline"}, True),
+        (["--workers", "2", "--keys", "keys.json"], "guard: {requests_per_second: null}", 2, {"offline"}, False),
+        (["--workers", "2", "--store", "redis://localhost"], "", 2, set(), False),
+        (["--workers", "2"], "offline: {enabled: false}", 2, set(), False),
+    ],
+)
+def test_workers_are_as_many_and_do_what_options_and_settings_say(
+    program: typer.Typer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    settings: str,
+    num_workers: int,
+    helpers: set[str],
+    is_limited: bool,
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def supervise(worker: object, number: int, **further: Any) -> None:
+        seen.update(worker=worker, number=number, **further)
+        raise RuntimeError("seen enough")
+
+    write_toy_bundle(tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    create_key(Path("keys.json"), "shop", "read")
+    Path("serve.yaml").write_text(settings or "{}")
+    monkeypatch.setattr("serving.workers.service.Supervisor", supervise)
+    CliRunner().invoke(program, ["serve", str(tmp_path), "--port", "0", "--settings", "serve.yaml", *options])
+    assert (seen["number"], set(seen["helpers"])) == (num_workers, helpers)
+    assert (seen["worker"]._buckets is not None) == is_limited
+    assert (seen["server"] is None) == ("--store" in options)
+
+
+def test_no_number_of_workers_is_one_a_core(
+    program: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    write_toy_bundle(tmp_path / "bundle")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr("serving.workers.service.Supervisor", lambda worker, number, **_: seen.extend([worker, number]))
+    CliRunner().invoke(program, ["serve", str(tmp_path), "--port", "0", "--workers", "0"])
+    worker, number = seen
+    assert number == 6
+    assert worker._service.settings.model_threads == 1

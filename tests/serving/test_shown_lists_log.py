@@ -123,6 +123,20 @@ def test_every_list_of_a_known_user_is_stored_with_its_probabilities(
 
 
 @pytest.mark.usefixtures("is_read")
+def test_what_is_pinned_is_logged_as_certain(runtime: RecommenderRuntime, store: OnlineStore, tmp_path: Path) -> None:
+    body = {"user_id": "ann", "k": _K, "pins": [{"item_id": "i1", "position": 2}], "diversity": 0.4}
+    with _service(runtime, store, tmp_path, exploration={"epsilon": 1.0, "candidates": 6}) as client:
+        for _ in range(10):
+            items = client.post("/v1/recommend", json=body).json()["items"]
+            assert (items[1]["item_id"], items[1]["source"], len(items)) == ("i1", "pin", _K)
+    records = slates_of(OfflineStore(tmp_path / "offline").slates())  # checks the joint probability of each
+    assert len(records) == 10
+    for record in records:
+        assert (record.slots[1].item_id, record.slots[1].marginal, record.slots[1].conditional) == ("i1", 1.0, 1.0)
+        assert all(0 < slot.conditional < 1 for slot in (*record.slots[:1], *record.slots[2:]))
+
+
+@pytest.mark.usefixtures("is_read")
 def test_the_lists_of_an_erased_user_go_with_the_user(
     runtime: RecommenderRuntime, store: OnlineStore, tmp_path: Path
 ) -> None:

@@ -29,12 +29,13 @@ from recsys.alignment.rollouts import Rollouts
 
 Principle: TypeAlias = Literal["true_attributes", "refers_to_history", "brief", "no_price"]
 
-_PRICE = re.compile(
+PRICE = re.compile(
     r"[$€£¥]|\b\d+(?:[.,]\d+)?\s?(?:usd|eur|gbp|dollars?|euros?|pounds?|cents?)\b|\d\s?%\s?off\b"
     r"|\b(?:price[sd]?|pricing|cheap(?:er|est|ly)?|expensive|inexpensive|discount(?:s|ed)?|bargains?|on sale"
     r"|costs?|affordabl[ey]|free of charge)\b",
     re.IGNORECASE,
 )
+"""What says something of prices."""
 
 
 class RubricConfig(TermConfig):
@@ -104,7 +105,7 @@ class RubricReward:
             "true_attributes": lambda text: _says_only_what_is_true(text, vocabulary),
             "refers_to_history": lambda text: bool(text.named),
             "brief": lambda text: num_sentences(text.without_titles()) <= config.most_sentences,
-            "no_price": lambda text: _PRICE.search(text.without_titles()) is None,
+            "no_price": lambda text: PRICE.search(text.without_titles()) is None,
         }
 
     def explanation(self, text: str, item: int, history: Sequence[int]) -> Explanation:

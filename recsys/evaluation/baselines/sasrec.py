@@ -193,7 +193,8 @@ class SasRec:
             loaded = cls(SasRecConfig.model_validate(facts["config"]), mask_seen=bool(facts["mask_seen"]))
             loaded.curve = [SasRecEpoch(**point) for point in facts["curve"]]
             model = SasRecModel(int(facts["num_items"]), loaded.config)
-            model.load_state_dict(load_file(directory / "model.safetensors"))
+            # Assigned, not copied: they stay maps of the file, one in memory for all processes that load it.
+            model.load_state_dict(load_file(directory / "model.safetensors"), assign=True)
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError, ValidationError) as error:
             raise ArtifactError(f"cannot read the SASRec model in {directory}: {error}") from error
         loaded._model = model.to(pick_device(loaded.config.device))

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,15 @@ class ChatClient:
         self.counts: Counter[str] = Counter()
         """`requested`: requests that were not in the file; `failed`: those without an answer after all attempts."""
 
-    def ask(self, conversations: Sequence[Sequence[dict[str, str]]], label: str, **options: Any) -> list[str | None]:
+    def ask(
+        self, conversations: Sequence[Sequence[dict[str, str]]], label: str | None, **options: Any
+    ) -> list[str | None]:
         """The answer to each conversation (messages of `role` and `content`): None where all attempts failed, empty
         where the response is not of the protocol.
 
         Args:
             conversations: what is asked.
-            label: of the progress bar.
+            label: of the progress bar; None for none.
             options: further fields of each request; they go before the configured ones.
 
         Raises:
@@ -69,7 +72,7 @@ class ChatClient:
         pool = ThreadPoolExecutor(self._config.concurrency)
         with (
             httpx.Client(timeout=self._config.timeout_s, headers=self._headers) as client,
-            progress_bar(label, len(conversations)) as advance,
+            nullcontext(_tell_nobody) if label is None else progress_bar(label, len(conversations)) as advance,
         ):
             try:
                 numbers = {
@@ -153,6 +156,10 @@ class ChatClient:
                     "what was answered is kept, run again to go on"
                 )
         return None
+
+
+def _tell_nobody(steps: int, note: str) -> None:
+    pass
 
 
 def _authorization(variable: str | None, section: str) -> dict[str, str]:

@@ -91,7 +91,7 @@ class CatalogTexts:
         self.kinds = [_rarest(names, carriers) for names in self.categories]
         """The most specific category by dense index, in lower case; empty where there is none."""
         phrases = [
-            _phrases(f"{title} . {title} . {title} . {' . '.join(names)} . {text}")
+            content_phrases(f"{title} . {title} . {title} . {' . '.join(names)} . {text}")
             for title, names, text in zip(titles, self.categories, descriptions, strict=True)
         ]
         self.keyphrases = _keyphrases(phrases, list(map(_stems, self.kinds, self.brands)), counted, config.keyphrases)
@@ -200,7 +200,7 @@ def first_words(text: str, limit: int) -> str:
     return " ".join(words[: ends[-1] + 1 if ends else limit]).rstrip(" ,;:-")
 
 
-def _phrases(text: str) -> list[str]:
+def content_phrases(text: str) -> list[str]:
     """Words and pairs of neighbours, lower case, without stop words, numbers and what punctuation separates."""
     found = []
     for run in _RUN.findall(text.lower()):

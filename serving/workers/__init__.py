@@ -1,0 +1,1 @@
+"""The service as several processes over one port: a supervisor, workers that answer, and one that writes Parquet."""

@@ -1,0 +1,504 @@
+"""Starts the processes of a service, replaces those that die, and brings what concerns all of them to each.
+
+It answers no requests and has no threads, so that it can fork at any time: libraries are loaded once, before the first
+fork, and their memory is shared; models are loaded by each worker, whose weights are maps of the bundle's files, which
+the operating system keeps once for all.
+
+A change of the models goes to every worker, and is answered when all of them have made it. Workers start in the state
+that the changes before have led to; while one starts, changes wait, and while a change is on its way, starts do. So
+there is never a worker that answers with another model than the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Literal, Protocol
+
+import structlog
+
+from feature_store import StoreError
+from recsys.errors import ConfigError
+from serving.fleet import ModelChange
+from serving.metrics import merge
+from serving.workers.channel import LINE_LIMIT, Channel, Message
+from serving.workers.counts import ProcessMetrics
+from serving.workers.desired import DesiredModels
+from serving.workers.member import error_of
+
+_TURN_S = 0.1
+_METRICS_S = 2.0
+"""A process that has not told its metrics by then is left out of this answer."""
+_CHANGE_S = 30.0
+"""A worker that has not made a change by then hangs, and is replaced."""
+_LOAD_S = 900.0
+"""The same of loading a bundle, and of a start."""
+_END_S = 30.0
+"""How long a process may take to end, beside the time to drain."""
+_PING_S = 5.0
+"""Between two signs of life that each process is asked for."""
+_SILENT_S = 60.0
+"""A process that has given none for so long hangs, and is replaced."""
+_STEADY_S = 30.0
+"""A process that was up for so long did not fail at its start."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
+_MOST_FAILURES = 5
+"""Starts in a row that may fail while no worker is up."""
+
+_log = structlog.get_logger(__name__)
+_fork = multiprocessing.get_context("fork")
+
+
+class Main(Protocol):
+    """What a process does, until SIGTERM or the end of the supervisor."""
+
+    def __call__(self, connection: socket.socket, name: str, models: DesiredModels | None) -> None:
+        """Run.
+
+        Args:
+            connection: to the supervisor.
+            name: of this process.
+            models: to be held before it is up; None: the first alone.
+        """
+
+
+class Attended(Protocol):
+    """A server that the supervisor keeps alive."""
+
+    def start_if_dead(self) -> None:
+        """Start it unless it lives, and return at once."""
+
+
+@dataclass(eq=False)
+class _Child:
+    """A process, or the place of one that is to be started."""
+
+    name: str
+    main: Main
+    answers: bool
+    """Whether it answers requests, and so takes part in changes."""
+    state: Literal["down", "loading", "loaded", "up"] = "down"
+    process: BaseProcess | None = None
+    channel: Channel | None = None
+    changed_at: float = 0.0
+    """When the state began."""
+    failures: int = 0
+    """Starts in a row after which it died."""
+    starts_at: float = 0.0
+    asked_at: float | None = None
+    """When it was asked for a sign of life, if it has given none since."""
+    shown: str = ""
+    """What it says that it serves."""
+    error: tuple[str, str] | None = None
+    """Why it could not start."""
+
+
+@dataclass(eq=False)
+class _Round:
+    """A task that several processes are at."""
+
+    asker: _Child
+    number: int
+    """Of the question; -1: there was none."""
+    until: float
+    change: ModelChange | None
+    """None of metrics."""
+    at_work: set[_Child]
+    values: dict[str, str] = field(default_factory=dict)
+    errors: dict[_Child, tuple[str, str]] = field(default_factory=dict)
+
+
+class Supervisor:
+    """The processes of one service.
+
+    Args:
+        worker: what each of the workers does.
+        num_workers: how many.
+        listener: the port, which the workers answer; closed when they are told to end.
+        drain_s: how long they go on after SIGTERM.
+        server: kept alive; None where the store runs elsewhere.
+        before_serving: called once, when the workers have loaded their models and before they answer.
+        on_ready: told what is served, once they answer.
+        helpers: further processes by name, which start when the workers answer, and end after them.
+    """
+
+    def __init__(
+        self,
+        worker: Main,
+        num_workers: int,
+        *,
+        listener: socket.socket,
+        drain_s: float,
+        server: Attended | None,
+        before_serving: Callable[[], None],
+        on_ready: Callable[[str], None],
+        helpers: dict[str, Main],
+    ) -> None:
+        self._workers = [_Child(str(number), worker, answers=True) for number in range(num_workers)]
+        self._helpers = [_Child(name, main, answers=False) for name, main in helpers.items()]
+        self._listener = listener
+        self._drain_s = drain_s
+        self._server = server
+        self._before_serving = before_serving
+        self._on_ready: Callable[[str], None] | None = on_ready
+        self._selector = selectors.DefaultSelector()
+        self._signals: list[int] = []
+        self._is_serving = False
+        self._is_ending = False
+        self._pinged_at = 0.0
+        self._models: DesiredModels | None = None
+        self._changes: deque[tuple[_Child, int, ModelChange]] = deque()
+        self._rounds: dict[int, _Round] = {}
+        self._num_rounds = 0
+        self._changing: int | None = None
+        self._server_starts_at = 0.0
+        self._metrics = ProcessMetrics(lambda: sum(child.state == "up" for child in self._workers))
+
+    def run(self) -> None:
+        """Keep the service going until SIGTERM or SIGINT, and end it.
+
+        Raises:
+            RecsysError: a process could not start; they all have ended.
+        """
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        # What is loaded now stays for good. Left out of collections, its pages stay shared with the processes.
+        gc.collect()
+        gc.freeze()
+        try:
+            while not self._signals:
+                self._turn()
+            self._end(self._signals.pop(0))
+        finally:
+            for child in self._children:
+                self._kill(child)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._selector.close()
+
+    @property
+    def _children(self) -> list[_Child]:
+        return [*self._workers, *self._helpers]
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._signals.append(number)
+
+    # ---------------------------------------------------------------- a turn
+
+    def _turn(self) -> None:
+        self._listen()
+        self._ping()
+        self._bury()
+        self._end_rounds()
+        self._attend_server()
+        self._open()
+        if self._changing is None:
+            self._begin_change()
+        if self._changing is None:
+            self._start_those_due()
+
+    def _listen(self) -> None:
+        for key, _ in self._selector.select(_TURN_S):
+            child: _Child = key.data
+            if child.channel is None:
+                continue
+            child.channel.flush()
+            messages, is_open = child.channel.receive()
+            for message in messages:
+                self._take(child, message)
+            if not is_open:
+                self._selector.unregister(child.channel.connection)
+                child.channel.connection.close()
+                child.channel = None
+            else:
+                self._watch(child)
+
+    def _watch(self, child: _Child) -> None:
+        assert child.channel is not None
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.channel.unsent else 0)
+        self._selector.modify(child.channel.connection, events, child)
+
+    def _send(self, child: _Child, message: Message) -> None:
+        if child.channel is None:
+            return
+        child.channel.send(message)
+        if child.channel.unsent > LINE_LIMIT:
+            _log.error("a process reads nothing, it is replaced", process=child.name)
+            self._kill(child)
+            return
+        self._watch(child)
+
+    def _take(self, child: _Child, message: Message) -> None:
+        child.asked_at = None
+        match message["kind"]:
+            case "loaded":
+                self._move(child, "loaded")
+                child.shown = message["shown"]
+                if self._models is None:
+                    version = message["model_version"]
+                    self._models = DesiredModels(first=version, active=version)
+            case "up":
+                self._move(child, "up")
+            case "failed":
+                child.error = tuple(message["error"])
+            case "ask" if message["what"] == "change":
+                change = ModelChange.model_validate(message["change"])
+                if self._is_ending:
+                    self._answer(child, message["number"], "", ("ModelError", "the service is ending"))
+                else:
+                    self._changes.append((child, message["number"], change))
+            case "ask":
+                self._begin(child, message["number"], None, self._up(self._children), _METRICS_S)
+            case "result":
+                found = self._rounds.get(message["number"])
+                if found is not None and child in found.at_work:
+                    found.at_work.discard(child)
+                    if message["error"] is None:
+                        found.values[child.name] = message["value"]
+                    else:
+                        found.errors[child] = tuple(message["error"])
+
+    @staticmethod
+    def _move(child: _Child, state: Literal["down", "loading", "loaded", "up"]) -> None:
+        child.state, child.changed_at = state, time.monotonic()
+
+    @staticmethod
+    def _up(children: Sequence[_Child]) -> set[_Child]:
+        return {child for child in children if child.state == "up"}
+
+    # ---------------------------------------------------------------- lives and deaths
+
+    def _ping(self) -> None:
+        now = time.monotonic()
+        if now - self._pinged_at < _PING_S:
+            return
+        self._pinged_at = now
+        for child in self._up(self._children):
+            if child.asked_at is None:
+                child.asked_at = now
+                self._send(child, {"kind": "task", "number": 0, "what": "ping"})
+            elif now - child.asked_at > _SILENT_S:
+                _log.error("a process gives no sign of life, it is replaced", process=child.name)
+                self._kill(child)
+
+    def _start_those_due(self) -> None:
+        now = time.monotonic()
+        for child in [*self._workers, *(self._helpers if self._is_serving else ())]:
+            if child.state == "down" and child.starts_at <= now:
+                self._start(child)
+
+    def _start(self, child: _Child) -> None:
+        ours, its = socket.socketpair()
+        inherited = [other.channel.connection for other in self._children if other.channel is not None]
+        child.error = child.asked_at = None
+        # A signal between the fork and its own handlers would be noted in a list that nobody reads there.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        try:
+            child.process = _fork.Process(
+                target=self._be, args=(child, its, [ours, *inherited]), name=f"recsys-{child.name}"
+            )
+            child.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        its.close()
+        child.channel = Channel(ours)
+        self._selector.register(ours, selectors.EVENT_READ, child)
+        self._move(child, "loading")
+
+    def _be(self, child: _Child, its: socket.socket, others: list[socket.socket]) -> None:
+        """Become the process of `child`."""
+        os.setpgrp()  # Ctrl-C in a terminal is for the supervisor, which ends the others in order
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        self._selector.close()
+        for other in others:
+            other.close()
+        if not child.answers:
+            self._listener.close()
+        structlog.contextvars.bind_contextvars(process=child.name)
+        with contextlib.suppress(OSError):  # what `ps` and `top` call it, where there is a /proc
+            Path("/proc/self/comm").write_text(f"recsys-{child.name}")
+        child.main(its, child.name, self._models)
+
+    def _bury(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            starts = child.state in ("loading", "loaded") and self._is_serving
+            if starts and now - child.changed_at > _LOAD_S:
+                _log.error("a process does not come up, it is replaced", process=child.name)
+                self._kill(child)
+            if child.process is None or child.process.exitcode is None:
+                continue
+            code = child.process.exitcode
+            self._drain(child)
+            self._forget(child)
+            was_steady = child.state == "up" and now - child.changed_at > _STEADY_S
+            self._move(child, "down")
+            if child.answers and self._on_ready is not None:
+                unknown = ("RecsysError", f"serve: a worker ended by itself, with {code}; the log may say why")
+                raise error_of(*(child.error or unknown))
+            child.failures = 0 if was_steady else child.failures + 1
+            pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (child.failures - 1)) if child.failures else 0.0
+            child.starts_at = now + pause
+            self._metrics.count_restart(child.name)
+            _log.error(
+                "a process died, it is replaced",
+                process=child.name,
+                exit_code=code,
+                error=None if child.error is None else child.error[1],
+                pause_s=pause,
+            )
+        if self._workers and all(child.state == "down" and child.failures >= _MOST_FAILURES for child in self._workers):
+            last = max(self._workers, key=lambda child: child.changed_at)
+            reason = "it died" if last.error is None else last.error[1]
+            raise ConfigError(f"serve: no worker comes up any more, after {last.failures} tries of each: {reason}")
+
+    def _drain(self, child: _Child) -> None:
+        """Take what a dead process has said at last."""
+        if child.channel is not None:
+            for message in child.channel.receive()[0]:
+                self._take(child, message)
+
+    def _forget(self, child: _Child) -> None:
+        if child.channel is not None:
+            self._selector.unregister(child.channel.connection)
+            child.channel.connection.close()
+            child.channel = None
+        if child.process is not None:
+            child.process.join()
+            child.process = None
+        for found in self._rounds.values():
+            found.at_work.discard(child)
+            found.errors.pop(child, None)
+
+    def _kill(self, child: _Child) -> None:
+        if child.process is not None and child.process.exitcode is None:
+            child.process.kill()
+            child.process.join()
+
+    def _attend_server(self) -> None:
+        if self._server is None or not self._is_serving or time.monotonic() < self._server_starts_at:
+            return
+        try:
+            self._server.start_if_dead()
+        except StoreError as error:
+            _log.error("the store does not start, trying again", error=str(error))
+            self._server_starts_at = time.monotonic() + 1.0
+
+    def _open(self) -> None:
+        """Let those who are ready answer; the first time, all at once."""
+        if not self._is_serving:
+            if any(child.state != "loaded" for child in self._workers):
+                return
+            self._before_serving()
+            self._is_serving = True
+        for child in self._workers:
+            if child.state == "loaded":
+                self._send(child, {"kind": "go"})
+                self._move(child, "loading")
+        if self._on_ready is not None and all(child.state == "up" for child in self._workers):
+            self._on_ready(self._workers[0].shown)
+            self._on_ready = None
+
+    # ---------------------------------------------------------------- what concerns all
+
+    def _begin_change(self) -> None:
+        if not self._changes or any(child.state in ("loading", "loaded") for child in self._workers):
+            return
+        asker, number, change = self._changes.popleft()
+        limit_s = _LOAD_S if change.action == "load" else _CHANGE_S
+        self._changing = self._begin(asker, number, change, self._up(self._workers), limit_s)
+
+    def _begin(
+        self, asker: _Child, number: int, change: ModelChange | None, at_work: set[_Child], limit_s: float
+    ) -> int:
+        self._num_rounds += 1
+        self._rounds[self._num_rounds] = _Round(asker, number, time.monotonic() + limit_s, change, at_work)
+        what = {"what": "metrics"} if change is None else {"what": "change", "change": change.model_dump()}
+        for child in list(at_work):
+            self._send(child, {"kind": "task", "number": self._num_rounds, **what})
+        return self._num_rounds
+
+    def _end_rounds(self) -> None:
+        now = time.monotonic()
+        for number, found in list(self._rounds.items()):
+            if found.at_work and now < found.until:
+                continue
+            if found.at_work and found.change is not None:
+                for child in found.at_work:
+                    _log.error("a worker does not make a change, it is replaced", process=child.name)
+                    self._kill(child)
+                continue  # the dead are taken out, and then it ends
+            del self._rounds[number]
+            if found.change is None:
+                texts = [self._metrics.render(), *found.values.values()]
+                self._answer(found.asker, found.number, merge(texts), None)
+            else:
+                self._end_change(found, found.change)
+
+    def _end_change(self, found: _Round, change: ModelChange) -> None:
+        self._changing = None
+        error = next(iter(found.errors.values()), None)
+        if found.errors and (change.action == "load" or not found.values):
+            # All or none: those who could load it forget it again.
+            for version in set(found.values.values()):
+                undo = ModelChange(action="unload", model_version=version)
+                able = {child for child in self._up(self._workers) if child.name in found.values}
+                self._changing = self._begin(found.asker, -1, undo, able, _CHANGE_S)
+        elif found.values:
+            value = next(iter(found.values.values()))
+            assert self._models is not None
+            self._models.note(change, value)
+            for child in found.errors:
+                _log.error("a worker differs from the others, it is replaced", process=child.name)
+                self._kill(child)
+            error = None
+        else:
+            error = ("ModelError", "every worker died meanwhile; look at the log, and try again")
+        if found.number >= 0:
+            self._answer(found.asker, found.number, next(iter(found.values.values()), ""), error)
+
+    def _answer(self, asker: _Child, number: int, value: str, error: tuple[str, str] | None) -> None:
+        self._send(asker, {"kind": "answer", "number": number, "value": value, "error": error})
+
+    # ---------------------------------------------------------------- the end
+
+    def _end(self, number: int) -> None:
+        """End the workers, then the helpers; a second signal cuts short what the first left time for."""
+        self._is_ending = True
+        # From now on nobody is started: connections that no worker takes any more are refused, not kept waiting.
+        self._listener.close()
+        self._end_those(self._workers, number, self._drain_s + _END_S)
+        self._end_those(self._helpers, signal.SIGTERM, _END_S)
+
+    def _end_those(self, children: Sequence[_Child], number: int, within_s: float) -> None:
+        until = time.monotonic() + within_s
+        self._tell(children, number)
+        while alive := [child for child in children if child.process is not None and child.process.exitcode is None]:
+            self._listen()
+            self._end_rounds()
+            self._attend_server()
+            if self._signals:
+                self._tell(alive, self._signals.pop(0))
+            if time.monotonic() > until:
+                for child in alive:
+                    _log.error("a process does not end, it is killed", process=child.name)
+                    self._kill(child)
+
+    @staticmethod
+    def _tell(children: Sequence[_Child], number: int) -> None:
+        for child in children:
+            if child.process is not None and child.process.exitcode is None and child.process.pid is not None:
+                os.kill(child.process.pid, number)

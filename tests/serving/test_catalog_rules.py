@@ -1,0 +1,76 @@
+"""What rules need of a catalogue: groups as the plain way makes them, bitmaps that are kept but not for ever."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from recsys.data import Catalog
+from recsys.generator import Groups
+from recsys.generator.filters import Eq, Equality
+from serving import catalog_rules
+from serving.catalog_rules import CatalogRules, RuleError, groups_of
+
+ITEMS = pl.DataFrame(
+    {
+        "item_id": ["a", "b", "c", "d", "e"],
+        "title": ["T", None, "T", "U", ""],
+        "categories": [["x", "y", "x"], [], ["y", None], None, ["z"]],
+    },
+    schema_overrides={"categories": pl.List(pl.String)},
+)
+
+
+@pytest.fixture
+def rules() -> CatalogRules:
+    return CatalogRules(Catalog(frame=ITEMS))
+
+
+@pytest.mark.parametrize("column", ["categories", "title", "item_id"])
+def test_groups_are_those_of_the_labels(rules: CatalogRules, column: str) -> None:
+    values = ITEMS[column].to_list()
+    labels = [each if isinstance(each, list) else [each] for each in (value or [] for value in values)]
+    if column == "title":
+        labels = [[value] if value is not None else [] for value in values]
+    plain = Groups.from_labels([[label for label in row if label is not None] for row in labels])
+    found = rules.groups(column)
+    assert found.offsets.tolist() == plain.offsets.tolist()
+    assert found.num_groups == plain.num_groups
+    # The same but for the numbers that the groups have.
+    assert len(set(zip(found.ids.tolist(), plain.ids.tolist(), strict=True))) == plain.num_groups
+    assert rules.groups(column) is found
+
+
+def test_an_empty_table_has_no_groups() -> None:
+    for column in ("categories", "title"):
+        found = groups_of(ITEMS.clear(), column)
+        assert (found.offsets.tolist(), found.num_groups) == ([0], 0)
+
+
+def _titled(title: str) -> Eq:
+    return Eq(eq=Equality(column="title", value=title))
+
+
+def test_a_filter_is_looked_up_once_and_kept_while_it_is_asked_for(
+    rules: CatalogRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = rules.permitted(_titled("T"))
+    assert first.tolist() == [True, False, True, False, False]
+    assert rules.has_ready([_titled("T")], ["categories"])
+    assert not rules.has_ready([_titled("U")], [])
+    assert not rules.has_ready([], ["title"])
+    monkeypatch.setattr(rules, "_most_bitmaps", 3)
+    for number in range(5):
+        rules.permitted(_titled(f"{number}"))
+        assert rules.permitted(_titled("T")) is first
+    assert not rules.has_ready([_titled("0")], [])
+    assert rules.has_ready([_titled("4"), _titled("T")], [])
+    assert catalog_rules.filter_key(_titled("T")) == '{"eq":{"column":"title","value":"T"}}'
+
+
+def test_what_is_not_in_the_catalogue_is_named(rules: CatalogRules) -> None:
+    with pytest.raises(RuleError, match="no item has the category 'w'") as caught:
+        rules.in_categories(["x", "w"])
+    assert caught.value.place == ("categories",)
+    assert rules.in_categories(["x", "z"]).tolist() == [True, False, False, False, True]
+    assert rules.categories == [("y", 2), ("x", 1), ("z", 1)] or rules.categories[0][0] in ("x", "y")
