@@ -49,11 +49,14 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 @contextmanager
-def serving(bundle: Bundle, server: EmbeddedServer, poll_s: float = 0.05) -> Iterator[TestClient]:
+def serving(
+    bundle: Bundle, server: EmbeddedServer, poll_s: float = 0.05, settings: ServingSettings | None = None
+) -> Iterator[TestClient]:
     """A service of its own over the shared store."""
     store = OnlineStore.connect(f"unix://{server.socket_path}")
-    settings = ServingSettings(catalogue=CatalogueSettings(poll_s=poll_s))
-    with TestClient(create_app(RecommenderRuntime.from_bundle(bundle), store, settings)) as client:
+    settings = settings or ServingSettings(catalogue=CatalogueSettings(poll_s=poll_s))
+    runtime = RecommenderRuntime.from_bundle(bundle, search_by=settings.search.by)
+    with TestClient(create_app(runtime, store, settings)) as client:
         yield client
 
 
@@ -132,9 +135,9 @@ def test_an_item_comes_is_recommended_and_goes_in_every_process(
 @pytest.mark.parametrize(
     ("kind", "with_it", "without_it"),
     [
-        ("plain", {"generator", "dense"}, set()),
+        ("plain", {"generator", "generator_half", "generator_quarter", "dense", "similar", "words"}, set()),
         # Their dense stage is SASRec, which has learned a vector for each item that it knows.
-        ("fused", {"fusion", "generator"}, {"dense", "counter"}),
+        ("fused", {"fusion", "fusion_half", "fusion_quarter", "generator", "similar", "words"}, {"dense", "counter"}),
     ],
 )
 def test_every_source_knows_what_came_and_what_went(
@@ -148,7 +151,8 @@ def test_every_source_knows_what_came_and_what_went(
         runtime: RecommenderRuntime = context.runtime
         (heat,) = runtime.catalog.index_of(["heat"]).tolist()
         asked, _ = runtime.ask(Query(history=HISTORY[1:], k=NUM_ITEMS + 1, exclude_seen=False))
-        lists = {stage.name: answer.items for stage in runtime.all_stages if (answer := stage.lists([asked])[0])}
+        stages = [stage for stage in runtime.all_stages if stage.name != "rank"]
+        lists = {stage.name: answer.items for stage in stages if (answer := stage.lists([asked])[0])}
         assert {name for name, items in lists.items() if heat in items} == with_it
         assert {name for name, items in lists.items() if heat not in items} == without_it
         assert not any(3 in items for items in lists.values())
@@ -172,8 +176,50 @@ def test_an_item_that_waits_is_listed_by_all_but_the_generator(
         (found,) = dense.lists([asked])
         assert found is not None
         assert waits in found.items
+        ranked = client.post("/v1/rank", json={"history": HISTORY, "items": ["i1", "waits"]}).json()
+        assert ([item["item_id"] for item in ranked["items"]], ranked["unknown_items"]) == (["i1"], ["waits"])
+        similar = client.post("/v1/similar-items", json={"item_id": "i1", "k": NUM_ITEMS}).json()
+        assert "waits" in [item["item_id"] for item in similar["items"]]
         text = client.get("/metrics").text
         assert 'recsys_catalog_items{status="retrievable"} 1.0' in text
+
+
+@pytest.mark.parametrize("kind", ["plain", "fused"])
+def test_rules_and_further_lists_follow_the_catalogue(
+    paths: dict[str, Path], server: EmbeddedServer, kind: str
+) -> None:
+    late = {"range": {"column": "year", "min": 1985}}
+    settings = ServingSettings.model_validate({"filters": {"late": late}, "search": {"by": "text_encoder"}})
+    with serving(Bundle.load(paths[kind]), server, settings=settings) as client:
+
+        def ids(path: str, **request: object) -> tuple[set[str], dict[str, Any]]:
+            answer = client.post(path, json=request)
+            assert answer.status_code == 200, answer.text
+            return {item["item_id"] for item in answer.json()["items"]}, answer.json()
+
+        everything = {"history": HISTORY, "k": NUM_ITEMS, "exclude_seen": "none"}
+        for asked in (late, {"named": "late"}):
+            assert ids("/v1/recommend", **everything, filter=asked)[0] == {"i35", "i36", "i37", "i38", "i39"}
+        moved = {"title": "Film number 4", "categories": ["Heist"], "attributes": {"year": "2030"}}
+        assert client.put("/v1/items/i4", json=moved).json()["outcome"] == "changed"
+        client.delete("/v1/items/i36")
+        for asked in (late, {"named": "late"}):
+            assert ids("/v1/recommend", **everything, filter=asked)[0] == {"i4", "i35", "i37", "i38", "i39"}
+        assert ids("/v1/recommend", **everything, categories=["Heist"])[0] == {"i4"}
+        pinned, answer = ids("/v1/recommend", **everything, pins=[{"item_id": "i36", "position": 1}])
+        assert ("i36" in pinned, answer["dropped_pins"], answer["unknown_items"]) == (False, ["i36"], ["i36"])
+        batch = client.post("/v1/recommend:batch", json={"requests": [everything]}).json()
+        assert "i36" not in json.dumps(batch)
+        assert client.post("/v1/similar-items", json={"item_id": "i36"}).status_code == 404
+        assert "i36" not in ids("/v1/similar-items", item_id="i35", k=NUM_ITEMS)[0]
+        ranked, answer = ids("/v1/rank", history=HISTORY, items=["i35", "i36"])
+        assert (ranked, answer["unknown_items"]) == ({"i35"}, ["i36"])
+        client.put("/v1/items/heat", json=HEAT)
+        wait_for(lambda: is_generatable(client, "heat"))
+        found, answer = ids("/v1/search", query="film number 99 heist", k=NUM_ITEMS)
+        assert answer["source"] == "dense"
+        assert "heat" in found
+        assert "i36" not in found
 
 
 def test_without_an_encoder_an_item_stands_where_its_categories_are(
@@ -191,7 +237,7 @@ def test_without_an_encoder_an_item_stands_where_its_categories_are(
         wait_for(lambda: is_generatable(client, "new"))
         runtime: RecommenderRuntime = client.app.state.context.runtime  # type: ignore[attr-defined]
         mean = bundle.embeddings.vectors[::4].mean(axis=0)
-        np.testing.assert_allclose(runtime._embeddings[-1], mean, atol=1e-6)
+        np.testing.assert_allclose(runtime._vectors[-1], mean, atol=1e-6)
         client.put("/v1/items/odd", json={"title": "Film number 97", "categories": ["Unheard of"]})
         time.sleep(0.3)
         assert client.get("/v1/items/odd").json()["status"] == "retrievable", "nothing tells where it belongs"
