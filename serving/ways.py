@@ -52,7 +52,7 @@ class Ways:
             if not isinstance(one, GenerativeRecommender):
                 raise TypeError(f"{type(one).__name__} takes no new items")
             if id(one) not in grown:
-                larger = one.with_catalog(codes, vectors, known=np.arange(len(one.codes)))
+                larger = one.with_catalog(codes, vectors, known=np.arange(len(one.codes)), shares_weights=True)
                 if self.fused is None and one.config.new_item_slots < new_item_slots:
                     larger.config = one.config.model_copy(update={"new_item_slots": new_item_slots})
                 grown[id(one)] = larger
