@@ -10,7 +10,9 @@ others, `test` on all test cases. Seen items are masked, lists are those of 50 b
 
 Variants beside `policy`: `exact` and `prefix` (labelled prompts, rewarded by the exact item alone, or by the shared
 prefix), `vocabulary` (as `policy`, with probabilities over all codes instead of the legal ones), `sdpo_beam` and
-`sdpo_random` (S-DPO on training pairs, with negatives from the policy's own beams or at random).
+`sdpo_random` (S-DPO on training pairs, with negatives from the policy's own beams or at random), `sdpo_unseen_beam` and
+`sdpo_unseen_random` (the same on what some users took in validation, which the supervised model has not learned by
+heart; measured on the other users).
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ from typing import Any
 
 import numpy as np
 
+from recsys.alignment.builders.beams import beam_pairs
+from recsys.alignment.builders.config import BeamPairsConfig
 from recsys.data import Examples, IntArray
 from recsys.evaluation.bootstrap import UserBootstrap
 from recsys.evaluation.metrics import CaseMetric, accuracy_metrics
+from recsys.generator import GenerativeRecommender
 from training.bench import run_seeds
 from training.config import RunConfig, load_config, stored_config
 from training.layout import ALIGN_REPORT, DATA, ENCODE, PAIRS, RETRIEVE, TOKENIZE, TRAIN
@@ -40,18 +45,25 @@ _METRICS = ("recall@1", "recall@10", "ndcg@10", "recall@50")
 _LABELLED = ["align.prompts={labelled: 50000, current: false}"]
 _GRPO = [
     "align.group_policy.policy.advantage=grpo",
+    "align.group_policy.policy.weight_power=1",
     "align.group_policy.policy.kl_place=loss",
     "align.group_policy.policy.kl_weight=0.001",
 ]
+_PAIRED = BeamPairsConfig(max_cases=6000)
+_SDPO = ["align.method=preference", f"pairs={{beams: {{max_cases: {_PAIRED.max_cases}}}}}"]
 VARIANTS: dict[str, list[str]] = {
     "policy": [],
     "exact": [*_LABELLED, *_GRPO, "align.rewards.terms=[{kind: exact}]"],
     "prefix": [*_LABELLED, *_GRPO, "align.rewards.terms=[{kind: prefix}, {kind: rank, weight: 0.3}]"],
     "vocabulary": ["align.group_policy.policy.normalise=vocabulary"],
-    "sdpo_beam": ["align.method=preference", "pairs={beams: {max_cases: 6000}}"],
-    "sdpo_random": ["align.method=preference", "align.preference.negatives=random", "pairs={beams: {max_cases: 6000}}"],
+    "sdpo_beam": [*_SDPO],
+    "sdpo_random": [*_SDPO, "align.preference.negatives=random"],
+    "sdpo_unseen_beam": [*_SDPO],
+    "sdpo_unseen_random": [*_SDPO, "align.preference.negatives=random"],
 }
 """Overrides of the configuration by variant."""
+_UNSEEN = {"sdpo_unseen_beam", "sdpo_unseen_random"}
+"""Variants whose pairs are validation cases of users on whom nothing is measured."""
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -68,13 +80,16 @@ def main(arguments: list[str]) -> dict[str, Any]:
         overrides.append(f"align.group_policy.updates={options.updates}")
     variants: dict[str, Any] = {}
     for name in options.variants:
-        found = [_tuned(run, seed, [*overrides, *VARIANTS[name]]) for seed, run in enumerate(runs)]
+        found = [
+            _tuned(run, seed, [*overrides, *VARIANTS[name]], unseen_pairs=name in _UNSEEN)
+            for seed, run in enumerate(runs)
+        ]
         variants[name] = {"seeds": found, "mean": _means(found)}
     first = variants[options.variants[0]]["mean"]
     return {"gain_validation": first["validation"]["gain"], "gain_test": first["test"]["gain"], "variants": variants}
 
 
-def _tuned(run: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
+def _tuned(run: Path, seed: int, overrides: list[str], *, unseen_pairs: bool) -> dict[str, Any]:
     config = load_config(
         packaged_config("beauty-aligned"),
         [*overrides, f"run.seed={seed}", f"run.dir={run.parent}", f"run.name={run.name}"],
@@ -84,12 +99,18 @@ def _tuned(run: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
     split = data.load_split(run / DATA)
     unseen = _others(split.valid, train.sample(split.valid, settings.validation_users, seed))
     cases = {"validation": unseen, "test": split.test}
+    paired = None
+    if unseen_pairs:
+        paired = train.sample(unseen, _PAIRED.max_cases, seed)
+        cases = {name: _others(part, paired) for name, part in cases.items()}
     before = {name: _lists(config, run, run / TRAIN, part) for name, part in cases.items()}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         started = time.monotonic()
         inputs = {name: run / name for name in (DATA, ENCODE, TOKENIZE, TRAIN, RETRIEVE)}
-        if config.pairs is not None:
+        if paired is not None:
+            inputs[PAIRS] = _pairs_of(config, run, paired, place / PAIRS)
+        elif config.pairs is not None:
             inputs[PAIRS] = _build(pairs.stage(config, config.pairs), inputs, place / PAIRS)
         result = _build(align.stage(config, settings), inputs, place / "align")
         seconds = time.monotonic() - started
@@ -111,6 +132,22 @@ def _build(stage: Any, inputs: dict[str, Path], place: Path) -> Path:
     return output
 
 
+def _pairs_of(config: RunConfig, run: Path, cases: Examples, place: Path) -> Path:
+    """What stage `pairs` would leave of these cases."""
+    table = beam_pairs(
+        _recommender(run, run / TRAIN),
+        cases,
+        data.load_interactions(run / DATA).user_ids,
+        count=_PAIRED.num_rejected,
+        beams=_PAIRED.beams,
+        mask_seen=config.evaluation.mask_seen,
+        created_by=f"generator of run {run.name}",
+    )
+    place.mkdir()
+    table.save(place / pairs.PAIRS_FILE)
+    return place
+
+
 def _others(cases: Examples, seen: Examples) -> Examples:
     """The cases of users that are not among `seen`."""
     rows = np.flatnonzero(~np.isin(cases.histories.users, seen.histories.users))
@@ -118,10 +155,14 @@ def _others(cases: Examples, seen: Examples) -> Examples:
 
 
 def _lists(config: RunConfig, run: Path, directory: Path, cases: Examples) -> IntArray:
-    ids = tokenize.load_ids(run / TOKENIZE)
-    stored = stored_config(run).generator
-    recommender = train.load_recommender(directory, stored, ids, encode.load_embeddings(run / ENCODE))
-    return train.rank(recommender, cases.histories, 50, beams=50, mask_seen=config.evaluation.mask_seen)
+    return train.rank(
+        _recommender(run, directory), cases.histories, 50, beams=50, mask_seen=config.evaluation.mask_seen
+    )
+
+
+def _recommender(run: Path, directory: Path) -> GenerativeRecommender:
+    ids, vectors = tokenize.load_ids(run / TOKENIZE), encode.load_embeddings(run / ENCODE)
+    return train.load_recommender(directory, stored_config(run).generator, ids, vectors)
 
 
 def _compared(cases: Examples, before: IntArray, after: IntArray, num_items: int, seed: int) -> dict[str, Any]:

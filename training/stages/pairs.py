@@ -41,7 +41,7 @@ from training.layout import DATA, ENCODE, PAIRS, PAIRS_REPORT, TOKENIZE, TRAIN
 from training.pipeline import Stage, Workspace
 from training.stages import data, encode, tokenize, train
 
-_PAIRS = "pairs.parquet"
+PAIRS_FILE = "pairs.parquet"
 _AT_A_TIME = 1024
 """Answers that the counter scores together."""
 _ALWAYS = ("beams", "ratings", "perturbed")
@@ -113,7 +113,7 @@ def _build(config: RunConfig, pairs: PairsConfig, workspace: Workspace) -> None:
         seed=config.run.seed,
     )
     table, filtered = clean(table, pairs.filters, filtering)
-    table.save(workspace.output / _PAIRS)
+    table.save(workspace.output / PAIRS_FILE)
     report: dict[str, Any] = _report(table)
     if pairs.clicks is not None:
         report["slates_left_out"] = left_out
@@ -273,4 +273,4 @@ def _report(table: PreferencePairs) -> dict[str, dict[str, float]]:
 
 def load_pairs(directory: Path) -> PreferencePairs:
     """The pairs of a finished stage, over the whole catalogue's indices."""
-    return PreferencePairs.load(directory / _PAIRS)
+    return PreferencePairs.load(directory / PAIRS_FILE)
