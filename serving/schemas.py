@@ -12,7 +12,7 @@ from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
 from recsys.generator.filters import Filter
 from recsys.profile.profile import MAX_STATEMENT_LENGTH, MAX_STATEMENTS
 from recsys.profile.profile import Source as StatementSource
-from serving.answers import Explain, FallbackReason, Mode, Source
+from serving.answers import Explain, FallbackReason, ItemStatus, Mode, Source
 from serving.problems import Problem
 
 MAX_K = 100
@@ -24,6 +24,9 @@ MAX_PAGE = 100
 MAX_DEADLINE_MS = 600_000
 MAX_BATCH = 100
 MAX_CURSOR = 8000
+MAX_TEXT = 10_000
+MAX_ATTRIBUTES = 100
+MAX_LINES = 5000
 MAX_QUERY = 200
 MAX_RANKED = 500
 MAX_CAPS = 5
@@ -37,6 +40,8 @@ Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Length of the page.")]
 Offset = Annotated[int, Field(ge=0, le=10_000_000, description="Entries to skip.")]
 Query = Annotated[str, Field(max_length=MAX_QUERY)]
+_Text = Annotated[str, Field(max_length=MAX_TEXT)]
+AttributeValue = _Text | Annotated[list[_Text], Field(max_length=MAX_CATEGORIES)] | None
 
 
 def _in_seconds(value: Any) -> Any:
@@ -274,7 +279,7 @@ class ItemSummary(_Response):
     title: str | None
     categories: list[str]
     sid: list[int]
-    """The semantic ID: one code a level, coarse to fine."""
+    """The semantic ID: one code a level, coarse to fine; empty while it has none of its own."""
 
 
 class Because(_Response):
@@ -332,6 +337,8 @@ class RecommendResponse(_Response):
     variants: dict[str, str]
     """The variant of each experiment that the user is in; further pages of a list do not repeat it."""
     model_version: str
+    catalog_version: int
+    """Of the model's catalogue: 0 is that of its bundle, and each change of items counts one."""
     timings_ms: dict[str, float]
     """Milliseconds of each step; `total` includes what lies between."""
 
@@ -432,9 +439,72 @@ class EventsResponse(_Response):
     rejected: list[RejectedEvent]
 
 
+class ItemIn(_Request):
+    """All that is known of an item; what is left out is not known any more."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"title": "Heat (1995)", "categories": ["Action", "Crime"], "attributes": {"year": "1995"}}]
+        }
+    )
+
+    title: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
+    categories: Annotated[list[Id], Field(max_length=MAX_CATEGORIES)] = []
+    attributes: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=200)], AttributeValue], Field(max_length=MAX_ATTRIBUTES)
+    ] = {}
+    """Texts, or lists of them, of further columns of the catalogue, `/v1/model` names them; a number is written out."""
+
+
+class ItemLine(ItemIn):
+    """A line of a bulk upsert."""
+
+    item_id: Id
+
+
+class ItemChange(_Response):
+    """What became of an item."""
+
+    item_id: str
+    outcome: Literal["created", "changed", "unchanged", "removed"]
+    """`unchanged`: it was like that already."""
+    status: ItemStatus
+    """`generatable`: it has a semantic ID, so that every source may list it. `retrievable`: it is found by search and
+    listed by all sources but the generator until it gets one, which takes moments; `GET` says when."""
+    catalog_version: int
+    """The first version of the catalogue that has the change; a recommendation of this or a later one knows it."""
+
+
+class ItemLineResult(_Response):
+    """What became of a line of a bulk upsert."""
+
+    line: int
+    """From 1."""
+    item_id: str | None
+    """Null where the line has none."""
+    outcome: Literal["created", "changed", "unchanged", "rejected"]
+    status: ItemStatus | None
+    """Null for a line that was rejected."""
+    reason: str | None
+    """Why it was rejected."""
+
+
+class ItemsResponse(_Response):
+    """What became of the lines, in their order."""
+
+    catalog_version: int
+    created: int
+    changed: int
+    unchanged: int
+    rejected: int
+    results: list[ItemLineResult]
+
+
 class ItemDetail(ItemSummary):
     """Everything known about an item."""
 
+    status: ItemStatus
+    """Whether it has a semantic ID, so that it can be generated, or is retrievable by all other sources until then."""
     interactions: int
     """In the data that the model was trained on."""
     attributes: dict[str, str | list[str] | None]
@@ -587,6 +657,10 @@ class ModelResponse(_Response):
     model_version: str
     created_at: datetime
     num_items: int
+    catalog_version: int
+    """Each change of items since the bundle was made counts one."""
+    catalog_columns: list[str]
+    """What the catalogue knows of items beside title and categories: what `attributes` may hold."""
     libraries: dict[str, str]
     loaded: list[str]
     """Versions of all models in memory, which a request may name as `model_version`."""

@@ -146,6 +146,8 @@ class RecommenderStage:
     num_items: int
     shares_calls: bool = True
     is_exclusive: bool = False
+    within: npt.NDArray[np.bool_] | None = None
+    """bool [num_items]: what it may list beside what a request allows; None: everything."""
 
     def key(self, asked: Asked) -> Hashable:
         """Lists of different lengths share a call where the short one is the beginning of the long one."""
@@ -164,7 +166,7 @@ class RecommenderStage:
         found = self.recommender.recommend(
             Sequences.from_lists([one.history for one in asked]),
             max(one.k for one in asked),
-            constraints=together(asked, self.num_items),
+            constraints=together(asked, self.num_items).within(self.within),
             sessions=[one.session for one in asked] if any(one.session is not None for one in asked) else None,
         )
         return [listed_row(found, row, one.k) for row, one in enumerate(asked)]
@@ -213,6 +215,7 @@ class ReasoningStage(_OneByOne):
     """Reasons first, then the list that follows from them: a core for seconds each."""
 
     recommender: GenerativeRecommender
+    within: npt.NDArray[np.bool_] | None = None
     name: StageName = field(default="reasoning", init=False)
     source: Source = field(default="reasoning", init=False)
 
@@ -222,7 +225,7 @@ class ReasoningStage(_OneByOne):
             Sequences.from_lists([asked.history]),
             asked.k,
             asked.reason,
-            constraints=together([asked], len(self.recommender.codes)),
+            constraints=together([asked], len(self.recommender.codes)).within(self.within),
         )
         return listed_row(reasoned.recommendations, 0, asked.k, chains=tuple(reasoned.chains[0]))
 
@@ -232,6 +235,7 @@ class ProfileStage(_OneByOne):
     """The generator with the user's profile before the history; nothing where no statement of it fits before that."""
 
     reader: GenerativeRecommender
+    within: npt.NDArray[np.bool_] | None = None
     name: StageName = field(default="profile", init=False)
     source: Source = field(default="generator", init=False)
 
@@ -242,7 +246,7 @@ class ProfileStage(_OneByOne):
         if not text:
             return None
         prompt = profile_prompt(language, text, recent)
-        held = together([asked], len(self.reader.codes))
+        held = together([asked], len(self.reader.codes)).within(self.within)
         found = self.reader.complete([prompt], asked.k, constraints=held, reserve_new=True)
         return listed_row(found, 0, asked.k, used_profile=True)
 
