@@ -113,6 +113,8 @@ class Query:
     """Whose history it is; it then stays encoded, so that the next request reads only what is new."""
     mode: Mode = "direct"
     """`reason` writes reasons first, which takes seconds."""
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    """How much each objective of the generator counts; empty: as the model has it."""
     profile: Profile | None = None
     """What is said about the user; read before the history in mode `direct` if the model knows words."""
 

@@ -79,6 +79,7 @@ def asked_of(
             if stands
         ),
         dropped_pins=tuple(pin.item_id for pin, stands in zip(query.pins, can_stand, strict=True) if not stands),
+        objectives=tuple(sorted(query.objectives.items())),
         session=query.session,
         profile=query.profile,
         reason=reason or ReasonConfig(),

@@ -102,11 +102,13 @@ async def _respond(
             seen_window=request.seen_window,
             session=request.user_id,
             mode=request.mode,
+            objectives=request.objectives,
             profile=known.profile,
             **query_rules(request, context.settings),
         )
         answer = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
-    if request.model_version is None:  # else the shadow might be compared with itself
+    # A shadow must not be compared with itself, and need not have the model's objectives.
+    if request.model_version is None and not request.objectives:
         context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
     if epsilon == 0:
         shown = best(answer, length)

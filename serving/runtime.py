@@ -18,8 +18,9 @@ import structlog
 from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray
-from recsys.errors import ArtifactError, RecsysError
+from recsys.errors import ArtifactError, ConfigError, RecsysError
 from recsys.generator import GenerativeRecommender, Recommender
+from recsys.generator.depth import mixture
 from recsys.generator.diversity import walk_one
 from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.intents.table import IntentTable
@@ -31,7 +32,7 @@ from recsys.retrieval.towers import ContentTower
 from serving.answers import Answer, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
 from serving.arranging import arrange
 from serving.asking import asked_of
-from serving.catalog_rules import CatalogRules
+from serving.catalog_rules import CatalogRules, RuleError
 from serving.lookups import PromptStage, RankStage, TextStage, WordsStage
 from serving.overlay import ChangedItem, Overlay
 from serving.placing import BundlePlacer, Placement, Placer, place
@@ -379,6 +380,12 @@ class RecommenderRuntime:
         return self.waiting is None or not self.waiting[item]
 
     @property
+    def objectives(self) -> Mapping[str, float]:
+        """What the generator's heads are for, with their weights; empty for a generator with one."""
+        generator = self._ways.recommender
+        return generator.objectives if isinstance(generator, GenerativeRecommender) else {}
+
+    @property
     def reads_profiles(self) -> bool:
         """Whether `recommend` makes use of a profile."""
         return self._profile is not None
@@ -452,9 +459,20 @@ class RecommenderRuntime:
         """`query` in the catalogue's numbers, and the ids of it that the catalogue does not have.
 
         Raises:
-            RuleError: a rule of it does not fit the catalogue.
+            RuleError: a rule of it does not fit the catalogue, or the model has no such objectives.
         """
+        self._check_objectives(query.objectives)
         return asked_of(query, self.catalog, self.rules, reason)
+
+    def _check_objectives(self, weights: Mapping[str, float]) -> None:
+        if not weights:
+            return
+        if not self.objectives:
+            raise RuleError("this model's generator has one head for all; leave objectives out", ("objectives",))
+        try:
+            mixture(tuple(self.objectives), weights)
+        except ConfigError as error:
+            raise RuleError(str(error), ("objectives",)) from error
 
     def recommend(
         self, history: Sequence[str], *, k: int, reason: ReasonConfig | None = None, **further: Any

@@ -32,6 +32,7 @@ MAX_RANKED = 500
 MAX_CAPS = 5
 MAX_PINS = 20
 MAX_BOOSTS = 20
+MAX_OBJECTIVES = 20
 MAX_BOOST = 100
 MAX_SECONDS = 20_000_000_000
 """The year 2603; larger numbers are milliseconds."""
@@ -186,6 +187,10 @@ class RecommendRequest(Rules):
     mode: Mode = "direct"
     """`reason`: the model first writes reasons, seconds of work, and the list is what follows from them. Refused where
     the model knows no words or was not taught to reason."""
+    objectives: Annotated[dict[Id, Annotated[float, Field(ge=0, le=1000)]], Field(max_length=MAX_OBJECTIVES)] = {}
+    """How much each objective counts in this list, by the names that `objectives` of `/v1/model` gives; of any sum, and
+    what is left out does not count. For models whose generator was aligned with a head an objective, in mode
+    `direct`."""
     model_version: Id | None = None
     """A model in memory (`loaded` of `/v1/model`) that shall answer instead of the active one. The request is then in
     no experiment, so that what is tried out does not count there."""
@@ -206,6 +211,12 @@ class RecommendRequest(Rules):
         if self.depth is not None and self.depth < self.k:
             raise ValueError(f"depth must be at least k, got depth {self.depth} and k {self.k}")
         _check_places(self.pins, self.depth or self.k)
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_are_of_direct_lists(self) -> RecommendRequest:
+        if self.objectives and self.mode != "direct":
+            raise ValueError("objectives are weighed in mode direct only; leave them or the mode out")
         return self
 
     @model_validator(mode="after")
@@ -662,6 +673,9 @@ class ModelResponse(_Response):
     catalog_columns: list[str]
     """What the catalogue knows of items beside title and categories: what `attributes` may hold."""
     libraries: dict[str, str]
+    objectives: dict[str, float]
+    """What the generator's heads are for, and how much each counts where a request does not say; empty for a model with
+    one head."""
     loaded: list[str]
     """Versions of all models in memory, which a request may name as `model_version`."""
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from recsys.data.sequences import IntArray, Sequences
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, ConfigError
 from recsys.generator.constraints import Constraints
 from recsys.generator.diversity import items_of_full_groups, walk_in_order
 from recsys.generator.lists import shortages
 from recsys.generator.recommendations import Recommendations, Recommender, SearchesBeams
+from recsys.generator.recommender import GenerativeRecommender
 from recsys.retrieval.features import PRIOR
 from recsys.retrieval.pool import Pool
 from recsys.retrieval.ranker import ConditionalLogit
@@ -57,6 +58,17 @@ class FusedRecommender:
         searcher = self._searcher
         assert searcher is not None
         return self._with_generator(searcher.with_beams(beams), most=beams)
+
+    def weighted(self, weights: Mapping[str, float]) -> FusedRecommender:
+        """The same fusion whose generator counts its objectives so, see `GenerativeRecommender.weighted`.
+
+        Raises:
+            ConfigError: the generator has no such objectives.
+        """
+        source = self.pool.sources[GENERATOR]
+        if not isinstance(source, GeneratorSource) or not isinstance(source.generator, GenerativeRecommender):
+            raise ConfigError("weights: the fusion's generator has no objectives")
+        return self._with_generator(source.generator.weighted(weights), source.most)
 
     @property
     def _searcher(self) -> SearchesBeams | None:

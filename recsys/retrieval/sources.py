@@ -69,7 +69,7 @@ class GeneratorSource:
     def __init__(self, generator: Recommender, most: int | None = None, generatable: BoolArray | None = None) -> None:
         self.generator = generator
         self.generatable = generatable
-        self._most = most
+        self.most = most
 
     def with_items(self, vectors: FloatArray) -> Source:
         """The same: who has another generator makes another source."""
@@ -83,7 +83,7 @@ class GeneratorSource:
         scores = np.full((len(histories), n), -np.inf, dtype=np.float32)
         rows = np.flatnonzero(histories.lengths > 0)
         if len(rows):
-            width = n if self._most is None else min(n, self._most)
+            width = n if self.most is None else min(n, self.most)
             found = self.generator.recommend(
                 histories.select(rows),
                 width,

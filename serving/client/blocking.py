@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -84,6 +84,7 @@ class Client:
         seen_window: int | None = None,
         mode: Literal["direct", "reason"] = "direct",
         explain: Literal["none", "evidence", "intent"] = "evidence",
+        objectives: Mapping[str, float] | None = None,
         model_version: str | None = None,
         rules: Rules | None = None,
     ) -> Recommendations:
@@ -100,6 +101,7 @@ class Client:
             seen_window: entries of the history, with `exclude_seen="window"`.
             mode: `reason` writes reasons first, which takes seconds.
             explain: what is said of why: nothing, like items of the history, or tags of the user's interests.
+            objectives: how much each counts in this list, by the names in `model().objectives`.
             model_version: a model in memory that shall answer instead of the active one.
             rules: what else may stand in the list, and where; the arguments above win over its fields of their name.
 
@@ -119,6 +121,7 @@ class Client:
                 seen_window=seen_window,
                 mode=mode,
                 explain=explain,
+                objectives=objectives,
                 model_version=model_version,
                 rules=rules,
             )

@@ -90,6 +90,7 @@ def recommend(
     seen_window: int | None,
     mode: str,
     explain: str,
+    objectives: Mapping[str, float] | None,
     model_version: str | None,
     rules: Rules | None,
 ) -> Call[Recommendations]:
@@ -105,6 +106,7 @@ def recommend(
         "seen_window": seen_window,
         "mode": mode,
         "explain": explain,
+        "objectives": dict(objectives) if objectives else None,
         "model_version": model_version,
     }
     body = _body(rules) | {name: value for name, value in given.items() if value is not None}

@@ -283,5 +283,7 @@ class Model(_Answer):
     catalog_version: int = 0
     catalog_columns: tuple[str, ...] = ()
     """What items have beside title and categories."""
+    objectives: dict[str, float] = {}
+    """What `objectives` of a request may weigh, with the weights that hold without them."""
     loaded: tuple[str, ...] = ()
     """Versions of all models in memory, which a request may name."""

@@ -76,6 +76,7 @@ async def get_model(context: Context) -> ModelResponse:
         catalog_version=runtime.catalog_version,
         catalog_columns=[name for name in runtime.catalog.frame.columns if name not in presentation.SUMMARY_COLUMNS],
         libraries=dict(info.libraries),
+        objectives=dict(runtime.objectives),
         loaded=[model.version for model, _ in context.models.states()],
     )
 
