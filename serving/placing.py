@@ -104,7 +104,7 @@ class BundlePlacer:
         if self._has_encoder and len(with_text):
             try:
                 texts = item_texts(Catalog(frame=items.frame[with_text]), bundle.embeddings.encoder)
-                vectors[with_text] = bundle.embeddings.match(bundle.text_encoder.encode(texts, shows_progress=False))
+                vectors[with_text] = bundle.embeddings.match(bundle.text_encoder.encode_few(texts))
                 exists[with_text] = True
             except (AssetError, ConfigError) as error:
                 self._has_encoder = False

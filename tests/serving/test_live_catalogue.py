@@ -228,7 +228,7 @@ def test_without_an_encoder_an_item_stands_where_its_categories_are(
     bundle = Bundle.load(paths["plain"])
 
     class Missing:
-        def encode(self, *_: object, **__: object) -> np.ndarray:
+        def encode_few(self, *_: object) -> np.ndarray:
             raise AssetError("the model is nowhere")
 
     bundle.__dict__["text_encoder"] = Missing()
