@@ -69,14 +69,9 @@ def capped(search: ListSearch, constraints: Constraints, k: int, batch_size: int
 def walk_in_order(items: IntArray, caps: Sequence[Cap], k: int) -> npt.NDArray[np.bool_]:
     """bool [R, P]: which of `items` (int64 [R, P], best first, -1 for none) a list of k takes; see the module."""
     taken = np.zeros(items.shape, dtype=bool)
-    groups = [cap.groups.of(items) for cap in caps]
-    for place in range(items.shape[1]):
-        fits = (items[:, place] >= 0) & (taken.sum(axis=1) < k)
-        for cap, of_items in zip(caps, groups, strict=True):
-            mine = of_items[:, place]
-            same = (mine[:, :, None, None] == of_items[:, None, :place]).any(axis=-1) & taken[:, None, :place]
-            fits &= ((same.sum(axis=-1) < cap.most) | (mine < 0)).all(axis=-1)
-        taken[:, place] = fits
+    for row, listed in zip(taken, items, strict=True):
+        exists = listed >= 0
+        row[:] = exists & np.isin(listed, walk_one(listed[exists], caps, k))
     return taken
 
 
