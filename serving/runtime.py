@@ -351,7 +351,7 @@ class RecommenderRuntime:
         items, scores = found.items, found.scores
         if asked.arrangement is not None:
             with clock.step("arrange"):
-                items, scores = arrange(items, scores, asked.arrangement, asked.caps, self._directions_of)
+                items, scores = arrange(items, scores, asked.arrangement, self._directions_of)
         with clock.step("reasons"):
             reasons = self._reasons(asked, items)
         return Answer(

@@ -296,6 +296,14 @@ def test_pins_count_in_caps(client: TestClient) -> None:
     assert Counter(int(item["item_id"][1:]) % 3 for item in items) == {0: 2, 1: 2, 2: 2}
 
 
+@pytest.mark.parametrize("history", [["i23"], []])
+def test_an_item_that_a_pin_makes_impossible_takes_no_place(client: TestClient, history: list[str]) -> None:
+    """i1 is low; the others that are, even ones too, would keep i8 out if they were listed before the pin counts."""
+    found = {"in": {"column": "item_id", "values": ["i0", "i1", "i2", "i4", "i8"]}}
+    pins = [{"item_id": "i1", "position": 2}]
+    assert _ids(_ask(client, history=history, k=4, filter=found, max_per={"categories": 1}, pins=pins)) == ["i8", "i1"]
+
+
 def test_pages_of_a_list_with_pins_are_the_list(client: TestClient) -> None:
     body = {"pins": [{"item_id": "i9", "position": 2}, {"item_id": "i8", "position": 5}], "diversity": 0.5}
     whole = _ask(client, k=6, **body)
