@@ -311,6 +311,13 @@ def test_pages_of_a_list_with_pins_are_the_list(client: TestClient) -> None:
     rest = client.post("/v1/recommend:next", json={"cursor": first["next_cursor"], "k": 3}).json()
     assert _ids(first) + _ids(rest) == _ids(whole)
     assert [item["source"] for item in rest["items"]] == ["generator", "pin", "generator"]
+    assert rest["items"][1]["reason"] == {
+        "text": "Pinned",
+        "because": None,
+        "similarity": None,
+        "tags": [],
+        "evidence": [],
+    }
 
 
 def test_boosts_are_added_to_the_scores_of_candidates(client: TestClient) -> None:
