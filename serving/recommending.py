@@ -68,7 +68,8 @@ async def recommend(
     else:
         model = _named(context, request.model_version)
     with model.use() as chosen:
-        request = arm.applied_to(request, can_reason=chosen.runtime.no_reasons is None)
+        runtime = chosen.runtime
+        request = arm.applied_to(request, can_reason=runtime.no_reasons is None, columns=runtime.catalog.frame.columns)
         return await _respond(context, chosen, request, arm, allowance_s)
 
 
