@@ -260,6 +260,16 @@ def resolved(node: Node, named: Mapping[str, Node], place: Place = ()) -> Node:
     return node
 
 
+def num_conditions(node: Node) -> int:
+    """Conditions and joints of a filter, together; a name is one, whatever it stands for."""
+    match node:
+        case And(and_=parts) | Or(or_=parts):
+            return 1 + sum(num_conditions(part) for part in parts)
+        case Not(not_=part):
+            return 1 + num_conditions(part)
+    return 1
+
+
 def joined(parts: Sequence[Node]) -> Node:
     """The filter that all of `parts` make, of which there is one at least."""
     return parts[0] if len(parts) == 1 else And(**{"and": list(parts)})

@@ -28,6 +28,7 @@ STOCK = [str(i % 3) for i in range(NUM_ITEMS)]
 COLUMNS = {"price": PRICES, "stock": STOCK}
 IN_STOCK = {"range": {"column": "stock", "min": 1}}
 CHEAP = {"range": {"column": "price", "max": 20}}
+BOOST = {"weight": 1, "filter": CHEAP}
 
 Runtimes = Callable[..., RecommenderRuntime]
 
@@ -180,6 +181,11 @@ def test_named_filters_that_always_hold_hold_for_popularity_too(priced: Recommen
             "holds no lists",
         ),
         ({"boosts": [{"weight": 1}]}, "boosts[0]", "give either filter or item_ids"),
+        (
+            {"filter": {"not": CHEAP}, "boosts": [{"weight": 1, "filter": {"or": [CHEAP] * 48}}] * 2 + [BOOST]},
+            "body",
+            "may have 100 conditions together, got 101",
+        ),
         ({"max_per": {"color": 1}}, "max_per.color", "no column 'color'"),
         ({"max_per": {"brand": 0}}, "max_per.brand", "greater than or equal to 1"),
         ({"exclude_seen": "window"}, "body", "give both or neither"),
