@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,12 +48,13 @@ class Arm:
         """The variant of each experiment that the request is in."""
         return {exposure.experiment: exposure.variant for exposure in self.exposures}
 
-    def applied_to(self, request: RecommendRequest, *, can_reason: bool) -> RecommendRequest:
+    def applied_to(self, request: RecommendRequest, *, can_reason: bool, columns: Collection[str]) -> RecommendRequest:
         """The request as the arm wants it.
 
         Args:
             request: what is asked.
             can_reason: whether the model has mode `reason`; else the arm's mode is left out.
+            columns: of the model's catalogue; caps on others are left out. It may be another model than the arm's.
         """
         wanted: dict[str, Any] = {
             name: getattr(self.settings, name) for name in ("mode", "max_per_category", "max_per", "diversity")
@@ -61,6 +62,9 @@ class Arm:
         if wanted["mode"] == "reason" and not can_reason:
             _log.warning("the model of this arm gives no reasons, answering directly", variants=self.variants)
             del wanted["mode"]
+        if missing := sorted((wanted["max_per"] or {}).keys() - set(columns)):
+            _log.warning("the catalogue lacks a column of this arm", column=missing[0], variants=self.variants)
+            wanted["max_per"] = {name: most for name, most in wanted["max_per"].items() if name in columns}
         changes = {
             name: value for name, value in wanted.items() if value is not None and name not in request.model_fields_set
         }
@@ -81,28 +85,42 @@ class Arms:
         self._plan = plan
         self._experiments = Experiments(plan)
 
-    def check(self, no_reasons: str | None, columns: Collection[str]) -> None:
-        """Refuse a plan that the model cannot follow.
+    def check_mode(self, no_reasons: str | None) -> None:
+        """Refuse a plan that the first model cannot follow. A later one without reasons answers directly.
 
         Args:
             no_reasons: why the model has no mode `reason`; None if it has.
+
+        Raises:
+            ConfigError: a variant asks for that mode all the same.
+        """
+        for place, settings in self._variants():
+            if no_reasons and settings.mode == "reason" and settings.model_version is None:
+                raise ConfigError(f"experiments: {place} asks for mode reason, but {no_reasons}")
+
+    def check_columns(self, model_version: str, columns: Collection[str]) -> None:
+        """Refuse a model whose catalogue lacks what the plan asks of it.
+
+        Args:
+            model_version: of the model.
             columns: of its catalogue.
 
         Raises:
-            ConfigError: a variant asks for that mode all the same, or for a column that is not there.
+            ConfigError: a variant that it may answer caps a column that is not there.
         """
+        for place, settings in self._variants():
+            missing = sorted((settings.max_per or {}).keys() - set(columns))
+            if missing and settings.model_version in (None, model_version):
+                raise ConfigError(
+                    f"experiments: {place} has max_per of {missing[0]!r}, but there are the columns "
+                    f"{', '.join(columns)}"
+                )
+
+    def _variants(self) -> Iterator[tuple[str, ArmSettings]]:
         for layer in self._plan.layers:
             for name, experiment in layer.experiments.items():
                 for variant, settings in experiment.variants.items():
-                    if "model_version" in settings:
-                        continue  # an arm with a model of its own is judged when that is loaded
-                    if no_reasons and settings.get("mode") == "reason":
-                        raise ConfigError(f"experiments: {name}/{variant} asks for mode reason, but {no_reasons}")
-                    if missing := sorted((settings.get("max_per") or {}).keys() - set(columns)):
-                        raise ConfigError(
-                            f"experiments: {name}/{variant} has max_per of {missing[0]!r}, but there are the columns "
-                            f"{', '.join(columns)}"
-                        )
+                    yield f"{name}/{variant}", ArmSettings.model_validate(settings)
 
     def of(self, unit: str | None, forced: Mapping[str, str]) -> Arm:
         """Where a request is.

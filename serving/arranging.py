@@ -1,4 +1,4 @@
-"""Re-orders a list of candidates: boosts, room for pinned items, diversity. Knows no model, no catalogue and no HTTP.
+"""Re-orders a list of candidates: boosts, diversity. Knows no model, no catalogue and no HTTP.
 
 All of it acts on the candidates that a source gave, a list that is longer than the one that is shown: an item that is
 not among them cannot rise into it. Rules that must reach every item (filters, caps, what was seen) are the search's.
@@ -18,8 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.data.sequences import IntArray
-from recsys.generator.constraints import Cap
-from recsys.generator.diversity import walk_one
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -30,8 +28,6 @@ class Arrangement:
 
     boosts: Sequence[tuple[npt.NDArray[np.bool_], float]] = ()
     """bool [num_items], which items, with what is added to their scores."""
-    pinned: IntArray
-    """int64 [P]: items that stand in the list beside the candidates; they count in caps."""
     diversity: float = 0.0
 
 
@@ -39,16 +35,14 @@ def arrange(
     items: IntArray,
     scores: FloatArray,
     arrangement: Arrangement,
-    caps: Sequence[Cap],
     directions: Callable[[IntArray], FloatArray],
 ) -> tuple[IntArray, FloatArray]:
-    """The candidates in the order of the list, with their boosted scores; fewer where pinned items fill a cap.
+    """The candidates in the order of the list, with their boosted scores.
 
     Args:
-        items: int64 [C], best first, none of them pinned.
+        items: int64 [C], best first.
         scores: float32 [C].
         arrangement: what to do.
-        caps: that the list keeps, its pinned items included.
         directions: of items, int64 [C] to float32 [C, D]: unit vectors, whose inner products say how much alike they
             are.
     """
@@ -57,9 +51,6 @@ def arrange(
         scores = (scores + offsets).astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         items, scores = items[order], scores[order]
-    if caps and len(arrangement.pinned):
-        kept = np.isin(items, walk_one(items, caps, len(items), given=arrangement.pinned))
-        items, scores = items[kept], scores[kept]
     if arrangement.diversity:
         order = diverse_order(scores, directions(items), arrangement.diversity)
         items, scores = items[order], scores[order]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable
 from functools import reduce
 from operator import and_
 
@@ -51,19 +51,18 @@ def asked_of(
     if query.exclude_seen:
         seen = whole if query.seen_window is None else whole[-query.seen_window :]
         denied.append(seen[seen >= 0])
-    caps, caps_key = _caps(query, rules)
+    caps, caps_key = _caps(query, rules, pinned_here)
     arrangement = None
-    if query.pins or query.boosts or query.diversity:
+    if query.boosts or query.diversity:
         arrangement = Arrangement(
             boosts=[
                 (_boosted(boost, place, items[items >= 0], rules, catalog.num_items), boost.weight)
                 for place, (boost, items) in enumerate(zip(query.boosts, boosted, strict=True))
             ],
-            pinned=pinned_here,
             diversity=query.diversity,
         )
     asked = Asked(
-        k=_length(query, pinned_here, caps, len(ranked)),
+        k=_length(query, len(pinned_here), len(ranked)),
         history=history,
         denied=np.unique(np.concatenate(denied)),
         allow=allow,
@@ -115,13 +114,17 @@ def _allowed(query: Query, rules: CatalogRules, num_items: int, ranked: IntArray
     return reduce(and_, parts)
 
 
-def _caps(query: Query, rules: CatalogRules) -> tuple[list[Cap], tuple[tuple[str, int], ...]]:
-    """The caps, and what names them; where both kinds speak of categories, the smaller one."""
+def _caps(query: Query, rules: CatalogRules, pinned: IntArray) -> tuple[list[Cap], Hashable]:
+    """The caps, in which pinned items count, and what names them; where both kinds speak of categories, the smaller
+    one."""
     most = dict(query.max_per)
     if query.max_per_category is not None:
         most[CATEGORIES] = min(query.max_per_category, most.get(CATEGORIES, query.max_per_category))
-    caps = [Cap(groups=rules.groups(column, ("max_per", column)), most=count) for column, count in most.items()]
-    return caps, tuple(sorted(most.items()))
+    caps = [
+        Cap(groups=rules.groups(column, ("max_per", column)), most=count, given=pinned)
+        for column, count in most.items()
+    ]
+    return caps, (tuple(sorted(most.items())), tuple(sorted(pinned.tolist()))) if caps else ()
 
 
 def _boosted(boost: Boost, place: int, items: IntArray, rules: CatalogRules, num_items: int) -> BoolArray:
@@ -132,11 +135,9 @@ def _boosted(boost: Boost, place: int, items: IntArray, rules: CatalogRules, num
     return chosen
 
 
-def _length(query: Query, pinned: IntArray, caps: Sequence[Cap], num_ranked: int) -> int:
-    """How many items the sources are asked for: beside those that are pinned, with as many more as those may push out
-    by filling a cap, and from which boosts and diversity can choose."""
+def _length(query: Query, num_pinned: int, num_ranked: int) -> int:
+    """How many items the sources are asked for: beside those that are pinned, and from which boosts and diversity can
+    choose."""
     if query.task == "rank":
         return max(1, num_ranked)
-    pushed_out = sum(int(np.diff(cap.groups.offsets)[pinned].sum()) for cap in caps)
-    wanted = query.k - len(pinned) + pushed_out
-    return max(1, wanted, query.candidates if query.boosts or query.diversity else 0)
+    return max(1, query.k - num_pinned, query.candidates if query.boosts or query.diversity else 0)

@@ -78,7 +78,7 @@ class ServingContext:
         self.slates = slates
         self._offline = offline
         self.arms = Arms(settings.experiments)
-        self.arms.check(runtime.no_reasons, runtime.catalog.frame.columns)
+        self.arms.check_mode(runtime.no_reasons)
         self.results = ExperimentResults(settings.experiments, outcomes)
         self.settings = settings
         self.metrics = Metrics(runtime.info)

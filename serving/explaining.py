@@ -10,7 +10,6 @@ import anyio.to_thread
 import structlog
 
 from recsys.data.sequences import IntArray
-from recsys.generator.lm.chat_client import ChatError
 from serving.answers import Explain
 from serving.context import ServingContext
 from serving.intents import Explained, IntentReason, UserIntents
@@ -74,8 +73,8 @@ async def _write(intents: UserIntents, found: Explained, deadline: float) -> Non
     try:
         with anyio.move_on_after(within_s):
             await anyio.to_thread.run_sync(intents.write, found.missing, abandon_on_cancel=True)
-    except ChatError as error:
-        _log.warning("no explanations are written", error=str(error))
+    except Exception as error:  # of the chat model, of the network, of the disk: the list is there without it
+        _log.warning("no explanations are written", error=repr(error))
 
 
 def _with_evidence(

@@ -22,6 +22,7 @@ import structlog
 
 from recsys.errors import ArtifactError, ConfigError
 from serving.answers import Answer, Query
+from serving.arms import Arms
 from serving.chain import AnswerChain
 from serving.intents import OnDemand, UserIntents
 from serving.path_metrics import PathMetrics
@@ -48,11 +49,12 @@ class ServedModel:
         metrics: of the request path.
 
     Raises:
-        ConfigError: a named filter of the settings does not fit the catalogue.
+        ConfigError: a named filter or an experiment of the settings does not fit the catalogue.
     """
 
     def __init__(self, runtime: RecommenderRuntime, settings: ServingSettings, metrics: PathMetrics) -> None:
         runtime.rules.check(settings.filters)
+        Arms(settings.experiments).check_columns(runtime.info.model_version, runtime.catalog.frame.columns)
         self.base = runtime
         """Over the catalogue of its bundle."""
         self.chain = AnswerChain(runtime, settings, metrics)
@@ -218,7 +220,7 @@ class Models:
 
         Raises:
             ModelError: too many models are in memory, this one is already, it is of other data, or the service's
-                named filters do not fit it.
+                named filters or experiments do not fit it.
             ArtifactError: the bundle is missing, damaged or incompatible, or its model cannot answer.
         """
         async with self._loading:

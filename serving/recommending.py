@@ -6,7 +6,7 @@ import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio.to_thread
 import numpy as np
@@ -29,7 +29,7 @@ from serving.profiles import UnreadableProfileError
 from serving.requested_rules import query_rules, rule_problems
 from serving.runtime import Clock
 from serving.schemas import MAX_HISTORY, NextRequest, RecommendedItem, RecommendRequest, RecommendResponse
-from serving.shown import Shown, best, draw
+from serving.shown import Shown, best, draw, pinned_pick
 from serving.stages import Asked, Listed
 
 _FROZEN_HISTORY = 50
@@ -68,7 +68,8 @@ async def recommend(
     else:
         model = _named(context, request.model_version)
     with model.use() as chosen:
-        request = arm.applied_to(request, can_reason=chosen.runtime.no_reasons is None)
+        runtime = chosen.runtime
+        request = arm.applied_to(request, can_reason=runtime.no_reasons is None, columns=runtime.catalog.frame.columns)
         return await _respond(context, chosen, request, arm, allowance_s)
 
 
@@ -197,7 +198,8 @@ async def next_page(context: ServingContext, request: NextRequest) -> RecommendR
     listed, rest = frozen.without_removed(model.runtime.listed).split(request.k)
     asked = Asked(k=request.k, history=frozen.history, denied=np.zeros(0, dtype=np.int64))
     answer = model.runtime.answer(asked, listed, frozen.source, frozen.fallback_reason, [], clock)
-    items = presentation.recommended(model.runtime, answer)
+    picks = [pinned_pick(pick.item) if math.isnan(pick.score) else pick for pick in answer.picks]
+    items = presentation.recommended(model.runtime, replace(answer, picks=picks))
     history = [model.runtime.catalog.item_ids[item] for item in frozen.history.tolist()]
     deadline = started + model.chain.default_deadline_s
     items = await explained(context, model, items, history, request.explain, deadline)

@@ -536,9 +536,9 @@ class RecommenderRuntime:
         items, scores = found.items, found.scores
         if asked.arrangement is not None:
             with clock.step("arrange"):
-                items, scores = arrange(items, scores, asked.arrangement, asked.caps, self._directions_of)
+                items, scores = arrange(items, scores, asked.arrangement, self._directions_of)
         with clock.step("reasons"):
-            reasons = self._reasons(asked, items)
+            reasons = self._reasons(asked, items, source)
         return Answer(
             picks=[
                 Pick(item=int(item), score=float(score), reason=reason)
@@ -569,9 +569,9 @@ class RecommenderRuntime:
         found: npt.NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
         return found
 
-    def _reasons(self, asked: Asked, items: IntArray) -> list[Reason]:
+    def _reasons(self, asked: Asked, items: IntArray, source: Source) -> list[Reason]:
         history = asked.history[-_EXPLAINED_HISTORY:]
-        if asked.words:
+        if asked.words and source != "popularity":
             return [Reason(text=f"Found for {asked.words}", because=None, similarity=None)] * len(items)
         if not len(history):
             return [

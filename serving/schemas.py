@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
-from recsys.generator.filters import Filter
+from recsys.generator.filters import MAX_CONDITIONS, Filter, num_conditions
 from recsys.profile.profile import MAX_STATEMENT_LENGTH, MAX_STATEMENTS
 from recsys.profile.profile import Source as StatementSource
 from serving.answers import Explain, FallbackReason, ItemStatus, Mode, Source
@@ -135,9 +135,19 @@ class Rules(_Request):
     """Items with fixed places, even if they were seen. One that the catalogue does not have, or that a filter forbids,
     is left out, and `dropped_pins` names it."""
     boosts: Annotated[list[BoostIn], Field(max_length=MAX_BOOSTS)] = []
-    """Added to scores, all that apply to an item together."""
+    """Added to scores, all that apply to an item together. Their filters and `filter` may have 100 conditions."""
     diversity: Diversity = 0.0
     """Above 0 items that are like those before them move down; at 1 only the first item is there for its score."""
+
+    @model_validator(mode="after")
+    def _filters_cost_little(self) -> Self:
+        filters = [self.filter, *(boost.filter for boost in self.boosts)]
+        count = sum(num_conditions(each) for each in filters if each is not None)
+        if count > MAX_CONDITIONS:
+            raise ValueError(
+                f"filter and boosts may have {MAX_CONDITIONS} conditions together, got {count}; use in for many values"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pins_can_stand(self) -> Self:

@@ -81,12 +81,16 @@ def draw(answer: Answer, k: int, epsilon: float, *, seed: int | None = None) -> 
     )
 
 
+def pinned_pick(item: int, text: str = "Pinned") -> Pick:
+    """An item that stands in a list because somebody wants it to."""
+    return Pick(item=item, score=math.nan, reason=Reason(text=text, because=None, similarity=None))
+
+
 def _with_pins(shown: Shown) -> Shown:
     """The list with its pinned items at their places; at its end where it is too short to have them."""
     picks, marginal, conditional = list(shown.answer.picks), shown.marginal, shown.conditional
     for pin in sorted(shown.answer.pins, key=lambda pin: pin.position):
         place = min(pin.position - 1, len(picks))
-        reason = Reason(text=f"Pinned to place {pin.position}", because=None, similarity=None)
-        picks.insert(place, Pick(item=pin.item, score=math.nan, reason=reason))
+        picks.insert(place, pinned_pick(pin.item, f"Pinned to place {pin.position}"))
         marginal, conditional = (np.insert(each, place, 1.0) for each in (marginal, conditional))
     return replace(shown, answer=replace(shown.answer, picks=picks), marginal=marginal, conditional=conditional)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ class Cap:
     """The groups of every item; an item counts in all of its own."""
     most: int
     """Items of a group that a list may hold."""
+    given: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """int64 [P]: items that stand in the list beside those that are found, and count; they may be more than `most`."""
 
     def __post_init__(self) -> None:
         if self.most < 1:

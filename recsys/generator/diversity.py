@@ -69,54 +69,53 @@ def capped(search: ListSearch, constraints: Constraints, k: int, batch_size: int
 def walk_in_order(items: IntArray, caps: Sequence[Cap], k: int) -> npt.NDArray[np.bool_]:
     """bool [R, P]: which of `items` (int64 [R, P], best first, -1 for none) a list of k takes; see the module."""
     taken = np.zeros(items.shape, dtype=bool)
-    groups = [cap.groups.of(items) for cap in caps]
-    for place in range(items.shape[1]):
-        fits = (items[:, place] >= 0) & (taken.sum(axis=1) < k)
-        for cap, of_items in zip(caps, groups, strict=True):
-            mine = of_items[:, place]
-            same = (mine[:, :, None, None] == of_items[:, None, :place]).any(axis=-1) & taken[:, None, :place]
-            fits &= ((same.sum(axis=-1) < cap.most) | (mine < 0)).all(axis=-1)
-        taken[:, place] = fits
+    for row, listed in zip(taken, items, strict=True):
+        exists = listed >= 0
+        row[:] = exists & np.isin(listed, walk_one(listed[exists], caps, k))
     return taken
 
 
-def walk_one(order: IntArray, caps: Sequence[Cap], k: int, given: IntArray | None = None) -> IntArray:
+def walk_one(order: IntArray, caps: Sequence[Cap], k: int) -> IntArray:
     """int64 [at most k]: what a list of k takes of one request's items (int64 [P], best first).
 
     Args:
         order: the items.
         caps: of the list.
         k: how many it takes.
-        given: int64 [G], items that the list has beside those, and that count too.
     """
     counts = [np.zeros(cap.groups.num_groups, dtype=np.int64) for cap in caps]
     taken: list[int] = []
     left = order
-    waiting = [] if given is None else given.tolist()
-    while waiting or (len(taken) < k and len(left)):
-        if waiting:
-            item = int(waiting.pop())
-        else:
-            item = int(left[0])
-            taken.append(item)
-            left = left[1:]
+    for cap, count in zip(caps, counts, strict=True):
+        mine = cap.groups.of(cap.given)
+        np.add.at(count, mine[mine >= 0], 1)
+        left = _outside(left, cap, np.flatnonzero(count >= cap.most))
+    while len(taken) < k and len(left):
+        item = int(left[0])
+        taken.append(item)
+        left = left[1:]
         for cap, count in zip(caps, counts, strict=True):
             mine = cap.groups.ids[cap.groups.offsets[item] : cap.groups.offsets[item + 1]]
             count[mine] += 1
             # A group fills up at most once an item taken; all of its items go at once, however many there are.
-            full = mine[count[mine] == cap.most]
-            if len(full):
-                denied = np.zeros(cap.groups.num_items, dtype=bool)
-                denied[cap.groups.items_of(full)] = True
-                left = left[~denied[left]]
+            left = _outside(left, cap, mine[count[mine] == cap.most])
     return np.array(taken, dtype=np.int64)
 
 
+def _outside(items: IntArray, cap: Cap, full: IntArray) -> IntArray:
+    """Those of `items` that are in none of the groups `full`."""
+    if not len(full):
+        return items
+    denied = np.zeros(cap.groups.num_items, dtype=bool)
+    denied[cap.groups.items_of(full)] = True
+    return items[~denied[items]]
+
+
 def items_of_full_groups(listed: IntArray, caps: Sequence[Cap]) -> IntArray:
-    """int64: items in a group of which `listed` (int64 [P]) has as many as it may."""
+    """int64: items in a group of which `listed` (int64 [P]), with what is given, has as many as it may."""
     found = [np.zeros(0, dtype=np.int64)]
     for cap in caps:
-        groups, counts = np.unique(cap.groups.of(listed), return_counts=True)
+        groups, counts = np.unique(cap.groups.of(np.concatenate([listed, cap.given])), return_counts=True)
         found.append(cap.groups.items_of(groups[(groups >= 0) & (counts >= cap.most)]))
     return np.concatenate(found)
 

@@ -260,6 +260,16 @@ def resolved(node: Node, named: Mapping[str, Node], place: Place = ()) -> Node:
     return node
 
 
+def num_conditions(node: Node) -> int:
+    """Conditions and joints of a filter, together; a name is one, whatever it stands for."""
+    match node:
+        case And(and_=parts) | Or(or_=parts):
+            return 1 + sum(num_conditions(part) for part in parts)
+        case Not(not_=part):
+            return 1 + num_conditions(part)
+    return 1
+
+
 def joined(parts: Sequence[Node]) -> Node:
     """The filter that all of `parts` make, of which there is one at least."""
     return parts[0] if len(parts) == 1 else And(**{"and": list(parts)})
@@ -357,7 +367,9 @@ class _Column:
         if texts and self._kind == "number":
             raise self._error(f"the column {self._name!r} holds numbers; give a number", key)
         numbers = [value for value in values if not isinstance(value, str)]
-        parts = [self.between(value, value) for value in numbers]
+        parts = []
+        if numbers:
+            parts.append(self._numbers().is_in(numbers))
         if texts:
             parts.append(pl.col(self._name).is_in(texts))
         return pl.any_horizontal([part.fill_null(False) for part in parts])
@@ -373,11 +385,7 @@ class _Column:
 
     def between(self, low: float | None, high: float | None) -> pl.Expr:
         """The number in the column lies in low..high."""
-        if self._kind == "list":
-            raise self._error(f"the column {self._name!r} holds lists, no numbers; {self._with_numbers()}")
-        if not self._table.has_numbers(self._name):
-            raise self._error(f"the column {self._name!r} holds no numbers; {self._with_numbers()}")
-        return between(pl.lit(self._table.numbers(self._name)), low, high)
+        return between(self._numbers(), low, high)
 
     def has_value(self) -> pl.Expr:
         """There is a value."""
@@ -394,6 +402,14 @@ class _Column:
             lists = [name for name, dtype in self._items.schema.items() if dtype == pl.List(pl.String())]
             raise self._error(f"the column {self._name!r} holds no lists; use eq or in, or one of: {', '.join(lists)}")
         return in_any_category(value, column=self._name)
+
+    def _numbers(self) -> pl.Expr:
+        """float64: the numbers of the column, null for none."""
+        if self._kind == "list":
+            raise self._error(f"the column {self._name!r} holds lists, no numbers; {self._with_numbers()}")
+        if not self._table.has_numbers(self._name):
+            raise self._error(f"the column {self._name!r} holds no numbers; {self._with_numbers()}")
+        return pl.lit(self._table.numbers(self._name))
 
     def _with_numbers(self) -> str:
         flat = [name for name, dtype in self._items.schema.items() if dtype == pl.String() or dtype.is_numeric()]

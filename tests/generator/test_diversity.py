@@ -23,6 +23,8 @@ def greedy(order: np.ndarray, caps: list[Cap], k: int) -> list[int]:
     """The definition, item by item."""
     counts = [Counter() for _ in caps]
     taken = []
+    for cap, count in zip(caps, counts, strict=True):
+        count.update(cap.groups.of(cap.given).ravel().tolist())
     for item in order.tolist():
         groups = [[int(g) for g in cap.groups.of(np.array([item]))[0] if g >= 0] for cap in caps]
         if all(count[g] < cap.most for count, cap, mine in zip(counts, caps, groups, strict=True) for g in mine):
@@ -40,13 +42,15 @@ def ragged(num_items: int, num_groups: int, seed: int) -> Groups:
 
 
 @pytest.mark.parametrize("shape", ["nested", "flat", "any_order"])
-@pytest.mark.parametrize("kind", ["prefix", "categories", "both", "one group", "deny too"])
+@pytest.mark.parametrize("kind", ["prefix", "categories", "both", "one group", "deny too", "given"])
 def test_capped_lists_are_a_walk_over_the_whole_catalogue(make_recommender, shape: str, kind: str) -> None:
     recommender = make_recommender(shape, num_items=300)
     prefix = Cap(groups=Groups.from_prefixes(recommender.codes, 1), most=1)
     categories = Cap(groups=ragged(300, 12, seed=3), most=2)
     dominating = Cap(groups=Groups.from_labels([0] if item % 20 else [1] for item in range(300)), most=2)
+    given_too = Cap(groups=categories.groups, most=2, given=np.array([5, 40, 41, 100]))
     caps = {"prefix": [prefix], "categories": [categories], "both": [prefix, categories], "one group": [dominating]}
+    caps["given"] = [prefix, given_too]
     used = caps.get(kind, [categories])
     deny = [np.arange(row, 300, 3) for row in range(3)] if kind == "deny too" else None
     found = recommender.recommend(HISTORIES, 10, beams=10, exact=True, constraints=Constraints(deny=deny, caps=used))
@@ -85,10 +89,14 @@ def test_a_cap_that_never_fills_changes_nothing(make_recommender) -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.integers(0, 2**16), st.integers(1, 3), st.integers(1, 12))
-def test_walking_many_lists_at_once_is_walking_each(seed: int, most: int, k: int) -> None:
+@given(st.integers(0, 2**16), st.integers(1, 3), st.integers(1, 12), st.integers(0, 3))
+def test_walking_many_lists_at_once_is_walking_each(seed: int, most: int, k: int, num_given: int) -> None:
     rng = np.random.default_rng(seed)
-    caps = [Cap(groups=ragged(30, 5, seed), most=most), Cap(groups=ragged(30, 9, seed + 1), most=1)]
+    beside = rng.permutation(30)[:num_given]
+    caps = [
+        Cap(groups=ragged(30, 5, seed), most=most, given=beside),
+        Cap(groups=ragged(30, 9, seed + 1), most=1, given=beside),
+    ]
     items = np.stack([rng.permutation(30)[:15] for _ in range(3)])
     items[0, 12:] = -1
     taken = walk_in_order(items, caps, k)
@@ -104,8 +112,9 @@ def test_a_walk_that_finds_too_few_does_not_look_at_each_item() -> None:
     caps[0].groups.items_of(np.array([0]))  # the inverse is made once for all lists
     started = time.process_time()
     taken = walk_one(np.arange(num_items), caps, 100)
+    rows = walk_in_order(np.arange(20_000)[None], caps, 100)
     assert time.process_time() - started < 0.2
-    assert taken.tolist() == [0, 1, 2, 3, 4, 5]
+    assert taken.tolist() == np.flatnonzero(rows[0]).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_groups_know_their_items_both_ways() -> None:

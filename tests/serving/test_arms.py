@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from guarded import guarded_app
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from feature_store import OnlineStore
 from recsys.errors import ConfigError
@@ -20,6 +21,7 @@ from serving.answers import Answer, Pick, Pinned, Reason
 from serving.app import create_app
 from serving.experiments import OVERRIDE_HEADER
 from serving.models import ServedModel
+from serving.path_metrics import PathMetrics
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings, load_settings
 from serving.shown import best, draw
@@ -86,11 +88,16 @@ def test_an_arm_has_rules_of_its_own(runtime: RecommenderRuntime, store: OnlineS
         assert len(_ask(client, "control")["items"]) == 20
 
 
-def test_arms_with_rules_that_nothing_can_follow_are_refused_at_the_start(
-    runtime: RecommenderRuntime, store: OnlineStore
+def test_arms_with_rules_that_a_model_cannot_follow_are_refused_with_it(
+    runtime: RecommenderRuntime, make_runtime: Callable[..., RecommenderRuntime], store: OnlineStore
 ) -> None:
     with pytest.raises(ConfigError, match=r"ranker/a has max_per of 'color', but there are the columns item_id"):
         create_app(runtime, store, _settings(a={"max_per": {"color": 1}}))
+    later = _settings(a={"max_per": {"color": 1}, "model_version": "later"})
+    with _service(runtime, store, later) as client:
+        assert _ask(client)["http"] == 200, "until that model is there, another one answers as it can"
+    with pytest.raises(ConfigError, match=r"ranker/a has max_per of 'color'"):
+        ServedModel(make_runtime(version="later"), later, PathMetrics(CollectorRegistry()))
     with pytest.raises(ValueError, match=r"ranker/a: no filter is named 'fresh'; there are: none"):
         _settings(a={"filter": "fresh"})
 

@@ -316,6 +316,13 @@ def test_a_slow_chat_model_does_not_hold_up_the_answer(asking: TestClient, chat:
     chat.may_answer.set()
 
 
+def test_a_disk_that_keeps_no_answers_costs_nobody_a_list(asking: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").mkdir()
+    items = asked(asking, explain="intent")
+    assert all(item["reason"]["text"].startswith("Similar to ") for item in items)
+    assert any(item["reason"]["tags"] for item in items)
+
+
 def test_a_dead_chat_model_costs_nobody_a_list(bundle: Bundle, tmp_path: Path) -> None:
     table = bundle.intents
     assert table is not None

@@ -28,6 +28,7 @@ STOCK = [str(i % 3) for i in range(NUM_ITEMS)]
 COLUMNS = {"price": PRICES, "stock": STOCK}
 IN_STOCK = {"range": {"column": "stock", "min": 1}}
 CHEAP = {"range": {"column": "price", "max": 20}}
+BOOST = {"weight": 1, "filter": CHEAP}
 
 Runtimes = Callable[..., RecommenderRuntime]
 
@@ -180,6 +181,11 @@ def test_named_filters_that_always_hold_hold_for_popularity_too(priced: Recommen
             "holds no lists",
         ),
         ({"boosts": [{"weight": 1}]}, "boosts[0]", "give either filter or item_ids"),
+        (
+            {"filter": {"not": CHEAP}, "boosts": [{"weight": 1, "filter": {"or": [CHEAP] * 48}}] * 2 + [BOOST]},
+            "body",
+            "may have 100 conditions together, got 101",
+        ),
         ({"max_per": {"color": 1}}, "max_per.color", "no column 'color'"),
         ({"max_per": {"brand": 0}}, "max_per.brand", "greater than or equal to 1"),
         ({"exclude_seen": "window"}, "body", "give both or neither"),
@@ -296,6 +302,14 @@ def test_pins_count_in_caps(client: TestClient) -> None:
     assert Counter(int(item["item_id"][1:]) % 3 for item in items) == {0: 2, 1: 2, 2: 2}
 
 
+@pytest.mark.parametrize("history", [["i23"], []])
+def test_an_item_that_a_pin_makes_impossible_takes_no_place(client: TestClient, history: list[str]) -> None:
+    """i1 is low; the others that are, even ones too, would keep i8 out if they were listed before the pin counts."""
+    found = {"in": {"column": "item_id", "values": ["i0", "i1", "i2", "i4", "i8"]}}
+    pins = [{"item_id": "i1", "position": 2}]
+    assert _ids(_ask(client, history=history, k=4, filter=found, max_per={"categories": 1}, pins=pins)) == ["i8", "i1"]
+
+
 def test_pages_of_a_list_with_pins_are_the_list(client: TestClient) -> None:
     body = {"pins": [{"item_id": "i9", "position": 2}, {"item_id": "i8", "position": 5}], "diversity": 0.5}
     whole = _ask(client, k=6, **body)
@@ -303,6 +317,13 @@ def test_pages_of_a_list_with_pins_are_the_list(client: TestClient) -> None:
     rest = client.post("/v1/recommend:next", json={"cursor": first["next_cursor"], "k": 3}).json()
     assert _ids(first) + _ids(rest) == _ids(whole)
     assert [item["source"] for item in rest["items"]] == ["generator", "pin", "generator"]
+    assert rest["items"][1]["reason"] == {
+        "text": "Pinned",
+        "because": None,
+        "similarity": None,
+        "tags": [],
+        "evidence": [],
+    }
 
 
 def test_boosts_are_added_to_the_scores_of_candidates(client: TestClient) -> None:
