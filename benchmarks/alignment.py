@@ -51,6 +51,8 @@ _GRPO = [
 ]
 _PAIRED = BeamPairsConfig(max_cases=6000)
 _SDPO = ["align.method=preference", f"pairs={{beams: {{max_cases: {_PAIRED.max_cases}}}}}"]
+_ANCHORED = ["align.preference.loss={name: sdpo, beta: 0.1, sft_weight: 1.0}", "align.preference.learning_rate=2e-5"]
+"""Without an anchor as strong as the preference, each epoch is worse than none."""
 VARIANTS: dict[str, list[str]] = {
     "policy": [],
     "exact": [*_LABELLED, *_GRPO, "align.rewards.terms=[{kind: exact}]"],
@@ -58,8 +60,8 @@ VARIANTS: dict[str, list[str]] = {
     "vocabulary": ["align.group_policy.policy.normalise=vocabulary"],
     "sdpo_beam": [*_SDPO],
     "sdpo_random": [*_SDPO, "align.preference.negatives=random"],
-    "sdpo_unseen_beam": [*_SDPO],
-    "sdpo_unseen_random": [*_SDPO, "align.preference.negatives=random"],
+    "sdpo_unseen_beam": [*_SDPO, *_ANCHORED],
+    "sdpo_unseen_random": [*_SDPO, *_ANCHORED, "align.preference.negatives=random"],
 }
 """Overrides of the configuration by variant."""
 _UNSEEN = {"sdpo_unseen_beam", "sdpo_unseen_random"}

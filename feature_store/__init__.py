@@ -4,6 +4,7 @@ from feature_store.connection import Capabilities
 from feature_store.embedded import EmbeddedServer
 from feature_store.errors import InvalidEventError, StoreConfigError, StoreError, StoreUnavailableError
 from feature_store.events import AppendOutcome, Event, HistoryEntry
+from feature_store.items import StoredItem
 from feature_store.online import OnlineStore
 from feature_store.reads import UserState
 
@@ -18,5 +19,6 @@ __all__ = [
     "StoreConfigError",
     "StoreError",
     "StoreUnavailableError",
+    "StoredItem",
     "UserState",
 ]

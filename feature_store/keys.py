@@ -15,6 +15,14 @@ All keys begin with a namespace `NS`; the 2 is `SCHEMA`, the version of this lay
                             that the offline store is made from
     NS:2:{07}:groups        hash: consumer group of the log -> id of the offline store that it fills
     NS:2:{07}:erased        set of SHA-256 of erased user ids, whom no data set brings back
+    NS:2:{items}:version    version of the catalogue: how often items were changed or placed
+    NS:2:{items}:rows:1     hash: item id -> what was put last, as one JSON text; the 1 is its format, also below
+    NS:2:{items}:numbers    sorted set: item id, score = place in the order in which items were first put
+    NS:2:{items}:changes    sorted set: item id, score = version of the catalogue with its last change
+    NS:2:{items}:removed    set of the item ids that are removed, also of a bundle's own items
+    NS:2:{items}:placed:1:MODEL  hash: item id -> semantic ID and vector in that model, as one JSON text
+    NS:2:{items}:places:MODEL    hash: semantic ID -> the item that has it in that model
+    NS:2:{items}:lease:MODEL     there while a process makes them; expires
     NS:schema               version of the layout
     NS:users                sorted set of user ids, all with score 0, for the search by prefix
     NS:item:ITEM            features of an item as one JSON text
@@ -59,6 +67,10 @@ class Keys:
     def item(self, item_id: str) -> str:
         """The features of an item."""
         return self.named(f"item:{item_id}")
+
+    def of_items(self, name: str) -> str:
+        """A key of the catalogue's changes."""
+        return f"{self.namespace}:{SCHEMA}:{{items}}:{name}"
 
     def of_shard(self, shard: int, name: str) -> str:
         """A key of a shard."""

@@ -19,6 +19,7 @@ from feature_store.connection import Capabilities, Command, Connection, Script
 from feature_store.embedded import AttendedServer, EmbeddedServer
 from feature_store.errors import StoreConfigError
 from feature_store.events import MAX_HISTORY, AppendOutcome, Event, HistoryEntry
+from feature_store.items import ItemLog
 from feature_store.keys import PROFILE, SCHEMA, SHARDS, Keys, digest_of
 from feature_store.migration import migrate, stored_schema
 from feature_store.reads import UserState, decode_history, decode_state, history_command, state_commands, text_command
@@ -79,6 +80,8 @@ class OnlineStore:
         self.max_history = max_history
         self.connection = connection
         self.keys = Keys(namespace)
+        self.items = ItemLog(lambda commands, durable: self._run(commands, durable=durable), self.keys)
+        """Changes of the catalogue."""
         self._event_id_lifetime_s = event_id_lifetime_s
         self._idle_lifetime_s = idle_lifetime_s or 0
         self._seed_mutex = threading.Lock()

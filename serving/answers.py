@@ -48,6 +48,10 @@ the deadline left the best source time for a narrower search only, or no time fo
 that it is left alone for a while; the store does not answer, so that nothing is known of the user. It names what kept
 the last better source from answering."""
 
+ItemStatus = Literal["generatable", "retrievable", "removed"]
+"""What becomes of an item: it has a semantic ID, and every source may list it; it waits for one, is found by search and
+listed by all sources but the generator; it is removed, and nobody lists it."""
+
 NOT_DEGRADED: frozenset[FallbackReason | None] = frozenset({None, "empty_history", "unknown_items"})
 """Reasons that lie in the request; all others lie in the service, and mean that it does less than it could."""
 
@@ -109,6 +113,8 @@ class Query:
     """Whose history it is; it then stays encoded, so that the next request reads only what is new."""
     mode: Mode = "direct"
     """`reason` writes reasons first, which takes seconds."""
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    """How much each objective of the generator counts; empty: as the model has it."""
     profile: Profile | None = None
     """What is said about the user; read before the history in mode `direct` if the model knows words."""
 

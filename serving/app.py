@@ -29,7 +29,7 @@ from serving.lifecycle import Lifecycle, StoreProbe
 from serving.middleware import REQUEST_ID, BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
 from serving.offline import OfflineExport
 from serving.problems import install_handlers, install_schema
-from serving.routes import admin, catalog, events, insight, lookups, operations, profiles, recommend, users
+from serving.routes import admin, catalog, events, insight, items, lookups, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 from serving.slate_log import SlateLog
@@ -114,7 +114,7 @@ def create_app(
         return overloaded_response(error, settings.retry_after_s)
 
     app.add_exception_handler(OverloadedError, on_overload)
-    for routes in (recommend, lookups, events, catalog, profiles, users, operations, insight, admin):
+    for routes in (recommend, lookups, events, catalog, items, profiles, users, operations, insight, admin):
         app.include_router(routes.router)
     install_schema(app, describe_guards)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import and_
 
 import numpy as np
 
@@ -21,6 +23,9 @@ def asked_of(
 ) -> tuple[Asked, list[str]]:
     """`query` in the catalogue's numbers, and the ids of it that the catalogue does not have.
 
+    A removed item is read in a history and otherwise like one that there never was; one without a semantic ID of its
+    own cannot be ranked.
+
     Args:
         query: the request.
         catalog: all items.
@@ -30,8 +35,9 @@ def asked_of(
     Raises:
         RuleError: a rule of it does not fit the catalogue.
     """
-    whole, excluded, ranked = (catalog.index_of(ids) for ids in (query.history, query.exclude, query.items))
-    pinned = catalog.index_of([pin.item_id for pin in query.pins])
+    whole, excluded = catalog.index_of(query.history), catalog.index_of(query.exclude)
+    ranked = _among(catalog.index_of(query.items), rules.rankable)
+    pinned = _among(catalog.index_of([pin.item_id for pin in query.pins]), rules.listed)
     boosted = [catalog.index_of(boost.item_ids) for boost in query.boosts]
     named = [(query.history, whole), (query.exclude, excluded), (query.items, ranked)]
     named.append(([pin.item_id for pin in query.pins], pinned))
@@ -73,6 +79,7 @@ def asked_of(
             if stands
         ),
         dropped_pins=tuple(pin.item_id for pin, stands in zip(query.pins, can_stand, strict=True) if not stands),
+        objectives=tuple(sorted(query.objectives.items())),
         session=query.session,
         profile=query.profile,
         reason=reason or ReasonConfig(),
@@ -88,19 +95,24 @@ def is_quick(query: Query, rules: CatalogRules) -> bool:
     return rules.has_ready(nodes, tuple(query.max_per))
 
 
+def _among(items: IntArray, there: BoolArray | None) -> IntArray:
+    """int64: `items`, with -1 for those that are not `there` (bool [num_items], None: all are)."""
+    return items if there is None else np.where((items >= 0) & there[items], items, -1)
+
+
 def _allowed(query: Query, rules: CatalogRules, num_items: int, ranked: IntArray) -> BoolArray | None:
     if query.task == "rank":
         allow = np.zeros(num_items, dtype=bool)
         allow[ranked] = True
         return allow
-    parts = []
+    parts = [] if rules.listed is None else [rules.listed]
     if query.categories:
         parts.append(rules.in_categories(query.categories))
     if query.filter is not None:
         parts.append(rules.permitted(query.filter))
     if not parts:
         return None
-    return parts[0] if len(parts) == 1 else parts[0] & parts[1]
+    return reduce(and_, parts)
 
 
 def _caps(query: Query, rules: CatalogRules) -> tuple[list[Cap], tuple[tuple[str, int], ...]]:

@@ -49,9 +49,13 @@ class CatalogRules:
 
     Args:
         catalog: all items.
+        listed: bool [N], those that are not removed: no list has others. None: all.
+        rankable: bool [N], those of them that the generator can score. None: all.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, listed: BoolArray | None = None, rankable: BoolArray | None = None) -> None:
+        self.listed = listed
+        self.rankable = rankable
         self._frame = catalog.frame
         self._table = FilterTable(catalog.frame)
         self._mutex = threading.Lock()
@@ -60,7 +64,10 @@ class CatalogRules:
         self.categories_of_items: list[list[str]] = catalog.frame[CATEGORIES].list.drop_nulls().to_list()
         """By dense index."""
         self._groups = {CATEGORIES: groups_of(catalog.frame, CATEGORIES)}
-        members = catalog.frame.with_row_index("index").select("index", CATEGORIES).explode(CATEGORIES)
+        members = catalog.frame.with_row_index("index").select("index", CATEGORIES)
+        if listed is not None:
+            members = members.filter(listed)
+        members = members.explode(CATEGORIES)
         self._items_of_category: dict[str, IntArray] = {
             category: group["index"].to_numpy().astype(np.int64)
             for (category,), group in members.drop_nulls().group_by(CATEGORIES)
@@ -69,13 +76,13 @@ class CatalogRules:
             ((category, len(items)) for category, items in self._items_of_category.items()),
             key=lambda entry: (-entry[1], entry[0]),
         )
-        """Categories with their number of items, largest first."""
+        """Categories with their number of listed items, largest first."""
 
     def in_categories(self, categories: Sequence[str]) -> BoolArray:
         """bool [N]: items with at least one of these.
 
         Raises:
-            RuleError: no item has that category.
+            RuleError: no listed item has that category.
         """
         allow = np.zeros(self._frame.height, dtype=bool)
         for category in categories:

@@ -11,6 +11,7 @@ a lower one for everybody would hide that there are too few machines. Knows no H
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -56,12 +57,12 @@ class AnswerChain:
     def __init__(self, runtime: RecommenderRuntime, settings: ServingSettings, metrics: PathMetrics) -> None:
         self._runtime = runtime
         self._settings = settings
-        self._batchers: dict[StageName, Batcher[Asked, Listed | None]] = {}
+        self._batchers: dict[StageName, Batcher[tuple[Stage, Asked], Listed | None]] = {}
         self._breakers: dict[StageName, CircuitBreaker] = {}
         for stage in runtime.all_stages:
             self._batchers[stage.name] = Batcher(
                 stage=stage.name,
-                run=stage.lists,
+                run=_lists,
                 workers=1 if stage.is_exclusive else settings.model_threads,
                 max_batch=settings.batching.max_batch if stage.shares_calls else 1,
                 max_waiting=settings.batching.max_waiting,
@@ -77,6 +78,15 @@ class AnswerChain:
         self._shares: dict[StageName, float] = {}
         """Of the time that all beams take, by stage with fewer of them; known after the warm-up."""
         self._default_s = _LEAST_DEADLINE_S
+
+    def over(self, runtime: RecommenderRuntime) -> AnswerChain:
+        """The same chain, with its queues, breakers and costs, for the same model over another catalogue.
+
+        Requests of both may be in it at a time; those of one call are of one catalogue.
+        """
+        twin = copy.copy(self)
+        twin._runtime = runtime
+        return twin
 
     @property
     def default_deadline_s(self) -> float:
@@ -203,7 +213,7 @@ class AnswerChain:
         if not breaker.allows():
             return "circuit_open"
         try:
-            outcome = await batcher.submit(asked, key=stage.key(asked), deadline=deadline)
+            outcome = await batcher.submit((stage, asked), key=(stage, stage.key(asked)), deadline=deadline)
         except OverloadedError:
             if is_best:
                 raise
@@ -222,3 +232,8 @@ class AnswerChain:
             return FAILED[stage.name]
         breaker.succeed()
         return outcome
+
+
+def _lists(batch: Sequence[tuple[Stage, Asked]]) -> Sequence[Listed | None]:
+    """The lists of requests to one stage."""
+    return batch[0][0].lists([asked for _, asked in batch])

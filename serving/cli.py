@@ -1,5 +1,4 @@
-"""The commands `recsys serve`, `recsys events`, `recsys intents` and `recsys keys`. The service itself is in
-`serving.server`.
+"""The commands `recsys serve`, `events`, `import`, `intents` and `keys`. The service itself is in `serving.server`.
 
 Imports that load PyTorch happen inside the command, so that `recsys --help` answers at once.
 """
@@ -11,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from serving import events_cli, intents_cli
+from serving import events_cli, import_cli, intents_cli
 from serving.guard import cli as keys_cli
 
 app = typer.Typer(help="Serve a trained model.")
 app.add_typer(events_cli.app, name="events")
+app.add_typer(import_cli.app, name="import")
 app.add_typer(intents_cli.app, name="intents")
 app.add_typer(keys_cli.app, name="keys")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.data.sequences import IntArray
 
@@ -21,7 +22,9 @@ class CodeNeighbours:
     """int64 [levels]: other items that have the first 1, 2, .. codes in common."""
 
 
-def nearest_codes(codes: IntArray, item_counts: IntArray, item: int, limit: int) -> CodeNeighbours:
+def nearest_codes(
+    codes: IntArray, item_counts: IntArray, item: int, limit: int, among: npt.NDArray[np.bool_] | None = None
+) -> CodeNeighbours:
     """The items whose semantic IDs begin like that of `item`.
 
     Args:
@@ -29,9 +32,12 @@ def nearest_codes(codes: IntArray, item_counts: IntArray, item: int, limit: int)
         item_counts: int64 [num_items], interactions of each.
         item: a dense index.
         limit: at most so many.
+        among: bool [num_items], which items may be neighbours; None: all.
     """
     shared = np.logical_and.accumulate(codes == codes[item], axis=1).sum(axis=1)
     shared[item] = 0
+    if among is not None:
+        shared[~among] = 0
     near = np.flatnonzero(shared)
     best = near[np.lexsort((near, -item_counts[near], -shared[near]))][:limit]
     sharing = np.array([(shared >= depth).sum() for depth in range(1, codes.shape[1] + 1)])

@@ -25,6 +25,7 @@ from serving.admission import Admission
 from serving.arms import Arms
 from serving.breaker import CircuitBreaker
 from serving.fleet import Fleet, SingleProcess
+from serving.live_catalogue import LiveCatalogue
 from serving.metrics import Metrics
 from serving.models import Models, ServedModel
 from serving.offline import OfflineExport
@@ -90,6 +91,10 @@ class ServingContext:
             root=bundles,
             on_activate=self._announce,
         )
+        catalogue = settings.catalogue
+        self.catalogue = LiveCatalogue(
+            store, self.models, self.metrics, poll_s=catalogue.poll_s, new_item_slots=catalogue.new_item_slots
+        )
         self.fleet: Fleet = SingleProcess(self.models, self.metrics)
         """Replaced where the service has further processes."""
         self.admission = Admission(
@@ -112,6 +117,7 @@ class ServingContext:
     def _announce(self, model: ServedModel) -> None:
         self.metrics.set_model(model.runtime.info)
         self.metrics.watch_items(model.runtime.item_counts, model.runtime.codes)
+        self.metrics.set_catalogue(model.runtime)
 
     @property
     def model(self) -> ServedModel:
@@ -222,6 +228,7 @@ class ServingContext:
             await self.on_store(self.store.ping)
         except StoreUnavailableError as error:
             _log.warning("store is down, answering without users until it is back", error=str(error))
+        await self.catalogue.start()
         if self.slates is not None:
             self.slates.start(self.metrics)
         if self._offline is not None:
@@ -229,6 +236,7 @@ class ServingContext:
 
     async def stop(self) -> None:
         """End the models' threads, write what the offline store lacks, and close the store."""
+        await self.catalogue.stop()
         self.models.close()
         if self.slates is not None:
             await anyio.to_thread.run_sync(self.slates.stop)

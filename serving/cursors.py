@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.answers import FallbackReason, Source
 from serving.stages import Listed
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_BYTES = 20_000
 
 
@@ -33,6 +34,8 @@ class Frozen:
     """The rest of a list."""
 
     model_version: str
+    catalog_version: int
+    """What reads the cursor must know at least this one: the numbers of items are the same in all later ones."""
     recommendation_id: str
     source: Source
     fallback_reason: FallbackReason | None
@@ -41,6 +44,13 @@ class Frozen:
     history: np.ndarray
     """int64 [T]: the newest items of the history, for the reasons."""
     listed: Listed
+
+    def without_removed(self, listed: npt.NDArray[np.bool_] | None) -> Frozen:
+        """The same without items that are not in the catalogue any more: bool [num_items], None for all."""
+        if listed is None:
+            return self
+        kept = listed[self.listed.items]
+        return replace(self, listed=Listed(items=self.listed.items[kept], scores=self.listed.scores[kept]))
 
     def split(self, k: int) -> tuple[Listed, Frozen | None]:
         """The next `k` items, and what is left behind them; None for nothing."""
@@ -54,6 +64,7 @@ class Frozen:
             [
                 _FORMAT,
                 self.model_version,
+                self.catalog_version,
                 self.recommendation_id,
                 self.source,
                 self.fallback_reason,
@@ -78,7 +89,7 @@ class Frozen:
             unpacker = zlib.decompressobj()
             raw = unpacker.decompress(packed, _MOST_BYTES)
             (length,) = struct.unpack_from("<H", raw)
-            form, version, name, source, reason, expires, seen = json.loads(raw[2 : 2 + length])
+            form, version, catalog, name, source, reason, expires, seen = json.loads(raw[2 : 2 + length])
             numbers = raw[2 + length :]
             count, rest = divmod(len(numbers) - 4 * seen, 8)
             if form != _FORMAT or rest or count < 1 or seen < 0 or unpacker.unconsumed_tail:
@@ -89,6 +100,7 @@ class Frozen:
             scores = np.frombuffer(numbers, "<f4", count, offset=4 * (seen + count)).astype(np.float32)
             frozen = cls(
                 model_version=str(version),
+                catalog_version=int(catalog),
                 recommendation_id=str(name),
                 source=source,
                 fallback_reason=reason,

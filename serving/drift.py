@@ -79,6 +79,18 @@ class ServedDrift:
         self._is_reference = True
         self._until = clock() + window_s
 
+    def grow(self, bin_of_item: IntArray) -> None:
+        """There are more items from now on; those that there were keep their bins.
+
+        Args:
+            bin_of_item: int64 [num_items], of all of them.
+        """
+        further = max(0, int(bin_of_item.max(initial=0)) + 1 - len(self._current))
+        self._bins = bin_of_item
+        self._reference, self._previous, self._current = (
+            np.pad(counts, (0, further)) for counts in (self._reference, self._previous, self._current)
+        )
+
     def observe(self, items: Sequence[int]) -> None:
         """Count the items of one list, dense indices."""
         self._roll()

@@ -7,6 +7,7 @@ them says nothing of anybody. Used from many threads. Knows no HTTP and no store
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ Origin = Literal["table", "written", "none"]
 _MOST_KEPT = 20_000
 """Texts in memory."""
 _EVIDENCE = 3
+_READ = ("title", "categories", "brand", "year", "description", "tags", "keywords")
+"""Columns that interests and texts are about."""
 
 _Key: TypeAlias = tuple[Tag, Subject]
 _Text: TypeAlias = tuple[str | None, Origin]
@@ -124,10 +127,31 @@ class UserIntents:
         self._on_broken = on_broken
         self._kept: OrderedDict[_Key, _Text] = OrderedDict()
         self._lock = threading.Lock()
+        self._outdated: frozenset[int] = frozenset()
+        """Items (dense indices) about which something else was known when this was made; nothing is said of them."""
+
+    @property
+    def is_old(self) -> bool:
+        """Whether something is known of items that is not used here; see `renewed`."""
+        return bool(self._outdated)
+
+    def over(self, catalog: Catalog) -> UserIntents:
+        """The same over a newer version of the catalogue, in which items have the same numbers, at next to no cost:
+        nothing is said of items that have changed or are new, nor found in what a user did with them."""
+        twin = copy.copy(self)
+        twin._outdated = frozenset(_changed(self._catalog, catalog))
+        return twin
+
+    def renewed(self, catalog: Catalog, attributes: ItemAttributes) -> UserIntents:
+        """The same over a newer version of the catalogue, made anew; texts that were written stay."""
+        twin = UserIntents(catalog, attributes, self._table, self._on_demand, self._on_broken)
+        with self._lock:
+            twin._kept = self._kept.copy()
+        return twin
 
     def interests(self, history: Sequence[int]) -> list[Interest]:
         """What a user with this history (dense indices, oldest first; below 0 for unknown items) is into."""
-        return self._miner.mine([history])[0]
+        return self._miner.mine([self._read(history)])[0]
 
     def num_items(self, tag: Tag) -> int:
         """Items that fit a tag, of the catalogue that the table was made for."""
@@ -135,9 +159,13 @@ class UserIntents:
 
     def explain(self, items: Sequence[int], history: Sequence[int]) -> Explained:
         """The reasons for items (dense indices), as far as their texts are known; see `write`."""
+        history = self._read(history)
         interests = self.interests(history)
         explained = Explained(reasons=[])
         for item in items:
+            if item in self._outdated:
+                explained.reasons.append(None)
+                continue
             subject = self._subjects.of(item)
             tag = best_tag(interests, subject.parts)
             if tag is None:
@@ -165,6 +193,9 @@ class UserIntents:
         for claim, text in zip(claims, self._on_demand.write(claims), strict=True):
             if text:
                 self._judged(claim, text)
+
+    def _read(self, history: Sequence[int]) -> list[int]:
+        return [-1 if item in self._outdated else item for item in history]
 
     def _known(self, claim: Claim, item_id: str) -> _Text | None:
         """What was judged before, or stands in the table and passes; None for nothing."""
@@ -203,3 +234,13 @@ class UserIntents:
             interest = next(interest for interest in interests if tag in interest.tags)
             fitting = [history[evidence.event] for evidence in interest.evidence]
         return tuple(dict.fromkeys(reversed(fitting)))[:_EVIDENCE]
+
+
+def _changed(old: Catalog, new: Catalog) -> list[int]:
+    """The items (dense indices) of which a newer version of a catalogue says something else, and those added to it."""
+    if old.frame is new.frame:
+        return []
+    columns = [name for name in _READ if name in old.frame.columns]
+    before, now = old.frame.select(columns), new.frame.select(columns)
+    differ = before.hash_rows() != now.head(before.height).hash_rows()
+    return [*differ.arg_true().to_list(), *range(before.height, now.height)]

@@ -28,7 +28,7 @@ async def similar(
         ProblemError: the catalogue does not have it, or a rule cannot be met.
         OverloadedError: too many others wait.
     """
-    if model.runtime.catalog.index_of([request.item_id])[0] < 0:
+    if model.runtime.find(request.item_id) is None:
         raise ProblemError(404, f"no item {request.item_id!r} in the catalogue; search with /v1/items", field="item_id")
     with rule_problems():
         rules = query_rules(request, context.settings)

@@ -88,6 +88,8 @@ class PromptStage:
     """Items that a language model generates after the words: its own search, where it was taught to."""
 
     reader: GenerativeRecommender
+    within: npt.NDArray[np.bool_] | None = None
+    """bool [num_items]: what it may list beside what a request allows; None: everything."""
     name: StageName = field(default="prompt", init=False)
     source: Source = field(default="generator", init=False)
     shares_calls: bool = field(default=False, init=False)
@@ -103,7 +105,7 @@ class PromptStage:
         return [self._one(one) for one in asked]
 
     def _one(self, asked: Asked) -> Listed:
-        held = together([asked], len(self.reader.codes))
+        held = together([asked], len(self.reader.codes)).within(self.within)
         return listed_row(self.reader.search([asked.words], asked.k, constraints=held), 0, asked.k)
 
 

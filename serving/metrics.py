@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -14,8 +15,8 @@ from prometheus_client.registry import Collector
 
 from feature_store.log import Lag
 from recsys.data.sequences import IntArray
-from serving.drift import ServedDrift, popularity_deciles
-from serving.runtime import ModelInfo
+from serving.drift import NUM_DECILES, ServedDrift, popularity_deciles
+from serving.runtime import ModelInfo, RecommenderRuntime
 from serving.tracing import record_stages
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -111,6 +112,17 @@ class Metrics:
         )
         self._offline_running.set(math.nan)
         self.set_offline_lag(None)
+        self._catalog_version = Gauge(
+            "recsys_catalog_version",
+            "Version of the catalogue; each change of items counts one.",
+            registry=self.registry,
+        )
+        self._catalog_items = Gauge(
+            "recsys_catalog_items",
+            "Items by what becomes of them: generatable; retrievable, which wait for a semantic ID; removed.",
+            ("status",),
+            registry=self.registry,
+        )
         self._model = Gauge(
             "recsys_model_info", "Always 1; says what is served.", ("name", "model_version"), registry=self.registry
         )
@@ -121,6 +133,19 @@ class Metrics:
         """Another model answers from now on."""
         self._model.clear()
         self._model.labels(info.name, info.model_version).set(1)
+
+    def set_catalogue(self, runtime: RecommenderRuntime) -> None:
+        """The active model answers over this version of its catalogue from now on."""
+        counts = runtime.count_items()
+        self._catalog_version.set(runtime.catalog_version)
+        for status, count in counts.items():
+            self._catalog_items.labels(status).set(count)
+        further = 0 if self._deciles is None else runtime.catalog.num_items - len(self._deciles)
+        if self._deciles is not None and further > 0:
+            # New items are the least popular ones, and move no other to another tenth.
+            self._deciles = np.pad(self._deciles, (0, further), constant_values=NUM_DECILES - 1)
+            for drift, bins in zip(self._drifts, (self._deciles, runtime.codes[:, 0]), strict=True):
+                drift.grow(bins)
 
     def observe_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request, whatever its status."""

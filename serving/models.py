@@ -10,9 +10,11 @@ replaced stays in memory, so that rolling back is as quick.
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -51,12 +53,11 @@ class ServedModel:
 
     def __init__(self, runtime: RecommenderRuntime, settings: ServingSettings, metrics: PathMetrics) -> None:
         runtime.rules.check(settings.filters)
-        self.runtime = runtime
+        self.base = runtime
+        """Over the catalogue of its bundle."""
         self.chain = AnswerChain(runtime, settings, metrics)
+        self._usage = _Usage()
         self.profiles = UserProfiles(runtime.catalog)
-        self.search = runtime.words
-        self.in_flight = 0
-        self._is_retired = False
         chat = settings.explanations.chat
         on_demand = None if chat is None else OnDemand.by_chat(chat)
         self.intents = (
@@ -71,6 +72,45 @@ class ServedModel:
             )
         )
         """Interests and reasons over its catalogue; None where the bundle has no table of them."""
+        self._filters = settings.filters
+        self._set(runtime)
+
+    def _set(self, runtime: RecommenderRuntime) -> None:
+        self.runtime = runtime
+        self.search = runtime.words
+
+    @property
+    def has_old_texts(self) -> bool:
+        """Whether profiles and interests are made from what was known of items before; then `renew_texts` is worth its
+        time."""
+        is_old = self.profiles.catalog is not self.runtime.catalog
+        return is_old or (self.intents is not None and self.intents.is_old)
+
+    def renew_texts(self) -> None:
+        """Make profiles and interests from what is known of items now; takes a second for ten thousand of them."""
+        catalog = self.runtime.catalog
+        profiles = UserProfiles(catalog)
+        if self.intents is not None:
+            self.intents = self.intents.renewed(catalog, profiles.attributes)
+        self.profiles = profiles
+
+    def over(self, runtime: RecommenderRuntime) -> ServedModel:
+        """The same model over another version of its catalogue, with the same threads; this one stays as it is."""
+        try:
+            runtime.rules.check(self._filters)
+        except ConfigError as error:  # its columns are the same: the last number of one is gone
+            _log.warning("requests with a named filter are refused, see there", error=str(error))
+        twin = copy.copy(self)
+        twin.profiles = self.profiles.over(runtime.catalog)
+        twin.intents = None if self.intents is None else self.intents.over(runtime.catalog)
+        twin.chain = self.chain.over(runtime)
+        twin._set(runtime)
+        return twin
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered by it, whatever version of the catalogue they began with."""
+        return self._usage.in_flight
 
     @property
     def version(self) -> str:
@@ -80,21 +120,29 @@ class ServedModel:
     @contextmanager
     def use(self) -> Iterator[ServedModel]:
         """Keep the model while a request is answered."""
-        self.in_flight += 1
+        self._usage.in_flight += 1
         try:
             yield self
         finally:
-            self.in_flight -= 1
+            self._usage.in_flight -= 1
             self._close_if_idle()
 
     def retire(self) -> None:
         """No request will begin any more: end its threads after the last one."""
-        self._is_retired = True
+        self._usage.is_retired = True
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:
-        if self._is_retired and self.in_flight == 0:
+        if self._usage.is_retired and self.in_flight == 0:
             self.chain.close()
+
+
+@dataclass(slots=True)
+class _Usage:
+    """Who uses a model, over all versions of its catalogue."""
+
+    in_flight: int = 0
+    is_retired: bool = False
 
 
 class ModelError(ConfigError):
@@ -137,6 +185,8 @@ class Models:
         self._shadowing: set[asyncio.Task[None]] = set()
         self._draw = random.Random(0)
         self._loading = asyncio.Lock()
+        self.after_load: Callable[[], Awaitable[None]] | None = None
+        """Brings a model that was loaded to where the others are, before anybody is told of it."""
         on_activate(first)
 
     def states(self) -> list[tuple[ServedModel, State]]:
@@ -195,6 +245,8 @@ class Models:
                 raise
             self._held[model.version] = model
             self._missed.discard(model.version)
+        if self.after_load is not None:
+            await self.after_load()
         _log.info("model loaded", model_version=model.version, path=str(path))
         return model
 
@@ -212,6 +264,21 @@ class Models:
         self._previous, self.active = self.active, model
         self._on_activate(model)
         _log.info("model activated", model_version=version, previous=self._previous.version)
+
+    def swap_catalogue(self, models: Iterable[ServedModel]) -> None:
+        """Let models that are held answer over another version of their catalogues from the next request on.
+
+        Args:
+            models: the same ones, each over its new version; one that was unloaded meanwhile is left alone.
+        """
+        for model in models:
+            old = self._held.get(model.version)
+            if old is None or old.base is not model.base:
+                continue
+            self._held[model.version] = model
+            self.active = model if self.active is old else self.active
+            self._previous = model if self._previous is old else self._previous
+            self._shadow = model if self._shadow is old else self._shadow
 
     def roll_back(self) -> None:
         """Let the model answer again that did so before the last activation.

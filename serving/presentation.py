@@ -8,7 +8,7 @@ from serving.answers import Answer
 from serving.runtime import RecommenderRuntime
 from serving.schemas import Because, ItemDetail, ItemSummary, ReasonOut, RecommendedItem
 
-_SUMMARY_COLUMNS = {"item_id", "title", "categories"}
+SUMMARY_COLUMNS = {"item_id", "title", "categories"}
 
 
 def summary(runtime: RecommenderRuntime, item: int) -> ItemSummary:
@@ -17,7 +17,7 @@ def summary(runtime: RecommenderRuntime, item: int) -> ItemSummary:
         item_id=runtime.catalog.item_ids[item],
         title=runtime.catalog.titles[item],
         categories=runtime.categories_of(item),
-        sid=runtime.codes[item].tolist(),
+        sid=runtime.codes[item].tolist() if runtime.is_generatable(item) else [],
     )
 
 
@@ -26,8 +26,9 @@ def detail(runtime: RecommenderRuntime, item: int) -> ItemDetail:
     row = runtime.catalog.frame.row(item, named=True)
     return ItemDetail(
         **summary(runtime, item).model_dump(),
+        status=runtime.status(item),
         interactions=int(runtime.item_counts[item]),
-        attributes={name: value for name, value in row.items() if name not in _SUMMARY_COLUMNS},
+        attributes={name: value for name, value in row.items() if name not in SUMMARY_COLUMNS},
     )
 
 

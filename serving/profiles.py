@@ -7,6 +7,7 @@ that arrives late, with a time before that entry, is not read any more.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -74,10 +75,19 @@ class UserProfiles:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self.attributes = ItemAttributes(catalog)
         """Of its items."""
         self._profiler = TemplateProfiler(self.attributes, TemplateConfig(), Wording.load())
+
+    def over(self, catalog: Catalog) -> UserProfiles:
+        """The same over a newer version of the catalogue, if what profiles say of items is the same there; else these,
+        which do not know what has changed. The numbers of items are the same in both."""
+        if not catalog.frame.select(_read(catalog)).equals(self.catalog.frame.select(_read(self.catalog))):
+            return self
+        twin = copy.copy(self)
+        twin.catalog = catalog
+        return twin
 
     def read(self, store: OnlineStore, user_id: str) -> UserProfile | None:
         """The profile after all entries of the history; None for a user without history or profile.
@@ -152,8 +162,13 @@ class UserProfiles:
         return self._updated(edits, entries)
 
     def _updated(self, profile: Profile, entries: Sequence[HistoryEntry]) -> Profile:
-        items = self._catalog.index_of([entry.item_id for entry in entries]).tolist()
+        items = self.catalog.index_of([entry.item_id for entry in entries]).tolist()
         return self._profiler.update([profile], [items])[0].profile
+
+
+def _read(catalog: Catalog) -> list[str]:
+    """The columns that profiles are made from."""
+    return [name for name in ("item_id", "title", "categories", "brand", "year") if name in catalog.frame.columns]
 
 
 def _stored(text: str | None) -> _Stored | None:

@@ -102,11 +102,13 @@ async def _respond(
             seen_window=request.seen_window,
             session=request.user_id,
             mode=request.mode,
+            objectives=request.objectives,
             profile=known.profile,
             **query_rules(request, context.settings),
         )
         answer = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
-    if request.model_version is None:  # else the shadow might be compared with itself
+    # A shadow must not be compared with itself, and need not have the model's objectives.
+    if request.model_version is None and not request.objectives:
         context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
     if epsilon == 0:
         shown = best(answer, length)
@@ -128,8 +130,8 @@ async def _respond(
         fallback_reason=answer.fallback_reason,
         timings_ms=timings,
         certified=answer.certified,
-        # Deciles and drift are over the catalogue of the active model, which may have changed meanwhile.
-        items=[pick.item for pick in answer.picks[: request.k]] if model is context.model else (),
+        # Deciles and drift are over the items of the active model, which may have changed meanwhile.
+        items=[pick.item for pick in answer.picks[: request.k]] if model.version == context.model.version else (),
     )
     return response_of(
         model,
@@ -166,12 +168,13 @@ def response_of(
         used_profile=answer.used_profile,
         variants=dict(variants or {}),
         model_version=model.version,
+        catalog_version=model.runtime.catalog_version,
         timings_ms=dict(timings_ms),
     )
 
 
 async def next_page(context: ServingContext, request: NextRequest) -> RecommendResponse:
-    """The next items of a frozen list.
+    """The next items of a frozen list, without those that were removed meanwhile.
 
     Raises:
         ProblemError: the cursor is none, or its list or model is gone.
@@ -182,12 +185,16 @@ async def next_page(context: ServingContext, request: NextRequest) -> RecommendR
     except CursorError as error:
         raise ProblemError(422, str(error), field="cursor") from error
     model = context.models.find(frozen.model_version)
+    if model is not None and frozen.catalog_version > model.runtime.catalog_version:
+        # Another process has made the list, of changes that this one has not read yet.
+        await context.catalogue.refresh()
+        model = context.models.find(frozen.model_version)
     if model is None:
         raise ProblemError(410, "the model that made this list is gone; ask for a new one", field="cursor")
     largest = model.runtime.catalog.num_items
     if not all(0 <= int(item) < largest for item in (*frozen.listed.items, *frozen.history)):
         raise ProblemError(422, "no cursor of this service; give back `next_cursor` as it was", field="cursor")
-    listed, rest = frozen.split(request.k)
+    listed, rest = frozen.without_removed(model.runtime.listed).split(request.k)
     asked = Asked(k=request.k, history=frozen.history, denied=np.zeros(0, dtype=np.int64))
     answer = model.runtime.answer(asked, listed, frozen.source, frozen.fallback_reason, [], clock)
     items = presentation.recommended(model.runtime, answer)
@@ -211,6 +218,7 @@ def _freeze(
     history = model.runtime.catalog.index_of(query.history)
     whole = Frozen(
         model_version=model.version,
+        catalog_version=model.runtime.catalog_version,
         recommendation_id=recommendation_id,
         source=answer.source,
         fallback_reason=answer.fallback_reason,
@@ -259,7 +267,7 @@ def _log_shown(
             profile_version=None if profile is None else profile.version,
             policy=shown.answer.source,
             model_version=model.version,
-            candidates_version=model.version,
+            candidates_version=model.runtime.candidates_version,
             slots=slots,
             joint_log_propensity=sum(math.log(slot.conditional) for slot in slots),
             epsilon=shown.epsilon,

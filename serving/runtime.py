@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ import structlog
 from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray
-from recsys.errors import ArtifactError, RecsysError
+from recsys.errors import ArtifactError, ConfigError, RecsysError
 from recsys.generator import GenerativeRecommender, Recommender
+from recsys.generator.depth import mixture
 from recsys.generator.diversity import walk_one
 from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.intents.table import IntentTable
@@ -27,11 +29,13 @@ from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
 from recsys.retrieval.towers import ContentTower
-from serving.answers import Answer, FallbackReason, Pick, Query, Reason, SearchBy, Source, Task
+from serving.answers import Answer, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
 from serving.arranging import arrange
 from serving.asking import asked_of
-from serving.catalog_rules import CatalogRules
+from serving.catalog_rules import CatalogRules, RuleError
 from serving.lookups import PromptStage, RankStage, TextStage, WordsStage
+from serving.overlay import ChangedItem, Overlay
+from serving.placing import BundlePlacer, Placement, Placer, place
 from serving.search import CatalogSearch
 from serving.shown import best
 from serving.stages import (
@@ -46,6 +50,7 @@ from serving.stages import (
     narrower,
     word_reader,
 )
+from serving.ways import BoolArray, Ways
 
 _QUICK_S = 0.5
 """A warm-up tries a batch only of what answers one request in this time."""
@@ -72,6 +77,15 @@ class ModelInfo:
     libraries: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Changes:
+    """What the catalogue of a runtime is, beside that of its bundle; see the attributes of `RecommenderRuntime`."""
+
+    version: int = 0
+    listed: BoolArray | None = None
+    waiting: BoolArray | None = None
+
+
 class RecommenderRuntime:
     """A model ready to answer; immutable, so that many threads may ask at a time.
 
@@ -93,6 +107,8 @@ class RecommenderRuntime:
         item_counts: int64 [num_items], interactions an item, for the fallback.
         report: the evaluation, shown as it is.
         intents: tags and explanations, if there are any.
+        placer: says where new items stand; None: the model takes none.
+        changes: since the bundle was made.
     """
 
     def __init__(
@@ -114,9 +130,32 @@ class RecommenderRuntime:
         item_counts: IntArray,
         report: Mapping[str, Any],
         intents: IntentTable | None = None,
+        placer: Placer | None = None,
+        changes: Changes | None = None,
     ) -> None:
+        changes = changes or Changes()
         self.info = info
         self.intents = intents
+        self.placer = placer
+        self.catalog_version = changes.version
+        """0 for the catalogue of the bundle; each change of it in the store counts one."""
+        self.waiting = changes.waiting
+        """bool [num_items]: items without a semantic ID of their own yet, which are not generated; None: there are
+        none."""
+        self.listed = changes.listed
+        """bool [num_items]: items that are not removed; None: none is."""
+        if content is None and catalog.num_items:
+            content = content_source(embeddings)
+        self._ways = Ways(
+            recommender=recommender,
+            reader=reader,
+            fused=fused,
+            reasoner=reasoner,
+            dense=dense,
+            counter=counter,
+            content=content,
+            searches=tuple(searches),
+        )
         self.catalog = catalog
         self.codes = codes
         self.item_counts = item_counts
@@ -124,7 +163,7 @@ class RecommenderRuntime:
         self.no_reasons = None if reasoner is not None else no_reasons
         """Why mode `reason` is refused, in one line; None where it is not."""
         num_items = catalog.num_items
-        best_stage = RecommenderStage("generator", "generator", recommender, num_items)
+        best_stage = RecommenderStage("generator", "generator", recommender, num_items, within=self._generatable)
         direct: list[RecommenderStage] = [best_stage]
         if fused is not None:
             best_stage = RecommenderStage("fusion", "fusion", fused, num_items)
@@ -136,26 +175,26 @@ class RecommenderRuntime:
         self._direct: tuple[Stage, ...] = tuple(direct)
         self.narrower: Mapping[StageName, tuple[Stage, ...]] = {best_stage.name: narrower(best_stage)}
         """By stage, the same source with fewer beams, best first; none for a stage that is not here."""
-        self._reasoning = None if reasoner is None else ReasoningStage(reasoner)
+        self._reasoning = None if reasoner is None else ReasoningStage(reasoner, self._generatable)
         # Only the generator reads words, and only where it is the best source there is.
         words = word_reader(recommender if reader is None else reader) if fused is None else None
-        self._profile = None if words is None else ProfileStage(words)
+        self._profile = None if words is None else ProfileStage(words, self._generatable)
         # Not divided by their lengths here: they may be a map of a file, which all processes share.
         self._vectors = embeddings
         # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
         self._by_popularity = np.argsort(-item_counts, kind="stable")
         smoothed = item_counts + 1.0
         self._popularity_scores = np.log(smoothed / smoothed.sum())
-        self.rules = CatalogRules(catalog)
+        self.rules = CatalogRules(catalog, self.listed, self.with_codes)
         """What rules of requests need of the catalogue."""
-        self.words = CatalogSearch(catalog, item_counts)
+        self.words = CatalogSearch(catalog, item_counts, self.listed)
         """Finds items by their words."""
         self._lookups: dict[Task, tuple[Stage, ...]] = {"similar": (), "rank": (), "search": ()}
-        if num_items:
-            source = content_source(embeddings) if content is None else content
-            similar = SourceRecommender(source, num_items)
+        if content is not None:
+            similar = SourceRecommender(content, num_items)
             self._lookups["similar"] = (RecommenderStage("similar", "dense", similar, num_items),)
-            self._lookups["search"] = (*searches, WordsStage(self.words, num_items))
+            # Copies: a stage is of one version of the catalogue, since requests to the same one may share a call.
+            self._lookups["search"] = (*map(copy.copy, searches), WordsStage(self.words, num_items))
         if isinstance(recommender, GenerativeRecommender):
             self._lookups["rank"] = (RankStage(recommender),)
 
@@ -195,6 +234,8 @@ class RecommenderRuntime:
             ),
             catalog=bundle.catalog,
             recommender=recommender,
+            # An exported language model has one catalogue for good.
+            placer=None if onnx is not None and recommender.config.model.lm is not None else BundlePlacer(bundle),
             # An export reads items alone.
             reader=bundle.recommender,
             fused=fused,
@@ -210,6 +251,139 @@ class RecommenderRuntime:
             report=bundle.report,
             intents=bundle.intents,
         )
+
+    def over(
+        self,
+        overlay: Overlay,
+        placed: Mapping[str, Placement],
+        *,
+        previous: RecommenderRuntime | None = None,
+        new_item_slots: int = 0,
+    ) -> RecommenderRuntime:
+        """The model over a changed catalogue; asked of the runtime of the bundle itself, which stays as it is.
+
+        Added items that have no placement stand where their categories are, and wait for their own.
+
+        Args:
+            overlay: what was changed.
+            placed: where added items stand, by their ids.
+            previous: over an earlier version: what the changes since then do not touch is taken from it.
+            new_item_slots: see `Ways.over`.
+        """
+        added = overlay.added(self.catalog) if self.placer is not None else []
+        placements = self._placements(added, placed)
+        items = [item for item in added if item.item_id in placements]
+        catalog = overlay.catalog(self.catalog, items)
+        vectors, codes, ways = self._vectors, self.codes, self._ways
+        waiting = np.zeros(catalog.num_items, dtype=bool)
+        if items:
+            found = [placements[item.item_id] for item in items]
+            waiting[self.catalog.num_items :] = [item.item_id not in placed for item in items]
+            vectors = np.concatenate([vectors, np.stack([each.vector for each in found])])
+            codes = np.concatenate([codes, np.array([each.codes for each in found], dtype=np.int64)])
+            generatable = ~waiting if waiting.any() else None
+            if previous is not None and previous._has(codes, vectors, generatable):
+                vectors, ways = previous._vectors, previous._ways
+            else:
+                ways = ways.over(codes, vectors, generatable, new_item_slots)
+        removed = overlay.removed(catalog)
+        return RecommenderRuntime(
+            info=self.info,
+            catalog=catalog,
+            recommender=ways.recommender,
+            reader=ways.reader,
+            fused=ways.fused,
+            reasoner=ways.reasoner,
+            dense=ways.dense,
+            counter=ways.counter,
+            content=ways.content,
+            searches=ways.searches,
+            no_reasons=self.no_reasons,
+            embeddings=vectors,
+            codes=codes,
+            item_counts=np.pad(self.item_counts, (0, len(items))),
+            report=self.report,
+            intents=self.intents,
+            placer=self.placer,
+            changes=Changes(
+                version=overlay.version,
+                listed=~removed if removed.any() else None,
+                waiting=waiting if waiting.any() else None,
+            ),
+        )
+
+    def _placements(self, added: Sequence[ChangedItem], placed: Mapping[str, Placement]) -> dict[str, Placement]:
+        """Where added items stand, by their ids; without those that no semantic ID is left for."""
+        placements = {item.item_id: placed[item.item_id] for item in added if item.item_id in placed}
+        rest = [item for item in added if item.item_id not in placed]
+        if rest and self.placer is not None:
+            vectors = np.stack([self.placer.stand_in(item.facts.categories if item.facts else ())[0] for item in rest])
+            taken = np.array([each.codes for each in placements.values()], dtype=np.int64)
+            taken = np.concatenate([self.codes, taken.reshape(-1, self.codes.shape[1])])
+            for item, placement in zip(rest, place(self.placer, vectors, taken), strict=True):
+                if placement is not None:
+                    placements[item.item_id] = placement
+        return placements
+
+    def _has(self, codes: IntArray, vectors: npt.NDArray[np.float32], generatable: BoolArray | None) -> bool:
+        same = np.array_equal(self.codes, codes) and np.array_equal(self._vectors, vectors)
+        return same and np.array_equal(
+            np.ones(len(codes), dtype=bool) if self._generatable is None else self._generatable,
+            np.ones(len(codes), dtype=bool) if generatable is None else generatable,
+        )
+
+    @property
+    def with_codes(self) -> BoolArray | None:
+        """bool [num_items]: items that are not removed and have a semantic ID of their own; None: all."""
+        if self.listed is None or self._generatable is None:
+            return self._generatable if self.listed is None else self.listed
+        return self.listed & self._generatable
+
+    @property
+    def _generatable(self) -> BoolArray | None:
+        return None if self.waiting is None else ~self.waiting
+
+    def find(self, item_id: str) -> int | None:
+        """The number of an item that is there; None for one that is unknown or removed."""
+        (item,) = self.catalog.index_of([item_id]).tolist()
+        return None if item < 0 or (self.listed is not None and not self.listed[item]) else item
+
+    @property
+    def candidates_version(self) -> str:
+        """Names the items that lists are made of: the model, and what was changed since its bundle was made."""
+        version = self.info.model_version
+        return version if self.catalog_version == 0 else f"{version}+{self.catalog_version}"
+
+    @property
+    def num_listed(self) -> int:
+        """Items that are not removed."""
+        return self.catalog.num_items if self.listed is None else int(self.listed.sum())
+
+    def count_items(self) -> dict[ItemStatus, int]:
+        """Items of the catalogue by what becomes of them."""
+        listed = np.ones(self.catalog.num_items, dtype=bool) if self.listed is None else self.listed
+        waiting = 0 if self.waiting is None else int((self.waiting & listed).sum())
+        return {
+            "generatable": self.num_listed - waiting,
+            "retrievable": waiting,
+            "removed": self.catalog.num_items - self.num_listed,
+        }
+
+    def status(self, item: int) -> ItemStatus:
+        """What becomes of an item (number)."""
+        if self.listed is not None and not self.listed[item]:
+            return "removed"
+        return "generatable" if self.is_generatable(item) else "retrievable"
+
+    def is_generatable(self, item: int) -> bool:
+        """Whether an item (number) has a semantic ID of its own."""
+        return self.waiting is None or not self.waiting[item]
+
+    @property
+    def objectives(self) -> Mapping[str, float]:
+        """What the generator's heads are for, with their weights; empty for a generator with one."""
+        generator = self._ways.recommender
+        return generator.objectives if isinstance(generator, GenerativeRecommender) else {}
 
     @property
     def reads_profiles(self) -> bool:
@@ -285,9 +459,20 @@ class RecommenderRuntime:
         """`query` in the catalogue's numbers, and the ids of it that the catalogue does not have.
 
         Raises:
-            RuleError: a rule of it does not fit the catalogue.
+            RuleError: a rule of it does not fit the catalogue, or the model has no such objectives.
         """
+        self._check_objectives(query.objectives)
         return asked_of(query, self.catalog, self.rules, reason)
+
+    def _check_objectives(self, weights: Mapping[str, float]) -> None:
+        if not weights:
+            return
+        if not self.objectives:
+            raise RuleError("this model's generator has one head for all; leave objectives out", ("objectives",))
+        try:
+            mixture(tuple(self.objectives), weights)
+        except ConfigError as error:
+            raise RuleError(str(error), ("objectives",)) from error
 
     def recommend(
         self, history: Sequence[str], *, k: int, reason: ReasonConfig | None = None, **further: Any

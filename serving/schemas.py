@@ -12,7 +12,7 @@ from feature_store.events import EVENT_TYPE_PATTERN, MAX_ID_LENGTH
 from recsys.generator.filters import Filter
 from recsys.profile.profile import MAX_STATEMENT_LENGTH, MAX_STATEMENTS
 from recsys.profile.profile import Source as StatementSource
-from serving.answers import Explain, FallbackReason, Mode, Source
+from serving.answers import Explain, FallbackReason, ItemStatus, Mode, Source
 from serving.problems import Problem
 
 MAX_K = 100
@@ -24,11 +24,15 @@ MAX_PAGE = 100
 MAX_DEADLINE_MS = 600_000
 MAX_BATCH = 100
 MAX_CURSOR = 8000
+MAX_TEXT = 10_000
+MAX_ATTRIBUTES = 100
+MAX_LINES = 5000
 MAX_QUERY = 200
 MAX_RANKED = 500
 MAX_CAPS = 5
 MAX_PINS = 20
 MAX_BOOSTS = 20
+MAX_OBJECTIVES = 20
 MAX_BOOST = 100
 MAX_SECONDS = 20_000_000_000
 """The year 2603; larger numbers are milliseconds."""
@@ -37,6 +41,8 @@ Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE, description="Length of the page.")]
 Offset = Annotated[int, Field(ge=0, le=10_000_000, description="Entries to skip.")]
 Query = Annotated[str, Field(max_length=MAX_QUERY)]
+_Text = Annotated[str, Field(max_length=MAX_TEXT)]
+AttributeValue = _Text | Annotated[list[_Text], Field(max_length=MAX_CATEGORIES)] | None
 
 
 def _in_seconds(value: Any) -> Any:
@@ -181,6 +187,10 @@ class RecommendRequest(Rules):
     mode: Mode = "direct"
     """`reason`: the model first writes reasons, seconds of work, and the list is what follows from them. Refused where
     the model knows no words or was not taught to reason."""
+    objectives: Annotated[dict[Id, Annotated[float, Field(ge=0, le=1000)]], Field(max_length=MAX_OBJECTIVES)] = {}
+    """How much each objective counts in this list, by the names that `objectives` of `/v1/model` gives; of any sum, and
+    what is left out does not count. For models whose generator was aligned with a head an objective, in mode
+    `direct`."""
     model_version: Id | None = None
     """A model in memory (`loaded` of `/v1/model`) that shall answer instead of the active one. The request is then in
     no experiment, so that what is tried out does not count there."""
@@ -201,6 +211,12 @@ class RecommendRequest(Rules):
         if self.depth is not None and self.depth < self.k:
             raise ValueError(f"depth must be at least k, got depth {self.depth} and k {self.k}")
         _check_places(self.pins, self.depth or self.k)
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_are_of_direct_lists(self) -> RecommendRequest:
+        if self.objectives and self.mode != "direct":
+            raise ValueError("objectives are weighed in mode direct only; leave them or the mode out")
         return self
 
     @model_validator(mode="after")
@@ -274,7 +290,7 @@ class ItemSummary(_Response):
     title: str | None
     categories: list[str]
     sid: list[int]
-    """The semantic ID: one code a level, coarse to fine."""
+    """The semantic ID: one code a level, coarse to fine; empty while it has none of its own."""
 
 
 class Because(_Response):
@@ -332,6 +348,8 @@ class RecommendResponse(_Response):
     variants: dict[str, str]
     """The variant of each experiment that the user is in; further pages of a list do not repeat it."""
     model_version: str
+    catalog_version: int
+    """Of the model's catalogue: 0 is that of its bundle, and each change of items counts one."""
     timings_ms: dict[str, float]
     """Milliseconds of each step; `total` includes what lies between."""
 
@@ -432,9 +450,72 @@ class EventsResponse(_Response):
     rejected: list[RejectedEvent]
 
 
+class ItemIn(_Request):
+    """All that is known of an item; what is left out is not known any more."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"title": "Heat (1995)", "categories": ["Action", "Crime"], "attributes": {"year": "1995"}}]
+        }
+    )
+
+    title: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
+    categories: Annotated[list[Id], Field(max_length=MAX_CATEGORIES)] = []
+    attributes: Annotated[
+        dict[Annotated[str, Field(min_length=1, max_length=200)], AttributeValue], Field(max_length=MAX_ATTRIBUTES)
+    ] = {}
+    """Texts, or lists of them, of further columns of the catalogue, `/v1/model` names them; a number is written out."""
+
+
+class ItemLine(ItemIn):
+    """A line of a bulk upsert."""
+
+    item_id: Id
+
+
+class ItemChange(_Response):
+    """What became of an item."""
+
+    item_id: str
+    outcome: Literal["created", "changed", "unchanged", "removed"]
+    """`unchanged`: it was like that already."""
+    status: ItemStatus
+    """`generatable`: it has a semantic ID, so that every source may list it. `retrievable`: it is found by search and
+    listed by all sources but the generator until it gets one, which takes moments; `GET` says when."""
+    catalog_version: int
+    """The first version of the catalogue that has the change; a recommendation of this or a later one knows it."""
+
+
+class ItemLineResult(_Response):
+    """What became of a line of a bulk upsert."""
+
+    line: int
+    """From 1."""
+    item_id: str | None
+    """Null where the line has none."""
+    outcome: Literal["created", "changed", "unchanged", "rejected"]
+    status: ItemStatus | None
+    """Null for a line that was rejected."""
+    reason: str | None
+    """Why it was rejected."""
+
+
+class ItemsResponse(_Response):
+    """What became of the lines, in their order."""
+
+    catalog_version: int
+    created: int
+    changed: int
+    unchanged: int
+    rejected: int
+    results: list[ItemLineResult]
+
+
 class ItemDetail(ItemSummary):
     """Everything known about an item."""
 
+    status: ItemStatus
+    """Whether it has a semantic ID, so that it can be generated, or is retrievable by all other sources until then."""
     interactions: int
     """In the data that the model was trained on."""
     attributes: dict[str, str | list[str] | None]
@@ -587,7 +668,14 @@ class ModelResponse(_Response):
     model_version: str
     created_at: datetime
     num_items: int
+    catalog_version: int
+    """Each change of items since the bundle was made counts one."""
+    catalog_columns: list[str]
+    """What the catalogue knows of items beside title and categories: what `attributes` may hold."""
     libraries: dict[str, str]
+    objectives: dict[str, float]
+    """What the generator's heads are for, and how much each counts where a request does not say; empty for a model with
+    one head."""
     loaded: list[str]
     """Versions of all models in memory, which a request may name as `model_version`."""
 

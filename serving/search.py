@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from recsys.data import Catalog
@@ -14,10 +16,11 @@ class CatalogSearch:
     Args:
         catalog: all items.
         item_counts: int64 [num_items]; of equally good matches the more popular one comes first.
+        listed: bool [num_items], which items are found; None: all.
     """
 
-    def __init__(self, catalog: Catalog, item_counts: IntArray) -> None:
-        self._items = pl.DataFrame(
+    def __init__(self, catalog: Catalog, item_counts: IntArray, listed: npt.NDArray[np.bool_] | None = None) -> None:
+        items = pl.DataFrame(
             {
                 "item": pl.int_range(catalog.num_items, eager=True),
                 "id": catalog.frame["item_id"].str.to_lowercase(),
@@ -26,6 +29,7 @@ class CatalogSearch:
                 "count": item_counts,
             }
         )
+        self._items = items if listed is None else items.filter(listed)
 
     def find(self, query: str, *, limit: int, offset: int = 0) -> tuple[list[int], int]:
         """One page of the items in which every word of `query` occurs, best first, and how many there are.

@@ -78,6 +78,17 @@ class OfflineSettings(StrictConfig):
     """Whether the lists that known users are shown are logged for it, with their probabilities."""
 
 
+class CatalogueSettings(StrictConfig):
+    """How changes of the catalogue are followed."""
+
+    poll_s: float = Field(default=0.3, gt=0)
+    """Seconds between two looks, of one small read each, at whether another process has changed an item."""
+    new_item_slots: int = Field(default=1, ge=0)
+    """Places at the end of each list for the best items that were added to a model without fusion, if it has none of
+    them already: they are looked for by a second search, from the first added item on. A bundle's own
+    `generator.new_item_slots` holds if it is larger. 0: new items have to win against what the model has learned."""
+
+
 class SearchSettings(StrictConfig):
     """How `POST /v1/search` finds items."""
 
@@ -117,6 +128,8 @@ class ServingSettings(StrictConfig):
     """Batches that a stage of the model works on at a time, one core each; more requests wait in line. In each worker;
     with several, the default is the worker's share of the cores."""
     batching: BatchingSettings = BatchingSettings()
+    catalogue: CatalogueSettings = CatalogueSettings()
+    """How changes of items reach this process."""
     deadline: DeadlineSettings = DeadlineSettings()
     breaker: BreakerSettings = BreakerSettings()
     reason: ReasonConfig = ReasonConfig()

@@ -91,6 +91,8 @@ class Asked:
     pins: tuple[Pinned, ...] = ()
     """Those that the list will have; `denied` holds them."""
     dropped_pins: tuple[str, ...] = ()
+    objectives: tuple[tuple[str, float], ...] = ()
+    """How much each objective of the generator counts, by name in order; empty: as the model has it."""
     session: str | None = None
     profile: Profile | None = None
     reason: ReasonConfig = field(default_factory=ReasonConfig)
@@ -146,6 +148,8 @@ class RecommenderStage:
     num_items: int
     shares_calls: bool = True
     is_exclusive: bool = False
+    within: npt.NDArray[np.bool_] | None = None
+    """bool [num_items]: what it may list beside what a request allows; None: everything."""
 
     def key(self, asked: Asked) -> Hashable:
         """Lists of different lengths share a call where the short one is the beginning of the long one."""
@@ -156,18 +160,25 @@ class RecommenderStage:
         )
         length = None if asked.k <= nested and not asked.caps else asked.k
         filters = None if self.num_items <= _ROW_FILTERS_UP_TO else asked.allow_key
-        return length, asked.caps_key, filters
+        return length, asked.caps_key, filters, asked.objectives
 
     def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
         """See `Stage`."""
         one_thread()
-        found = self.recommender.recommend(
+        found = _weighted(self.recommender, asked[0].objectives).recommend(
             Sequences.from_lists([one.history for one in asked]),
             max(one.k for one in asked),
-            constraints=together(asked, self.num_items),
+            constraints=together(asked, self.num_items).within(self.within),
             sessions=[one.session for one in asked] if any(one.session is not None for one in asked) else None,
         )
         return [listed_row(found, row, one.k) for row, one in enumerate(asked)]
+
+
+def _weighted(recommender: Recommender, objectives: tuple[tuple[str, float], ...]) -> Recommender:
+    """The recommender with its generator's objectives counted so; what has no generator stays as it is."""
+    if objectives and isinstance(recommender, GenerativeRecommender | FusedRecommender):
+        return recommender.weighted(dict(objectives))
+    return recommender
 
 
 _NARROWER: Mapping[StageName, Sequence[tuple[StageName, int]]] = {
@@ -213,6 +224,7 @@ class ReasoningStage(_OneByOne):
     """Reasons first, then the list that follows from them: a core for seconds each."""
 
     recommender: GenerativeRecommender
+    within: npt.NDArray[np.bool_] | None = None
     name: StageName = field(default="reasoning", init=False)
     source: Source = field(default="reasoning", init=False)
 
@@ -222,7 +234,7 @@ class ReasoningStage(_OneByOne):
             Sequences.from_lists([asked.history]),
             asked.k,
             asked.reason,
-            constraints=together([asked], len(self.recommender.codes)),
+            constraints=together([asked], len(self.recommender.codes)).within(self.within),
         )
         return listed_row(reasoned.recommendations, 0, asked.k, chains=tuple(reasoned.chains[0]))
 
@@ -232,6 +244,7 @@ class ProfileStage(_OneByOne):
     """The generator with the user's profile before the history; nothing where no statement of it fits before that."""
 
     reader: GenerativeRecommender
+    within: npt.NDArray[np.bool_] | None = None
     name: StageName = field(default="profile", init=False)
     source: Source = field(default="generator", init=False)
 
@@ -242,8 +255,9 @@ class ProfileStage(_OneByOne):
         if not text:
             return None
         prompt = profile_prompt(language, text, recent)
-        held = together([asked], len(self.reader.codes))
-        found = self.reader.complete([prompt], asked.k, constraints=held, reserve_new=True)
+        held = together([asked], len(self.reader.codes)).within(self.within)
+        reader = self.reader.weighted(dict(asked.objectives)) if asked.objectives else self.reader
+        found = reader.complete([prompt], asked.k, constraints=held, reserve_new=True)
         return listed_row(found, 0, asked.k, used_profile=True)
 
 

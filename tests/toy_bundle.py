@@ -10,7 +10,8 @@ import torch
 
 from recsys.bundle import Manifest, write_bundle
 from recsys.data import Catalog, Interactions, Sequences
-from recsys.encoder import EncoderConfig, ItemEmbeddings
+from recsys.encoder import EncoderConfig, ItemEmbeddings, TextEncoder
+from recsys.encoder.text import item_texts
 from recsys.evaluation import SasRecConfig
 from recsys.evaluation.baselines import SkipGram
 from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig, build_model
@@ -34,10 +35,13 @@ REPORT = {
 }
 
 
-def write_toy_bundle(path: Path, *, seed: int = 0, fusion: Path | None = None, hidden_size: int = 16) -> Manifest:
+def write_toy_bundle(
+    path: Path, *, seed: int = 0, fusion: Path | None = None, encoder: Path | None = None, hidden_size: int = 16
+) -> Manifest:
     """Users u0 .. u11, items i0 .. i39; the title of i7 is an attack on the page that shows it.
 
-    `fusion` is a directory to make, of a fusion that goes into the bundle; `hidden_size` is the model's width.
+    `fusion` is a directory to make, of a fusion that goes into the bundle. `encoder` is a sentence encoder of 16
+    dimensions that the items' vectors come from; without, they are drawn at random. `hidden_size` is the model's width.
     """
     random = np.random.default_rng(seed)
     index = range(NUM_ITEMS)
@@ -66,7 +70,10 @@ def write_toy_bundle(path: Path, *, seed: int = 0, fusion: Path | None = None, h
         user_ids=[f"u{user}" for user in range(NUM_USERS)],
         num_items=NUM_ITEMS,
     )
+    encoding = EncoderConfig() if encoder is None else EncoderConfig(model=str(encoder), max_tokens=16)
     vectors = random.normal(size=(NUM_ITEMS, 16)).astype(np.float32)
+    if encoder is not None:
+        vectors = TextEncoder(encoding).encode(item_texts(catalog, encoding))
     tokenizer = build_tokenizer(RKMeansConfig(levels=2, codebook_size=8, code_dim=8))
     ids = tokenizer.fit(vectors)
     config = GeneratorConfig(
@@ -84,7 +91,7 @@ def write_toy_bundle(path: Path, *, seed: int = 0, fusion: Path | None = None, h
         catalog=catalog,
         interactions=interactions,
         item_counts=item_counts,
-        embeddings=ItemEmbeddings(vectors=vectors, text_dim=16, encoder=EncoderConfig()),
+        embeddings=ItemEmbeddings(vectors=vectors, text_dim=16, encoder=encoding),
         semantic_ids=ids,
         tokenizer=tokenizer,
         recommender=GenerativeRecommender(config, ids.codes, ids.codebook_sizes, vectors, model),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,17 +37,18 @@ class TextEncoder:
     def __init__(self, config: EncoderConfig, cache_dir: Path | None = None) -> None:
         self.config = config
         self._cache_dir = cache_dir
+        self._mutex = threading.Lock()
 
-    def encode(self, texts: Sequence[str]) -> FloatArray:
+    def encode(self, texts: Sequence[str], *, shows_progress: bool = True) -> FloatArray:
         """float32 [n, dim], in the order of `texts`; equal texts get equal vectors."""
         distinct = list(dict.fromkeys(texts))
         row_of = {text: row for row, text in enumerate(distinct)}
         vectors = np.empty((len(distinct), self.dim), dtype=np.float32)
-        for rows, part in self.stream(distinct):
+        for rows, part in self.stream(distinct, shows_progress=shows_progress):
             vectors[rows] = part
         return vectors[[row_of[text] for text in texts]]
 
-    def stream(self, texts: Sequence[str]) -> Iterator[tuple[IntArray, FloatArray]]:
+    def stream(self, texts: Sequence[str], *, shows_progress: bool = True) -> Iterator[tuple[IntArray, FloatArray]]:
         """Encode piece by piece: (int64 [b] positions in `texts`, float32 [b, dim]), longest texts first.
 
         Texts of similar length share a batch, and if memory does not suffice the first batch shows it.
@@ -54,7 +57,8 @@ class TextEncoder:
             DataError: the model gives values that are not finite.
         """
         order = np.argsort([-len(text) for text in texts], kind="stable").astype(np.int64)
-        with progress_bar("encode texts", len(texts)) as advance:
+        bar = progress_bar("encode texts", len(texts)) if shows_progress else nullcontext(lambda *_: None)
+        with bar as advance:
             for start in range(0, len(order), _CHUNK_TEXTS):
                 rows = order[start : start + _CHUNK_TEXTS]
                 yield rows, self.encode_few([texts[row] for row in rows])
@@ -66,7 +70,8 @@ class TextEncoder:
         Raises:
             DataError: the model gives values that are not finite.
         """
-        vectors = self._encode(list(texts))
+        with self._mutex:  # a tokenizer serves one thread at a time
+            vectors = self._encode(list(texts))
         if broken := int((~np.isfinite(vectors)).any(axis=1).sum()):
             raise DataError(
                 f"encoder.model {self.config.model!r} gives values that are not finite for {broken} of "

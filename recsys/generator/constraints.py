@@ -58,6 +58,12 @@ class Constraints:
             items = [np.concatenate(pair).astype(np.int64) for pair in zip(self.deny, items, strict=True)]
         return Constraints(allow=self.allow, deny=items, caps=self.caps)
 
+    def within(self, allow: npt.NDArray[np.bool_] | None) -> Constraints:
+        """These restrictions to items that `allow`, bool [N], allows as well; None allows all."""
+        if allow is None:
+            return self
+        return Constraints(allow=allow if self.allow is None else self.allow & allow, deny=self.deny, caps=self.caps)
+
     def num_permitted(self, row: int, num_items: int) -> int:
         """How many of `num_items` items allow and deny leave to the request at `row`."""
         allow = None if self.allow is None else self.allow[row] if self.allow.ndim == 2 else self.allow

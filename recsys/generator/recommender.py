@@ -485,7 +485,12 @@ class GenerativeRecommender:
     # --- artifacts ----------------------------------------------------------------------------------------------------
 
     def with_catalog(
-        self, codes: IntArray, item_vectors: npt.NDArray[np.float32] | None, known: IntArray
+        self,
+        codes: IntArray,
+        item_vectors: npt.NDArray[np.float32] | None,
+        known: IntArray,
+        *,
+        shares_weights: bool = False,
     ) -> GenerativeRecommender:
         """The same weights over another catalogue, with no training; this recommender stays as it is.
 
@@ -495,6 +500,7 @@ class GenerativeRecommender:
             codes: int64 [N', L], semantic IDs of the same tokenizer; rows unique.
             item_vectors: float32 [N', V] of the same encoder, when the model takes them as input or names users.
             known: int64 [N], where each item of this catalogue stands in the new one; -1 for one that is gone.
+            shares_weights: the two have their weights in memory once, so that neither may be trained any more.
 
         Raises:
             ArtifactError: codes that the tokenizer cannot have made, or that repeat.
@@ -533,7 +539,7 @@ class GenerativeRecommender:
             if name in _PER_ITEM:
                 state[name] = torch.zeros_like(table)
                 state[name][known[kept]] = self.model.state_dict()[name][kept]
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=shares_weights)
         return GenerativeRecommender(self.config, codes, self.codebook_sizes, vectors, model)
 
     def save(self, directory: Path) -> None:

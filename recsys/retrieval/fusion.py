@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from recsys.data.sequences import IntArray, Sequences
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, ConfigError
 from recsys.generator.constraints import Constraints
 from recsys.generator.diversity import items_of_full_groups, walk_in_order
 from recsys.generator.lists import shortages
 from recsys.generator.recommendations import Recommendations, Recommender, SearchesBeams
+from recsys.generator.recommender import GenerativeRecommender
 from recsys.retrieval.features import PRIOR
 from recsys.retrieval.pool import Pool
 from recsys.retrieval.ranker import ConditionalLogit
-from recsys.retrieval.sources import GENERATOR, FloatArray, GeneratorSource
+from recsys.retrieval.sources import GENERATOR, BoolArray, FloatArray, GeneratorSource
 
 _BATCH = 256
 
@@ -44,7 +45,7 @@ class FusedRecommender:
 
     def with_generator(self, generator: Recommender) -> FusedRecommender:
         """The same fusion over another form of its generator, for example an exported one; this one stays as it is."""
-        return self._with_source(GeneratorSource(generator))
+        return self._with_generator(generator)
 
     @property
     def beams(self) -> int:
@@ -56,7 +57,18 @@ class FusedRecommender:
         """The same fusion with so many candidates of the generator, and a search as narrow; needs `beams` above 1."""
         searcher = self._searcher
         assert searcher is not None
-        return self._with_source(GeneratorSource(searcher.with_beams(beams), most=beams))
+        return self._with_generator(searcher.with_beams(beams), most=beams)
+
+    def weighted(self, weights: Mapping[str, float]) -> FusedRecommender:
+        """The same fusion whose generator counts its objectives so, see `GenerativeRecommender.weighted`.
+
+        Raises:
+            ConfigError: the generator has no such objectives.
+        """
+        source = self.pool.sources[GENERATOR]
+        if not isinstance(source, GeneratorSource) or not isinstance(source.generator, GenerativeRecommender):
+            raise ConfigError("weights: the fusion's generator has no objectives")
+        return self._with_generator(source.generator.weighted(weights), source.most)
 
     @property
     def _searcher(self) -> SearchesBeams | None:
@@ -64,9 +76,27 @@ class FusedRecommender:
         generator = source.generator if isinstance(source, GeneratorSource) else None
         return generator if isinstance(generator, SearchesBeams) else None
 
-    def _with_source(self, source: GeneratorSource) -> FusedRecommender:
-        sources = {**self.pool.sources, GENERATOR: source}
+    def _with_generator(self, generator: Recommender, most: int | None = None) -> FusedRecommender:
+        source = self.pool.sources[GENERATOR]
+        generatable = source.generatable if isinstance(source, GeneratorSource) else None
+        sources = {**self.pool.sources, GENERATOR: GeneratorSource(generator, most, generatable)}
         return FusedRecommender(Pool(sources, self.pool.is_new, self.pool.depth), self.ranker)
+
+    def with_items(
+        self, generator: Recommender, vectors: FloatArray, generatable: BoolArray | None = None
+    ) -> FusedRecommender:
+        """The same fusion over more items, with no fit; this one stays as it is. New items are such to the ranker.
+
+        Args:
+            generator: over the same items.
+            vectors: float32 [N', D], embeddings of the items that there were, and then of the new ones.
+            generatable: bool [N'], what the generator may find; None: everything.
+        """
+        sources = {name: source.with_items(vectors) for name, source in self.pool.sources.items()}
+        sources[GENERATOR] = GeneratorSource(generator, generatable=generatable)
+        further = len(vectors) - len(self.pool.is_new)
+        is_new = np.pad(self.pool.is_new, (0, further), constant_values=True)
+        return FusedRecommender(Pool(sources, is_new, self.pool.depth), self.ranker)
 
     @property
     def nested_up_to(self) -> int:

@@ -110,6 +110,16 @@ class ItemIndex:
             items[row], scores[row] = self._exact(queries[row], n, permitted)
         return Hits(items=items, scores=scores)
 
+    def extended(self, vectors: FloatArray) -> ItemIndex:
+        """This index with further items; it stays as it is itself.
+
+        Args:
+            vectors: float32 [N', D]: first those that are in it, then the others.
+        """
+        built = faiss.clone_index(self._built)
+        built.add(np.ascontiguousarray(vectors[len(self.vectors) :], dtype=np.float32))
+        return ItemIndex(vectors, self.kind, built=built)
+
     def save(self, directory: Path) -> None:
         """Write into an existing directory; the vectors are their owner's to keep, and a flat index is nothing else."""
         stored = None

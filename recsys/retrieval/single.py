@@ -30,6 +30,10 @@ class SourceRecommender:
         self._source = source
         self._num_items = num_items
 
+    def with_items(self, vectors: FloatArray) -> SourceRecommender:
+        """The same over more items, see `Source.with_items`."""
+        return SourceRecommender(self._source.with_items(vectors), len(vectors))
+
     def recommend(
         self,
         histories: Sequences,

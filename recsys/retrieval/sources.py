@@ -18,7 +18,7 @@ from recsys.evaluation.baselines import SkipGram
 from recsys.generator.constraints import Constraints
 from recsys.generator.recommendations import Recommender
 from recsys.retrieval.index import ItemIndex, denied_pairs
-from recsys.retrieval.towers import Tower
+from recsys.retrieval.towers import ContentTower, Tower
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -41,6 +41,13 @@ class Proposal(Protocol):
 class Source(Protocol):
     """Proposes items for histories."""
 
+    def with_items(self, vectors: FloatArray) -> Source:
+        """The same source over more items, with no fit; it stays as it is itself.
+
+        Args:
+            vectors: float32 [N', D], embeddings of the items that there were, and then of the new ones.
+        """
+
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
@@ -56,11 +63,17 @@ class GeneratorSource:
     Args:
         generator: searches.
         most: candidates that it gives at most: its search is no narrower than what it is asked for. None: no limit.
+        generatable: bool [num_items], what it may find; None: everything.
     """
 
-    def __init__(self, generator: Recommender, most: int | None = None) -> None:
+    def __init__(self, generator: Recommender, most: int | None = None, generatable: BoolArray | None = None) -> None:
         self.generator = generator
-        self._most = most
+        self.generatable = generatable
+        self.most = most
+
+    def with_items(self, vectors: FloatArray) -> Source:
+        """The same: who has another generator makes another source."""
+        return self
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -70,11 +83,11 @@ class GeneratorSource:
         scores = np.full((len(histories), n), -np.inf, dtype=np.float32)
         rows = np.flatnonzero(histories.lengths > 0)
         if len(rows):
-            width = n if self._most is None else min(n, self._most)
+            width = n if self.most is None else min(n, self.most)
             found = self.generator.recommend(
                 histories.select(rows),
                 width,
-                constraints=constraints.select(rows),
+                constraints=constraints.select(rows).within(self.generatable),
                 sessions=None if sessions is None else [sessions[int(row)] for row in rows],
             )
             items[rows, :width], scores[rows, :width] = found.items, found.scores
@@ -107,6 +120,13 @@ class TowerSource:
         self._tower = tower
         self._places = _Places(fitted, num_items)
         self.index = index
+
+    def with_items(self, vectors: FloatArray) -> TowerSource:
+        """See `Source`: content is known of every item; a fitted tower knows the items that it knew."""
+        if not isinstance(self._tower, ContentTower):
+            return TowerSource(self._tower, self._places.fitted, len(vectors), self.index)
+        tower = self._tower.with_items(vectors)
+        return TowerSource(tower, np.arange(len(vectors)), len(vectors), self.index.extended(tower.item_vectors))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -150,6 +170,10 @@ class CounterSource:
     def __init__(self, counter: SkipGram, fitted: IntArray, num_items: int) -> None:
         self._counter = counter
         self._places = _Places(fitted, num_items)
+
+    def with_items(self, vectors: FloatArray) -> Source:
+        """See `Source`: no new item has followed any."""
+        return CounterSource(self._counter, self._places.fitted, len(vectors))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -210,10 +234,15 @@ class PopularitySource:
     """
 
     def __init__(self, counts: IntArray) -> None:
+        self._counts = counts
         smoothed = counts + 1.0
         self._log_share = np.log(smoothed / smoothed.sum()).astype(np.float32)
         # Equal counts go by the item's index.
         self._order = np.argsort(-counts, kind="stable")
+
+    def with_items(self, vectors: FloatArray) -> Source:
+        """See `Source`: new items have no interactions."""
+        return PopularitySource(np.pad(self._counts, (0, len(vectors) - len(self._counts))))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -251,6 +280,7 @@ class _Places:
     def __init__(self, fitted: IntArray, num_items: int) -> None:
         self.index = np.full(num_items, -1, dtype=np.int64)
         self.index[fitted] = np.arange(len(fitted))
+        self.fitted = fitted
         # The last entry maps "no item" to itself.
         self.names = np.append(fitted, -1)
         self._all = len(fitted) == num_items

@@ -5,6 +5,7 @@ They know neither index nor fusion. Items are numbered as in the catalogue that 
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +73,13 @@ class ContentTower:
     def item_vectors(self) -> FloatArray:
         """float32 [N, D]: unit rows; zeros for an item with a zero embedding."""
         return self._vectors
+
+    def with_items(self, embeddings: FloatArray) -> ContentTower:
+        """The same over more items: float32 [N', D], first those that it has."""
+        twin = copy.copy(self)
+        new = _unit_rows(embeddings[len(self._vectors) :].astype(np.float32))
+        twin._vectors = np.concatenate([self._vectors, new])
+        return twin
 
     def encode(self, histories: Sequences) -> FloatArray:
         """float32 [B, D]: unit rows; zeros for an empty history."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -17,9 +17,12 @@ from serving.client.models import (
     EventsResult,
     Interests,
     Item,
+    ItemChange,
     ItemPage,
+    ItemsResult,
     Model,
     Neighbours,
+    NewItem,
     Recommendations,
     Rules,
     User,
@@ -81,6 +84,7 @@ class AsyncClient:
         seen_window: int | None = None,
         mode: Literal["direct", "reason"] = "direct",
         explain: Literal["none", "evidence", "intent"] = "evidence",
+        objectives: Mapping[str, float] | None = None,
         model_version: str | None = None,
         rules: Rules | None = None,
     ) -> Recommendations:
@@ -97,6 +101,7 @@ class AsyncClient:
             seen_window: entries of the history, with `exclude_seen="window"`.
             mode: `reason` writes reasons first, which takes seconds.
             explain: what is said of why: nothing, like items of the history, or tags of the user's interests.
+            objectives: how much each counts in this list, by the names in `model().objectives`.
             model_version: a model in memory that shall answer instead of the active one.
             rules: what else may stand in the list, and where; the arguments above win over its fields of their name.
 
@@ -116,6 +121,7 @@ class AsyncClient:
                 seen_window=seen_window,
                 mode=mode,
                 explain=explain,
+                objectives=objectives,
                 model_version=model_version,
                 rules=rules,
             )
@@ -190,6 +196,33 @@ class AsyncClient:
             UnreachableError: it does not answer.
         """
         return await self._answer(calls.get_item(item_id))
+
+    async def put_item(self, item: NewItem) -> ItemChange:
+        """Add an item, or replace all that is known of it. It is listed at once, and generated within moments.
+
+        Raises:
+            ApiError: the service refuses, such as a column that its catalogue does not have.
+            UnreachableError: it does not answer. It may have the item: putting it again is safe.
+        """
+        return await self._answer(calls.put_item(item))
+
+    async def delete_item(self, item_id: str) -> ItemChange:
+        """Take an item out of every list. Events about it are accepted still, and `put_item` brings it back.
+
+        Raises:
+            ApiError: the catalogue never had it (404), or the service refuses.
+            UnreachableError: it does not answer. Deleting again is safe.
+        """
+        return await self._answer(calls.delete_item(item_id))
+
+    async def import_items(self, items: Sequence[NewItem]) -> ItemsResult:
+        """Add or replace many items, at most 5000 and a megabyte at a time; see the result for those rejected.
+
+        Raises:
+            ApiError: the service refuses all of them.
+            UnreachableError: it does not answer. It may have some of them: sending all again is safe.
+        """
+        return await self._answer(calls.import_items(items))
 
     async def neighbours(self, item_id: str, *, limit: int = 20) -> Neighbours:
         """The items whose semantic IDs begin like that of an item.

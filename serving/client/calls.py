@@ -16,9 +16,12 @@ from serving.client.models import (
     EventsResult,
     Interests,
     Item,
+    ItemChange,
     ItemPage,
+    ItemsResult,
     Model,
     Neighbours,
+    NewItem,
     Recommendations,
     Rules,
     User,
@@ -32,15 +35,21 @@ AnswerT = TypeVar("AnswerT", bound=BaseModel)
 class Call(Generic[AnswerT]):
     """One call."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     answer: type[AnswerT]
     body: Any = None
+    lines: Sequence[BaseModel] | None = None
+    """Sent one a line, instead of `body`."""
     parameters: Mapping[str, str | int] | None = None
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """The request, made by the client that will send it."""
-        return client.build_request(self.method, self.path, json=self.body, params=self.parameters)
+        if self.lines is None:
+            return client.build_request(self.method, self.path, json=self.body, params=self.parameters)
+        content = "".join(line.model_dump_json(exclude_none=True) + "\n" for line in self.lines).encode()
+        headers = {"Content-Type": "application/x-ndjson"}
+        return client.build_request(self.method, self.path, content=content, headers=headers)
 
     def read(self, response: httpx.Response) -> AnswerT:
         """The answer.
@@ -81,6 +90,7 @@ def recommend(
     seen_window: int | None,
     mode: str,
     explain: str,
+    objectives: Mapping[str, float] | None,
     model_version: str | None,
     rules: Rules | None,
 ) -> Call[Recommendations]:
@@ -96,6 +106,7 @@ def recommend(
         "seen_window": seen_window,
         "mode": mode,
         "explain": explain,
+        "objectives": dict(objectives) if objectives else None,
         "model_version": model_version,
     }
     body = _body(rules) | {name: value for name, value in given.items() if value is not None}
@@ -149,6 +160,22 @@ def get_item(item_id: str) -> Call[Item]:
     return Call(method="GET", path=f"/v1/items/{_segment(item_id)}", answer=Item)
 
 
+def put_item(item: NewItem) -> Call[ItemChange]:
+    """`PUT /v1/items/{item_id}`."""
+    body = item.model_dump(mode="json", exclude={"item_id"})
+    return Call(method="PUT", path=f"/v1/items/{_segment(item.item_id)}", body=body, answer=ItemChange)
+
+
+def delete_item(item_id: str) -> Call[ItemChange]:
+    """`DELETE /v1/items/{item_id}`."""
+    return Call(method="DELETE", path=f"/v1/items/{_segment(item_id)}", answer=ItemChange)
+
+
+def import_items(items: Sequence[NewItem]) -> Call[ItemsResult]:
+    """`POST /v1/items:bulk`."""
+    return Call(method="POST", path="/v1/items:bulk", lines=items, answer=ItemsResult)
+
+
 def get_neighbours(item_id: str, limit: int) -> Call[Neighbours]:
     """`GET /v1/neighbours/{item_id}`."""
     path = f"/v1/neighbours/{_segment(item_id)}"
@@ -183,4 +210,5 @@ def _refusal(response: httpx.Response) -> ApiError:
         fields=[str(entry.get("field")) for entry in problem.get("fields", [])],
         request_id=response.headers.get("x-request-id"),
         retry_after_s=retry_after(response),
+        problem=problem,
     )

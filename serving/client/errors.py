@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class ClientError(Exception):
@@ -22,6 +23,7 @@ class ApiError(ClientError):
         fields: the offending fields.
         request_id: names the call in the service's log.
         retry_after_s: when to ask again, if the service has said so.
+        problem: the whole answer, where it is a problem as the API words them.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class ApiError(ClientError):
         fields: Sequence[str] = (),
         request_id: str | None = None,
         retry_after_s: float | None = None,
+        problem: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(f"{status}: {detail}" + (f" (request {request_id})" if request_id else ""))
         self.status = status
@@ -39,3 +42,4 @@ class ApiError(ClientError):
         self.fields = tuple(fields)
         self.request_id = request_id
         self.retry_after_s = retry_after_s
+        self.problem = problem or {}

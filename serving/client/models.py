@@ -23,6 +23,56 @@ class Item(_Answer):
     """The semantic ID: one code a level, coarse to fine."""
 
 
+class NewItem(BaseModel):
+    """All that is to be known of an item; it takes the place of what was known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    item_id: str
+    title: str | None = None
+    categories: tuple[str, ...] = ()
+    attributes: dict[str, str | tuple[str, ...] | None] = {}
+    """Texts, or lists of them, of further columns of the catalogue; `Client.model` names them."""
+
+
+class ItemChange(_Answer):
+    """What became of an item that was put or deleted."""
+
+    item_id: str
+    outcome: str
+    """`created`, `changed`, `unchanged` or `removed`."""
+    status: str
+    """`generatable`: every source may list it. `retrievable`: every source but the generator, until it has a semantic
+    ID. `removed`: none."""
+    catalog_version: int
+    """The first version of the catalogue that has the change."""
+
+
+class ItemLineResult(_Answer):
+    """What became of one of many items."""
+
+    line: int
+    """Its place, from 1."""
+    item_id: str | None
+    outcome: str
+    """`created`, `changed`, `unchanged` or `rejected`."""
+    status: str | None
+    reason: str | None
+    """Why it was rejected."""
+
+
+class ItemsResult(_Answer):
+    """What became of many items."""
+
+    catalog_version: int
+    created: int
+    changed: int
+    unchanged: int
+    rejected: int
+    results: tuple[ItemLineResult, ...]
+    """In the order of the items."""
+
+
 class Neighbour(Item):
     """An item whose semantic ID begins like that of another one."""
 
@@ -93,6 +143,8 @@ class Recommendations(_Answer):
     variants: dict[str, str] = {}
     """The variant of each experiment that the user is in."""
     model_version: str
+    catalog_version: int = 0
+    """0: the catalogue of the model's bundle; each change of items since then counts one."""
 
 
 class _Asked(BaseModel):
@@ -228,5 +280,10 @@ class Model(_Answer):
     model_version: str
     created_at: datetime
     num_items: int
+    catalog_version: int = 0
+    catalog_columns: tuple[str, ...] = ()
+    """What items have beside title and categories."""
+    objectives: dict[str, float] = {}
+    """What `objectives` of a request may weigh, with the weights that hold without them."""
     loaded: tuple[str, ...] = ()
     """Versions of all models in memory, which a request may name."""

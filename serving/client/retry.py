@@ -1,6 +1,6 @@
 """When a call is made again, and after how long. Knows no HTTP library.
 
-Every call may be made again: reading changes nothing, and an event counts once under its id.
+Every call may be made again: reading changes nothing, an event counts once under its id, an item is what was put last.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The record of who administered the service and who erased what: one line a call, with nobody's id in clear."""
+"""The record of who administered the service, changed items and erased what: one line a call, nobody's id in clear."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from recsys.errors import ConfigError
 from serving.guard.middleware import client_of
 from serving.guard.roles import role_of
+
+_CHANGE_ITEMS = frozenset({"put_item", "import_items"})
 
 _log = structlog.get_logger(__name__)
 
@@ -81,7 +83,7 @@ class AuditLog:
 
 
 class AuditMiddleware:
-    """Records every call of an administrator's operation and every DELETE, refused ones too."""
+    """Records every call of an administrator's operation, every change of items and every DELETE, refused ones too."""
 
     def __init__(self, app: ASGIApp, *, audit: AuditLog) -> None:
         self.app = app
@@ -102,7 +104,9 @@ class AuditMiddleware:
         finally:
             # The router has put the route into the scope.
             operation = getattr(scope.get("route"), "operation_id", None)
-            if operation is not None and (scope["method"] == "DELETE" or role_of(operation) == "admin"):
+            if operation is not None and (
+                scope["method"] == "DELETE" or operation in _CHANGE_ITEMS or role_of(operation) == "admin"
+            ):
                 client = client_of(scope)
                 self.audit.record(
                     operation=operation,

@@ -68,7 +68,7 @@ def _states(context: ServingContext) -> ModelStates:
                 model_version=model.version,
                 name=model.runtime.info.name,
                 created_at=model.runtime.info.created_at,
-                num_items=model.runtime.catalog.num_items,
+                num_items=model.runtime.num_listed,
                 state=state,
                 in_flight=model.in_flight,
             )

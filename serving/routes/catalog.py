@@ -47,7 +47,9 @@ async def get_neighbours(
     the most popular."""
     runtime = context.runtime
     item = _known(runtime, item_id)
-    found = await context.on_search(lambda: nearest_codes(runtime.codes, runtime.item_counts, item, limit))
+    found = await context.on_search(
+        lambda: nearest_codes(runtime.codes, runtime.item_counts, item, limit, runtime.with_codes)
+    )
     return Neighbours(
         item=presentation.summary(runtime, item),
         sharing=found.sharing.tolist(),
@@ -66,9 +68,9 @@ async def list_categories(context: Context) -> list[CategoryCount]:
 
 def _known(runtime: RecommenderRuntime, item_id: str) -> int:
     """The dense index of an item."""
-    (item,) = runtime.catalog.index_of([item_id])
-    if item < 0:
+    item = runtime.find(item_id)
+    if item is None:
         raise ProblemError(
             404, f"the catalogue has no item {item_id!r}; search it with /v1/items?query=", field="item_id"
         )
-    return int(item)
+    return item

@@ -24,7 +24,11 @@ async def append_events(body: Annotated[EventsBody, Body()], context: Context) -
     """
     posted = body if isinstance(body, list) else [body]
     now = time.time()
-    unknown = context.runtime.catalog.index_of([event.item_id for event in posted]) < 0
+    ids = [event.item_id for event in posted]
+    unknown = context.runtime.catalog.index_of(ids) < 0
+    if unknown.any():
+        await context.catalogue.look()  # another process may have added them this moment
+        unknown = context.runtime.catalog.index_of(ids) < 0
     events: list[Event] = []
     rejected: list[RejectedEvent] = []
     for event, is_unknown in zip(posted, unknown, strict=True):

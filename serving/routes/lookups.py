@@ -25,7 +25,8 @@ async def rank_items(request: RankRequest, context: Context, deadline_ms: Deadli
     """The given items in the order in which they are likely to be wanted next.
 
     The score is the generator's exact log-probability of the item among all items of the catalogue: no search is made
-    that could miss one, and no rule leaves one out. Those that the catalogue does not have are in `unknown_items`.
+    that could miss one, and no rule leaves one out. Those that the catalogue does not have, or that wait for a semantic
+    ID, are in `unknown_items`.
     """
     with context.model.use() as model:
         return await looking_up.rank(context, model, request, _seconds(deadline_ms))

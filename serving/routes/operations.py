@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from serving import presentation
 from serving.context import Context, ServingContext
 from serving.lifecycle import Lifecycle, StoreProbe, judge
 from serving.metrics import CONTENT_TYPE
@@ -65,13 +66,17 @@ async def metrics(context: Context) -> Response:
 @router.get("/v1/model", operation_id="get_model")
 async def get_model(context: Context) -> ModelResponse:
     """What is being served."""
-    info = context.runtime.info
+    runtime = context.runtime
+    info = runtime.info
     return ModelResponse(
         name=info.name,
         model_version=info.model_version,
         created_at=info.created_at,
-        num_items=context.runtime.catalog.num_items,
+        num_items=runtime.num_listed,
+        catalog_version=runtime.catalog_version,
+        catalog_columns=[name for name in runtime.catalog.frame.columns if name not in presentation.SUMMARY_COLUMNS],
         libraries=dict(info.libraries),
+        objectives=dict(runtime.objectives),
         loaded=[model.version for model, _ in context.models.states()],
     )
 

@@ -93,10 +93,10 @@ async def recommend(
         return await respond(context, model, request, allowance_s=allowance_s, forced=forced)
 
 
-@router.post("/recommend:next", operation_id="recommend_next", responses=responses(400, 410, 413, 422))
+@router.post("/recommend:next", operation_id="recommend_next", responses=responses(400, 410, 413, 422, 503))
 async def recommend_next(request: NextRequest, context: Context) -> RecommendResponse:
     """The next items of a list that `depth` froze, in its order: pages never repeat an item, and together they are the
-    list, whatever happens between them."""
+    list, whatever happens between them; only items that were removed meanwhile are missing."""
     return await next_page(context, request)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from store_servers import VALKEY, Server, Store
 
-from feature_store import Event, OnlineStore, StoreUnavailableError
+from feature_store import Event, OnlineStore, StoredItem, StoreUnavailableError
 from feature_store.aio import AsyncOnlineStore
 from feature_store.consumer import OfflineConsumer
 from feature_store.keys import SHARDS, shard_of
@@ -82,6 +82,50 @@ def test_everything_else_that_is_kept(store: OnlineStore) -> None:
         '{"b": 2}',
     )
     assert store.drop_idle_users() == 0
+
+
+def test_changes_of_the_catalogue_are_read_by_whoever_has_not_seen_them(store: OnlineStore) -> None:
+    items = store.items
+    assert (items.version(), items.since(0)) == (0, (0, []))
+    first = items.put({"a": '{"title": 1}', "b": "{}"})
+    assert (first.version, first.changed) == (1, (True, True))
+    again = items.put({"b": "{}", "c": "{}"})
+    assert (again.version, again.changed) == (2, (False, True))
+    assert items.remove(["a", "of the bundle"]).version == 3
+    assert items.remove(["a"]).changed == (False,)
+    version, changed = items.since(2)
+    assert version == 3
+    assert changed == [
+        StoredItem(item_id="a", text='{"title": 1}', number=0, is_removed=True),
+        StoredItem(item_id="of the bundle", text=None, number=None, is_removed=True),
+    ]
+    assert items.put({"a": '{"title": 1}'}).version == 4
+    assert [(item.item_id, item.number, item.is_removed) for item in items.since(3)[1]] == [("a", 0, False)]
+    many = {f"n{number}": "{}" for number in range(1700)}
+    assert items.put(many).version == 8
+    newest, found = items.since(4)
+    assert newest == 8
+    assert {item.item_id: item.number for item in found} == {item: 3 + place for place, item in enumerate(many)}
+    with pytest.raises(ValueError, match="must not be empty"):
+        items.put({"d": ""})
+
+
+def test_the_first_placement_of_an_item_stays_and_no_two_share_a_place(store: OnlineStore) -> None:
+    items = store.items
+    items.put({"a": "{}", "b": "{}"})
+    assert items.place("m", {"a": ("1.2", "first")}) == ["kept"]
+    assert items.place("m", {"a": ("1.3", "second"), "b": ("1.2", "b"), "c": ("1.4", "c")}) == [
+        "known",
+        "taken",
+        "kept",
+    ]
+    assert items.placements("m", ["a", "b", "c"]) == ["first", None, "c"]
+    assert items.placements("other", ["a"]) == [None]
+    assert items.since(1)[0] == 3
+    assert [item.item_id for item in items.since(1)[1]] == ["a", "c"]
+    assert (items.lease("m", 60), items.lease("m", 60), items.lease("other", 60)) == (True, False, True)
+    items.end_lease("m")
+    assert items.lease("m", 60)
 
 
 def test_the_asyncio_client_reads_the_same(store: OnlineStore) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from dashboard_page import CHROMIUM, FLAGS
+from toy_encoder import write_toy_encoder
 
 NUM_ITEMS, NUM_USERS = 60, 80
 COLOURS = ("red", "green", "blue", "black", "white", "yellow")
@@ -54,29 +55,8 @@ def toy_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence-transformers model with one layer and random weights, made here: nothing is downloaded."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("toy_encoder")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ":", ".", "##s", "categories", *COLOURS, *THINGS]
-    (folder / "vocab.txt").write_text("\n".join([*words, *(str(number) for number in range(NUM_ITEMS))]))
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words) + NUM_ITEMS,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
-    BertModel(config).save_pretrained(folder / "bert")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
-    transformer = Transformer(str(folder / "bert"))
-    pooling = Pooling(32)
-    SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(folder / "model"))
-    return folder / "model"
+    words = [*COLOURS, *THINGS, *(str(number) for number in range(NUM_ITEMS))]
+    return write_toy_encoder(tmp_path_factory.mktemp("toy_encoder"), words, 32)
 
 
 @pytest.fixture(scope="session")

@@ -206,6 +206,27 @@ def test_swaps_under_load_fail_no_request_and_no_answer_mixes_models(service: Se
     _change(service, "unload", model_version=versions[1])
 
 
+def test_an_item_is_removed_and_put_back_in_every_worker(service: Service) -> None:
+    item = _anew(service, "GET", "/v1/items/i9").json()
+
+    def follow(version: int) -> None:
+        _wait(lambda: {_metric(service, "recsys_catalog_version").get(worker) for worker in "01"} == {version})
+
+    def answers() -> list[tuple[int, bool]]:
+        found = []
+        for _ in range(12):
+            listed = _anew(service, "POST", "/v1/recommend", json={"history": ["i1"], "k": 40}).json()["items"]
+            status = _anew(service, "GET", "/v1/items/i9").status_code
+            found.append((status, "i9" in [each["item_id"] for each in listed]))
+        return found
+
+    follow(_anew(service, "DELETE", "/v1/items/i9").json()["catalog_version"])
+    assert set(answers()) == {(404, False)}
+    body = {name: item[name] for name in ("title", "categories", "attributes")}
+    follow(_anew(service, "PUT", "/v1/items/i9", json=body).json()["catalog_version"])
+    assert set(answers()) == {(200, True)}
+
+
 def test_a_worker_that_hangs_is_left_out_of_the_metrics(service: Service) -> None:
     stopped = service.children()["1"]
     stopped.suspend()

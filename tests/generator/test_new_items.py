@@ -45,6 +45,26 @@ def test_the_same_catalogue_in_another_order_gives_the_same_lists(make_recommend
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_two_catalogues_can_have_their_weights_in_memory_once(make_recommender, shape: str) -> None:
+    recommender = make_recommender(shape)
+    codes, vectors = recommender.codes[1:], recommender.item_vectors
+    vectors, known = None if vectors is None else vectors[1:], np.arange(500) - 1
+    copied, sharing = (
+        recommender.with_catalog(codes, vectors, known, shares_weights=shares_weights)
+        for shares_weights in (False, True)
+    )
+    np.testing.assert_array_equal(
+        sharing.recommend(HISTORIES.renumber(known), 10).scores, copied.recommend(HISTORIES.renumber(known), 10).scores
+    )
+
+    def places(one: GenerativeRecommender) -> set[int]:
+        return {weights.data_ptr() for weights in one.model.parameters() if weights.shape[0] not in (499, 500)}
+
+    assert places(sharing) == places(recommender)
+    assert places(copied).isdisjoint(places(recommender))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_new_items_can_be_read_and_recommended_and_removed_ones_cannot(make_recommender, shape: str) -> None:
     recommender = make_recommender(shape)
     extended = with_new_items(recommender, 30)

@@ -10,7 +10,7 @@ import pytest
 from small_world import NEW, NUM_ITEMS, World
 
 from recsys.data import Examples, Sequences
-from recsys.errors import ArtifactError, DataError
+from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.generator import Constraints
 from recsys.generator.constraints import Cap
 from recsys.generator.groups import Groups
@@ -259,3 +259,15 @@ def test_a_batch_of_unlike_requests_gives_what_each_alone_gives(fused: FusedReco
         alone = fused.recommend(HISTORIES.select(one), length, constraints=held.select(one))
         np.testing.assert_array_equal(together.items[row, :length], alone.items[0])
         np.testing.assert_allclose(together.scores[row, :length], alone.scores[0], atol=1e-4)
+
+
+def test_a_fusion_weighs_the_objectives_of_its_generator(fused: FusedRecommender, world: World) -> None:
+    with pytest.raises(ConfigError, match="one objective"):
+        fused.weighted({"accuracy": 1.0})
+    generator = world.generator.with_objectives(["accuracy", "novelty"], noise=0.5)
+    narrow = fused.with_generator(generator).with_beams(4)
+    for name in ("accuracy", "novelty"):
+        expected = fused.with_generator(generator.weighted({name: 1.0})).with_beams(4).recommend(HISTORIES, 5)
+        found = narrow.weighted({name: 1.0}).recommend(HISTORIES, 5)
+        assert found.items.tolist() == expected.items.tolist()
+        assert found.scores == pytest.approx(expected.scores)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -44,3 +46,21 @@ def guarded_app(
     )
     with TestClient(app) as client:
         yield Guarded(app=app, client=client, path=path, keys=keys)
+
+
+class InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """Requests go to the app of a test client, in both colours."""
+
+    def __init__(self, client: TestClient) -> None:
+        self._app = client
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        headers = {name: value for name, value in request.headers.items() if name != "host"}
+        answer = self._app.request(
+            request.method, request.url.raw_path.decode(), content=request.read(), headers=headers
+        )
+        return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        return await asyncio.to_thread(self.handle_request, request)

@@ -9,6 +9,7 @@ def test_an_item_is_shown_with_all_that_is_known(client: TestClient) -> None:
         "title": "The item 4",
         "categories": ["even", "low"],
         "sid": [1, 0],
+        "status": "generatable",
         "interactions": 20,
         "attributes": {"brand": "brand 1"},
     }

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from guarded import Guarded, guarded_app
+from guarded import Guarded, InProcess, guarded_app
 
 from feature_store import OnlineStore
 from serving.client import (
@@ -27,10 +27,14 @@ from serving.client import (
     EventsResult,
     Interests,
     Item,
+    ItemChange,
+    ItemLineResult,
     ItemPage,
+    ItemsResult,
     Model,
     Neighbour,
     Neighbours,
+    NewItem,
     Pin,
     Recommendations,
     RecommendedItem,
@@ -47,24 +51,6 @@ from serving.runtime import RecommenderRuntime
 
 Answerer = Callable[[httpx.Request], httpx.Response]
 URL = "http://service"
-
-
-class _InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """Requests go to the app of a test client, in both colours."""
-
-    def __init__(self, guarded: Guarded) -> None:
-        self._app = guarded.client
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        headers = {name: value for name, value in request.headers.items() if name != "host"}
-        answer = self._app.request(
-            request.method, request.url.raw_path.decode(), content=request.read(), headers=headers
-        )
-        return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        await request.aread()
-        return await asyncio.to_thread(self.handle_request, request)
 
 
 class Caller:
@@ -103,7 +89,7 @@ def guarded(runtime: RecommenderRuntime, store: OnlineStore, tmp_path: Path) -> 
 
 @pytest.fixture
 def caller(guarded: Guarded, colour: str) -> Caller:
-    return Caller(colour, key=guarded.keys["write"], transport=_InProcess(guarded))
+    return Caller(colour, key=guarded.keys["write"], transport=InProcess(guarded.client))
 
 
 def test_the_way_of_a_user_through_the_api(caller: Caller) -> None:
@@ -131,6 +117,21 @@ def test_the_way_of_a_user_through_the_api(caller: Caller) -> None:
     assert caller("search_items", "item 1", limit=2).total >= 2
     assert caller("model").model_version == "abc123"
     assert caller.waits == []
+
+
+def test_items_are_changed_and_removed_in_order(caller: Caller) -> None:
+    item = NewItem(item_id="i9", title="Renamed", categories=("even",), attributes={"brand": "b"})
+    assert caller("put_item", item) == ItemChange(
+        item_id="i9", outcome="changed", status="generatable", catalog_version=1
+    )
+    assert caller("item", "i9").title == "Renamed"
+    found = caller("import_items", [item, NewItem(item_id="i8"), NewItem(item_id="i7", attributes={"size": "L"})])
+    assert (found.changed, found.unchanged, found.rejected, found.catalog_version) == (1, 1, 1, 2)
+    assert found.results[2].reason == "attributes.size: the catalogue has no such column; it has brand"
+    assert caller("delete_item", "i9").status == "removed"
+    with pytest.raises(ApiError, match="404"):
+        caller("item", "i9")
+    assert caller("model").catalog_columns == ("brand",)
 
 
 def test_rules_and_the_further_lists(caller: Caller) -> None:
@@ -176,7 +177,7 @@ def test_a_refusal_says_what_the_service_says(caller: Caller) -> None:
 
 def test_without_a_key_the_refusal_says_how_to_get_one(guarded: Guarded, colour: str) -> None:
     with pytest.raises(ApiError, match="recsys keys create"):
-        Caller(colour, transport=_InProcess(guarded))("model")
+        Caller(colour, transport=InProcess(guarded.client))("model")
 
 
 # ---- failing services ----
@@ -293,6 +294,9 @@ def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
         (RecommendedItem, "RecommendedItem"),
         (Item, "ItemDetail"),
         (ItemPage, "ItemPage"),
+        (ItemChange, "ItemChange"),
+        (ItemsResult, "ItemsResponse"),
+        (ItemLineResult, "ItemLineResult"),
         (Neighbours, "Neighbours"),
         (Neighbour, "Neighbour"),
         (EventsResult, "EventsResponse"),
@@ -303,6 +307,7 @@ def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
     ]:
         assert model.model_fields.keys() <= set(schemas[name]["required"]), name
     assert Event.model_fields.keys() == schemas["EventIn"]["properties"].keys()
+    assert NewItem.model_fields.keys() == {"item_id", *schemas["ItemIn"]["properties"]}
     sent = (set(inspect.signature(Client.recommend).parameters) - {"self", "rules"}) | Rules.model_fields.keys()
     assert sent <= schemas["RecommendRequest"]["properties"].keys()
     for request in ("SimilarRequest", "SearchRequest"):

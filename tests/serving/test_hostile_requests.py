@@ -37,6 +37,7 @@ SENDERS = (
     ("POST", "/v1/rank"),
     ("POST", "/v1/events"),
     ("PUT", "/v1/profiles/ann"),
+    ("PUT", "/v1/items/i1"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -95,6 +96,22 @@ def test_an_item_is_explained_by_a_tag_of_the_users_interests(client: TestClient
         assert tag.split()[-1] in item["categories"]
         assert 1 <= len(item["reason"]["evidence"]) <= 3
         assert {each["item_id"] for each in item["reason"]["evidence"]} <= set(history)
+
+
+def test_a_changed_item_is_explained_by_what_it_is_now(client: TestClient) -> None:
+    changed = next(item for item in asked(client, explain="intent") if item["reason"]["tags"])
+    item_id, (old,) = changed["item_id"], changed["reason"]["tags"]
+    body = {"title": changed["title"], "categories": ["Documentary"]}
+    assert client.put(f"/v1/items/{item_id}", json=body).json()["outcome"] == "changed"
+    model = lambda: client.app.state.context.model  # type: ignore[attr-defined]  # noqa: E731
+    deadline, was_old = time.monotonic() + 30, True
+    while was_old:  # once more after they are renewed
+        was_old = model().has_old_texts
+        (now,) = [item for item in asked(client, explain="intent", k=40) if item["item_id"] == item_id]
+        assert old not in now["reason"]["tags"]
+        assert now["reason"]["text"].startswith("Similar to")
+        assert time.monotonic() < deadline
+    assert not model().intents.is_old
 
 
 def test_what_fits_no_tag_keeps_its_evidence(client: TestClient) -> None:

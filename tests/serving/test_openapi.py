@@ -48,6 +48,11 @@ def api(guarded_api: tuple[BaseSchema, dict[str, str]]) -> BaseSchema:
     return guarded_api[0]
 
 
+@schemathesis.serializer("application/x-ndjson")
+def _lines(_: schemathesis.SerializationContext, value: object) -> bytes:
+    return str(value).encode("utf-8", "surrogatepass")
+
+
 CHECKS = (
     not_a_server_error,
     status_code_conformance,

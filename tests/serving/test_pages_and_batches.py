@@ -150,6 +150,7 @@ def test_a_cursor_of_a_model_that_is_gone_says_so(client: TestClient, make_runti
 def _frozen(items: list[int], history: list[int]) -> Frozen:
     return Frozen(
         model_version="abc123",
+        catalog_version=0,
         recommendation_id="r",
         source="fusion",
         fallback_reason="no_time",

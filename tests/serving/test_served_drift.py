@@ -76,3 +76,16 @@ def test_a_quiet_start_is_no_reference_and_a_quiet_time_no_drift() -> None:
     assert drift.distance() < 0.05, "the reference went on until it had enough"
     clock.now = 10_000
     assert math.isnan(drift.distance())
+
+
+def test_further_items_move_no_other_and_what_was_counted_stays() -> None:
+    grown, plain = (ServedDrift(np.array([0, 0, 1]), clock=clock, window_s=1.0) for clock in (Clock(), Clock()))
+    for drift in (grown, plain):
+        drift.observe([0, 1, 2] * MIN_SERVED)
+    grown.grow(np.array([0, 0, 1, 3]))
+    for drift in (grown, plain):
+        drift._clock.now = 1.5  # type: ignore[attr-defined]
+        drift.observe([2] * MIN_SERVED)
+    assert grown.distance() == pytest.approx(plain.distance())
+    grown.observe([3] * MIN_SERVED)
+    assert grown.distance() > plain.distance()

@@ -1,0 +1,72 @@
+"""Sources, index and fusion with items that they were not fitted on, against what is made over all of them at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_world import NUM_ITEMS, World
+
+from recsys.data import Sequences
+from recsys.generator import Constraints
+from recsys.retrieval.index import IndexKind, ItemIndex
+from recsys.retrieval.single import SourceRecommender
+from recsys.retrieval.towers import ContentTower
+
+HISTORIES = Sequences.from_lists([[0, 1, 2], [12, 13], []])
+FURTHER = 5
+
+
+@pytest.fixture
+def vectors(world: World) -> np.ndarray:
+    more = np.random.default_rng(1).normal(size=(FURTHER, world.vectors.shape[1])).astype(np.float32)
+    return np.concatenate([world.vectors, more])
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf_pq"])
+def test_an_extended_index_finds_the_further_items_and_the_old_one_does_not(kind: IndexKind) -> None:
+    vectors = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+    index = ItemIndex(vectors[:390], kind)
+    extended = index.extended(vectors)
+    queries = vectors[[3, 391, 399]]
+    assert extended.search(queries, 1).items[:, 0].tolist() == np.argmax(queries @ vectors.T, axis=1).tolist()
+    assert index.search(queries, 5).items.max() < 390
+    assert extended.kind == kind
+
+
+def test_content_is_as_if_it_had_been_made_over_all_items(world: World, vectors: np.ndarray) -> None:
+    content = world.pool.sources["content"].with_items(vectors)
+    whole = ContentTower(vectors, world.retrieval.config.content_decay)
+    np.testing.assert_array_equal(world.retrieval.content.with_items(vectors).item_vectors, whole.item_vectors)
+    scores = whole.encode(HISTORIES) @ whole.item_vectors.T
+    found = content.propose(HISTORIES, 3, Constraints()).items
+    assert found[0].tolist() == np.argsort(-scores[0])[:3].tolist()
+    assert (found[2] == -1).all()
+
+
+@pytest.mark.parametrize("name", ["sasrec", "skip_gram", "popularity"])
+def test_a_source_that_learned_says_of_old_items_what_it_said(world: World, vectors: np.ndarray, name: str) -> None:
+    old, new = world.pool.sources[name], world.pool.sources[name].with_items(vectors)
+    before, after = old.propose(HISTORIES, 4, Constraints()), new.propose(HISTORIES, 4, Constraints())
+    np.testing.assert_array_equal(before.items, after.items)
+    further = np.tile(np.arange(NUM_ITEMS, NUM_ITEMS + FURTHER), (len(HISTORIES), 1))
+    scores = after.scores(further)
+    if name == "popularity":
+        assert (scores < before.scores(before.items)[0, 0]).all()
+    else:
+        assert np.isneginf(scores).all()
+    only = np.zeros(NUM_ITEMS + FURTHER, dtype=bool)
+    only[NUM_ITEMS:] = True
+    listed = (
+        SourceRecommender(old, NUM_ITEMS)
+        .with_items(vectors)
+        .recommend(HISTORIES, 2, constraints=Constraints(allow=only))
+    )
+    assert (listed.items >= NUM_ITEMS).all() if name == "popularity" else (listed.items == -1).all()
+
+
+def test_restrictions_within_others() -> None:
+    few, even = np.array([True, True, False, False]), np.array([True, False, True, False])
+    assert Constraints().within(None).allow is None
+    np.testing.assert_array_equal(Constraints().within(few).allow, few)  # type: ignore[arg-type]
+    both = Constraints(allow=np.stack([even, ~even])).within(few).allow
+    np.testing.assert_array_equal(both, [[True, False, False, False], [False, True, False, False]])  # type: ignore[arg-type]
