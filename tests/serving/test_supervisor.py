@@ -268,7 +268,7 @@ def test_a_bundle_that_one_worker_cannot_load_is_kept_by_none(start: Start, tmp_
 def test_a_worker_that_hangs_in_a_change_is_replaced_and_the_answer_comes_after_it(
     start: Start, tmp_path: Path
 ) -> None:
-    running = start(_CHANGE_S=0.5)
+    running = start(_CHANGE_S=3.0)
     for name in ("0", "1"):
         running.pid(name)
     running.ask("0", "load", bundle="new")
@@ -282,7 +282,7 @@ def test_a_worker_that_hangs_in_a_change_is_replaced_and_the_answer_comes_after_
 
 
 def test_who_gives_no_sign_of_life_is_replaced(start: Start, tmp_path: Path) -> None:
-    running = start(_PING_S=0.05, _SILENT_S=0.6)
+    running = start(_PING_S=0.05, _SILENT_S=3.0)
     hanging = running.pid("1")
     other = running.pid("0")
     (tmp_path / "up-1").unlink()
@@ -307,7 +307,7 @@ def test_it_gives_up_when_no_worker_comes_up_any_more(start: Start, tmp_path: Pa
 
 
 def test_who_does_not_end_is_killed(start: Start, tmp_path: Path) -> None:
-    running = start(_END_S=0.5)
+    running = start(_END_S=3.0)
     (tmp_path / "ends-slowly-0").touch()
     slow = running.pid("0")
     running.pid("1")
