@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import redis
@@ -36,6 +37,8 @@ class AsyncOnlineStore:
         self.keys = Keys(namespace)
         self._server = server
         self._client = address.async_client()
+        # All who wait for a start wait for the same one. In threads that others need they would hold up those.
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-start")
 
     @classmethod
     def connect(cls, url: str, *, namespace: str = "recsys") -> Self:
@@ -67,7 +70,7 @@ class AsyncOnlineStore:
             except redis.ConnectionError:
                 if self._server is None:
                     raise
-                await asyncio.to_thread(self._server.ensure_running)
+                await asyncio.get_running_loop().run_in_executor(self._starter, self._server.ensure_running)
                 return decode_state(await self._replies(commands))
         except (redis.RedisError, RedisClusterException, OSError) as error:
             raise unavailable(error) from error
@@ -81,4 +84,5 @@ class AsyncOnlineStore:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._starter.shutdown(wait=False, cancel_futures=True)
         await self._client.aclose()

@@ -79,8 +79,10 @@ class Traffic(_Out):
     at: float
     """Seconds since 1970 UTC."""
     started: float | None
-    """When the process started, the last one of several; counters begin again at 0 then. Null where the system does not
-    say."""
+    """When the process started, the first one of several. Null where the system does not say."""
+    processes: list[float]
+    """When each process started whose counters are in here, ascending. Where that differs from an earlier answer, one
+    was replaced, and began at 0, or did not tell in time: differences to that answer say nothing."""
     in_flight: int
     """Requests in progress, this one included."""
     routes: list[RouteTraffic]
@@ -109,12 +111,17 @@ def traffic_of(metrics: Iterable[Metric], now: float | None = None) -> Traffic:
         metrics: as a registry collects them.
         now: seconds since 1970 UTC; the present when None.
     """
+    metrics = list(metrics)
     found = _Values(metrics)
+    starts = sorted(
+        sample.value for metric in metrics for sample in metric.samples if sample.name == "process_start_time_seconds"
+    )
     running = found.one("recsys_offline_running", max)
     entries = found.one("recsys_offline_lag_entries", max)
     return Traffic(
         at=time.time() if now is None else now,
-        started=found.one("process_start_time_seconds", max),
+        started=min(starts, default=None),
+        processes=starts,
         in_flight=int(found.one("recsys_requests_in_flight") or 0),
         routes=_routes(found),
         sources=[

@@ -2,8 +2,8 @@
 
 const NOTHING = { count: 0, sum: 0, bounds: [], counts: [] };
 
-/** Whether the second answer goes on from the first: the same process, later. */
-export const goesOn = (before, now) => before.started === now.started && now.at > before.at;
+/** Whether the second answer goes on from the first: the same processes, later. */
+export const goesOn = (before, now) => before.processes.join() === now.processes.join() && now.at > before.at;
 
 /** What came to a distribution since an earlier state of it, which may be missing. */
 function since(before, now) {

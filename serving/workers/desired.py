@@ -34,7 +34,10 @@ class DesiredModels:
         match change.action:
             case "load":
                 assert change.bundle is not None
-                self.bundles[version] = change.bundle
+                if version == self.first:
+                    self.holds_first = True  # every worker has it from its start
+                else:
+                    self.bundles[version] = change.bundle
             case "shadow":
                 self.shadow, self.share = change.model_version, change.share
             case "unload":

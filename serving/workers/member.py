@@ -50,6 +50,7 @@ class FleetMember:
         self._waiting: dict[int, asyncio.Future[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer: asyncio.StreamWriter | None = None
+        self._is_orphaned = False
 
     async def start(self) -> None:
         """Tell the supervisor that this process is up, and do from now on what it says."""
@@ -71,6 +72,8 @@ class FleetMember:
         return await asyncio.to_thread(lambda: list(text_string_to_metric_families(text)))
 
     async def _ask(self, question: Message) -> str:
+        if self._is_orphaned:
+            raise _ending()
         number = next(self._numbers)
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
@@ -99,9 +102,10 @@ class FleetMember:
                     answer.set_result(message["value"])
                 else:
                     answer.set_exception(error_of(*message["error"]))
+        self._is_orphaned = True
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(ModelError("the service is ending"))
+                answer.set_exception(_ending())
         self._on_orphaned()
 
     @staticmethod
@@ -127,6 +131,10 @@ class FleetMember:
                 _log.exception("a task of the supervisor failed")
             error = parts_of(caught)
         self._send({"kind": "result", "number": task["number"], "value": value, "error": error})
+
+
+def _ending() -> ModelError:
+    return ModelError("the service is ending")
 
 
 def parts_of(error: Exception) -> tuple[str, str]:

@@ -49,6 +49,7 @@ def run_workers(
     """
     service = service.sharing_cores(num_workers)
     server: EmbeddedServer | None = None
+    owns_server = False
     try:
         if store_url is None:
             server = EmbeddedServer(data_dir)
@@ -64,8 +65,10 @@ def run_workers(
         return OnlineStore.attended(socket_path, namespace=service.namespace, idle_lifetime_s=service.idle_lifetime_s)
 
     def start_store() -> None:
+        nonlocal owns_server
         if server is None:
             return
+        owns_server = True
         try:
             server.ensure_running()
             store = open_store()
@@ -92,7 +95,7 @@ def run_workers(
             helpers=helpers,
         ).run()
     finally:
-        if server is not None:
+        if server is not None and owns_server:  # else it may be that of a service which runs
             server.stop()
 
 

@@ -20,7 +20,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -56,6 +56,8 @@ _STEADY_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
 _MOST_FAILURES = 5
 """Starts in a row that may fail while no worker is up."""
+
+_ENDING = ("ModelError", "the service is ending")
 
 _log = structlog.get_logger(__name__)
 _fork = multiprocessing.get_context("fork")
@@ -111,13 +113,15 @@ class _Round:
 
     asker: _Child
     number: int
-    """Of the question; -1: there was none."""
+    """Of the question; -1: who asked has died."""
     until: float
     change: ModelChange | None
     """None of metrics."""
     at_work: set[_Child]
     values: dict[str, str] = field(default_factory=dict)
     errors: dict[_Child, tuple[str, str]] = field(default_factory=dict)
+    reason: tuple[str, str] | None = None
+    """Why it takes a change back, which is the answer; None of what was asked for."""
 
 
 class Supervisor:
@@ -243,11 +247,7 @@ class Supervisor:
         child.asked_at = None
         match message["kind"]:
             case "loaded":
-                self._move(child, "loaded")
-                child.shown = message["shown"]
-                if self._models is None:
-                    version = message["model_version"]
-                    self._models = DesiredModels(first=version, active=version)
+                self._note_loaded(child, message["model_version"], message["shown"])
             case "up":
                 self._move(child, "up")
             case "failed":
@@ -255,11 +255,12 @@ class Supervisor:
             case "ask" if message["what"] == "change":
                 change = ModelChange.model_validate(message["change"])
                 if self._is_ending:
-                    self._answer(child, message["number"], "", ("ModelError", "the service is ending"))
+                    self._answer(child, message["number"], "", _ENDING)
                 else:
                     self._changes.append((child, message["number"], change))
             case "ask":
-                self._begin(child, message["number"], None, self._up(self._children), _METRICS_S)
+                tasks: dict[_Child, Message] = {each: {"what": "metrics"} for each in self._up(self._children)}
+                self._begin(child, message["number"], tasks, _METRICS_S)
             case "result":
                 found = self._rounds.get(message["number"])
                 if found is not None and child in found.at_work:
@@ -268,6 +269,20 @@ class Supervisor:
                         found.values[child.name] = message["value"]
                     else:
                         found.errors[child] = tuple(message["error"])
+
+    def _note_loaded(self, child: _Child, version: str, shown: str) -> None:
+        if self._models is None:
+            self._models = DesiredModels(first=version, active=version)
+        if version == self._models.first:
+            child.shown = shown
+            self._move(child, "loaded")
+            return
+        text = (
+            f"bundle: it was model {self._models.first} when the service started, and is {version} now; start the "
+            "service anew to serve it, or load a changed bundle under another name"
+        )
+        child.error = ("ArtifactError", text)
+        self._kill(child)
 
     @staticmethod
     def _move(child: _Child, state: Literal["down", "loading", "loaded", "up"]) -> None:
@@ -299,6 +314,24 @@ class Supervisor:
                 self._start(child)
 
     def _start(self, child: _Child) -> None:
+        try:
+            self._fork(child)
+        except OSError as error:  # the system has no memory, processes or files left: it may have some later
+            text = f"serve: cannot start a process: {error}"
+            if self._on_ready is not None:
+                raise ConfigError(text) from error
+            child.process, child.error = None, ("ConfigError", text)
+            _log.error("a process cannot be started, trying again", process=child.name, error=str(error))
+            self._put_off(child)
+
+    def _put_off(self, child: _Child) -> None:
+        """Start it again after a pause, which grows with each failure."""
+        child.failures += 1
+        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (child.failures - 1))
+        self._move(child, "down")
+        child.starts_at = child.changed_at + pause
+
+    def _fork(self, child: _Child) -> None:
         ours, its = socket.socketpair()
         inherited = [other.channel.connection for other in self._children if other.channel is not None]
         child.error = child.asked_at = None
@@ -309,9 +342,12 @@ class Supervisor:
                 target=self._be, args=(child, its, [ours, *inherited]), name=f"recsys-{child.name}"
             )
             child.process.start()
+        except OSError:
+            ours.close()
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
-        its.close()
+            its.close()
         child.channel = Channel(ours)
         self._selector.register(ours, selectors.EVENT_READ, child)
         self._move(child, "loading")
@@ -349,16 +385,17 @@ class Supervisor:
             if child.answers and self._on_ready is not None:
                 unknown = ("RecsysError", f"serve: a worker ended by itself, with {code}; the log may say why")
                 raise error_of(*(child.error or unknown))
-            child.failures = 0 if was_steady else child.failures + 1
-            pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (child.failures - 1)) if child.failures else 0.0
-            child.starts_at = now + pause
+            if was_steady:
+                child.failures, child.starts_at = 0, now
+            else:
+                self._put_off(child)
             self._metrics.count_restart(child.name)
             _log.error(
                 "a process died, it is replaced",
                 process=child.name,
                 exit_code=code,
                 error=None if child.error is None else child.error[1],
-                pause_s=pause,
+                pause_s=round(max(0.0, child.starts_at - now), 2),
             )
         if self._workers and all(child.state == "down" and child.failures >= _MOST_FAILURES for child in self._workers):
             last = max(self._workers, key=lambda child: child.changed_at)
@@ -382,6 +419,9 @@ class Supervisor:
         for found in self._rounds.values():
             found.at_work.discard(child)
             found.errors.pop(child, None)
+            if found.asker is child:
+                found.number = -1  # who takes its place counts its own questions from 0
+        self._changes = deque(each for each in self._changes if each[0] is not child)
 
     def _kill(self, child: _Child) -> None:
         if child.process is not None and child.process.exitcode is None:
@@ -393,7 +433,7 @@ class Supervisor:
             return
         try:
             self._server.start_if_dead()
-        except StoreError as error:
+        except (StoreError, OSError) as error:  # also a directory that is gone, or a full disk: the workers go on
             _log.error("the store does not start, trying again", error=str(error))
             self._server_starts_at = time.monotonic() + 1.0
 
@@ -419,16 +459,24 @@ class Supervisor:
             return
         asker, number, change = self._changes.popleft()
         limit_s = _LOAD_S if change.action == "load" else _CHANGE_S
-        self._changing = self._begin(asker, number, change, self._up(self._workers), limit_s)
+        task = {"what": "change", "change": change.model_dump()}
+        tasks = dict.fromkeys(self._up(self._workers), task)
+        self._changing = self._begin(asker, number, tasks, limit_s, change)
 
     def _begin(
-        self, asker: _Child, number: int, change: ModelChange | None, at_work: set[_Child], limit_s: float
+        self,
+        asker: _Child,
+        number: int,
+        tasks: Mapping[_Child, Message],
+        limit_s: float,
+        change: ModelChange | None = None,
+        reason: tuple[str, str] | None = None,
     ) -> int:
         self._num_rounds += 1
-        self._rounds[self._num_rounds] = _Round(asker, number, time.monotonic() + limit_s, change, at_work)
-        what = {"what": "metrics"} if change is None else {"what": "change", "change": change.model_dump()}
-        for child in list(at_work):
-            self._send(child, {"kind": "task", "number": self._num_rounds, **what})
+        until = time.monotonic() + limit_s
+        self._rounds[self._num_rounds] = _Round(asker, number, until, change, set(tasks), reason=reason)
+        for child, task in tasks.items():
+            self._send(child, {"kind": "task", "number": self._num_rounds, **task})
         return self._num_rounds
 
     def _end_rounds(self) -> None:
@@ -450,34 +498,44 @@ class Supervisor:
 
     def _end_change(self, found: _Round, change: ModelChange) -> None:
         self._changing = None
-        error = next(iter(found.errors.values()), None)
-        if found.errors and (change.action == "load" or not found.values):
-            # All or none: those who could load it forget it again.
-            for version in set(found.values.values()):
-                undo = ModelChange(action="unload", model_version=version)
-                able = {child for child in self._up(self._workers) if child.name in found.values}
-                self._changing = self._begin(found.asker, -1, undo, able, _CHANGE_S)
-        elif found.values:
-            value = next(iter(found.values.values()))
+        versions = sorted(set(found.values.values()))
+        error = found.reason or next(iter(found.errors.values()), None)
+        if error is None and len(versions) > 1:
+            error = ("ArtifactError", f"bundle: it was replaced meanwhile, and is {' and '.join(versions)}; try again")
+        if found.reason is None and error is not None and change.action == "load" and versions:
+            self._take_back(found, change, error)
+            return
+        for child in found.errors if found.values or found.reason else ():
+            _log.error("a worker differs from the others, it is replaced", process=child.name)
+            self._kill(child)
+        if found.reason is None and versions:
             assert self._models is not None
-            self._models.note(change, value)
-            for child in found.errors:
-                _log.error("a worker differs from the others, it is replaced", process=child.name)
-                self._kill(child)
+            self._models.note(change, versions[0])
             error = None
-        else:
+        elif error is None:
             error = ("ModelError", "every worker died meanwhile; look at the log, and try again")
-        if found.number >= 0:
-            self._answer(found.asker, found.number, next(iter(found.values.values()), ""), error)
+        self._answer(found.asker, found.number, versions[0] if versions else "", error)
+
+    def _take_back(self, found: _Round, change: ModelChange, reason: tuple[str, str]) -> None:
+        """All or none: those who could load a bundle forget it again."""
+        tasks = {}
+        for child in self._up(self._workers):
+            if child.name in found.values:
+                undo = ModelChange(action="unload", model_version=found.values[child.name])
+                tasks[child] = {"what": "change", "change": undo.model_dump()}
+        self._changing = self._begin(found.asker, found.number, tasks, _CHANGE_S, change, reason)
 
     def _answer(self, asker: _Child, number: int, value: str, error: tuple[str, str] | None) -> None:
-        self._send(asker, {"kind": "answer", "number": number, "value": value, "error": error})
+        if number >= 0:
+            self._send(asker, {"kind": "answer", "number": number, "value": value, "error": error})
 
     # ---------------------------------------------------------------- the end
 
     def _end(self, number: int) -> None:
         """End the workers, then the helpers; a second signal cuts short what the first left time for."""
         self._is_ending = True
+        for asker, waiting, _ in self._changes:
+            self._answer(asker, waiting, "", _ENDING)
         # From now on nobody is started: connections that no worker takes any more are refused, not kept waiting.
         self._listener.close()
         self._end_those(self._workers, number, self._drain_s + _END_S)

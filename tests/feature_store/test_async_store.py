@@ -3,13 +3,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from feature_store import Event, OnlineStore, StoreUnavailableError
+from feature_store.address import Address
 from feature_store.aio import AsyncOnlineStore
+from feature_store.embedded import AttendedServer
 
 
 def test_many_requests_at_once_get_their_own_users(store: OnlineStore, make_event: Callable[..., Event]) -> None:
@@ -73,6 +76,28 @@ def test_who_stops_waiting_leaves_no_reply_behind_for_others(
             os.kill(process, signal.SIGCONT)
         for user in users:
             assert [entry.item_id for entry in (await client.user_state(user)).history] == [f"item of {user}"]
+        await client.close()
+
+    asyncio.run(read())
+
+
+def test_many_who_wait_for_a_server_to_come_back_take_no_threads_from_others(tmp_path: Path) -> None:
+    is_back = threading.Event()
+
+    class Server(AttendedServer):
+        def ensure_running(self) -> None:
+            is_back.wait(60)
+
+    async def read() -> None:
+        address = Address.parse(f"unix://{tmp_path}/none.sock")
+        client = AsyncOnlineStore(address, namespace="test", server=Server(tmp_path / "none.sock"))
+        asking = [asyncio.create_task(client.user_state("ann")) for _ in range(100)]
+        try:
+            await asyncio.wait_for(asyncio.to_thread(int), 20)
+        finally:
+            is_back.set()
+            answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {StoreUnavailableError}
         await client.close()
 
     asyncio.run(read())

@@ -31,6 +31,7 @@ def _traffic(at: float, **changes: Any) -> dict[str, Any]:
     return {
         "at": at,
         "started": 0.0,
+        "processes": [0.0],
         "in_flight": 1,
         "routes": [],
         "sources": [],
@@ -129,8 +130,22 @@ def test_the_first_look_is_of_all_since_the_start_and_an_idle_service_has_no_tim
 
 
 def test_another_process_does_not_go_on_from_the_one_before() -> None:
-    looks = [_traffic(1.0), _traffic(2.0), _traffic(3.0, started=2.5)]
+    looks = [_traffic(1.0), _traffic(2.0), _traffic(3.0, started=2.5, processes=[2.5])]
     assert _run("rates", "[it.goesOn(l[0], l[1]), it.goesOn(l[1], l[2]), it.goesOn(l[1], l[0])]", l=looks) == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_nothing_is_told_across_a_worker_that_was_replaced_or_did_not_tell_its_numbers() -> None:
+    both = _traffic(30.0, started=10.0, processes=[10.0, 20.0])
+    after = {
+        "both, later": both | {"at": 33.0},
+        "one is missing": both | {"at": 33.0, "processes": [10.0]},
+        "one is new": both | {"at": 33.0, "processes": [10.0, 32.0]},
+    }
+    assert _run("rates", "Object.values(after).map((now) => it.goesOn(both, now))", both=both, after=after) == [
         True,
         False,
         False,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -33,6 +34,7 @@ class ToyModels:
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory, self._name = directory, name
+        self._held = {"first"}
         self._hold("first")
 
     def _hold(self, version: str) -> None:
@@ -42,7 +44,10 @@ class ToyModels:
     async def load(self, bundle: str) -> object:
         if (self._directory / f"{bundle}-fails-{self._name}").exists():
             raise ArtifactError(f"bundle: {bundle} is damaged")
-        return type("Loaded", (), {"version": bundle})
+        replaced = self._directory / f"{bundle}-replaced-{self._name}"
+        version = replaced.read_text() if replaced.exists() else bundle
+        self._held.add(version)
+        return type("Loaded", (), {"version": version})
 
     def activate(self, version: str) -> None:
         if (self._directory / f"hangs-{self._name}").exists():
@@ -53,9 +58,13 @@ class ToyModels:
         self._hold(version)
 
     def unload(self, version: str) -> None:
+        if version == self.active:
+            raise ModelError("it is active")
+        self._held.remove(version)
         (self._directory / f"unloaded-{self._name}").write_text(version)
 
     def resume(self, *, active: str, **_: object) -> None:
+        assert active in self._held
         self._hold(active)
 
 
@@ -69,8 +78,13 @@ class Worker:
         if (self._directory / f"fails-{name}").exists():
             send_now(connection, {"kind": "failed", "error": parts_of(ArtifactError("bundle: it is damaged"))})
             raise SystemExit(1)
-        send_now(connection, {"kind": "loaded", "shown": "toy", "model_version": "first"})
+        replaced = self._directory / f"first-replaced-{name}"
+        version = replaced.read_text() if replaced.exists() else "first"
+        send_now(connection, {"kind": "loaded", "shown": "toy", "model_version": version})
         if receive_now(connection) is not None:
+            while (self._directory / f"waits-{name}").exists():
+                (self._directory / f"waiting-{name}").touch()
+                time.sleep(0.01)
             asyncio.run(self._serve(connection, name, models))
 
     async def _serve(self, connection: socket.socket, name: str, models: DesiredModels | None) -> None:
@@ -86,9 +100,11 @@ class Worker:
             question = self._directory / f"ask-{name}"
             if question.exists():
                 change = ModelChange.model_validate_json(question.read_text())
-                question.unlink()
+                asking = asyncio.ensure_future(member.change(change))
+                await asyncio.sleep(0)
+                question.unlink()  # it is on its way
                 try:
-                    await member.change(change)
+                    await asking
                     answer = "done"
                 except RecsysError as error:
                     answer = f"{type(error).__name__}: {error}"
@@ -124,19 +140,44 @@ class Running:
         os.kill(pid, signal.SIGKILL)
 
     def ask(self, name: str, action: str, **further: object) -> str:
+        self.put(name, action, **further)
         answer = self.directory / "answer"
-        answer.unlink(missing_ok=True)
+        self.wait(lambda: answer.exists() and answer.read_text())
+        return answer.read_text()
+
+    def put(self, name: str, action: str, **further: object) -> None:
+        """Let a worker ask for a change; the answer comes later."""
+        (self.directory / "answer").unlink(missing_ok=True)
         question = ModelChange.model_validate({"action": action, **further}).model_dump_json()
         (self.directory / "question").write_text(question)
         (self.directory / "question").rename(self.directory / f"ask-{name}")
-        self.wait(lambda: answer.exists() and answer.read_text())
-        return answer.read_text()
+        self.wait(lambda: not (self.directory / f"ask-{name}").exists())
 
     def active(self, name: str) -> str:
         return (self.directory / f"active-{name}").read_text()
 
 
-def _supervise(directory: Path, num_workers: int, settings: dict[str, float], helpers: dict[str, Main]) -> None:
+class NoProcesses:
+    """In place of the system's processes: none can be had while there is a file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def Process(self, **options: Any) -> BaseProcess:  # noqa: N802 - as multiprocessing calls it
+        if self._file.exists():
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return _fork.Process(**options)
+
+
+class BrokenServer:
+    """A store that cannot be started."""
+
+    def start_if_dead(self) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "lock")
+
+
+def _supervise(directory: Path, num_workers: int, settings: dict[str, Any], helpers: dict[str, Main]) -> None:
+    server = BrokenServer() if settings.pop("has_broken_server", False) else None
     for name, value in settings.items():
         setattr(module, name, value)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -145,7 +186,7 @@ def _supervise(directory: Path, num_workers: int, settings: dict[str, float], he
             num_workers,
             listener=listener,
             drain_s=0,
-            server=None,
+            server=server,
             before_serving=lambda: None,
             on_ready=lambda shown: (directory / "ready").write_text(shown),
             helpers=helpers,
@@ -165,7 +206,7 @@ Start = Callable[..., Running]
 def start(tmp_path: Path) -> Iterator[Start]:
     running: list[Running] = []
 
-    def start(num_workers: int = 2, helpers: dict[str, Main] | None = None, **settings: float) -> Running:
+    def start(num_workers: int = 2, helpers: dict[str, Main] | None = None, **settings: object) -> Running:
         arguments = (tmp_path, num_workers, {"_FIRST_PAUSE_S": 0.01, **settings}, helpers or {})
         process = _fork.Process(target=_supervise, args=arguments)
         process.start()
@@ -220,7 +261,6 @@ def test_a_bundle_that_one_worker_cannot_load_is_kept_by_none(start: Start, tmp_
     for name in ("0", "1"):
         running.pid(name)
     assert running.ask("0", "load", bundle="new") == "ArtifactError: bundle: new is damaged"
-    running.wait((tmp_path / "unloaded-0").exists)
     assert (tmp_path / "unloaded-0").read_text() == "new"
     assert not (tmp_path / "unloaded-1").exists()
 
@@ -228,7 +268,7 @@ def test_a_bundle_that_one_worker_cannot_load_is_kept_by_none(start: Start, tmp_
 def test_a_worker_that_hangs_in_a_change_is_replaced_and_the_answer_comes_after_it(
     start: Start, tmp_path: Path
 ) -> None:
-    running = start(_CHANGE_S=0.5)
+    running = start(_CHANGE_S=3.0)
     for name in ("0", "1"):
         running.pid(name)
     running.ask("0", "load", bundle="new")
@@ -242,7 +282,7 @@ def test_a_worker_that_hangs_in_a_change_is_replaced_and_the_answer_comes_after_
 
 
 def test_who_gives_no_sign_of_life_is_replaced(start: Start, tmp_path: Path) -> None:
-    running = start(_PING_S=0.05, _SILENT_S=0.6)
+    running = start(_PING_S=0.05, _SILENT_S=3.0)
     hanging = running.pid("1")
     other = running.pid("0")
     (tmp_path / "up-1").unlink()
@@ -267,7 +307,7 @@ def test_it_gives_up_when_no_worker_comes_up_any_more(start: Start, tmp_path: Pa
 
 
 def test_who_does_not_end_is_killed(start: Start, tmp_path: Path) -> None:
-    running = start(_END_S=0.5)
+    running = start(_END_S=3.0)
     (tmp_path / "ends-slowly-0").touch()
     slow = running.pid("0")
     running.pid("1")
@@ -285,3 +325,90 @@ def test_workers_end_when_the_supervisor_is_killed(start: Start, tmp_path: Path)
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
     assert (tmp_path / "ended-0").exists()
+
+
+def test_a_bundle_that_is_replaced_while_workers_load_it_is_kept_by_none(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "new-replaced-1").write_text("newer")
+    running = start()
+    for name in ("0", "1"):
+        running.pid(name)
+    answer = "ArtifactError: bundle: it was replaced meanwhile, and is new and newer; try again"
+    assert running.ask("0", "load", bundle="new") == answer
+    assert (tmp_path / "unloaded-0").read_text() == "new"
+    assert (tmp_path / "unloaded-1").read_text() == "newer"
+
+
+def test_workers_that_found_different_models_do_not_begin_to_answer(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "first-replaced-1").write_text("second")
+    running = start()
+    running.process.join(20)
+    assert running.process.exitcode == 1
+    assert (tmp_path / "error").read_text().startswith("ArtifactError: bundle: it was model ")
+    assert not (tmp_path / "ready").exists()
+
+
+def test_the_first_model_may_go_and_come_again(start: Start, tmp_path: Path) -> None:
+    running = start()
+    before = running.pid("1")
+    running.pid("0")
+    running.ask("0", "load", bundle="new")
+    running.ask("0", "activate", model_version="new")
+    assert running.ask("0", "unload", model_version="first") == "done"
+    assert running.ask("0", "load", bundle="first") == "done"
+    assert running.ask("0", "activate", model_version="first") == "done"
+    running.kill("1")
+    assert running.pid("1") != before
+    assert running.active("1") == "first"
+
+
+def test_an_answer_for_a_worker_that_died_is_not_given_to_who_takes_its_place(start: Start, tmp_path: Path) -> None:
+    running = start()
+    for name in ("0", "1"):
+        running.pid(name)
+    (tmp_path / "waits-1").touch()
+    running.kill("1")
+    running.wait((tmp_path / "waiting-1").exists)
+    running.put("0", "activate", model_version="nowhere")  # waits for worker 1
+    running.kill("0")
+    running.pid("0")
+    running.put("0", "load", bundle="new")
+    (tmp_path / "waits-1").unlink()
+    running.wait((tmp_path / "answer").exists)
+    assert (tmp_path / "answer").read_text() == "done"
+
+
+def test_a_change_that_waits_when_the_service_ends_is_refused(start: Start, tmp_path: Path) -> None:
+    running = start()
+    for name in ("0", "1"):
+        running.pid(name)
+    (tmp_path / "waits-1").touch()
+    running.kill("1")
+    running.wait((tmp_path / "waiting-1").exists)
+    running.put("0", "load", bundle="new")
+    os.kill(running.process.pid, signal.SIGTERM)
+    running.process.join(20)
+    assert (tmp_path / "answer").read_text() == "ModelError: the service is ending"
+    assert (tmp_path / "ended-0").exists()
+
+
+def test_a_process_that_the_system_has_no_room_for_is_started_later(start: Start, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    running = start(_fork=NoProcesses(full), _LONGEST_PAUSE_S=0.05, _MOST_FAILURES=10_000)
+    before = running.pid("1")
+    other = running.pid("0")
+    full.touch()
+    running.kill("1")
+    running.wait(lambda: not psutil.pid_exists(before))
+    time.sleep(0.2)
+    full.unlink()
+    assert running.pid("1") != before
+    assert running.pid("0") == other
+
+
+def test_a_store_that_cannot_be_started_takes_no_worker_along(start: Start) -> None:
+    running = start(has_broken_server=True)
+    for name in ("0", "1"):
+        running.pid(name)
+    time.sleep(0.3)
+    assert running.process.is_alive()
+    assert running.ask("0", "load", bundle="new") == "done"

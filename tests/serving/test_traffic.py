@@ -39,6 +39,7 @@ def test_requests_lists_and_batches_are_counted(client: TestClient) -> None:
     assert traffic["breakers"]["store"] == "closed"
     assert traffic["in_flight"] == 1
     assert traffic["at"] >= traffic["started"] > 0
+    assert traffic["processes"] == [traffic["started"]]
 
 
 def test_what_nobody_knows_is_null(client: TestClient) -> None:
@@ -95,6 +96,6 @@ process_start_time_seconds{worker="2"} 20.0
     (route,) = traffic.routes
     assert route.statuses == {"200": 7}
     assert (route.seconds.count, route.seconds.counts, route.seconds.sum) == (7, [6], 0.75)
-    assert (traffic.started, traffic.store.lag_seconds) == (20.0, 1.5)
+    assert (traffic.started, traffic.processes, traffic.store.lag_seconds) == (10.0, [10.0, 20.0], 1.5)
     assert traffic.breakers == {"store": "open"}
     assert traffic.drift == {"popularity": None}
