@@ -20,7 +20,7 @@ from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
 from serving.answers import Source
 from serving.search import CatalogSearch
-from serving.stages import Asked, Listed, StageName, listed_row, one_thread, together
+from serving.stages import Asked, Listed, OneByOne, StageName, listed_row, one_thread, together
 
 FloatArray = npt.NDArray[np.float32]
 TextVectors = Callable[[Sequence[str]], FloatArray]
@@ -84,7 +84,7 @@ class TextStage:
 
 
 @dataclass(frozen=True, eq=False)
-class PromptStage:
+class PromptStage(OneByOne):
     """Items that a language model generates after the words: its own search, where it was taught to."""
 
     reader: GenerativeRecommender
@@ -92,17 +92,6 @@ class PromptStage:
     """bool [num_items]: what it may list beside what a request allows; None: everything."""
     name: StageName = field(default="prompt", init=False)
     source: Source = field(default="generator", init=False)
-    shares_calls: bool = field(default=False, init=False)
-    is_exclusive: bool = field(default=True, init=False)
-
-    def key(self, asked: Asked) -> Hashable:
-        """See `Stage`."""
-        return None
-
-    def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
-        """See `Stage`."""
-        one_thread()
-        return [self._one(one) for one in asked]
 
     def _one(self, asked: Asked) -> Listed:
         held = together([asked], len(self.reader.codes)).within(self.within)

@@ -200,7 +200,7 @@ def narrower(stage: RecommenderStage) -> tuple[RecommenderStage, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class _OneByOne(ABC):
+class OneByOne(ABC):
     """What words take part in: a text tokenizer serves one thread at a time, and requests share nothing."""
 
     shares_calls: bool = field(default=False, init=False)
@@ -220,7 +220,7 @@ class _OneByOne(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class ReasoningStage(_OneByOne):
+class ReasoningStage(OneByOne):
     """Reasons first, then the list that follows from them: a core for seconds each."""
 
     recommender: GenerativeRecommender
@@ -240,7 +240,7 @@ class ReasoningStage(_OneByOne):
 
 
 @dataclass(frozen=True, eq=False)
-class ProfileStage(_OneByOne):
+class ProfileStage(OneByOne):
     """The generator with the user's profile before the history; nothing where no statement of it fits before that."""
 
     reader: GenerativeRecommender
