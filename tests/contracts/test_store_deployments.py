@@ -184,7 +184,7 @@ def test_a_store_says_what_it_is_and_promises(store: OnlineStore, deployment: St
         found.tls,
     ) == expected
     assert found.append_only_file
-    # Valkey confirms before its fsync unless that comes with each write; the login without CONFIG is not told whether so.
+    # Valkey confirms before its fsync unless that comes with each write; the login without CONFIG is not told if so.
     assert found.durable == (found.fsync_policy == "always")
     assert (found.warning is None) == found.durable
 
