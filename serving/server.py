@@ -176,7 +176,7 @@ def run_server(
     num_workers = settings.workers if workers is None else workers
     num_workers = num_workers or len(os.sched_getaffinity(0))
     name = read_manifest(path).name
-    with _listen(host, port) as listener:
+    with listen(host, port) as listener:
         service = Service(
             path=path,
             name=name,
@@ -295,11 +295,18 @@ def _keys(address: str, keys: Path | None, is_open: bool) -> KeyRing | None:
     return None
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Take the address before anything slow is done."""
+def listen(host: str, port: int) -> socket.socket:
+    """Take the address before anything slow is done.
+
+    Raises:
+        ConfigError: it is taken, or is none of this machine.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=2048)
+        # Connections inherit it. asyncio sets it only on sockets that it makes: without, the body of an answer waits
+        # for the acknowledgement of its head, which clients put off by 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise ConfigError(f"serve: cannot listen on {host}:{port}: {error}; choose another --port or --host") from error
     return listener

@@ -19,7 +19,7 @@ from serving.cli import app
 from serving.context import ServingContext
 from serving.guard.keys import create_key
 from serving.lifecycle import Lifecycle
-from serving.server import HttpServer
+from serving.server import HttpServer, listen
 from serving.settings import load_settings
 
 
@@ -229,3 +229,10 @@ def test_no_number_of_workers_is_one_a_core(
     worker, number = seen
     assert number == 6
     assert worker._service.settings.model_threads == 1
+
+
+def test_answers_do_not_wait_until_their_head_is_acknowledged() -> None:
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
