@@ -399,11 +399,12 @@ def _serve(arguments: list[str]) -> None:
     parser.add_argument("--max-batch", type=int, default=32)
     parser.add_argument("--home", type=Path, required=True)
     options = parser.parse_args(arguments)
-    import socket
 
     import uvicorn
 
-    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    from serving.server import listen
+
+    listener = listen("127.0.0.1", 0)
     build: Callable[[argparse.Namespace], Any] = _product if options.kind == "server" else _plain_service
     app = build(options)
     print("port", listener.getsockname()[1], flush=True)
