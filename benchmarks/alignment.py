@@ -58,7 +58,7 @@ VARIANTS: dict[str, list[str]] = {
     "exact": [*_LABELLED, *_GRPO, "align.rewards.terms=[{kind: exact}]"],
     "prefix": [*_LABELLED, *_GRPO, "align.rewards.terms=[{kind: prefix}, {kind: rank, weight: 0.3}]"],
     "vocabulary": ["align.group_policy.policy.normalise=vocabulary"],
-    "sdpo_beam": [*_SDPO],
+    "sdpo_beam": _SDPO,
     "sdpo_random": [*_SDPO, "align.preference.negatives=random"],
     "sdpo_unseen_beam": [*_SDPO, *_ANCHORED],
     "sdpo_unseen_random": [*_SDPO, *_ANCHORED, "align.preference.negatives=random"],

@@ -477,9 +477,8 @@ class GenerativeRecommender:
         heads = _heads(self.model)
         if heads is None or not isinstance(self.model, NestedModel):
             raise ConfigError("weights: this model has one objective; make a run with align.objectives")
-        model = self.model.with_depth(heads.weighted(weights))
-        twin = GenerativeRecommender(self.config, self.codes, self.codebook_sizes, self.item_vectors, model)
-        twin.sessions = self.sessions
+        twin = copy.copy(self)
+        twin.model = self.model.with_depth(heads.weighted(weights))
         return twin
 
     # --- artifacts ----------------------------------------------------------------------------------------------------

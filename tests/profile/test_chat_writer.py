@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import serve_chat
 
 from recsys.errors import ConfigError
 from recsys.generator.lm.config import ChatTeacherConfig
@@ -21,27 +19,13 @@ def url() -> Iterator[str]:
     """A server that says what it was asked, in capitals."""
     asked.clear()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            asked.append(body)
-            message = {"content": body["messages"][0]["content"].upper()}
-            answer = json.dumps({"choices": [{"message": message}]}).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+    def says(body: dict[str, Any]) -> str:
+        asked.append(body)
+        content: str = body["messages"][0]["content"]
+        return content.upper()
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_chat(says) as url:
+        yield url
 
 
 def test_a_chat_model_is_asked_once_for_each_draw(url: str, tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from chat_server import serve_chat
 from fastapi.testclient import TestClient
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
@@ -230,31 +230,15 @@ class Chat:
 
     @contextmanager
     def running(self) -> Iterator[str]:
-        chat = self
+        with serve_chat(self._answer) as url:
+            yield url
+            self.may_answer.set()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                chat.requests += 1
-                chat.may_answer.wait(20)
-                tag = body["messages"][0]["content"].splitlines()[0].removeprefix("Somebody is interested in: ")
-                answer = json.dumps({"choices": [{"message": {"content": chat.says.format(tag=tag)}}]}).encode()
-                self.send_response(200)
-                self.send_header("content-length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        self.may_answer.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    def _answer(self, body: dict[str, Any]) -> str:
+        self.requests += 1
+        self.may_answer.wait(20)
+        tag = body["messages"][0]["content"].splitlines()[0].removeprefix("Somebody is interested in: ")
+        return self.says.format(tag=tag)
 
 
 @pytest.fixture
