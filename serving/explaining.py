@@ -15,7 +15,7 @@ from serving.context import ServingContext
 from serving.intents import Explained, IntentReason, UserIntents
 from serving.models import ServedModel
 from serving.runtime import RecommenderRuntime
-from serving.schemas import Because, ReasonOut, RecommendedItem
+from serving.schemas.lists import Because, ReasonOut, RecommendedItem
 
 _HISTORY = 50
 """The most recent items that reasons are found in: what further pages of a list remember too."""

@@ -28,7 +28,8 @@ from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
 from serving.requested_rules import query_rules, rule_problems
 from serving.runtime import Clock
-from serving.schemas import MAX_HISTORY, NextRequest, RecommendedItem, RecommendRequest, RecommendResponse
+from serving.schemas.lists import RecommendedItem, RecommendResponse
+from serving.schemas.requests import MAX_HISTORY, NextRequest, RecommendRequest
 from serving.shown import Shown, best, draw, pinned_pick
 from serving.stages import Asked, Listed
 
