@@ -82,7 +82,7 @@ def _with_evidence(
 ) -> list[RecommendedItem]:
     if not len(past):
         return items
-    nearest = runtime.nearest(chosen, past, _EVIDENCE)
+    nearest = runtime.nearness.nearest(chosen, past, _EVIDENCE)
     return [
         item.model_copy(update={"reason": _evident(runtime, item.reason, evidence)})
         for item, evidence in zip(items, nearest, strict=True)
