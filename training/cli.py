@@ -85,6 +85,27 @@ def _check_port(port: int) -> None:
             raise ConfigError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
 
 
+@app.command("mirror")
+def mirror_command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/mirror-3b.yaml.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Directory of adapters and report.")],
+    as_json: AsJson = False,
+) -> None:
+    """Align a language model with how users choose, and measure how well it foretells choices of other users.
+
+    What is up to date is skipped; a fit that was killed goes on where it was.
+    """
+    from training.mirror import MirrorConfig, make_mirror, summary
+
+    settings = MirrorConfig.load(config)
+    with results_only_stdout() as stdout:
+        report = make_mirror(settings, output)
+        if as_json:
+            print_document(stdout, report)
+        else:
+            stdout.write("".join(f"{line}\n" for line in summary(report)))
+
+
 @app.command()
 def evaluate(run: RunPath, as_json: AsJson = False) -> None:
     """Compare a finished run's model with the baselines; an evaluation that is up to date is only printed."""

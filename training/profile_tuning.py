@@ -8,6 +8,7 @@ The loop is TRL's `DPOTrainer` (extra `trl`), imported only when something is tu
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recsys.config import StrictConfig
 from recsys.errors import ConfigError
+from recsys.files import atomic_directory
 from recsys.generator.lm.backbone import load_causal_lm
 from recsys.profile.pairs import TextPair
 from recsys.profile.writers import chat_prompt
@@ -63,8 +65,26 @@ class Margins:
     """Rank correlation of its margins with the gaps in utility; None where it is not defined."""
 
 
-def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output: Path) -> int:
+def tune_writer(
+    name: str,
+    pairs: Sequence[TextPair],
+    config: TuneConfig,
+    output: Path,
+    *,
+    start: Sequence[Path] = (),
+    checkpoint_steps: int | None = None,
+    bf16: bool = False,
+) -> int:
     """Tune the language model `name` and save the adapter, which `LocalWriter` reads, in `output`.
+
+    Args:
+        name: of the model.
+        pairs: what is learned.
+        config: how.
+        output: directory to write.
+        start: adapters that are added to the model first; what comes of it is the reference too.
+        checkpoint_steps: keep what was learned beside `output` every so many steps, and go on from there; None: never.
+        bf16: products in bfloat16.
 
     Returns:
         How many of the pairs it was tuned on: those whose prompt leaves room for a text.
@@ -78,13 +98,12 @@ def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output
     try:
         # Imported here: it is an extra, and takes seconds.
         from datasets import Dataset
-        from peft import LoraConfig
         from trl import DPOConfig, DPOTrainer
     except ImportError as error:
         raise ConfigError(
             f"profiles.tuning: needs TRL ({error}); install it with `pip install 'recsys[trl]'`"
         ) from error
-    model, tokenizer = load_causal_lm(name, field="profiles.writer.name")
+    model, tokenizer = load_causal_lm(name, field="profiles.writer.name", adapters=start)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     fitting = [pair for pair in pairs if _prompt_length(tokenizer, pair.prompt) < config.max_tokens]
@@ -94,38 +113,83 @@ def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output
             "profiles.writer.max_events"
         )
     rows = [_row(tokenizer, pair) for pair in fitting]
-    scratch = output.with_name(f"{output.name}.trainer")
-    arguments: dict[str, Any] = {
-        "output_dir": str(scratch),
+    arguments = trainer_arguments(
+        output,
+        learning_rate=config.learning_rate,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+        checkpoint_steps=checkpoint_steps,
+        bf16=bf16,
+    ) | {
         "loss_type": [_LOSSES[config.loss]],
         "beta": config.beta if config.beta is not None else _BETAS[config.loss],
-        "learning_rate": config.learning_rate,
-        "num_train_epochs": config.epochs,
-        # Pair by pair: the logits of a batch over a vocabulary of words would take gigabytes.
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": config.batch_size,
-        "max_length": config.max_tokens,
-        "seed": config.seed,
-        "save_strategy": "no",
-        "report_to": "none",
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "bf16": False,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "gradient_checkpointing": False,
     }
     trainer = DPOTrainer(
         model=model,
         args=DPOConfig(**arguments),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=config.rank, lora_alpha=2 * config.rank, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
+        peft_config=adapter_config(config.rank),
     )
-    trainer.train()
-    trainer.model.save_pretrained(str(output))
+    fit_adapter(trainer, output)
     return len(fitting)
+
+
+def adapter_config(rank: int) -> Any:
+    """LoRA of every linear map, as PEFT takes it."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def trainer_arguments(
+    output: Path,
+    *,
+    learning_rate: float,
+    epochs: float,
+    batch_size: int,
+    max_tokens: int,
+    seed: int,
+    checkpoint_steps: int | None,
+    bf16: bool,
+) -> dict[str, Any]:
+    """What TRL's trainers of adapters share, as they name it."""
+    return {
+        "output_dir": str(_scratch(output)),
+        "learning_rate": learning_rate,
+        "num_train_epochs": epochs,
+        # One by one: the logits of a batch over a vocabulary of words would take gigabytes.
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": batch_size,
+        "max_length": max_tokens,
+        "seed": seed,
+        "save_strategy": "no" if checkpoint_steps is None else "steps",
+        "save_steps": checkpoint_steps or 1,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "bf16": bf16,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "gradient_checkpointing": False,
+    }
+
+
+def fit_adapter(trainer: Any, output: Path) -> None:
+    """Run a trainer with `trainer_arguments`, from its last checkpoint where there is one; save the adapter."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    scratch = _scratch(output)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(scratch)) if scratch.is_dir() else None)
+    with atomic_directory(output) as temporary:
+        trainer.model.save_pretrained(str(temporary))
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch(output: Path) -> Path:
+    return output.with_name(f"{output.name}.trainer")
 
 
 def _prompt_length(tokenizer: PreTrainedTokenizerBase, prompt: str) -> int:

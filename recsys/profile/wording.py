@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
+from typing import TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -40,10 +41,10 @@ class Wording(StrictConfig):
     @model_validator(mode="after")
     def _placeholders_are_there(self) -> Wording:
         for kind in StatementWording.model_fields:
-            _check(f"statements.{kind}", getattr(self.statements, kind), {"name", "count", "total"})
+            check_placeholders(f"statements.{kind}", getattr(self.statements, kind), {"name", "count", "total"})
         for style, prompt in self.styles.items():
-            _check(f"styles.{style}", prompt, {"history"})
-        _check("update", self.update, {"profile", "events"})
+            check_placeholders(f"styles.{style}", prompt, {"history"})
+        check_placeholders("update", self.update, {"profile", "events"})
         return self
 
     def statement(self, attribute: Attribute, *, count: int, total: int) -> str:
@@ -58,19 +59,32 @@ class Wording(StrictConfig):
         Raises:
             ConfigError: the file cannot be read, or a key or placeholder is unknown or missing.
         """
-        values = read_yaml(PACKAGED)
-        if path is not None:
-            values |= read_yaml(path)
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            message = str(first["msg"]).removeprefix("Value error, ")
-            raise ConfigError(f"{path or PACKAGED}: {f'{where}: ' if where else ''}{message}") from error
+        return load_wording(cls, PACKAGED, path)
 
 
-def _check(where: str, template: str, expected: set[str]) -> None:
+WordingT = TypeVar("WordingT", bound=StrictConfig)
+
+
+def load_wording(kind: type[WordingT], packaged: Path, path: Path | None) -> WordingT:
+    """The wording of `packaged`; keys that the YAML file `path` holds take that file's.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or placeholder is unknown or missing.
+    """
+    values = read_yaml(packaged)
+    if path is not None:
+        values |= read_yaml(path)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise ConfigError(f"{path or packaged}: {f'{where}: ' if where else ''}{message}") from error
+
+
+def check_placeholders(where: str, template: str, expected: set[str]) -> None:
+    """Raise ValueError unless `template` has each placeholder of `expected` once and no other."""
     try:
         names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:

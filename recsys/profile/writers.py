@@ -12,7 +12,6 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from recsys.errors import ArtifactError
 from recsys.generator.lm.backbone import load_causal_lm
 from recsys.generator.lm.chat_client import ChatClient
 from recsys.generator.lm.config import ChatTeacherConfig
@@ -46,17 +45,9 @@ class LocalWriter:
     """
 
     def __init__(self, name: str, adapter: Path | None = None, *, max_tokens: int = 80, batch_size: int = 8) -> None:
-        self._model, self.tokenizer = load_causal_lm(name, field="profiles.writer.name")
-        if adapter is not None:
-            # Imported here: it takes seconds, and most writers have no adapter.
-            from peft import PeftModel
-
-            try:
-                self._model = PeftModel.from_pretrained(self._model, str(adapter)).merge_and_unload()
-            except (OSError, ValueError, RuntimeError) as error:
-                raise ArtifactError(
-                    f"cannot read the adapter {adapter}: {' '.join(str(error).split())[:200]}"
-                ) from error
+        self._model, self.tokenizer = load_causal_lm(
+            name, field="profiles.writer.name", adapters=[] if adapter is None else [adapter]
+        )
         self._model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self._max_tokens = max_tokens
         self._batch_size = batch_size

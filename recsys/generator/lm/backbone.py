@@ -148,15 +148,19 @@ def load_backbone(config: LanguageModelConfig, *, field: str = "generator.model.
     return backbone
 
 
-def load_causal_lm(name: str, *, field: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_causal_lm(
+    name: str, *, field: str, adapters: Sequence[Path] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model in float32 and its tokenizer, which has an end-of-text token.
 
     Args:
         name: an asset, a directory, or a name of the Hub.
         field: of the configuration that gave the name, for errors.
+        adapters: directories of LoRA adapters, added to the weights one after another.
 
     Raises:
         AssetError: there is no such model, or it has neither safetensors nor a GGUF file, or no tokenizer.
+        ArtifactError: an adapter cannot be read.
     """
     source: Path | str = fetch(name) if name in ASSETS else name
     ggufs = sorted(Path(source).glob("*.gguf")) if Path(source).is_dir() else []
@@ -179,7 +183,19 @@ def load_causal_lm(name: str, *, field: str) -> tuple[PreTrainedModel, PreTraine
         # How the file was quantized is no property of the weights that were read from it, which can be trained.
         del model.config.quantization_config
         model.is_quantized = False
+    for adapter in adapters:
+        model = _adapted(model, adapter)
     return model, tokenizer
+
+
+def _adapted(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    # Imported here: it takes seconds, and most models have no adapter.
+    from peft import PeftModel
+
+    try:
+        return cast(PreTrainedModel, PeftModel.from_pretrained(model, str(adapter)).merge_and_unload())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"cannot read the adapter {adapter}: {' '.join(str(error).split())[:200]}") from error
 
 
 @contextmanager

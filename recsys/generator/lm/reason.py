@@ -19,14 +19,17 @@ from torch import Tensor
 
 from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
+from recsys.generator import caches
 from recsys.generator.constraints import Constraints
 from recsys.generator.diversity import walk_one
 from recsys.generator.lists import shortages
+from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.examples import Items, Piece
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.templates import NO_HISTORY, render
 from recsys.generator.recommendations import Recommendations
 from recsys.generator.recommender import GenerativeRecommender
+from recsys.generator.tree_decoding import Prefix
 
 
 class ReasonConfig(StrictConfig):
@@ -144,18 +147,23 @@ def draw(
         config: how words are drawn and how many at most.
         seed: of the draws.
     """
-    backbone = language.backbone
-    generator = torch.Generator(device=language.device).manual_seed(seed)
-    prefix = language.read(prompts)
-    stop = torch.tensor(backbone.text_tokens(end), device=language.device)
-    cache, lengths = prefix.cache, prefix.lengths
+    return draw_after(language.backbone, language.read(prompts), end, config, seed=seed)
+
+
+@torch.inference_mode()
+def draw_after(backbone: Backbone, prefix: Prefix, end: str, config: ReasonConfig, *, seed: int) -> Draws:
+    """A sampled text after each of the N sequences of `prefix`, which stays as it is; see `draw`."""
+    device = prefix.hidden.device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    stop = torch.tensor(backbone.text_tokens(end), device=device)
+    cache, lengths = caches.fork(prefix.cache), prefix.lengths
     size = cache.get_seq_length()
-    visible = torch.arange(size, device=language.device) < lengths.unsqueeze(1)
+    visible = torch.arange(size, device=device) < lengths.unsqueeze(1)
     hidden = prefix.hidden
-    written = torch.zeros((len(prompts), 0), dtype=torch.int64, device=language.device)
-    log_probs = torch.zeros((len(prompts), 0), device=language.device)
-    counts = torch.zeros(len(prompts), dtype=torch.int64, device=language.device)
-    done = torch.zeros(len(prompts), dtype=torch.bool, device=language.device)
+    written = torch.zeros((len(lengths), 0), dtype=torch.int64, device=device)
+    log_probs = torch.zeros((len(lengths), 0), device=device)
+    counts = torch.zeros(len(lengths), dtype=torch.int64, device=device)
+    done = torch.zeros(len(lengths), dtype=torch.bool, device=device)
     ended = done
     for step in range(config.max_tokens):
         tokens, probable = _draw(backbone.text_logits(hidden).float(), config, generator)
