@@ -4,8 +4,8 @@ SmolLM2-135M on MovieLens latest-small: untuned, after the supervised fit, and a
 after a decision process of its own, beside popularity, chance and nearness to what the user took. Users of the fit are
 not foretold. What each step costs is in `seconds`; steps that the output directory holds are not made again.
 
-    recsys bench mirror [--train-users 160] [--test-users 80] [--output runs/bench-mirror] [--data-root FOLDER] [--seed 0]
-                        [--threads 1] [--precision bfloat16] [--json]
+    recsys bench mirror [--train-users 160] [--test-users 80] [--output runs/bench-mirror] [--data-root FOLDER]
+                        [--seed 0] [--threads 1] [--precision bfloat16] [--json]
 """
 
 from __future__ import annotations

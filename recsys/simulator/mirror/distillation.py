@@ -101,8 +101,8 @@ def uncertainty(chances: DoubleArray) -> Uncertainty:
 def lessons(evidence: Sequence[Evidence], config: DistillConfig) -> list[Lesson]:
     """The best scenes, in the order of `evidence`: those whose teacher led to what was taken at least once.
 
-    A decision process that its own writer concluded otherwise is never the chosen one: it would be learned with a letter
-    that contradicts its words.
+    A decision process that its own writer concluded otherwise is never the chosen one: it would be learned with a
+    letter that contradicts its words.
     """
     found: list[tuple[float, int, Lesson]] = []
     for row, each in enumerate(evidence):

@@ -58,7 +58,7 @@ class SceneConfig(StrictConfig):
     max_options: int = Field(default=5, ge=2, le=MAX_OPTIONS)
     """Options of a scene at most; the number is drawn."""
     pool: int = Field(default=50, ge=1)
-    """Items that each way of proposing names."""
+    """Items that each way of proposing names; as many as there are other options at least."""
     seed: int = 0
     """Of all draws."""
 
@@ -174,7 +174,7 @@ def _proposed(
     candidates = np.flatnonzero(allowed)
     if len(candidates) == 0:
         return []
-    count = min(pool, len(candidates))
+    count = min(max(pool, wanted), len(candidates))
     # Sampling without replacement by Gumbel keys: the order is that of the draws.
     popularity = np.log(item_counts[candidates] + 1e-9) + random.gumbel(size=len(candidates))
     lists = [random.choice(candidates, count, replace=False), candidates[np.argsort(-popularity)[:count]]]
