@@ -109,6 +109,8 @@ class Query:
     """0 .. 1: how much more a list is worth whose items differ, see `serving.arranging`."""
     candidates: int = 0
     """Length of the list that boosts and diversity choose from, if above `k`."""
+    drawn_from: int = 0
+    """Length of the list that exploration draws from, if above `k`."""
     session: str | None = None
     """Whose history it is; it then stays encoded, so that the next request reads only what is new."""
     mode: Mode = "direct"

@@ -136,8 +136,9 @@ def _boosted(boost: Boost, place: int, items: IntArray, rules: CatalogRules, num
 
 
 def _length(query: Query, num_pinned: int, num_ranked: int) -> int:
-    """How many items the sources are asked for: beside those that are pinned, and from which boosts and diversity can
-    choose."""
+    """How many items the sources are asked for: beside those that are pinned, and from which boosts, diversity and
+    exploration can choose."""
     if query.task == "rank":
         return max(1, num_ranked)
-    return max(1, query.k - num_pinned, query.candidates if query.boosts or query.diversity else 0)
+    candidates = query.candidates if query.boosts or query.diversity else 0
+    return max(1, max(query.k, query.drawn_from) - num_pinned, candidates)

@@ -178,7 +178,7 @@ class AnswerChain:
                         most_s = max(_CHEAP_S, self._batchers[stage.name].alone_s() / _CHEAPER)
                 else:
                     failed = outcome or failed
-        if found is None or (source in ("dense", "counter") and len(found.items) < asked.k):
+        if found is None or (source in ("dense", "counter") and len(found.items) < query.k - len(asked.pins)):
             popular = self._runtime.popular(asked)
             if found is None or len(popular.items) > len(found.items):
                 found, source = popular, "popularity"

@@ -99,7 +99,8 @@ async def _respond(
     with rule_problems():
         query = Query(
             history=known.history,
-            k=length if epsilon == 0 else max(length, exploration.candidates),
+            k=length,
+            drawn_from=0 if epsilon == 0 else exploration.candidates,
             exclude_seen=request.exclude_seen not in (False, "none"),
             seen_window=request.seen_window,
             session=request.user_id,
