@@ -13,6 +13,8 @@ from serving.schemas.rules import MAX_K, Rules, check_places
 MAX_HISTORY = 500
 MAX_DEADLINE_MS = 600_000
 MAX_BATCH = 100
+MAX_BATCH_CONDITIONS = 1000
+"""Of the filters of all requests of a batch together."""
 MAX_CURSOR = 8000
 MAX_RANKED = 500
 MAX_OBJECTIVES = 20
@@ -165,4 +167,4 @@ class BatchRequest(RequestBody):
     )
 
     requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BATCH)]
-    """Each as in `/v1/recommend`."""
+    """Each as in `/v1/recommend`; the filters of all of them may have 1000 conditions together."""
