@@ -68,7 +68,8 @@ class ModelState(ResponseBody):
     num_items: int
     state: Literal["active", "previous", "loaded", "shadow"]
     in_flight: int
-    """Requests that are being answered by it."""
+    """Requests that are being answered by it, in all processes of the service together; one that does not say within
+    two seconds is left out."""
 
 
 class ModelStates(ResponseBody):
