@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from recsys.generator.filters import Node
 from recsys.profile.profile import Profile
 
@@ -144,6 +147,16 @@ class Pick:
     reason: Reason
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """What a source found, before boosts and diversity chose from it."""
+
+    items: npt.NDArray[np.int64]
+    """int64 [C], best first."""
+    scores: npt.NDArray[np.float32]
+    """float32 [C]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pinned:
     """An item (dense index) with a fixed place."""
@@ -174,6 +187,10 @@ class Answer:
     """Whether the model read any statement of the profile before the history; never in mode `reason`."""
     timings_ms: dict[str, float]
     """Time of each step."""
+    stage: str = "popularity"
+    """What made the list: a stage of the model, or popularity."""
+    candidates: Candidates | None = None
+    """What it was chosen from; None where nothing was re-ordered."""
     certified: bool | None = None
     """Whether the search proved its list to be the exact one; None where it does not tell."""
 
