@@ -172,6 +172,7 @@ def trainer_arguments(
         "logging_steps": 1,
         "disable_tqdm": True,
         "bf16": bf16,
+        "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "gradient_checkpointing": False,
     }

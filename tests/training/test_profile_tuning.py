@@ -92,7 +92,7 @@ def test_a_chat_model_reads_in_tuning_what_it_is_asked_in_writing(
     tokenizer.save_pretrained(str(lm))
     read: list[list[int]] = []
 
-    def watched(self: Any) -> None:
+    def watched(self: Any, **_: Any) -> None:
         read.extend(row["prompt_ids"] for row in self.train_dataset)
         raise KeyboardInterrupt
 

@@ -9,7 +9,8 @@ A fixed reader turns each decision process k of a scene into p_k, probabilities 
 (The authors' code calls `expected` the model's and `gap` the data's uncertainty, the reverse of common usage.) A scene
 is kept where at least one decision process led to what was taken; kept scenes count by what the student finds hard and
 the teacher clear, D = expected(student) - expected(teacher), or by the gap of all. What a decision process leads to is
-*drawn* from p_k, as in the paper. Knows no prompts and no models.
+*drawn* from p_k, as in the paper; a reader that is too weak to follow what it reads can leave that to the writer. Knows
+no prompts and no models.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ class DistillConfig(StrictConfig):
     """Scenes that are kept at most; of each number of options in proportion."""
     by: Literal["difference", "gap", "random"] = "difference"
     """What scenes are ranked by: D, the gap of all decision processes, or nothing, which is the control."""
+    behaviour: Literal["drawn", "concluded"] = "drawn"
+    """What a decision process led to: a draw from what the reader made of it, or what its writer concluded, where it
+    said so. The latter for small models, of whose draws hardly any has to do with what was read."""
     seed: int = 0
     """Of the drawn behaviours, and of the control."""
 
@@ -107,7 +111,7 @@ def lessons(evidence: Sequence[Evidence], config: DistillConfig) -> list[Lesson]
     found: list[tuple[float, int, Lesson]] = []
     for row, each in enumerate(evidence):
         random = np.random.default_rng([config.seed, row])
-        lesson = _lesson(each, random)
+        lesson = _lesson(each, config, random)
         if lesson is not None:
             found.append((_rank(each, config, random), row, lesson))
     by_size: dict[int, list[tuple[float, int, Lesson]]] = defaultdict(list)
@@ -133,15 +137,22 @@ def _rank(evidence: Evidence, config: DistillConfig, random: np.random.Generator
     return hard - float(entropy(teacher).mean())
 
 
-def _lesson(evidence: Evidence, random: np.random.Generator) -> Lesson | None:
+def _lesson(evidence: Evidence, config: DistillConfig, random: np.random.Generator) -> Lesson | None:
     if not evidence.teacher:
         return None
     target = evidence.scene.chosen
     cumulated = evidence.chances.cumsum(axis=1)
     draws = random.random(len(cumulated)) * cumulated[:, -1]
     behaviours = (cumulated < draws[:, None]).sum(axis=1)
-    doubts = entropy(evidence.chances)
     rationales = evidence.rationales
+    if config.behaviour == "concluded":
+        behaviours = np.array(
+            [
+                drawn if each.concludes is None else each.concludes
+                for drawn, each in zip(behaviours.tolist(), rationales, strict=True)
+            ]
+        )
+    doubts = entropy(evidence.chances)
     right = [
         number
         for number in range(len(evidence.teacher))

@@ -73,3 +73,13 @@ def test_each_number_of_options_keeps_its_share() -> None:
     ]
     kept = lessons(evidence, DistillConfig(scenes=6))
     assert [len(lesson.scene.options) for lesson in kept] == [2] * 4 + [3] * 2
+
+
+def test_a_reader_that_cannot_follow_leaves_the_behaviour_to_the_writer() -> None:
+    evidence = Evidence(
+        scene=scene(), teacher=[said("for 0", 0), said("for 1", 1)], student=[], chances=np.array([[0.0, 1.0]] * 2)
+    )
+    assert lessons([evidence], DistillConfig()) == []
+    (lesson,) = lessons([evidence], DistillConfig(behaviour="concluded"))
+    assert lesson.rejected is not None
+    assert (lesson.chosen.text, lesson.rejected.text, lesson.rejected_place) == ("for 0", "for 1", 1)
