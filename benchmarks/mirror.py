@@ -4,7 +4,7 @@ SmolLM2-135M on MovieLens latest-small: untuned, after the supervised fit, and a
 after a decision process of its own, beside popularity, chance and nearness to what the user took. Users of the fit are
 not foretold. What each step costs is in `seconds`; steps that the output directory holds are not made again.
 
-    recsys bench mirror [--train-users 160] [--test-users 80] [--output runs/bench-mirror] [--data-root FOLDER]
+    recsys bench mirror [--train-users 128] [--test-users 64] [--output runs/bench-mirror] [--data-root FOLDER]
                         [--seed 0] [--threads 1] [--precision bfloat16] [--json]
 """
 
@@ -32,8 +32,8 @@ _MODEL = "smollm2-135m-instruct"
 def main(arguments: list[str]) -> dict[str, Any]:
     """The rows, what was learned from, and the seconds that it took."""
     parser = argparse.ArgumentParser(prog="recsys bench mirror", description=__doc__)
-    parser.add_argument("--train-users", type=int, default=160, help="users that the model learns from")
-    parser.add_argument("--test-users", type=int, default=80, help="other users, whose choices are foretold")
+    parser.add_argument("--train-users", type=int, default=128, help="users that the model learns from")
+    parser.add_argument("--test-users", type=int, default=64, help="other users, whose choices are foretold")
     parser.add_argument("--output", type=Path, default=Path("runs/bench-mirror"), help="where steps are kept")
     parser.add_argument("--data-root", type=Path, help=f"folder that holds {_FOLDER}; fetched when not given")
     parser.add_argument("--seed", type=int, default=0)
@@ -52,15 +52,15 @@ def main(arguments: list[str]) -> dict[str, Any]:
         train_users=options.train_users,
         test_users=options.test_users,
         scenes=SceneConfig(min_history=10, seed=options.seed),
-        max_history=6,
+        max_history=5,
         max_categories=2,
         memory=TemplateConfig(categories=3, brands=0, eras=1),
         teacher_draws=3,
         student_draws=2,
         # The untuned model takes what was argued for as often as chance has it.
         distill=DistillConfig(scenes=options.train_users // 2, behaviour="concluded", seed=options.seed),
-        sft=SupervisedConfig(batch_size=4, max_tokens=512, direct_share=0.6),
-        dpo=TuneConfig(loss="dpo", beta=0.1, learning_rate=5e-5, epochs=1, max_tokens=512, seed=options.seed),
+        sft=SupervisedConfig(learning_rate=5e-4, warmup_steps=4, max_tokens=512, direct_share=0.6),
+        dpo=TuneConfig(loss="dpo", beta=0.1, learning_rate=1e-4, epochs=1, max_tokens=512, seed=options.seed),
         reading=ReadingConfig(together=8, chains=ReasonConfig(chains=1, max_tokens=48, top_p=0.8), seed=options.seed),
         checkpoint_steps=10,
         seed=options.seed,

@@ -60,6 +60,8 @@ class SupervisedConfig(StrictConfig):
     """Passes over the answers."""
     batch_size: int = Field(default=4, ge=1)
     """Answers of a step."""
+    warmup_steps: int = Field(default=10, ge=0)
+    """Steps over which the learning rate rises; then it falls as a cosine does."""
     max_tokens: int = Field(default=1024, ge=16)
     """Of scene and answer together; what is longer is left out."""
     direct_share: float = Field(default=0.5, ge=0, le=1)
@@ -399,7 +401,7 @@ def _supervise(config: MirrorConfig, world: World, learned: Sequence[Lesson], ou
         seed=config.seed,
         checkpoint_steps=config.checkpoint_steps,
         bf16=config.precision == "bfloat16",
-    ) | {"lr_scheduler_type": "cosine", "warmup_steps": 10, "completion_only_loss": True}
+    ) | {"lr_scheduler_type": "cosine", "warmup_steps": settings.warmup_steps, "completion_only_loss": True}
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments),
