@@ -78,7 +78,9 @@ def interaction_scenes(
     times: IntArray | None = None,
     first_seen: IntArray | None = None,
 ) -> list[Scene]:
-    """Scenes of the last choices of each user, in the order of `histories`; choices of what was had before are none.
+    """Scenes of the last choices of each user, in the order of `histories`.
+
+    Choices of what was had before are none, and neither are those beside which too little can be offered.
 
     Args:
         histories: whole histories.
@@ -90,9 +92,10 @@ def interaction_scenes(
             is known.
 
     Raises:
-        DataError: the catalogue has too few items.
+        DataError: too little can be offered in all of them.
     """
     scenes = []
+    too_small = 0
     for row, items in enumerate(histories):
         user = int(histories.users[row])
         for end in range(max(config.min_history, len(items) - config.per_user), len(items)):
@@ -107,13 +110,16 @@ def interaction_scenes(
                 allowed &= first_seen <= times[histories.offsets[row] + end]
             others = int(random.integers(config.min_options, config.max_options + 1)) - 1
             options = _proposed(items[:end], item_counts, allowed, vectors or {}, others, config.pool, random)
-            if len(options) < others:
-                raise DataError(
-                    f"scenes.max_options={config.max_options}: only {len(options)} other items can be offered to user "
-                    f"{user}; lower it, or scenes.min_options"
-                )
+            if len(options) + 1 < config.min_options:
+                too_small += 1
+                continue
             history = tuple(int(item) for item in items[:end])
             scenes.append(Scene(user=user, history=history, options=(target, *options), chosen=0))
+    if too_small and not scenes:
+        raise DataError(
+            f"scenes.min_options={config.min_options}: in none of {too_small} scenes so many items can be offered; "
+            "lower it"
+        )
     return _balanced(scenes, config.seed)
 
 

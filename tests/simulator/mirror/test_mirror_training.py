@@ -35,7 +35,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     events = {
         "user_id": [f"u{user}" for user, row in enumerate(chosen) for _ in row],
         "item_id": [f"i{item}" for row in chosen for item in row],
-        "timestamp": list(range(12 * 9)),
+        # All go on side by side, so that what one is offered was chosen by others before.
+        "timestamp": [12 * place + user for user in range(12) for place in range(9)],
     }
     pl.DataFrame(events).write_parquet(folder / "interactions.parquet")
     return folder

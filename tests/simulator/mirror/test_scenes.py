@@ -69,14 +69,13 @@ def test_items_that_nobody_had_chosen_by_then_are_no_options() -> None:
     counts = np.ones(NUM_ITEMS, dtype=np.int64)
     (scene,) = interaction_scenes(log, counts, config, times=np.array([1, 2, 3, 4]), first_seen=first_seen)
     assert set(scene.options) == {3, 4, 5, 6, 7}
-    with pytest.raises(DataError, match=r"scenes\.max_options=6: only 4 other items can be offered to user 0"):
-        interaction_scenes(
-            log,
-            counts,
-            SceneConfig(min_history=3, min_options=6, max_options=6),
-            times=np.array([1, 2, 3, 4]),
-            first_seen=first_seen,
-        )
+    more = SceneConfig(min_history=3, min_options=6, max_options=6)
+    with pytest.raises(DataError, match=r"scenes\.min_options=6: in none of 1 scenes so many items can be offered"):
+        interaction_scenes(log, counts, more, times=np.array([1, 2, 3, 4]), first_seen=first_seen)
+    longer = Sequences.from_lists([[0, 1, 2, 3], [4, 5, 6, 8]])
+    times = np.array([1, 2, 3, 4, 101, 102, 103, 104])
+    (late,) = interaction_scenes(longer, counts, more, times=times, first_seen=first_seen)
+    assert late.user == 1
 
 
 def test_options_cannot_be_fewer_than_the_least() -> None:
