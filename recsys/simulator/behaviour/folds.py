@@ -40,13 +40,13 @@ class UserFolds:
         """Divide users by their ids.
 
         Raises:
-            DataError: a group would be empty.
+            DataError: nobody is left to fit the simulator on, or to simulate. The recommender's may be elsewhere.
         """
         buckets = np.fromiter((_bucket(user_id) for user_id in user_ids), dtype=np.int64, count=len(user_ids))
         fold = np.searchsorted(list(_FIRST_BUCKET.values()), buckets, side="right") - 1
         groups = {name: np.flatnonzero(fold == index) for index, name in enumerate(FOLDS)}
-        for name, rows in groups.items():
-            if len(rows) == 0:
+        for name in (SIMULATOR, EVALUATION):
+            if len(groups[name]) == 0:
                 raise DataError(f"folds: none of {len(user_ids)} users falls into the {name} fold; give more users")
         return cls(**groups)
 
