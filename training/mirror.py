@@ -8,7 +8,7 @@ that a run that was killed goes on where it was. Users of the fit are others tha
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError
+from scipy.special import softmax
 
 from recsys.config import StrictConfig, read_yaml
-from recsys.data import DataConfig, Sequences, load_dataset
+from recsys.data import Catalog, DataConfig, Sequences, load_dataset
 from recsys.encoder.collaborative import cooccurrence_embeddings, unit_rows
 from recsys.errors import ConfigError, DataError
 from recsys.files import write_json
@@ -31,6 +32,11 @@ from recsys.profile.template import TemplateConfig, TemplateProfiler
 from recsys.profile.wording import Wording
 from recsys.profile.writers import ChatWriter, chat_prompt
 from recsys.progress import progress_bar
+from recsys.simulator.behaviour.fit import fit_choice_model
+from recsys.simulator.behaviour.fitting import FitConfig
+from recsys.simulator.behaviour.history import SATIATING
+from recsys.simulator.behaviour.logged_sessions import LoggedSessions
+from recsys.simulator.behaviour.stress import Traits
 from recsys.simulator.mirror.distillation import DistillConfig, Evidence, Lesson, lessons, uncertainty
 from recsys.simulator.mirror.prompts import Mode, ScenePrompts
 from recsys.simulator.mirror.rationales import Rationale, RationaleWriter, RuleWriter, TextRationales
@@ -142,6 +148,10 @@ class World:
     """int64 [num_items], without the users that are foretold."""
     vectors: npt.NDArray[np.float32]
     """float32 [num_items, D]: items that the same users took, likewise."""
+    catalog: Catalog
+    """Of all items."""
+    known: LoggedSessions
+    """Histories of all users but those that are foretold."""
 
 
 def make_world(config: MirrorConfig) -> World:
@@ -163,9 +173,9 @@ def make_world(config: MirrorConfig) -> World:
         )
     users = np.random.default_rng(config.seed).permutation(able)
     tested, taught = users[: config.test_users], users[config.test_users : wanted]
-    known = log.select(np.setdiff1d(np.arange(len(log)), tested))
-    counts = np.bincount(known.items, minlength=num_items)
-    vectors = unit_rows(cooccurrence_embeddings(known, num_items, dim=min(64, num_items - 1), window=5)[0])
+    known = LoggedSessions.of(dataset.interactions, np.setdiff1d(np.arange(len(log)), tested))
+    counts = np.bincount(known.log.items, minlength=num_items)
+    vectors = unit_rows(cooccurrence_embeddings(known.log, num_items, dim=min(64, num_items - 1), window=5)[0])
     times = first_seen = None
     if dataset.interactions.has_timestamps:
         stamps = dataset.interactions.frame["timestamp"].to_numpy()
@@ -200,21 +210,17 @@ def make_world(config: MirrorConfig) -> World:
         test=scenes(tested, test_scenes),
         item_counts=counts,
         vectors=vectors,
+        catalog=dataset.catalog,
+        known=known,
     )
 
 
-def make_mirror(
-    config: MirrorConfig,
-    output: Path,
-    *,
-    others: Mapping[str, Callable[[World], list[DoubleArray]]] | None = None,
-) -> dict[str, Any]:
+def make_mirror(config: MirrorConfig, output: Path) -> dict[str, Any]:
     """Fit and judge a simulator; adapters and `report.json` go into `output`.
 
     Args:
         config: what to do.
         output: a directory; steps that it holds are not made again.
-        others: further models by name, as probabilities of the test scenes.
 
     Returns:
         The report.
@@ -251,7 +257,7 @@ def make_mirror(
         )
     report = {
         "facts": _facts(world, evidence, learned, pairs),
-        "rows": _judge(config, world, output, others or {}),
+        "rows": _judge(config, world, output),
     }
     write_json(output / _REPORT, report)
     return report
@@ -454,15 +460,13 @@ def _facts(
 # ---- judgement -----------------------------------------------------------------------------------------------------
 
 
-def _judge(
-    config: MirrorConfig, world: World, output: Path, others: Mapping[str, Callable[[World], list[DoubleArray]]]
-) -> dict[str, Any]:
+def _judge(config: MirrorConfig, world: World, output: Path) -> dict[str, Any]:
     scenes = world.test
     plain: dict[str, list[DoubleArray]] = {
         "random": [np.full(len(scene.options), 1 / len(scene.options)) for scene in scenes],
         "popularity": [_share(world.item_counts[list(scene.options)].astype(np.float64) + 1) for scene in scenes],
         "neighbours": [_share(np.exp(4 * _nearness(world, scene))) for scene in scenes],
-        **{name: choose(world) for name, choose in others.items()},
+        "choice model": _fast_choices(world, config.seed),
     }
     table: dict[str, Any] = {name: score(scenes, chances, config.seed) for name, chances in plain.items()}
     read: dict[tuple[str, Mode], list[DoubleArray]] = {}
@@ -484,6 +488,16 @@ def _judge(
                 "example": reads[0].texts[0] if reads[0].texts else None,
             }
     return table
+
+
+def _fast_choices(world: World, seed: int) -> list[DoubleArray]:
+    """What the choice model that is not a language model says, fitted on all users but those that are foretold."""
+    model = fit_choice_model(world.catalog, world.known, FitConfig(seed=seed))
+    histories = Sequences.from_lists([scene.history for scene in world.test])
+    slates = np.array([scene.options for scene in world.test])
+    recent = np.full((len(slates), SATIATING), -1, dtype=np.int64)
+    utilities = model.utilities(model.remember(histories), recent, slates, Traits.ordinary(len(slates)))
+    return list(softmax(utilities.astype(np.float64) / model.parameters.temperature, axis=1))
 
 
 def _nearness(world: World, scene: Scene) -> DoubleArray:

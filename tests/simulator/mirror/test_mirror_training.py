@@ -31,12 +31,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "categories": [[("Drama", "Noir", "War")[item % 3]] for item in range(NUM_ITEMS)],
     }
     pl.DataFrame(items).write_parquet(folder / "items.parquet")
-    chosen = [random.choice(NUM_ITEMS, 9, replace=False).tolist() for _ in range(12)]
+    chosen = [random.choice(NUM_ITEMS, 9, replace=False).tolist() for _ in range(16)]
     events = {
         "user_id": [f"u{user}" for user, row in enumerate(chosen) for _ in row],
         "item_id": [f"i{item}" for row in chosen for item in row],
         # All go on side by side, so that what one is offered was chosen by others before.
-        "timestamp": [12 * place + user for user in range(12) for place in range(9)],
+        "timestamp": [16 * place + user for user in range(16) for place in range(9)],
     }
     pl.DataFrame(events).write_parquet(folder / "interactions.parquet")
     return folder
@@ -73,7 +73,7 @@ def test_a_log_becomes_a_simulator_that_is_judged_on_other_users(shop: Path, lm:
     assert not {scene.user for scene in world.train} & {scene.user for scene in world.test}
     report = make_mirror(settings, tmp_path / "out")
     arms = [f"{arm} {mode}" for arm in ("base", "sft", "sft_dpo") for mode in ("direct", "reasoned")]
-    assert list(report["rows"]) == ["random", "popularity", "neighbours", *arms]
+    assert list(report["rows"]) == ["random", "popularity", "neighbours", "choice model", *arms]
     assert report["rows"]["random"]["accuracy"]["value"] == pytest.approx(1 / 3)
     assert report["rows"]["random"]["log_loss"]["value"] == pytest.approx(np.log(3))
     assert report["rows"]["base direct"]["accuracy_minus_base"]["value"] == 0
@@ -103,8 +103,8 @@ def test_a_chat_model_can_be_the_teacher(shop: Path, lm: Path, tmp_path: Path) -
 
 
 def test_bad_settings_are_refused_with_the_key_that_is_wrong(shop: Path, lm: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="12 users have more than 5 items, train_users and test_users take 13"):
-        mirror.make_world(config(shop, lm, train_users=9))
+    with pytest.raises(DataError, match="16 users have more than 5 items, train_users and test_users take 17"):
+        mirror.make_world(config(shop, lm, train_users=13))
     path = tmp_path / "mirror.yaml"
     path.write_text(f"data: {{source: files, path: {shop}}}\ntrain_users: 1\n")
     with pytest.raises(ConfigError, match=r"mirror\.yaml: train_users: Input should be greater"):
