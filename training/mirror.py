@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +81,7 @@ class MirrorConfig(StrictConfig):
     """Catalogue and log."""
     model: str = "smollm2-135m-instruct"
     """An asset, a directory or a name of the Hub."""
-    precision: str = Field(default="float32", pattern="^(float32|bfloat16)$")
+    precision: Literal["float32", "bfloat16"] = "float32"
     """Of the model when it reads; it is fitted in float32 weights, with products in bfloat16 if this says so."""
     train_users: int = Field(default=1000, ge=2)
     """Users that the model learns from."""
@@ -114,7 +114,7 @@ class MirrorConfig(StrictConfig):
     dpo: TuneConfig = TuneConfig(loss="dpo", epochs=2)
     """The alignment on pairs."""
     reading: ReadingConfig = ReadingConfig()
-    """How choices are foretold; `mode` is not used, as all of `modes` are."""
+    """How choices are foretold."""
     modes: tuple[Mode, ...] = Field(default=("direct", "reasoned"), min_length=1)
     """With and without a decision process."""
     checkpoint_steps: int = Field(default=25, ge=1)
@@ -296,10 +296,10 @@ def _claim(output: Path, config: MirrorConfig) -> None:
 
 def _evidence(config: MirrorConfig, world: World, path: Path) -> list[Evidence]:
     """What was written about each training scene; kept line by line."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
     if len(lines) < len(world.train):
-        # A kill can cut a block short, and a line.
-        whole = max(0, len(lines) - 1) // config.reading.together * config.reading.together
+        # A kill can cut a block short.
+        whole = len(lines) // config.reading.together * config.reading.together
         path.write_text("".join(f"{line}\n" for line in lines[:whole]))
         _gather(config, world, whole, path)
         lines = path.read_text().splitlines()
@@ -469,25 +469,36 @@ def _judge(config: MirrorConfig, world: World, output: Path) -> dict[str, Any]:
         "choice model": _fast_choices(world, config.seed),
     }
     table: dict[str, Any] = {name: score(scenes, chances, config.seed) for name, chances in plain.items()}
-    read: dict[tuple[str, Mode], list[DoubleArray]] = {}
+    base: dict[Mode, list[DoubleArray]] = {}
     for arm, adapters in arm_adapters(output).items():
+        cases: dict[str, tuple[Mode, list[Scene]]] = {mode: (mode, scenes) for mode in config.modes}
+        if arm == DPO:
+            # The control: what is known of the user is another one's.
+            cases["other history"] = (config.modes[0], _exchanged(scenes))
         reader: OptionReader | None = None
-        for mode in config.modes:
-            path = output / f"reads-{arm}-{mode}.json"
+        for name, (mode, asked) in cases.items():
+            path = output / f"reads-{arm}-{name.replace(' ', '-')}.json"
             if not path.exists():
                 reader = reader or load_reader(config, world.prompts, adapters)
-                reading = config.reading.model_copy(update={"mode": mode})
-                _keep(path, read_scenes(reader, scenes, reading, f"choices: {arm}, {mode}"))
+                _keep(path, read_scenes(reader, asked, mode, config.reading, f"choices: {arm}, {name}"))
             reads = _kept(path)
-            read[arm, mode] = [each.chances for each in reads]
-            table[f"{arm} {mode}"] = {
-                **score(scenes, read[arm, mode], config.seed),
-                "accuracy_minus_base": gain(scenes, read[arm, mode], read[BASE, mode], config.seed),
-                "accuracy_minus_popularity": gain(scenes, read[arm, mode], plain["popularity"], config.seed),
+            chances = [each.chances for each in reads]
+            base.setdefault(mode, chances)
+            table[f"{arm} {name}"] = {
+                **score(scenes, chances, config.seed),
+                "accuracy_minus_base": gain(scenes, chances, base[mode], config.seed),
+                "accuracy_minus_popularity": gain(scenes, chances, plain["popularity"], config.seed),
                 "place": by_place(scenes, reads),
                 "example": reads[0].texts[0] if reads[0].texts else None,
             }
     return table
+
+
+def _exchanged(scenes: Sequence[Scene]) -> list[Scene]:
+    """Each scene with the history of the next one."""
+    return [
+        replace(scene, history=other.history) for scene, other in zip(scenes, [*scenes[1:], scenes[0]], strict=True)
+    ]
 
 
 def _fast_choices(world: World, seed: int) -> list[DoubleArray]:

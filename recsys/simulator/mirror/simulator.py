@@ -33,8 +33,6 @@ DoubleArray = npt.NDArray[np.float64]
 class ReadingConfig(StrictConfig):
     """How scenes are read."""
 
-    mode: Mode = "direct"
-    """`direct`: the letters alone, which is quick; `reasoned`: a decision process first."""
     orders: int = Field(default=5, ge=1)
     """Rotations of the options, at most as many as there are options; each has a decision process of its own."""
     chains: ReasonConfig = ReasonConfig(chains=1, max_tokens=64, temperature=1.0, top_p=0.8)
@@ -68,8 +66,11 @@ class Read:
         return float(self.by_order.std(axis=0).mean())
 
 
-def read_scenes(reader: OptionReader, scenes: Sequence[Scene], config: ReadingConfig, label: str) -> list[Read]:
-    """Each scene in all its orders."""
+def read_scenes(
+    reader: OptionReader, scenes: Sequence[Scene], mode: Mode, config: ReadingConfig, label: str
+) -> list[Read]:
+    """Each scene in all its orders: `direct` reads the letters alone, which is quick; `reasoned` lets the model write a
+    decision process first."""
     found: list[Read] = []
     with progress_bar(label, len(scenes)) as advance:
         for begin in range(0, len(scenes), config.together):
@@ -81,7 +82,7 @@ def read_scenes(reader: OptionReader, scenes: Sequence[Scene], config: ReadingCo
             groups = [
                 [scene.in_order(order) for order in rotations] for scene, rotations in zip(block, orders, strict=True)
             ]
-            if config.mode == "direct":
+            if mode == "direct":
                 chances = [chances for group in groups for chances in reader.direct(group)]
                 texts: list[str] = []
             else:
@@ -141,6 +142,7 @@ class MirrorSimulator:
         reader: of the model that plays them.
         config: how scenes are read.
         calibration: what was fitted on held-out scenes.
+        mode: see `read_scenes`.
         nothing: taking nothing is an option; else every slate is taken from.
     """
 
@@ -150,11 +152,13 @@ class MirrorSimulator:
         config: ReadingConfig,
         calibration: Calibration | None = None,
         *,
+        mode: Mode = "direct",
         nothing: bool = False,
     ) -> None:
         self._reader = reader
         self._config = config
         self._calibration = Calibration() if calibration is None else calibration
+        self._mode: Mode = mode
         self._nothing = nothing
 
     def chances(self, histories: Sequences, items: IntArray) -> DoubleArray:
@@ -184,7 +188,7 @@ class MirrorSimulator:
             for row in asked
         ]
         for row, scene, read in zip(
-            asked, scenes, read_scenes(self._reader, scenes, self._config, "choices"), strict=True
+            asked, scenes, read_scenes(self._reader, scenes, self._mode, self._config, "choices"), strict=True
         ):
             chances[row, shown[row]] = self._calibration.apply(scene, read.chances)[: len(shown[row])]
         for row, places in enumerate(shown):

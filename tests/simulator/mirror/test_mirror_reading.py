@@ -117,7 +117,7 @@ def test_what_is_read_after_a_decision_process_of_its_own_is_what_weighing_it_gi
 
 def test_over_all_rotations_the_mean_forgets_the_order(reader: OptionReader) -> None:
     config = ReadingConfig(orders=4, together=1)
-    first, moved = read_scenes(reader, [SCENE, SCENE.in_order(order_of(4, 1))], config, "")
+    first, moved = read_scenes(reader, [SCENE, SCENE.in_order(order_of(4, 1))], "direct", config, "")
     assert first.by_order.shape == (4, 4)
     np.testing.assert_allclose(first.by_order.sum(axis=1), 1.0)
     np.testing.assert_allclose(first.chances, np.roll(moved.chances, 1), atol=1e-6)
@@ -133,7 +133,7 @@ def test_a_letter_that_is_always_preferred_is_found_and_averaged_out() -> None:
         def direct(self, scenes):
             return [np.eye(1, len(scene.options))[0] for scene in scenes]
 
-    reads = read_scenes(Favourite(), [SCENE] * 3, ReadingConfig(orders=4), "")  # type: ignore[arg-type]
+    reads = read_scenes(Favourite(), [SCENE] * 3, "direct", ReadingConfig(orders=4), "")  # type: ignore[arg-type]
     np.testing.assert_allclose(reads[0].chances, 0.25)
     found = by_place([SCENE] * 3, reads)
     assert found["chance"] == [1, 0, 0, 0]

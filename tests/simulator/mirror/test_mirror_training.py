@@ -73,7 +73,14 @@ def test_a_log_becomes_a_simulator_that_is_judged_on_other_users(shop: Path, lm:
     assert not {scene.user for scene in world.train} & {scene.user for scene in world.test}
     report = make_mirror(settings, tmp_path / "out")
     arms = [f"{arm} {mode}" for arm in ("base", "sft", "sft_dpo") for mode in ("direct", "reasoned")]
-    assert list(report["rows"]) == ["random", "popularity", "neighbours", "choice model", *arms]
+    assert list(report["rows"]) == [
+        "random",
+        "popularity",
+        "neighbours",
+        "choice model",
+        *arms,
+        "sft_dpo other history",
+    ]
     assert report["rows"]["random"]["accuracy"]["value"] == pytest.approx(1 / 3)
     assert report["rows"]["random"]["log_loss"]["value"] == pytest.approx(np.log(3))
     assert report["rows"]["base direct"]["accuracy_minus_base"]["value"] == 0
