@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_lm import save_tiny_lm
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
@@ -36,6 +38,35 @@ def test_tuning_prefers_what_was_worth_more_also_for_users_it_never_saw(tmp_path
         ["items that user 9 chose"], temperature=0, seed=0
     )
     assert before != after
+
+
+def test_tuning_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trl = pytest.importorskip("trl")
+    lm = str(save_tiny_lm(tmp_path / "lm"))
+    config = TuneConfig(rank=2, batch_size=4, learning_rate=1e-2)
+    tune_writer(lm, PAIRS, config, tmp_path / "whole")
+    step = trl.DPOTrainer.training_step
+    steps: list[int] = []
+
+    def killed(self: Any, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step == 1:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        steps.append(self.state.global_step)
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(trl.DPOTrainer, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune_writer(lm, PAIRS, config, tmp_path / "parts", checkpoint_steps=1)
+    monkeypatch.setattr(trl.DPOTrainer, "training_step", counted)
+    tune_writer(lm, PAIRS, config, tmp_path / "parts", checkpoint_steps=1)
+    assert set(steps) == {1}
+    assert not (tmp_path / "parts.trainer").exists()
+    whole, parts = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "parts"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor)
 
 
 def test_without_pairs_there_is_nothing_to_tune(tmp_path: Path) -> None:
