@@ -42,7 +42,7 @@ from recsys.simulator.mirror.prompts import Mode, ScenePrompts
 from recsys.simulator.mirror.rationales import Rationale, RationaleWriter, RuleWriter, TextRationales
 from recsys.simulator.mirror.reader import OptionReader
 from recsys.simulator.mirror.scenes import Scene, SceneConfig, interaction_scenes
-from recsys.simulator.mirror.scorecard import by_place, gain, score
+from recsys.simulator.mirror.scorecard import agreement, by_place, gain, score
 from recsys.simulator.mirror.simulator import Read, ReadingConfig, read_scenes
 from recsys.simulator.mirror.wording import MirrorWording
 from training.profile_tuning import TuneConfig, adapter_config, fit_adapter, trainer_arguments, tune_writer
@@ -254,6 +254,7 @@ def make_mirror(config: MirrorConfig, output: Path) -> dict[str, Any]:
             start=[output / SFT_ADAPTER],
             checkpoint_steps=config.checkpoint_steps,
             bf16=config.precision == "bfloat16",
+            section="mirror.dpo",
         )
     report = {
         "facts": _facts(world, evidence, learned, pairs),
@@ -488,6 +489,7 @@ def _judge(config: MirrorConfig, world: World, output: Path) -> dict[str, Any]:
                 **score(scenes, chances, config.seed),
                 "accuracy_minus_base": gain(scenes, chances, base[mode], config.seed),
                 "accuracy_minus_popularity": gain(scenes, chances, plain["popularity"], config.seed),
+                "agrees_with_choice_model": agreement(chances, plain["choice model"]),
                 "place": by_place(scenes, reads),
                 "example": reads[0].texts[0] if reads[0].texts else None,
             }

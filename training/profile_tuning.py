@@ -74,6 +74,7 @@ def tune_writer(
     start: Sequence[Path] = (),
     checkpoint_steps: int | None = None,
     bf16: bool = False,
+    section: str = "profiles.tuning",
 ) -> int:
     """Tune the language model `name` and save the adapter, which `LocalWriter` reads, in `output`.
 
@@ -85,6 +86,7 @@ def tune_writer(
         start: adapters that are added to the model first; what comes of it is the reference too.
         checkpoint_steps: keep what was learned beside `output` every so many steps, and go on from there; None: never.
         bf16: products in bfloat16.
+        section: of the configuration that `config` is, for errors.
 
     Returns:
         How many of the pairs it was tuned on: those whose prompt leaves room for a text.
@@ -94,23 +96,21 @@ def tune_writer(
         AssetError: there is no such model.
     """
     if not pairs:
-        raise ConfigError("profiles.tuning: no pair of profiles is far enough apart; add users or temperatures")
+        raise ConfigError(f"{section}: no pair of profiles is far enough apart; add users or temperatures")
     try:
         # Imported here: it is an extra, and takes seconds.
         from datasets import Dataset
         from trl import DPOConfig, DPOTrainer
     except ImportError as error:
-        raise ConfigError(
-            f"profiles.tuning: needs TRL ({error}); install it with `pip install 'recsys[trl]'`"
-        ) from error
+        raise ConfigError(f"{section}: needs TRL ({error}); install it with `pip install 'recsys[trl]'`") from error
     model, tokenizer = load_causal_lm(name, field="profiles.writer.name", adapters=start)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     fitting = [pair for pair in pairs if _prompt_length(tokenizer, pair.prompt) < config.max_tokens]
     if not fitting:
         raise ConfigError(
-            f"profiles.tuning.max_tokens={config.max_tokens}: the prompts alone are as long; raise it, or lower "
-            "profiles.writer.max_events"
+            f"{section}.max_tokens={config.max_tokens}: the prompts alone are as long; raise it, or name fewer items in a "
+            "prompt"
         )
     rows = [_row(tokenizer, pair) for pair in fitting]
     arguments = trainer_arguments(

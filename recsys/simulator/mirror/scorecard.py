@@ -79,6 +79,11 @@ def gain(
     return asdict(bootstrap.differences([(both[0], both[1])])[0])
 
 
+def agreement(chances: Sequence[DoubleArray], others: Sequence[DoubleArray]) -> float:
+    """Share of the scenes in which both have the same likeliest option."""
+    return float(np.mean([row.argmax() == other.argmax() for row, other in zip(chances, others, strict=True)]))
+
+
 def by_place(scenes: Sequence[Scene], reads: Sequence[Read]) -> dict[str, Any]:
     """What place does to a reader.
 

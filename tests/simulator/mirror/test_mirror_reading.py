@@ -24,7 +24,7 @@ from recsys.simulator.mirror.prompts import ScenePrompts, letters, order_of
 from recsys.simulator.mirror.rationales import RuleWriter, TextRationales
 from recsys.simulator.mirror.reader import OptionReader
 from recsys.simulator.mirror.scenes import NOTHING, Scene
-from recsys.simulator.mirror.scorecard import by_place, calibration_error, cross_calibrated, gain, score
+from recsys.simulator.mirror.scorecard import agreement, by_place, calibration_error, cross_calibrated, gain, score
 from recsys.simulator.mirror.simulator import Calibration, MirrorSimulator, ReadingConfig, read_scenes
 from recsys.simulator.mirror.wording import MirrorWording
 
@@ -185,6 +185,7 @@ def test_scores_of_known_guesses() -> None:
     assert found["expected_accuracy"]["value"] == pytest.approx((0.7 + 0.7 + 0.25 + 0.1) / 4)
     assert found["auc"]["value"] == pytest.approx((1 + 1 + 0.5 + 1 / 3) / 4)
     assert found["log_loss"]["value"] == pytest.approx(-np.log([0.7, 0.7, 0.25, 0.1]).mean())
+    assert agreement([right, wrong], [right, right]) == 0.5
     assert gain(scenes, [right] * 4, [wrong] * 4, seed=0) == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
