@@ -22,7 +22,8 @@ from recsys.profile.template import TemplateConfig
 from recsys.simulator.mirror.distillation import DistillConfig
 from recsys.simulator.mirror.scenes import SceneConfig
 from recsys.simulator.mirror.simulator import ReadingConfig
-from training.mirror import MirrorConfig, SupervisedConfig, make_mirror
+from training.mirror import make_mirror
+from training.mirror_world import MirrorConfig, SupervisedConfig
 from training.profile_tuning import TuneConfig
 
 _FOLDER = "ml_latest_small"

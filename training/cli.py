@@ -95,7 +95,9 @@ def mirror_command(
 
     What is up to date is skipped; a fit that was killed goes on where it was.
     """
-    from training.mirror import MirrorConfig, make_mirror, summary
+    from training.mirror import make_mirror
+    from training.mirror_report import summary
+    from training.mirror_world import MirrorConfig
 
     settings = MirrorConfig.load(config)
     with results_only_stdout() as stdout:

@@ -8,211 +8,33 @@ that a run that was killed goes on where it was. Users of the fit are others tha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import Field, ValidationError
-from scipy.special import softmax
 
-from recsys.config import StrictConfig, read_yaml
-from recsys.data import Catalog, DataConfig, Sequences, load_dataset
-from recsys.encoder.collaborative import cooccurrence_embeddings, unit_rows
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError
 from recsys.files import write_json
-from recsys.generator.lm.backbone import Backbone, load_causal_lm
-from recsys.generator.lm.config import ChatTeacherConfig
+from recsys.generator.lm.backbone import load_causal_lm
 from recsys.generator.lm.reason import ReasonConfig
-from recsys.profile.attributes import ItemAttributes
 from recsys.profile.pairs import TextPair
-from recsys.profile.template import TemplateConfig, TemplateProfiler
-from recsys.profile.wording import Wording
 from recsys.profile.writers import ChatWriter, chat_prompt
 from recsys.progress import progress_bar
-from recsys.simulator.behaviour.fit import fit_choice_model
-from recsys.simulator.behaviour.fitting import FitConfig
-from recsys.simulator.behaviour.history import SATIATING
-from recsys.simulator.behaviour.logged_sessions import LoggedSessions
-from recsys.simulator.behaviour.stress import Traits
-from recsys.simulator.mirror.distillation import DistillConfig, Evidence, Lesson, lessons, uncertainty
-from recsys.simulator.mirror.prompts import Mode, ScenePrompts
+from recsys.simulator.mirror.distillation import Evidence, Lesson, lessons
+from recsys.simulator.mirror.prompts import ScenePrompts
 from recsys.simulator.mirror.rationales import Rationale, RationaleWriter, RuleWriter, TextRationales
 from recsys.simulator.mirror.reader import OptionReader
-from recsys.simulator.mirror.scenes import Scene, SceneConfig, interaction_scenes
-from recsys.simulator.mirror.scorecard import agreement, by_place, gain, score
-from recsys.simulator.mirror.simulator import Read, ReadingConfig, read_scenes
-from recsys.simulator.mirror.wording import MirrorWording
-from training.profile_tuning import TuneConfig, adapter_config, fit_adapter, trainer_arguments, tune_writer
-
-DoubleArray = npt.NDArray[np.float64]
+from recsys.simulator.mirror.scenes import Scene
+from training.mirror_report import facts, judge
+from training.mirror_world import MirrorConfig, World, load_reader, make_world
+from training.profile_tuning import adapter_config, fit_adapter, trainer_arguments, tune_writer
 
 BASE, SFT, DPO = "base", "sft", "sft_dpo"
 SFT_ADAPTER, DPO_ADAPTER = "sft", "dpo"
 """Directories of the adapters below the output; the second goes on top of the first."""
 _CONFIG, _EVIDENCE, _REPORT = "config.json", "evidence.jsonl", "report.json"
-
-
-class SupervisedConfig(StrictConfig):
-    """How the model is taught before it is aligned."""
-
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Of the adapter."""
-    rank: int = Field(default=16, ge=1)
-    """Of the LoRA adapter."""
-    epochs: float = Field(default=1.0, gt=0)
-    """Passes over the answers."""
-    batch_size: int = Field(default=4, ge=1)
-    """Answers of a step."""
-    warmup_steps: int = Field(default=10, ge=0)
-    """Steps over which the learning rate rises; then it falls as a cosine does."""
-    max_tokens: int = Field(default=1024, ge=16)
-    """Of scene and answer together; what is longer is left out."""
-    direct_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of all scenes whose letter alone is taught too, so that it can be read without a decision process."""
-
-
-class MirrorConfig(StrictConfig):
-    """Everything about a simulator made of a language model."""
-
-    data: DataConfig
-    """Catalogue and log."""
-    model: str = "smollm2-135m-instruct"
-    """An asset, a directory or a name of the Hub."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the model when it reads; it is fitted in float32 weights, with products in bfloat16 if this says so."""
-    train_users: int = Field(default=1000, ge=2)
-    """Users that the model learns from."""
-    test_users: int = Field(default=500, ge=2)
-    """Other users, whose choices it is to foretell."""
-    scenes: SceneConfig = SceneConfig(min_options=2, max_options=12)
-    """Of the users that it learns from."""
-    test_options: int = Field(default=5, ge=2, le=26)
-    """Options of every scene that is foretold."""
-    wording: Path | None = None
-    """A YAML file with one's own words; empty: the packaged ones."""
-    max_history: int = Field(default=10, ge=1)
-    """Items of the history that are named."""
-    max_categories: int = Field(default=3, ge=0)
-    """Categories of an item that are named."""
-    memory: TemplateConfig | None = TemplateConfig()
-    """The profile by rule that stands for the whole history; empty: none."""
-    chat: ChatTeacherConfig | None = None
-    """The strong model that writes decision processes; empty: rules over metadata."""
-    teacher_temperature: float = Field(default=1.0, gt=0)
-    """Of what the teacher writes."""
-    teacher_draws: int = Field(default=10, ge=1)
-    """Decision processes of the teacher a scene."""
-    student_draws: int = Field(default=10, ge=0)
-    """Decision processes of the model itself a scene."""
-    distill: DistillConfig = DistillConfig()
-    """Which scenes are learned from."""
-    sft: SupervisedConfig = SupervisedConfig()
-    """The supervised fit."""
-    dpo: TuneConfig = TuneConfig(loss="dpo", epochs=2)
-    """The alignment on pairs."""
-    reading: ReadingConfig = ReadingConfig()
-    """How choices are foretold."""
-    modes: tuple[Mode, ...] = Field(default=("direct", "reasoned"), min_length=1)
-    """With and without a decision process."""
-    checkpoint_steps: int = Field(default=25, ge=1)
-    """What was fitted is kept every so many steps."""
-    seed: int = 0
-    """Of the choice of users and all draws."""
-
-    @classmethod
-    def load(cls, path: Path) -> MirrorConfig:
-        """Read a YAML file.
-
-        Raises:
-            ConfigError: it cannot be read, or a key is unknown or has a wrong value.
-        """
-        try:
-            return cls.model_validate(read_yaml(path))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{path}: {where}: {str(first['msg']).removeprefix('Value error, ')}") from error
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class World:
-    """What all steps read."""
-
-    prompts: ScenePrompts
-    train: list[Scene]
-    test: list[Scene]
-    item_counts: npt.NDArray[np.int64]
-    """int64 [num_items], without the users that are foretold."""
-    vectors: npt.NDArray[np.float32]
-    """float32 [num_items, D]: items that the same users took, likewise."""
-    catalog: Catalog
-    """Of all items."""
-    known: LoggedSessions
-    """Histories of all users but those that are foretold."""
-
-
-def make_world(config: MirrorConfig) -> World:
-    """Load the data, divide the users and make scenes.
-
-    Raises:
-        DataError: there are too few users with a long enough history.
-        ConfigError: the wording is malformed.
-    """
-    dataset = load_dataset(config.data)
-    log = dataset.interactions.sequences()
-    num_items = dataset.catalog.num_items
-    able = np.flatnonzero(log.lengths > config.scenes.min_history)
-    wanted = config.train_users + config.test_users
-    if len(able) < wanted:
-        raise DataError(
-            f"mirror: {len(able)} users have more than {config.scenes.min_history} items, train_users and test_users "
-            f"take {wanted}; lower them, or scenes.min_history"
-        )
-    users = np.random.default_rng(config.seed).permutation(able)
-    tested, taught = users[: config.test_users], users[config.test_users : wanted]
-    known = LoggedSessions.of(dataset.interactions, np.setdiff1d(np.arange(len(log)), tested))
-    counts = np.bincount(known.log.items, minlength=num_items)
-    vectors = unit_rows(cooccurrence_embeddings(known.log, num_items, dim=min(64, num_items - 1), window=5)[0])
-    times = first_seen = None
-    if dataset.interactions.has_timestamps:
-        stamps = dataset.interactions.frame["timestamp"].to_numpy()
-        times = Sequences(users=log.users, offsets=log.offsets, items=stamps)
-        first_seen = np.full(num_items, np.iinfo(np.int64).max)
-        np.minimum.at(first_seen, log.items, stamps)
-
-    def scenes(users: npt.NDArray[np.int64], settings: SceneConfig) -> list[Scene]:
-        return interaction_scenes(
-            log.select(users),
-            counts,
-            settings,
-            vectors={"taste": vectors},
-            times=None if times is None else times.select(users).items,
-            first_seen=first_seen,
-        )
-
-    test_scenes = config.scenes.model_copy(
-        update={"min_options": config.test_options, "max_options": config.test_options}
-    )
-    attributes = ItemAttributes(dataset.catalog)
-    profiler = None if config.memory is None else TemplateProfiler(attributes, config.memory, Wording.load())
-    return World(
-        prompts=ScenePrompts(
-            attributes,
-            MirrorWording.load(config.wording),
-            max_history=config.max_history,
-            max_categories=config.max_categories,
-            profiler=profiler,
-        ),
-        train=scenes(taught, config.scenes),
-        test=scenes(tested, test_scenes),
-        item_counts=counts,
-        vectors=vectors,
-        catalog=dataset.catalog,
-        known=known,
-    )
 
 
 def make_mirror(config: MirrorConfig, output: Path) -> dict[str, Any]:
@@ -257,8 +79,8 @@ def make_mirror(config: MirrorConfig, output: Path) -> dict[str, Any]:
             section="mirror.dpo",
         )
     report = {
-        "facts": _facts(world, evidence, learned, pairs),
-        "rows": _judge(config, world, output),
+        "facts": facts(world, evidence, learned, pairs),
+        "rows": judge(config, world, output, arm_adapters(output)),
     }
     write_json(output / _REPORT, report)
     return report
@@ -268,20 +90,6 @@ def arm_adapters(output: Path) -> dict[str, list[Path]]:
     """The adapters of each step, by its name."""
     sft, dpo = output / SFT_ADAPTER, output / DPO_ADAPTER
     return {BASE: [], SFT: [sft], DPO: [sft, dpo]}
-
-
-def load_reader(config: MirrorConfig, prompts: ScenePrompts, adapters: Sequence[Path]) -> OptionReader:
-    """The model with adapters, ready to read scenes.
-
-    Raises:
-        AssetError: there is no such model, or its tokenizer cuts letters.
-        ArtifactError: an adapter cannot be read.
-    """
-    import torch
-
-    model, tokenizer = load_causal_lm(config.model, field="mirror.model", adapters=adapters)
-    backbone = Backbone(model, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
-    return OptionReader(backbone.to(getattr(torch, config.precision)), prompts)
 
 
 def _claim(output: Path, config: MirrorConfig) -> None:
@@ -429,121 +237,3 @@ def _pair(prompts: ScenePrompts, lesson: Lesson) -> TextPair | None:
         rejected=prompts.answer(lesson.rejected_place, lesson.rejected.text),
         gap=lesson.gap,
     )
-
-
-def _facts(
-    world: World, evidence: Sequence[Evidence], learned: Sequence[Lesson], pairs: Sequence[TextPair]
-) -> dict[str, Any]:
-    taught = [each.chances[: len(each.teacher)] for each in evidence if each.teacher]
-    own = [each.chances[len(each.teacher) :] for each in evidence if each.student]
-    followed = [
-        float(row[rationale.concludes])
-        for each in evidence
-        for rationale, row in zip(each.rationales, each.chances, strict=True)
-        if rationale.concludes is not None
-    ]
-    return {
-        "train_scenes": len(world.train),
-        "test_scenes": len(world.test),
-        "lessons": len(learned),
-        "pairs": len(pairs),
-        "teacher_entropy": float(np.mean([uncertainty(chances).expected for chances in taught])),
-        "student_entropy": float(np.mean([uncertainty(chances).expected for chances in own])) if own else None,
-        "gap": float(np.mean([uncertainty(each.chances).gap for each in evidence if len(each.chances)])),
-        "reader_follows_teacher": float(np.mean(followed)) if followed else None,
-        "example": {
-            "prompt": world.prompts.prompt(learned[0].scene, "reasoned"),
-            "chosen": world.prompts.answer(learned[0].scene.chosen, learned[0].chosen.text),
-        },
-    }
-
-
-# ---- judgement -----------------------------------------------------------------------------------------------------
-
-
-def _judge(config: MirrorConfig, world: World, output: Path) -> dict[str, Any]:
-    scenes = world.test
-    plain: dict[str, list[DoubleArray]] = {
-        "random": [np.full(len(scene.options), 1 / len(scene.options)) for scene in scenes],
-        "popularity": [_share(world.item_counts[list(scene.options)].astype(np.float64) + 1) for scene in scenes],
-        "neighbours": [_share(np.exp(4 * _nearness(world, scene))) for scene in scenes],
-        "choice model": _fast_choices(world, config.seed),
-    }
-    table: dict[str, Any] = {name: score(scenes, chances, config.seed) for name, chances in plain.items()}
-    base: dict[Mode, list[DoubleArray]] = {}
-    for arm, adapters in arm_adapters(output).items():
-        cases: dict[str, tuple[Mode, list[Scene]]] = {mode: (mode, scenes) for mode in config.modes}
-        if arm == DPO:
-            # The control: what is known of the user is another one's.
-            cases["other history"] = (config.modes[0], _exchanged(scenes))
-        reader: OptionReader | None = None
-        for name, (mode, asked) in cases.items():
-            path = output / f"reads-{arm}-{name.replace(' ', '-')}.json"
-            if not path.exists():
-                reader = reader or load_reader(config, world.prompts, adapters)
-                _keep(path, read_scenes(reader, asked, mode, config.reading, f"choices: {arm}, {name}"))
-            reads = _kept(path)
-            chances = [each.chances for each in reads]
-            base.setdefault(mode, chances)
-            table[f"{arm} {name}"] = {
-                **score(scenes, chances, config.seed),
-                "accuracy_minus_base": gain(scenes, chances, base[mode], config.seed),
-                "accuracy_minus_popularity": gain(scenes, chances, plain["popularity"], config.seed),
-                "agrees_with_choice_model": agreement(chances, plain["choice model"]),
-                "place": by_place(scenes, reads),
-                "example": reads[0].texts[0] if reads[0].texts else None,
-            }
-    return table
-
-
-def _exchanged(scenes: Sequence[Scene]) -> list[Scene]:
-    """Each scene with the history of the next one."""
-    return [
-        replace(scene, history=other.history) for scene, other in zip(scenes, [*scenes[1:], scenes[0]], strict=True)
-    ]
-
-
-def _fast_choices(world: World, seed: int) -> list[DoubleArray]:
-    """What the choice model that is not a language model says, fitted on all users but those that are foretold."""
-    model = fit_choice_model(world.catalog, world.known, FitConfig(seed=seed))
-    histories = Sequences.from_lists([scene.history for scene in world.test])
-    slates = np.array([scene.options for scene in world.test])
-    recent = np.full((len(slates), SATIATING), -1, dtype=np.int64)
-    utilities = model.utilities(model.remember(histories), recent, slates, Traits.ordinary(len(slates)))
-    return list(softmax(utilities.astype(np.float64) / model.parameters.temperature, axis=1))
-
-
-def _nearness(world: World, scene: Scene) -> DoubleArray:
-    recent = world.vectors[list(scene.history[-10:])].mean(axis=0)
-    return np.asarray(world.vectors[list(scene.options)] @ recent, dtype=np.float64)
-
-
-def _share(weights: DoubleArray) -> DoubleArray:
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
-
-
-def _keep(path: Path, reads: Sequence[Read]) -> None:
-    write_json(
-        path,
-        [{"by_order": each.by_order.tolist(), "at": each.at.tolist(), "texts": list(each.texts)} for each in reads],
-    )
-
-
-def _kept(path: Path) -> list[Read]:
-    return [
-        Read(by_order=np.array(row["by_order"]), at=np.array(row["at"]), texts=tuple(row["texts"]))
-        for row in json.loads(path.read_text())
-    ]
-
-
-def summary(report: Mapping[str, Any]) -> list[str]:
-    """The rows as lines of text."""
-    lines = [f"{'row':<20}{'accuracy':>24}{'log-loss, calibrated':>26}{'spread':>8}"]
-    for name, row in report["rows"].items():
-        cells = [
-            f"{row[metric]['value']:.3f} [{row[metric]['low']:.3f}, {row[metric]['high']:.3f}]"
-            for metric in ("accuracy", "log_loss_calibrated")
-        ]
-        spread = f"{row['place']['spread']:.3f}" if "place" in row else ""
-        lines.append(f"{name:<20}{cells[0]:>24}{cells[1]:>26}{spread:>8}")
-    return lines

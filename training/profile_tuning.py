@@ -109,8 +109,8 @@ def tune_writer(
     fitting = [pair for pair in pairs if _prompt_length(tokenizer, pair.prompt) < config.max_tokens]
     if not fitting:
         raise ConfigError(
-            f"{section}.max_tokens={config.max_tokens}: the prompts alone are as long; raise it, or name fewer items in a "
-            "prompt"
+            f"{section}.max_tokens={config.max_tokens}: the prompts alone are as long; raise it, or name "
+            "fewer items in a prompt"
         )
     rows = [_row(tokenizer, pair) for pair in fitting]
     arguments = trainer_arguments(

@@ -16,7 +16,9 @@ from recsys.data import DataConfig
 from recsys.errors import ConfigError, DataError
 from training import mirror
 from training.cli import app
-from training.mirror import MirrorConfig, make_mirror, summary
+from training.mirror import make_mirror
+from training.mirror_report import summary
+from training.mirror_world import MirrorConfig, make_world
 
 NUM_ITEMS = 30
 
@@ -69,7 +71,7 @@ def config(shop: Path, lm: Path, **changes: object) -> MirrorConfig:
 def test_a_log_becomes_a_simulator_that_is_judged_on_other_users(shop: Path, lm: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     settings = config(shop, lm)
-    world = mirror.make_world(settings)
+    world = make_world(settings)
     assert not {scene.user for scene in world.train} & {scene.user for scene in world.test}
     report = make_mirror(settings, tmp_path / "out")
     arms = [f"{arm} {mode}" for arm in ("base", "sft", "sft_dpo") for mode in ("direct", "reasoned")]
@@ -103,7 +105,7 @@ def test_a_chat_model_can_be_the_teacher(shop: Path, lm: Path, tmp_path: Path) -
     answer = "Stimulus: a film.\nKnowledge: none.\nEvaluation (logical): it fits.\nChoice: B"
     with serve_chat(lambda _: answer) as url:
         settings = config(shop, lm, chat={"base_url": url, "model": "m", "cache": str(tmp_path / "answers.jsonl")})
-        world = mirror.make_world(settings)
+        world = make_world(settings)
         teacher = mirror._teacher(settings, world)
         written = teacher.write(world.train[:2], 2, seed=0)
     assert [[each.concludes for each in rationales] for rationales in written] == [[1], [1]]
@@ -111,7 +113,7 @@ def test_a_chat_model_can_be_the_teacher(shop: Path, lm: Path, tmp_path: Path) -
 
 def test_bad_settings_are_refused_with_the_key_that_is_wrong(shop: Path, lm: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="16 users have more than 5 items, train_users and test_users take 17"):
-        mirror.make_world(config(shop, lm, train_users=13))
+        make_world(config(shop, lm, train_users=13))
     path = tmp_path / "mirror.yaml"
     path.write_text(f"data: {{source: files, path: {shop}}}\ntrain_users: 1\n")
     with pytest.raises(ConfigError, match=r"mirror\.yaml: train_users: Input should be greater"):
