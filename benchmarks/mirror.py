@@ -1,8 +1,9 @@
 """The claim: a language model aligned with feedback foretells which of five films a user takes.
 
 SmolLM2-135M on MovieLens latest-small: untuned, after the supervised fit, and after DPO, each by the letter alone and
-after a decision process of its own, beside popularity, chance and nearness to what the user took. Users of the fit are
-not foretold. What each step costs is in `seconds`; steps that the output directory holds are not made again.
+after a decision process of its own, beside chance, popularity, nearness to what the user took, and the choice model
+that reads no words. Users of the fit are not foretold. Steps that the output directory holds are not made again, so
+`seconds` are those of the last start.
 
     recsys bench mirror [--train-users 128] [--test-users 64] [--output runs/bench-mirror] [--data-root FOLDER]
                         [--seed 0] [--threads 1] [--precision bfloat16] [--json]
