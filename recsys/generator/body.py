@@ -56,12 +56,14 @@ class CausalBody(nn.Module):
         """Hidden states [B, Q, D] of further rows, whose keys and values are appended to `cache`.
 
         Args:
-            inputs: float32 [B, Q, D].
+            inputs: [B, Q, D], of the precision of the weights.
             cache: keys and values of S rows; S + Q after the call.
             positions: int64 [B, Q], each row's position in its own sequence.
             visible: bool [B, Q, S + Q], the rows that each new row attends to.
         """
-        mask = torch.zeros(visible.shape, device=inputs.device).masked_fill(~visible, torch.finfo(torch.float32).min)
+        # On a GPU attention takes a mask of its own precision only.
+        mask = torch.zeros(visible.shape, dtype=inputs.dtype, device=inputs.device)
+        mask = mask.masked_fill(~visible, torch.finfo(inputs.dtype).min)
         output = self.transformer(
             inputs_embeds=inputs,
             cache=cache,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,3 +248,12 @@ def test_wording_can_be_changed_and_malformed_wording_names_the_key(tmp_path: Pa
     path.write_text("answer: ''\n")
     with pytest.raises(ConfigError, match="answer: must be words without placeholders"):
         MirrorWording.load(path)
+
+
+def test_a_model_in_half_precision_reads_nearly_the_same(reader: OptionReader) -> None:
+    half = OptionReader(copy.deepcopy(reader.backbone).bfloat16(), reader.prompts)
+    scenes = [SCENE, SCENE.in_order((1, 0, 2, 3))]
+    for whole_row, half_row in zip(reader.direct(scenes), half.direct(scenes), strict=True):
+        np.testing.assert_allclose(half_row, whole_row, atol=0.02)
+    chances, _ = half.reasoned([scenes], ReasonConfig(chains=1, max_tokens=3), seed=0)
+    np.testing.assert_allclose([row.sum() for row in chances], 1.0)
