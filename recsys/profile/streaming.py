@@ -166,5 +166,6 @@ def old_taste(attributes: ItemAttributes, users: Sequence[Drifter], profiles: Se
 
 
 def half_life(shares: Sequence[float]) -> int | None:
-    """Updates after which a share is at most half of the first one, which is before any; None when it never is."""
-    return next((update for update, share in enumerate(shares) if update and share <= shares[0] / 2), None)
+    """Updates after which a share is at most half of the first one, which is before any; None when it never is,
+    or the first is 0 already."""
+    return next((update for update, share in enumerate(shares) if update and share <= shares[0] / 2 < shares[0]), None)

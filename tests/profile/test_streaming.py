@@ -66,3 +66,4 @@ def test_an_old_taste_leads_until_the_new_one_is_named_first(attributes: ItemAtt
 def test_a_half_life_counts_updates() -> None:
     assert half_life([0.8, 0.5, 0.4, 0.1]) == 2
     assert half_life([0.8, 0.5, 0.5]) is None
+    assert half_life([0.0, 0.0]) is None
