@@ -5,6 +5,7 @@ The users that tuning learns from are others than those that the comparison asks
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from recsys.profile.utility import Judge, LengthConfig, Scored, score
 from recsys.profile.wording import Wording
 from recsys.profile.writers import ChatWriter, LocalWriter, TextWriter
 from recsys.progress import progress_bar
-from training.profile_tuning import TuneConfig, held_out_margins, tune_writer
+from training.profile_tuning import Margins, TuneConfig, held_out_margins, tune_writer
 
 ADAPTER = "adapter"
 """Directory of the tuned writer's adapter, below the output."""
@@ -127,6 +128,16 @@ class Outcome:
     """The ladder, and what tuning saw."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What became of tuning."""
+
+    pairs: int
+    """What the writer was tuned on."""
+    margins: Margins
+    """How it judges the pairs that were kept out."""
+
+
 class Kept:
     """What was done before a kill, in a directory: texts, what they are worth, and tuned adapters.
 
@@ -141,18 +152,22 @@ class Kept:
         self.answers = KeptAnswers(directory / "answers.jsonl", "remove it")
         self._directory = directory
 
-    def tuned(self, name: str, pairs: Sequence[TextPair], config: TuneConfig, adapter: Path, *, mixed: bool) -> int:
-        """`tune_writer`, unless it was done on the same pairs."""
-        key = sha256_json([name, [asdict(pair) for pair in pairs], config.model_dump(), mixed])
-        stored = self._directory / f"adapter-{key[:16]}"
+    def adapter(self, key: str, adapter: Path) -> Tuned | None:
+        """What `add_adapter` was told; its files are in `adapter` then. None when it was not."""
         known = self.answers.get(key)
-        if known is not None:
-            copytree(stored, adapter)
-            return int(known)
-        learned = tune_writer(name, pairs, config, adapter, mixed=mixed)
-        copytree(adapter, stored, dirs_exist_ok=True)
-        self.answers.add(key, str(learned))
-        return learned
+        if known is None:
+            return None
+        copytree(self._stored(key), adapter)
+        found = json.loads(known)
+        return Tuned(pairs=found["pairs"], margins=Margins(**found["margins"]))
+
+    def add_adapter(self, key: str, adapter: Path, tuned: Tuned) -> None:
+        """Keep an adapter."""
+        copytree(adapter, self._stored(key), dirs_exist_ok=True)
+        self.answers.add(key, json.dumps(asdict(tuned)))
+
+    def _stored(self, key: str) -> Path:
+        return self._directory / f"adapter-{key[:16]}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -266,7 +281,6 @@ def _tune(
     materials: _Materials, config: TuningConfig, writer: TextWriter, cases: Sequence[Case], adapter: Path
 ) -> dict[str, Any]:
     """Explore, evaluate, align; what there was to learn from, and whether it was learned."""
-    name = materials.config.writer.name if materials.config.writer is not None else ""
     explored = _explore(materials, config, writer, cases)
     scored = [each for each in explored if each.text]
     profiler = materials.profiler(writer)
@@ -275,9 +289,8 @@ def _tune(
     users = [case.user for case in cases]
     kept_out = set(users[: round(_HELD_OUT_SHARE * len(users))])
     learned = [pair for pair in pairs if pair.user not in kept_out]
-    tune = tune_writer if materials.kept is None else materials.kept.tuned
-    num_learned = tune(name, learned, config, adapter, mixed=materials.config.precision == "bfloat16")
-    margins = held_out_margins(name, adapter, [pair for pair in pairs if pair.user in kept_out], config)
+    checked = [pair for pair in pairs if pair.user in kept_out]
+    tuned = _tuned(materials, learned, checked, config, adapter)
     return {
         "loss": config.loss,
         "users": len(users),
@@ -285,11 +298,33 @@ def _tune(
         "empty_profiles": len(explored) - len(scored),
         "unfaithful": float(np.mean([not each.is_faithful for each in scored])),
         "utility": float(np.mean([each.utility for each in scored])),
-        "pairs": num_learned,
-        "too_long_pairs": len(learned) - num_learned,
+        "pairs": tuned.pairs,
+        "too_long_pairs": len(learned) - tuned.pairs,
         "users_with_pairs": len({pair.user for pair in learned}),
-        "held_out_margins": asdict(margins),
+        "held_out_margins": asdict(tuned.margins),
     }
+
+
+def _tuned(
+    materials: _Materials,
+    learned: Sequence[TextPair],
+    checked: Sequence[TextPair],
+    config: TuningConfig,
+    adapter: Path,
+) -> Tuned:
+    """Tune the writer, unless the same was done before a kill."""
+    assert materials.config.writer is not None
+    name, mixed = materials.config.writer.name, materials.config.precision == "bfloat16"
+    texts = [[asdict(pair) for pair in pairs] for pairs in (learned, checked)]
+    key = sha256_json([name, texts, config.model_dump(mode="json"), mixed])
+    found = None if materials.kept is None else materials.kept.adapter(key, adapter)
+    if found is not None:
+        return found
+    num_learned = tune_writer(name, learned, config, adapter, mixed=mixed)
+    tuned = Tuned(pairs=num_learned, margins=held_out_margins(name, adapter, checked, config))
+    if materials.kept is not None:
+        materials.kept.add_adapter(key, adapter, tuned)
+    return tuned
 
 
 def _explore(materials: _Materials, config: TuningConfig, writer: TextWriter, cases: Sequence[Case]) -> list[Scored]:
