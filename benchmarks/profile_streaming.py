@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         ),
     }
     arms: dict[str, list[Profile]] = {NONE: [Profile()] * len(cases)}
-    tokens, drift = {}, {}
+    tokens, texts, drift = {}, {}, {}
     for name, (profiler, count) in writers.items():
         first = _first(profiler, histories)
         ways = {
@@ -95,6 +95,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
         arms |= {f"{name}_first": first} | {f"{name}_{way}": stream.profiles[-1] for way, stream in ways.items()}
         tokens[name] = {way: stream.tokens for way, stream in ways.items()}
         tokens[name]["share"] = tokens[name]["streamed"] / tokens[name]["anew"]
+        last = [profile.text for profile in ways["streamed"].profiles[-1]]
+        texts[name] = {
+            "as_first": _share_of_equals(last, first),
+            "as_anew": _share_of_equals(last, ways["anew"].profiles[-1]),
+        }
         drift[name] = _drift(profiler, count, attributes, counts, options.drifters, options.seed)
     scored = judged(judge, cases, arms, LengthConfig())
     return {
@@ -104,6 +109,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "stream": _STREAM.model_dump(),
         **_compared(scored, list(writers), options.seed),
         "tokens": tokens,
+        "equal_texts": texts,
         "drift": drift,
         "examples": {name: profiles[0].text for name, profiles in arms.items()},
         "seconds": time.monotonic() - started,
@@ -112,6 +118,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 def _first(profiler: Profiler, histories: Sequence[Sequence[int]]) -> list[Profile]:
     return [written.profile for written in profiler.write([items[: _STREAM.first] for items in histories])]
+
+
+def _share_of_equals(texts: Sequence[str], profiles: Sequence[Profile]) -> float:
+    """Share of the users whose streamed text is another profile's, word for word."""
+    return float(np.mean([text == profile.text for text, profile in zip(texts, profiles, strict=True)]))
 
 
 def _compared(scored: dict[str, list[Scored]], writers: Sequence[str], seed: int) -> dict[str, Any]:
