@@ -51,6 +51,16 @@ class UserBootstrap:
         values = _ratio(numerators.sum(axis=0), denominators.sum(axis=0))
         return self._percentiles(values, self._resampled_ratios(numerators, denominators))
 
+    def sums(self, groups: Sequence[Sequence[CaseMetric]]) -> list[Interval]:
+        """Percentile intervals of sums of ratios: one for each group of one or more metrics, whose values are added."""
+        if not groups:
+            return []
+        numerators, denominators = self._sums([metric for group in groups for metric in group])
+        starts = np.cumsum([0, *(len(group) for group in groups[:-1])])
+        values = np.add.reduceat(_ratio(numerators.sum(axis=0), denominators.sum(axis=0)), starts)
+        replicates = np.add.reduceat(self._resampled_ratios(numerators, denominators), starts, axis=1)
+        return self._percentiles(values, replicates)
+
     def differences(self, pairs: Sequence[tuple[CaseMetric, CaseMetric]]) -> list[Interval]:
         """Intervals of "first minus second", both on the same resamples of users."""
         if not pairs:
