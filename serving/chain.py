@@ -25,10 +25,12 @@ from serving.answers import Answer, FallbackReason, Query, Source
 from serving.asking import is_quick
 from serving.batching import Batcher, OutOfTimeError, OverloadedError, StalledError, Timed
 from serving.breaker import CircuitBreaker
+from serving.clock import Clock
 from serving.path_metrics import PathMetrics
-from serving.runtime import Clock, RecommenderRuntime
+from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 from serving.stages import FAILED, Asked, Listed, Stage, StageName
+from serving.warming import warm_up
 
 _LEAST_DEADLINE_S = 1.0
 _DEADLINE_FACTOR = 10
@@ -103,7 +105,7 @@ class AnswerChain:
         def observe(stage: StageName, size: int, seconds: float) -> None:
             self._batchers[stage].cost.observe(size, seconds, time.monotonic())
 
-        self._runtime.warm_up(observe)
+        warm_up(self._runtime, observe)
         for name, narrows in self._runtime.narrower.items():
             whole_s = self._batchers[name].cost.last_seconds(1)
             for narrow in narrows:

@@ -15,7 +15,8 @@ from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.recommending import Known, milliseconds_since, read_user, response_of
 from serving.requested_rules import query_rules, rule_problems
-from serving.schemas import RankRequest, RecommendResponse, SearchRequest, SimilarRequest
+from serving.schemas.lists import RecommendResponse
+from serving.schemas.requests import RankRequest, SearchRequest, SimilarRequest
 from serving.shown import best
 
 

@@ -6,7 +6,8 @@ import math
 
 from serving.answers import Answer
 from serving.runtime import RecommenderRuntime
-from serving.schemas import Because, ItemDetail, ItemSummary, ReasonOut, RecommendedItem
+from serving.schemas.items import ItemDetail
+from serving.schemas.lists import Because, ItemSummary, ReasonOut, RecommendedItem
 
 SUMMARY_COLUMNS = {"item_id", "title", "categories"}
 

@@ -19,6 +19,7 @@ from recsys.profile.profile import Profile
 from serving import presentation
 from serving.answers import Answer, FallbackReason, Query
 from serving.arms import Arm
+from serving.clock import Clock
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
 from serving.experiments import OVERRIDE_HEADER
@@ -27,8 +28,8 @@ from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
 from serving.requested_rules import query_rules, rule_problems
-from serving.runtime import Clock
-from serving.schemas import MAX_HISTORY, NextRequest, RecommendedItem, RecommendRequest, RecommendResponse
+from serving.schemas.lists import RecommendedItem, RecommendResponse
+from serving.schemas.requests import MAX_HISTORY, NextRequest, RecommendRequest
 from serving.shown import Shown, best, draw, pinned_pick
 from serving.stages import Asked, Listed
 

@@ -9,7 +9,7 @@ from serving.context import Context, ServingContext
 from serving.fleet import ModelChange
 from serving.models import ModelError
 from serving.problems import ProblemError, responses
-from serving.schemas import LoadModel, ModelState, ModelStates, ModelVersion, ShadowModel
+from serving.schemas.operations import LoadModel, ModelState, ModelStates, ModelVersion, ShadowModel
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 

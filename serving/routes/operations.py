@@ -10,7 +10,7 @@ from serving import presentation
 from serving.context import Context, ServingContext
 from serving.lifecycle import Lifecycle, StoreProbe, judge
 from serving.metrics import CONTENT_TYPE
-from serving.schemas import Health, ModelResponse
+from serving.schemas.operations import Health, ModelResponse
 
 router = APIRouter(tags=["operations"])
 

@@ -20,15 +20,8 @@ from serving.models import ServedModel
 from serving.problems import Problem, ProblemError, invalid_fields, problem, responses
 from serving.recommending import next_page
 from serving.recommending import recommend as respond
-from serving.schemas import (
-    MAX_DEADLINE_MS,
-    BatchEntry,
-    BatchRequest,
-    BatchResponse,
-    NextRequest,
-    RecommendRequest,
-    RecommendResponse,
-)
+from serving.schemas.lists import BatchEntry, BatchResponse, RecommendResponse
+from serving.schemas.requests import MAX_DEADLINE_MS, BatchRequest, NextRequest, RecommendRequest
 
 router = APIRouter(prefix="/v1", tags=["recommend"])
 

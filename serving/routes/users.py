@@ -13,18 +13,8 @@ from feature_store import HistoryEntry
 from serving.context import Context
 from serving.problems import ProblemError, responses
 from serving.runtime import RecommenderRuntime
-from serving.schemas import (
-    EvidenceOut,
-    HistoryItem,
-    InterestOut,
-    InterestsOut,
-    InterestTag,
-    Limit,
-    Offset,
-    Query,
-    UserDetail,
-    UserPage,
-)
+from serving.schemas.fields import Limit, Offset, Query
+from serving.schemas.users import EvidenceOut, HistoryItem, InterestOut, InterestsOut, InterestTag, UserDetail, UserPage
 
 router = APIRouter(prefix="/v1", tags=["users"])
 

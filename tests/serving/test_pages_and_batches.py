@@ -22,7 +22,7 @@ from serving.admission import Admission, Ticket
 from serving.app import create_app
 from serving.cursors import CursorError, Frozen
 from serving.problems import ProblemError
-from serving.schemas import RecommendResponse
+from serving.schemas.lists import RecommendResponse
 from serving.settings import ServingSettings
 from serving.stages import Listed
 
