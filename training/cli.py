@@ -202,6 +202,58 @@ def export(
         print_manifest(manifest, config.run_dir / ONNX)
 
 
+@app.command()
+def replay(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="A table, an offline store, or a run that was served.")],
+    target: Annotated[
+        Path | None,
+        typer.Option(help="The policy to test: a bundle or run for a store, a table for a table of rounds."),
+    ] = None,
+    served: Annotated[
+        Path | None, typer.Option(help="The bundle that wrote a store's lists, where LOG is no run.")
+    ] = None,
+    event: Annotated[
+        list[str] | None, typer.Option("--event", metavar="TYPE", help="Of a store: what counts as a reward; repeat.")
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", metavar="NAME", help="Of a store: only lists of it; repeat.")
+    ] = None,
+    places: Annotated[int | None, typer.Option(min=1, help="Only the first places of each list.")] = None,
+    epsilon: Annotated[float, typer.Option(min=0, max=1, help="Share of lists a tested bundle draws at random.")] = 0.0,
+    candidates: Annotated[int, typer.Option(min=2, help="What a tested bundle draws from.")] = 50,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals.")] = 0.95,
+    resamples: Annotated[int, typer.Option(min=100, help="Of users, for bootstrap intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """What another policy would have earned, from the log of the one that was served.
+
+    Every estimator with its intervals, and none where the log cannot say: refused, with the reason. Tables have columns
+    request_id, user_id, item_id, reward, propensity and target_propensity; of lists also position,
+    marginal_propensity and target_marginal_propensity.
+    """
+    from recsys.simulator.off_policy import OffPolicyConfig
+    from training.replay import ReplayOptions, print_replay
+    from training.replay import replay as replay_log
+
+    options = ReplayOptions(
+        target=target,
+        served=served,
+        events=event or (),
+        sources=source or (),
+        places=places,
+        epsilon=epsilon,
+        candidates=candidates,
+    )
+    config = OffPolicyConfig(confidence=confidence, n_resamples=resamples, seed=seed)
+    with results_only_stdout() as stdout:
+        document = replay_log(log, options, config)
+        if as_json:
+            print_document(stdout, document)
+    if not as_json:
+        print_replay(document)
+
+
 @tokenizer_app.command()
 def report(run: RunPath, as_json: AsJson = False) -> None:
     """Quality of the semantic IDs: duplicates before and after resolution, use of the codebooks."""

@@ -19,6 +19,7 @@ from recsys.simulator.off_policy.report import (
     Outcome,
     Refused,
     evaluate_policy,
+    evaluate_propensities,
     evaluate_slates,
 )
 from recsys.simulator.off_policy.rewards import Predictions, cross_fitted, known_rewards
@@ -42,6 +43,7 @@ __all__ = [
     "WeightDiagnostics",
     "cross_fitted",
     "evaluate_policy",
+    "evaluate_propensities",
     "evaluate_slates",
     "known_rewards",
 ]

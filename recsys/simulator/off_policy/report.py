@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -14,10 +15,10 @@ from recsys.evaluation.bootstrap import Interval
 from recsys.simulator.off_policy.balance import balanced_weights
 from recsys.simulator.off_policy.choice import by_slope, squared_error_bound
 from recsys.simulator.off_policy.diagnostics import Limits, ModelDiagnostics, WeightDiagnostics, support_of
+from recsys.simulator.off_policy.errors import BadLogError
 from recsys.simulator.off_policy.estimators import (
     SHRUNKEN,
     Rounds,
-    Shrunken,
     Terms,
     direct,
     doubly_robust,
@@ -43,6 +44,8 @@ from recsys.simulator.off_policy.slates import (
 )
 
 _FEW_REWARDS = 30
+_WITHOUT_MODEL = ("replay", "ips", "snips", "clipped_ips", "subgaussian_ips")
+_WITH_MODEL = ("direct", "dr", "sndr", "switch_dr", "dros", "subgaussian_dr", "mrdr", "balanced_ips")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +95,15 @@ class OffPolicyReport:
     """What a reader must know."""
 
     def as_document(self) -> dict[str, Any]:
-        """For JSON; an outcome has `value` or `refused`."""
+        """For JSON; an outcome has `value` or `refused`. What is not finite, such as the limit of weights that were not
+        clipped, is null."""
         document = asdict(self)
         document["outcomes"] = {
             name: {"refused": outcome.reason} if isinstance(outcome, Refused) else asdict(outcome)
             for name, outcome in self.outcomes.items()
         }
-        return document
+        finite: dict[str, Any] = _finite(document)
+        return finite
 
 
 def evaluate_policy(
@@ -123,28 +128,24 @@ def evaluate_policy(
     """
     config = config or OffPolicyConfig()
     check_policy("target", target, log)
+    reporter = _Reporter(log.user_of, log.rewards, log.rewards != 0, config)
     weights = target[log.context_of, log.actions] / log.propensities
     support = None
     if log.behaviour is not None:
         contexts = np.bincount(log.context_of, minlength=len(target)) / len(log)
         support = support_of(target, log.behaviour, contexts)
-    reporter = _Reporter(log.user_of, log.rewards, log.rewards != 0, config)
-    names = ["replay", "ips", "clipped_ips", "snips", "subgaussian_ips"]
-    names += ["direct", "dr", "sndr", "switch_dr", "dros", "subgaussian_dr", "mrdr"]
-    if not reporter.judge("actions", WeightDiagnostics.of(weights, support), [*names, "balanced_ips"]):
+    if not reporter.judge("actions", WeightDiagnostics.of(weights, support), [*_WITHOUT_MODEL, *_WITH_MODEL]):
         return reporter.report(None)
 
     fit = partial(cross_fitted, log, target, num_folds=config.num_folds, penalty=config.penalty, seed=config.seed)
     model = fit() if predictions is None else predictions
     rounds = Rounds(rewards=log.rewards, weights=weights, predicted=model.predicted, values=model.values)
-    reporter.add("replay", replay(rounds, seed=config.seed))
-    reporter.add("ips", ips(rounds))
-    reporter.add("snips", snips(rounds))
+    _add_without_model(reporter, rounds, config)
     reporter.add("direct", direct(rounds))
     reporter.add("dr", doubly_robust(rounds))
     reporter.add("sndr", self_normalised_dr(rounds))
-    for name, family in SHRUNKEN.items():
-        reporter.add_chosen(name, *_candidates(family, rounds, reporter.units, config))
+    for name in ("switch_dr", "dros", "subgaussian_dr"):
+        reporter.add_chosen(name, *_chosen(name, rounds, reporter.units, config))
     if predictions is None:
         robust = fit(round_weights=robust_round_weights(log, target))
         reporter.add("mrdr", doubly_robust(replace(rounds, predicted=robust.predicted, values=robust.values)))
@@ -154,6 +155,30 @@ def evaluate_policy(
     if codes is not None and log.behaviour is not None:
         _add_prefixes(reporter, log, target, rounds, codes)
     return reporter.report(ModelDiagnostics.of(model.predicted, log.rewards))
+
+
+def evaluate_propensities(log: BanditLog, target: FloatArray, config: OffPolicyConfig | None = None) -> OffPolicyReport:
+    """The estimators that need no more of a target than how likely it takes the logged actions.
+
+    Args:
+        log: n rounds.
+        target: float64 [n], 0 .. 1.
+        config: how.
+
+    Raises:
+        BadLogError: a value of the target is no probability, or there is not one for each round.
+    """
+    config = config or OffPolicyConfig()
+    target = SlateTarget(conditional=target[:, None], marginal=target[:, None]).conditional[:, 0]
+    if len(target) != len(log):
+        raise BadLogError(f"the target needs a propensity for each of {len(log)} rounds, got {len(target)}")
+    reporter = _Reporter(log.user_of, log.rewards, log.rewards != 0, config)
+    weights = target / log.propensities
+    if reporter.judge("actions", WeightDiagnostics.of(weights), _WITHOUT_MODEL):
+        nothing = np.zeros(len(log))
+        rounds = Rounds(rewards=log.rewards, weights=weights, predicted=nothing, values=nothing)
+        _add_without_model(reporter, rounds, config)
+    return reporter.report(None)
 
 
 def evaluate_slates(
@@ -255,8 +280,25 @@ class _Reporter:
         )
 
 
-def _candidates(family: Shrunken, rounds: Rounds, units: UserUnits, config: OffPolicyConfig) -> tuple[float, Terms]:
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _add_without_model(reporter: _Reporter, rounds: Rounds, config: OffPolicyConfig) -> None:
+    reporter.add("replay", replay(rounds, seed=config.seed))
+    reporter.add("ips", ips(rounds))
+    reporter.add("snips", snips(rounds))
+    for name in ("clipped_ips", "subgaussian_ips"):
+        reporter.add_chosen(name, *_chosen(name, rounds, reporter.units, config))
+
+
+def _chosen(name: str, rounds: Rounds, units: UserUnits, config: OffPolicyConfig) -> tuple[float, Terms]:
     """The parameter that was chosen, and its estimate."""
+    family = SHRUNKEN[name]
     parameters = family.parameters(rounds)
     candidates = [family.terms(rounds, parameter) for parameter in parameters]
     if config.tuning == "slope":

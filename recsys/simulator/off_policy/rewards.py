@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from recsys.data.sequences import IntArray
-from recsys.simulator.off_policy.log import BanditLog, FloatArray
+from recsys.simulator.off_policy.log import BanditLog, FloatArray, SlateLog
 
 _CELLS_AT_ONCE = 4_000_000
 
@@ -71,6 +71,33 @@ def cross_fitted(
         if parts:
             values[rows] = np.concatenate(parts)[index]
     return Predictions(predicted=predicted, values=values)
+
+
+def place_and_item_means(
+    log: SlateLog, num_items: int, *, num_folds: int, penalty: float, seed: int
+) -> tuple[IntArray, FloatArray]:
+    """What a place of a list earns, and what an item adds to that: each fold's from the lists of other users.
+
+    Args:
+        log: n lists of L places.
+        num_items: of the catalogue.
+        num_folds: at least 2.
+        penalty: shown places that add nothing, with which an item's own are mixed; above 0.
+        seed: of the folds.
+
+    Returns:
+        int64 [n], the fold of each list; float64 [folds, L, num_items], the expected reward.
+    """
+    folds = user_folds(log.user_of, num_folds, seed)
+    shown = log.items >= 0
+    means = np.empty((num_folds, log.items.shape[1], num_items))
+    for fold in range(num_folds):
+        used = shown & (folds != fold)[:, None]
+        of_place = (log.rewards * used).sum(axis=0) / np.maximum(used.sum(axis=0), 1)
+        added = np.bincount(log.items[used], (log.rewards - of_place)[used], minlength=num_items)
+        counts = np.bincount(log.items[used], minlength=num_items)
+        means[fold] = of_place[:, None] + added / (counts + penalty)
+    return folds, means
 
 
 def known_rewards(log: BanditLog, target: FloatArray, q: FloatArray) -> Predictions:
