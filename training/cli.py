@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -223,6 +223,10 @@ def replay(
     candidates: Annotated[int, typer.Option(min=2, help="What a tested bundle draws from.")] = 50,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals.")] = 0.95,
     resamples: Annotated[int, typer.Option(min=100, help="Of users, for bootstrap intervals.")] = 1000,
+    tuning: Annotated[
+        Literal["error_bound", "error", "slope"],
+        typer.Option(help="Parameters of estimators: error_bound keeps intervals honest, the others accept bias."),
+    ] = "error_bound",
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -245,7 +249,7 @@ def replay(
         epsilon=epsilon,
         candidates=candidates,
     )
-    config = OffPolicyConfig(confidence=confidence, n_resamples=resamples, seed=seed)
+    config = OffPolicyConfig(confidence=confidence, n_resamples=resamples, tuning=tuning, seed=seed)
     with results_only_stdout() as stdout:
         document = replay_log(log, options, config)
         if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from feature_store.errors import StoreError
 from recsys.errors import ConfigError, DataError
 from recsys.simulator.off_policy import (
     OffPolicyConfig,
-    OffPolicyReport,
     evaluate_policy,
     evaluate_propensities,
     evaluate_slates,
@@ -26,7 +25,6 @@ from training.replay_logs import LoggedLists, first_places, read_log
 
 _OFFLINE = "offline"
 """Beside a bundle: where `recsys serve` writes its events and lists."""
-_BIASED = ("direct", "switch_dr", "dros", "subgaussian_dr", "subgaussian_ips", "clipped_ips", "mips")
 _TITLES = {
     "on_policy": "as it was served",
     "balanced_ips": "balanced IPS",
@@ -92,13 +90,13 @@ def replay(log: Path, options: ReplayOptions, config: OffPolicyConfig) -> dict[s
     if isinstance(logged, LoggedLists):
         if options.places is not None:
             logged = first_places(logged, options.places)
-        return {"kind": "lists", **_document(evaluate_slates(logged.log, logged.target, config))}
+        return {"kind": "lists", **evaluate_slates(logged.log, logged.target, config).as_document()}
     if logged.policy is not None:
         report = evaluate_policy(logged.log, logged.policy, config)
     else:
         assert logged.propensities is not None
         report = evaluate_propensities(logged.log, logged.propensities, config)
-    return {"kind": "rounds", **_document(report)}
+    return {"kind": "rounds", **report.as_document()}
 
 
 def print_replay(document: Mapping[str, Any]) -> None:
@@ -109,7 +107,7 @@ def print_replay(document: Mapping[str, Any]) -> None:
         title=f"Reward a {unit} under the target, from {document['num_rounds']:,} {unit}s", box=box.SIMPLE_HEAD
     )
     table.add_column("estimator", style="bold")
-    for title in ("value", "bootstrap", "Student's t", "Bernstein", "over what was served", "parameter"):
+    for title in ("value", "bootstrap", "Bernstein", "over what was served", "leaves out", "parameter"):
         table.add_column(title, justify="right")
     served = document["served"]
     table.add_row(_TITLES["on_policy"], _number(served["value"]), _interval(served), "", "", "", "")
@@ -126,9 +124,9 @@ def print_replay(document: Mapping[str, Any]) -> None:
             title,
             _number(outcome["value"]),
             _interval(outcome["bootstrap"]),
-            _interval(outcome["student_t"]),
             _interval(outcome["bernstein"]),
             Text(f"{lift['value']:+.4g} {_interval(lift)}", style=style),
+            _interval(outcome["bias"]),
             "" if outcome["parameter"] is None else f"{outcome['parameter']:.4g}",
         )
     console.print(table)
@@ -165,7 +163,7 @@ def _replay_store(
         "target": bundle.manifest.model_version,
         "num_lists": lists.num_lists,
         "left_out": lists.left_out,
-        **_document(report),
+        **report.as_document(),
     }
 
 
@@ -175,21 +173,6 @@ def _bundle(path: Path) -> Path:
         if (directory / "manifest.json").is_file() and (directory / "histories.parquet").is_file():
             return directory
     raise ConfigError(f"no bundle {str(path)!r}; name one, or a run whose bundle stage is done")
-
-
-def _document(report: OffPolicyReport) -> dict[str, Any]:
-    return replace(report, notes=[*report.notes, *_caveats(report)]).as_document()
-
-
-def _caveats(report: OffPolicyReport) -> list[str]:
-    found = [
-        name for name, outcome in report.as_document()["outcomes"].items() if name in _BIASED and "value" in outcome
-    ]
-    if not found:
-        return []
-    return [
-        f"intervals of {', '.join(found)} cover chance, not the bias that these estimators accept for less variance"
-    ]
 
 
 def _weights_table(weights: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -38,7 +38,10 @@ class Estimate:
     lift: Interval
     """Over the policy that served, on the same resamples of users."""
     parameter: float | None = None
-    """Of the estimator, as it was chosen; None where it has none."""
+    """Of the estimator, as it was chosen; None where it has none. Of `mips` the number of codes in a prefix."""
+    bias: Interval | None = None
+    """What the log says that the estimate leaves out, by Student's t: the mean of what it shrinks away or of the reward
+    model's errors. None of its other intervals knows of this. None for estimators without such a bias."""
 
 
 class UserUnits:

@@ -55,13 +55,35 @@ def test_every_estimator_finds_the_truth_of_a_large_log() -> None:
     assert report.notes == []
 
 
-def test_the_same_seed_gives_the_same_report_and_tuning_can_be_by_the_bound() -> None:
+def test_the_same_seed_gives_the_same_report_and_tuning_is_a_choice() -> None:
     log = _WORLD.log(2_000, seed=2)
     first = evaluate_policy(log, _WORLD.target, _QUICK)
     assert first.as_document() == evaluate_policy(log, _WORLD.target, _QUICK).as_document()
-    bound = evaluate_policy(log, _WORLD.target, replace(_QUICK, tuning="error_bound"))
-    assert _values(bound)["dr"] == _values(first)["dr"]
-    assert _values(bound)["clipped_ips"] == pytest.approx(_WORLD.truth, abs=0.08)
+    for tuning in ("error", "slope"):
+        other = evaluate_policy(log, _WORLD.target, replace(_QUICK, tuning=tuning))
+        assert _values(other)["dr"] == _values(first)["dr"]
+        found, careful = other.outcomes["clipped_ips"], first.outcomes["clipped_ips"]
+        assert isinstance(found, Estimate)
+        assert isinstance(careful, Estimate)
+        assert found.parameter is not None
+        assert careful.parameter is not None
+        assert found.parameter <= careful.parameter, "the bound on the bias shrinks less"
+        assert found.bias is not None
+        assert found.value + found.bias.value == pytest.approx(_values(first)["ips"])
+
+
+def test_what_an_estimate_leaves_out_is_told() -> None:
+    log = _WORLD.log(3_000, seed=5)
+    low = known_rewards(log, _WORLD.target, 0.5 * _WORLD.expected)
+    report = evaluate_policy(log, _WORLD.target, _QUICK, predictions=low)
+    model, dr = report.outcomes["direct"], report.outcomes["dr"]
+    assert isinstance(model, Estimate)
+    assert isinstance(dr, Estimate)
+    assert model.bias is not None
+    assert model.bootstrap.high < _WORLD.truth, "its interval is of chance alone"
+    assert model.bias.low > 0
+    assert model.value + model.bias.value == pytest.approx(dr.value)
+    assert dr.bias is None
 
 
 def test_a_target_far_from_the_log_is_refused_and_gets_no_number() -> None:
