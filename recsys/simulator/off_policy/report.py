@@ -134,8 +134,8 @@ def evaluate_policy(
     weights = target[log.context_of, log.actions] / log.propensities
     support = None
     if log.behaviour is not None:
-        contexts = np.bincount(log.context_of, minlength=len(target)) / len(log)
-        support = support_of(target, log.behaviour, contexts)
+        shares = np.bincount(log.context_of, minlength=log.num_contexts) / len(log)
+        support = support_of(target[: len(shares)], log.behaviour[: len(shares)], shares)
     if not reporter.judge("actions", WeightDiagnostics.of(weights, support), [*_WITHOUT_MODEL, *_WITH_MODEL]):
         return reporter.report(None)
 

@@ -113,9 +113,12 @@ def known_rewards(log: BanditLog, target: FloatArray, q: FloatArray) -> Predicti
 
 
 def robust_round_weights(log: BanditLog, target: FloatArray) -> FloatArray:
-    """float64 [n]: under them the fit minimises the variance of DR (MRDR), not the error of the model."""
+    """float64 [n]: under them the fit minimises the variance of DR (MRDR), not the error of the model.
+
+    Never 0, so that a log without chance, which has no such variance, has a fit too.
+    """
     chance = log.propensities
-    return np.asarray(target[log.context_of, log.actions] * (1 - chance) / np.square(chance))
+    return np.maximum(target[log.context_of, log.actions] * (1 - chance) / np.square(chance), 1e-9)
 
 
 def user_folds(users: IntArray, num_folds: int, seed: int) -> IntArray:

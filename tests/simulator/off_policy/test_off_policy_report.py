@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from recsys.simulator.off_policy import (
     BanditLog,
@@ -245,3 +246,30 @@ def test_intervals_of_95_percent_hold_the_truth_as_often() -> None:
             held[place] += interval.low <= _WORLD.truth <= interval.high
     # Of 300 runs the share itself is uncertain by 1.3 % (the benchmark has more).
     assert (np.abs(held / runs - 0.95) < 0.035).all()
+
+
+def test_estimated_lifts_of_several_targets_have_the_order_of_the_true_ones() -> None:
+    log = _WORLD.log(4_000, seed=7)
+    served = float((_WORLD.behaviour * _WORLD.expected).sum(axis=1).mean())
+    estimated, true = [], []
+    for sharpness in (-3.0, -1.0, 0.5, 2.0, 4.0):
+        odds = np.exp(sharpness * _WORLD.expected)
+        target = odds / odds.sum(axis=1, keepdims=True)
+        outcome = evaluate_policy(log, target, _QUICK).outcomes["dr"]
+        assert isinstance(outcome, Estimate)
+        estimated.append(outcome.lift.value)
+        true.append(float((target * _WORLD.expected).sum(axis=1).mean()) - served)
+    assert np.mean(np.sign(estimated) == np.sign(true)) >= 0.8
+    assert stats.spearmanr(estimated, true).statistic >= 0.7
+
+
+def test_a_log_without_chance_answers_for_the_policy_that_served() -> None:
+    random = np.random.default_rng(0)
+    log = BanditLog(
+        actions=np.zeros(200, dtype=np.int64), rewards=random.random(200), propensities=np.ones(200), num_actions=2
+    )
+    values = _values(evaluate_policy(log, np.array([[1.0, 0.0]]), _QUICK))
+    assert set(values) == _ALL
+    assert values == pytest.approx(dict.fromkeys(_ALL, float(log.rewards.mean())), abs=0.02)
+    refused = evaluate_policy(log, np.array([[0.0, 1.0]]), _QUICK).outcomes
+    assert all(isinstance(each, Refused) for each in refused.values())
