@@ -11,6 +11,7 @@ is the truth, itself uncertain; the policy "bts" is what its log shows how often
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from recsys.simulator.off_policy import (
     OffPolicyConfig,
     OffPolicyReport,
     Predictions,
+    Refused,
     Rounds,
     cross_fitted,
     evaluate_policy,
@@ -119,7 +121,7 @@ def _error_row(by_size: dict[int, list[float]]) -> dict[str, Any]:
 def _coverage(
     runs: int, tuning: Literal["error_bound", "error", "slope"], names: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """By estimator: how often each kind of interval held the truth, its mean width, and the bias; None: of all."""
+    """By estimator: how often each kind of interval held the truth, its mean width, bias, share of refusals; None: of all."""
     held: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in range(runs):
         report = evaluate_policy(
@@ -129,7 +131,10 @@ def _coverage(
         )
         for name in names or report.outcomes:
             outcome = report.outcomes[name]
-            assert isinstance(outcome, Estimate)
+            held[name]["refused"].append(isinstance(outcome, Refused))
+            if isinstance(outcome, Refused):
+                print(f"run {run}: {name} refused: {outcome.reason}", file=sys.stderr)
+                continue
             held[name]["bias"].append(outcome.value - _WORLD.truth)
             for kind in ("bootstrap", "student_t", "bernstein"):
                 interval = getattr(outcome, kind)
