@@ -5,7 +5,7 @@ Worlds have 5 contexts and 10 actions. `errors` compares a reward model fitted o
 `coverage` is of 95 % intervals at 1,000 rounds. Open Bandit: the log of one policy estimates the other, whose own log
 is the truth, itself uncertain; the policy "bts" is what its log shows how often at each position, as it learned.
 
-    recsys bench off_policy [--runs 500] [--rows 2000000] [--data-root FOLDER] [--json]
+    recsys bench off_policy [--runs 500] [--rows 1000000] [--data-root FOLDER] [--json]
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """`speed`, `errors`, `coverage` and, with a data root, `open_bandit` by campaign and direction."""
     parser = argparse.ArgumentParser(prog="recsys bench off_policy", description=__doc__)
     parser.add_argument("--runs", type=int, default=500, help="logs of each size")
-    parser.add_argument("--rows", type=int, default=2_000_000, help="rounds of the speed test")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rounds of the speed test")
     parser.add_argument("--data-root", type=Path, help="folder with open_bandit_sample")
     options = parser.parse_args(arguments)
     found: dict[str, Any] = {
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "errors": _errors(options.runs),
         "coverage": _coverage(options.runs, "error_bound"),
         "coverage_by_tuning": {
-            tuning: _coverage(options.runs // 5, tuning, names=list(SHRUNKEN)) for tuning in ("error", "slope")
+            tuning: _coverage(options.runs // 10, tuning, names=list(SHRUNKEN)) for tuning in ("error", "slope")
         },
     }
     if options.data_root is not None:
@@ -121,7 +121,7 @@ def _error_row(by_size: dict[int, list[float]]) -> dict[str, Any]:
 def _coverage(
     runs: int, tuning: Literal["error_bound", "error", "slope"], names: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """By estimator: how often each kind of interval held the truth, its mean width, bias, share of refusals; None: of all."""
+    """By estimator: how often each kind of interval held the truth, its mean width, the bias, the share of refusals."""
     held: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in range(runs):
         report = evaluate_policy(
