@@ -151,6 +151,7 @@ class AnswerChain:
                 asked, unknown = await anyio.to_thread.run_sync(self._runtime.ask, query, reason)
         found: Listed | None = None
         source: Source = "popularity"
+        served = "popularity"
         cold = self._runtime.cold(query, asked)
         failed = missing or cold
         if cold is None:
@@ -170,7 +171,7 @@ class AnswerChain:
                     clock.timings_ms["decode"] = round(outcome.ran_s * 1000, 3)
                     found = outcome.result
                     if found is not None:
-                        source = stage.source
+                        source, served = stage.source, stage.name
                         break
                 elif isinstance(outcome, OutOfTimeError):
                     failed = "no_time"
@@ -178,11 +179,11 @@ class AnswerChain:
                         most_s = max(_CHEAP_S, self._batchers[stage.name].alone_s() / _CHEAPER)
                 else:
                     failed = outcome or failed
-        if found is None or (source in ("dense", "counter") and len(found.items) < asked.k):
+        if found is None or (source in ("dense", "counter") and len(found.items) < query.k - len(asked.pins)):
             popular = self._runtime.popular(asked)
             if found is None or len(popular.items) > len(found.items):
-                found, source = popular, "popularity"
-        return self._runtime.answer(asked, found, source, failed, unknown, clock)
+                found, source, served = popular, "popularity", "popularity"
+        return self._runtime.answer(asked, found, source, failed, unknown, clock, stage=served)
 
     def close(self) -> None:
         """Let the model's threads end."""

@@ -45,6 +45,7 @@ def recommended(runtime: RecommenderRuntime, answer: Answer) -> list[Recommended
                 because=None if pick.reason.because is None else _because(runtime, pick.reason.because),
                 similarity=pick.reason.similarity,
             ),
+            code_log_probs=None,
         )
         for pick in answer.picks
     ]

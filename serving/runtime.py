@@ -24,7 +24,7 @@ from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.intents.table import IntentTable
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
-from serving.answers import Answer, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
+from serving.answers import Answer, Candidates, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
 from serving.arranging import arrange
 from serving.asking import asked_of
 from serving.catalog_rules import CatalogRules, RuleError
@@ -372,8 +372,13 @@ class RecommenderRuntime:
     @property
     def objectives(self) -> Mapping[str, float]:
         """What the generator's heads are for, with their weights; empty for a generator with one."""
+        return {} if self.generator is None else self.generator.objectives
+
+    @property
+    def generator(self) -> GenerativeRecommender | None:
+        """What emits semantic IDs; None where something else stands in its place."""
         generator = self._ways.recommender
-        return generator.objectives if isinstance(generator, GenerativeRecommender) else {}
+        return generator if isinstance(generator, GenerativeRecommender) else None
 
     @property
     def reads_profiles(self) -> bool:
@@ -453,6 +458,7 @@ class RecommenderRuntime:
         source: Source = "popularity"
         failed: FallbackReason | None = self.cold(query, asked)
         found: Listed | None = None
+        served = "popularity"
         if failed is None:
             with clock.step("decode"):
                 for stage in stages:
@@ -463,11 +469,11 @@ class RecommenderRuntime:
                         failed = FAILED[stage.name]
                         continue
                     if found is not None:
-                        source = stage.source
+                        source, served = stage.source, stage.name
                         break
         if found is None:
             found = self.popular(asked)
-        return best(self.answer(asked, found, source, failed, unknown, clock), k).answer
+        return best(self.answer(asked, found, source, failed, unknown, clock, stage=served), k).answer
 
     def cold(self, query: Query, asked: Asked) -> FallbackReason | None:
         """Why no model has anything to go by; None if one has."""
@@ -483,10 +489,14 @@ class RecommenderRuntime:
         fallback_reason: FallbackReason | None,
         unknown: Sequence[str],
         clock: Clock,
+        *,
+        stage: str = "popularity",
     ) -> Answer:
-        """What was found, boosted and diversified, with reasons."""
+        """What a stage found, boosted and diversified, with reasons."""
         items, scores = found.items, found.scores
+        candidates = None
         if asked.arrangement is not None:
+            candidates = Candidates(items=items, scores=scores)
             with clock.step("arrange"):
                 items, scores = arrange(items, scores, asked.arrangement, self.nearness.directions_of)
         with clock.step("reasons"):
@@ -504,6 +514,8 @@ class RecommenderRuntime:
             unknown_items=list(unknown),
             used_profile=found.used_profile,
             timings_ms=clock.timings_ms,
+            stage=stage,
+            candidates=candidates,
             certified=found.certified,
         )
 

@@ -77,6 +77,7 @@ async def get_model(context: Context) -> ModelResponse:
         catalog_columns=[name for name in runtime.catalog.frame.columns if name not in presentation.SUMMARY_COLUMNS],
         libraries=dict(info.libraries),
         objectives=dict(runtime.objectives),
+        has_intents=runtime.intents is not None,
         loaded=[model.version for model, _ in context.models.states()],
     )
 

@@ -48,6 +48,43 @@ class RecommendedItem(ItemSummary):
     source: Source | Literal["pin"]
     reason: ReasonOut | None
     """Null where the request wants none."""
+    code_log_probs: list[float] | None
+    """With `details`: what the generator says of each code of `sid`, given those that it emits before it. Together they
+    are its log-probability of the item, which in a list of source `generator` is the score without boosts. Null for a
+    list that does not follow from a history alone, and for an item without a semantic ID."""
+
+
+class TouchedItem(ResponseBody):
+    """An item of the list that a rule had to do with."""
+
+    item_id: str
+    place: int
+    """1 is the top."""
+    without: int | None
+    """Its place without this rule, if it were long enough; null for a rule that leaves items out, or pins them."""
+
+
+class FiredRule(ResponseBody):
+    """A rule that had to do with a list."""
+
+    field: str
+    """As in the request, such as `boosts[0]`, or in the settings of the service: `always.in_stock`."""
+    effect: str
+    """What it did, in words."""
+    left_out: int
+    """Items that it keeps out: of the catalogue, whether they would have been in the list or not; by boosts and
+    diversity, of those that would."""
+    items: list[TouchedItem]
+    """Items of the whole list, further pages included; by boosts and diversity, those that they moved."""
+
+
+class ListDetails(ResponseBody):
+    """How a list came about."""
+
+    stage: str
+    """What made it: its `source`, or a part of that such as `generator_half`, with half of the beams, and `profile`."""
+    rules: list[FiredRule]
+    """Those that touched it. Caps are told of where a value has all the items that it may have."""
 
 
 class RecommendResponse(ResponseBody):
@@ -67,6 +104,8 @@ class RecommendResponse(ResponseBody):
     """The reasons that the list follows from, in the model's own words; empty unless its source is `reasoning`."""
     unknown_items: list[str]
     """Item ids of the request or the history that the catalogue does not have; they were ignored."""
+    details: ListDetails | None
+    """Null unless the request wants `details`; further pages have none."""
     dropped_pins: list[str]
     """Items that were to be pinned and are in no list: the catalogue does not have them, or a filter forbids them."""
     used_profile: bool

@@ -25,6 +25,8 @@ class ModelResponse(ResponseBody):
     objectives: dict[str, float]
     """What the generator's heads are for, and how much each counts where a request does not say; empty for a model with
     one head."""
+    has_intents: bool
+    """Whether its bundle has a table of intents, which reasons by `intent` and `/v1/interests` come from."""
     loaded: list[str]
     """Versions of all models in memory, which a request may name as `model_version`."""
 
@@ -68,7 +70,8 @@ class ModelState(ResponseBody):
     num_items: int
     state: Literal["active", "previous", "loaded", "shadow"]
     in_flight: int
-    """Requests that are being answered by it."""
+    """Requests that are being answered by it, in all processes of the service together; one that does not say within
+    two seconds is left out."""
 
 
 class ModelStates(ResponseBody):

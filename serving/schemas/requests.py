@@ -13,12 +13,26 @@ from serving.schemas.rules import MAX_K, Rules, check_places
 MAX_HISTORY = 500
 MAX_DEADLINE_MS = 600_000
 MAX_BATCH = 100
+MAX_BATCH_CONDITIONS = 1000
+"""Of the filters of all requests of a batch together."""
 MAX_CURSOR = 8000
 MAX_RANKED = 500
 MAX_OBJECTIVES = 20
 
 
-class RecommendRequest(Rules):
+class Explained(RequestBody):
+    """What an answer says of how its list came about."""
+
+    explain: Explain = "evidence"
+    """Reasons: `none` at all; by `evidence`, the items of the history that each item is most like; by `intent`, the tag
+    of the user's interests that it fits, with a text from the model's table, else written while time is left. What fits
+    no tag, or has no text that may be shown, gets evidence, and so does all that a model without such a table lists."""
+    details: bool = False
+    """For whoever looks into a list: what the generator says of each code of its items, the stage of the model that
+    made it, and which rules touched it. It costs about as much as a small list more."""
+
+
+class RecommendRequest(Rules, Explained):
     """Who gets the list: a user of the store, or an ad-hoc history."""
 
     model_config = ConfigDict(
@@ -64,11 +78,6 @@ class RecommendRequest(Rules):
     """A model in memory (`loaded` of `/v1/model`) that shall answer instead of the active one. The request is then in
     no experiment, so that what is tried out does not count there."""
 
-    explain: Explain = "evidence"
-    """Reasons: `none` at all; by `evidence`, the items of the history that each item is most like; by `intent`, the tag
-    of the user's interests that it fits, with a text from the model's table, else written while time is left. What fits
-    no tag, or has no text that may be shown, gets evidence, and so does all that a model without such a table lists."""
-
     @model_validator(mode="after")
     def _one_of_user_and_history(self) -> RecommendRequest:
         if (self.user_id is None) == (self.history is None):
@@ -95,7 +104,7 @@ class RecommendRequest(Rules):
         return self
 
 
-class SimilarRequest(Rules):
+class SimilarRequest(Rules, Explained):
     """An item, and what may stand in the list of those that are like it."""
 
     model_config = ConfigDict(
@@ -112,7 +121,7 @@ class SimilarRequest(Rules):
         return self
 
 
-class SearchRequest(Rules):
+class SearchRequest(Rules, Explained):
     """Words, and what may stand in the list of the items that they describe."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"query": "star wars", "k": 5}]})
@@ -127,7 +136,7 @@ class SearchRequest(Rules):
         return self
 
 
-class RankRequest(RequestBody):
+class RankRequest(Explained):
     """Items to be ranked for a user of the store, or for an ad-hoc history."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "196", "items": ["50", "181", "172"]}]})
@@ -165,4 +174,4 @@ class BatchRequest(RequestBody):
     )
 
     requests: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_BATCH)]
-    """Each as in `/v1/recommend`."""
+    """Each as in `/v1/recommend`; the filters of all of them may have 1000 conditions together."""

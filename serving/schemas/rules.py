@@ -75,11 +75,15 @@ class Rules(RequestBody):
     diversity: Diversity = 0.0
     """Above 0 items that are like those before them move down; at 1 only the first item is there for its score."""
 
+    @property
+    def num_conditions(self) -> int:
+        """Conditions of `filter` and of the filters of boosts."""
+        filters = [self.filter, *(boost.filter for boost in self.boosts)]
+        return sum(num_conditions(each) for each in filters if each is not None)
+
     @model_validator(mode="after")
     def _filters_cost_little(self) -> Self:
-        filters = [self.filter, *(boost.filter for boost in self.boosts)]
-        count = sum(num_conditions(each) for each in filters if each is not None)
-        if count > MAX_CONDITIONS:
+        if (count := self.num_conditions) > MAX_CONDITIONS:
             raise ValueError(
                 f"filter and boosts may have {MAX_CONDITIONS} conditions together, got {count}; use in for many values"
             )
