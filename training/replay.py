@@ -81,16 +81,17 @@ def replay(log: Path, options: ReplayOptions, config: OffPolicyConfig) -> dict[s
     if run is not None or log.is_dir():
         directory = log if run is None else run / _OFFLINE
         return _replay_store(directory, None if run is None else run / BUNDLE, options, config)
-    table = None if options.target is None else options.target
-    if table is not None and table.is_dir():
-        raise ConfigError(
-            f"target: {table} is no table; a bundle can be the target of an offline store, of which it knows the users"
-        )
-    logged = read_log(log, table)
+    if options.target is not None and options.target.is_dir():
+        raise ConfigError(f"target: {options.target} is no table; a bundle can be the target of an offline store")
+    if options.served is not None or options.events or options.sources or options.epsilon:
+        raise ConfigError("served, event, source and epsilon are of stores; a table of a log says all that itself")
+    logged = read_log(log, options.target)
     if isinstance(logged, LoggedLists):
         if options.places is not None:
             logged = first_places(logged, options.places)
         return {"kind": "lists", **evaluate_slates(logged.log, logged.target, config).as_document()}
+    if options.places is not None:
+        raise ConfigError(f"places: {log} has no lists (no column 'position')")
     if logged.policy is not None:
         report = evaluate_policy(logged.log, logged.policy, config)
     else:
@@ -182,7 +183,7 @@ def _weights_table(weights: Mapping[str, Mapping[str, Any]]) -> Table:
     for kind, found in weights.items():
         table.add_row(
             kind,
-            f"{found['mean_weight']:.3f} ± {found['mean_weight_error']:.3f}",
+            f"{found['mean_weight']:.3f} ± {found['mean_weight_error'] or 0:.3f}",
             f"{found['effective_size']:,.0f}",
             f"{found['effective_share']:.1%}",
             f"{found['max_weight']:.3g}",

@@ -80,7 +80,9 @@ def read_store(
         left_out["of other sources"] = int((~lists["policy"].is_in(list(policies))).sum())
         lists = lists.filter(pl.col("policy").is_in(list(policies)))
     left_out["not drawn at random"] = int((lists["epsilon"] == 0).sum())
-    lists = lists.filter((pl.col("epsilon") > 0) & (pl.col("slots").list.len() > 0))
+    lists = lists.filter(pl.col("epsilon") > 0)
+    left_out["empty"] = int((lists["slots"].list.len() == 0).sum())
+    lists = lists.filter(pl.col("slots").list.len() > 0)
     if lists.is_empty():
         raise DataError(
             f"{directory}: none of {num_lists} lists was drawn at random, so they say nothing of another policy; "
@@ -110,7 +112,8 @@ def target_of(
 ) -> tuple[SlateTarget, tuple[FloatArray, FloatArray]]:
     """How likely a bundle would have shown the lists, and a reward model's view for `cascade_dr`.
 
-    The bundle answers each list's history; items of the history are not shown again.
+    The bundle answers each list's history; items of the history are not shown again. A list that was asked for with
+    pins, filters or other wishes was made under them, and the log does not say so: the bundle is asked without.
 
     Args:
         bundle: under test.

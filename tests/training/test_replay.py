@@ -253,6 +253,23 @@ def test_stores_without_chance_or_with_unknown_histories_are_no_evidence(bundle:
         replay(tmp_path / "drawn", ReplayOptions(target=Path("nowhere")), _CONFIG)
 
 
+def test_options_that_do_not_fit_the_log_are_refused(bundle: Path, tmp_path: Path) -> None:
+    frame, _, _ = _rounds(10)
+    frame.write_parquet(tmp_path / "log.parquet")
+    for options, message in (
+        (ReplayOptions(target=bundle), "is no table"),
+        (ReplayOptions(events=["view"]), "of stores"),
+        (ReplayOptions(places=2), "has no lists"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            replay(tmp_path / "log.parquet", options, _CONFIG)
+    one = tmp_path / "one.parquet"
+    frame.head(1).write_parquet(one)
+    document = replay(one, ReplayOptions(), _CONFIG)
+    assert all("one user" in outcome["refused"] for outcome in document["outcomes"].values())
+    print_replay(document)
+
+
 def test_the_command_prints_one_document(tmp_path: Path) -> None:
     frame, _, _ = _rounds(400)
     frame.write_parquet(tmp_path / "log.parquet")
