@@ -73,7 +73,7 @@ def read_store(
     store = OfflineStore(directory)
     lists = store.slates()
     num_lists = len(lists)
-    forced = pl.col("exposures").list.eval(pl.element().struct.field("forced")).list.any()
+    forced = pl.col("exposures").list.eval(pl.element().struct.field("forced")).list.any().fill_null(False)
     left_out = {"forced by a tester": int(lists.select(forced.sum()).item())}
     lists = lists.filter(~forced)
     if policies:

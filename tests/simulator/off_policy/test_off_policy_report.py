@@ -130,7 +130,7 @@ def test_propensities_that_are_too_small_are_refused() -> None:
     half = replace(log, propensities=log.propensities / 2, behaviour=None)
     outcome = evaluate_policy(half, _WORLD.target, _QUICK).outcomes["snips"]
     assert isinstance(outcome, Refused)
-    assert "the propensities are wrong" in outcome.reason
+    assert "the propensities, or what stands for them, are wrong" in outcome.reason
 
 
 def test_one_user_says_nothing_of_others_and_few_rewards_are_told() -> None:
