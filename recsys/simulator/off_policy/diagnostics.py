@@ -84,7 +84,10 @@ class WeightDiagnostics:
                 "never shows, or the propensities are wrong"
             )
         if self.mean_weight - margin > 1 / limits.min_support:
-            return f"the mean weight is {self.mean_weight:.3f} where it should be 1: the propensities, or what stands for them, are wrong"
+            return (
+                f"the mean weight is {self.mean_weight:.3f} where it should be 1: the propensities, or what stands for "
+                "them, are wrong"
+            )
         return None
 
 
