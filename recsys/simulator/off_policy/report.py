@@ -130,7 +130,7 @@ def evaluate_policy(
     """
     config = config or OffPolicyConfig()
     check_policy("target", target, log)
-    reporter = _Reporter(log.user_of, log.rewards, log.rewards != 0, config)
+    reporter = _Reporter(log.user_of, log.rewards, config)
     weights = target[log.context_of, log.actions] / log.propensities
     support = None
     if log.behaviour is not None:
@@ -174,7 +174,7 @@ def evaluate_propensities(log: BanditLog, target: FloatArray, config: OffPolicyC
     target = SlateTarget(conditional=target[:, None], marginal=target[:, None]).conditional[:, 0]
     if len(target) != len(log):
         raise BadLogError(f"the target needs a propensity for each of {len(log)} rounds, got {len(target)}")
-    reporter = _Reporter(log.user_of, log.rewards, log.rewards != 0, config)
+    reporter = _Reporter(log.user_of, log.rewards, config)
     weights = target / log.propensities
     if reporter.judge("actions", WeightDiagnostics.of(weights), _WITHOUT_MODEL):
         nothing = np.zeros(len(log))
@@ -203,8 +203,7 @@ def evaluate_slates(
     """
     config = config or OffPolicyConfig()
     slates = Slates.of(log, target)
-    totals = log.rewards.sum(axis=1)
-    reporter = _Reporter(log.user_of, totals, totals != 0, config)
+    reporter = _Reporter(log.user_of, log.rewards.sum(axis=1), config)
     last = slates.prefix_weights[:, -1]
     if reporter.judge("standard", WeightDiagnostics.of(last), ["sips", "snsips"]):
         reporter.add("sips", standard(slates))
@@ -226,13 +225,11 @@ def evaluate_slates(
 class _Reporter:
     """Gathers terms and refusals, and makes all intervals on the same resamples."""
 
-    def __init__(
-        self, users: IntArray, rewards: FloatArray, is_rewarded: np.ndarray[Any, Any], config: OffPolicyConfig
-    ) -> None:
+    def __init__(self, users: IntArray, rewards: FloatArray, config: OffPolicyConfig) -> None:
         self.units = UserUnits(users, n_resamples=config.n_resamples, seed=config.seed, confidence=config.confidence)
         self._config = config
         self._rewards = rewards
-        self._num_rewarded = int(is_rewarded.sum())
+        self._num_rewarded = int((rewards != 0).sum())
         self._terms: dict[str, Terms] = {}
         self._parameters: dict[str, float | None] = {}
         self._lost: dict[str, FloatArray | None] = {}
