@@ -26,5 +26,5 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "recovered_lift": [asdict(validity.recovered_lift(runs, users, lift, seed)) for lift in (0.0, 0.05, 0.2)],
         "cuped": [asdict(validity.cuped_factor(2 * runs, users, rho, seed)) for rho in (0.3, 0.6, 0.9)],
         "common_random_numbers": asdict(validity.common_noise(min(runs, 300), users, seed)),
-        "interleaving": [asdict(each) for each in validity.interleaving(min(runs, 500), users, seed)],
+        "interleaving": [asdict(each) for each in validity.interleaving(min(runs, 500), min(users, 300), seed)],
     }

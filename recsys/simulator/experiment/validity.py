@@ -231,7 +231,7 @@ class Interleaving:
 
 
 def interleaving(runs: int, num_users: int, seed: int = 0) -> list[Interleaving]:
-    """One list of 5 a user; the better ranker has the right item 3 places higher. A user looks at the first place, and
+    """One list of 5 a user; the better ranker has the right item one place higher. A user looks at the first place, and
     further down with half the chance at each place; who sees the right item takes it with 60 %."""
     random = np.random.default_rng(seed)
     found = []
@@ -301,12 +301,12 @@ def _choices(taste: FloatArray, slates: IntArray, noise: FloatArray) -> FloatArr
 
 
 def _rankers(random: np.random.Generator, num_users: int) -> tuple[IntArray, IntArray, IntArray]:
-    """Lists of 10 of 20 items of a worse and a better ranker, and the right item, 3 places higher in the better."""
+    """Lists of 10 of 20 items of a worse and a better ranker, and the right item, one place higher in the better."""
     worse = np.argsort(random.random((num_users, 20)), axis=1)[:, :10]
     place = random.integers(3, 8, num_users)
     target = worse[np.arange(num_users), place]
     others = worse[worse != target[:, None]].reshape(num_users, 9)
-    order = np.argsort(np.concatenate([np.arange(9)[None, :].repeat(num_users, 0), place[:, None] - 3.5], 1), axis=1)
+    order = np.argsort(np.concatenate([np.arange(9)[None, :].repeat(num_users, 0), place[:, None] - 1.5], 1), axis=1)
     return worse, np.take_along_axis(np.concatenate([others, target[:, None]], 1), order, 1), target
 
 

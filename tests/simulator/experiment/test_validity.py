@@ -43,7 +43,7 @@ def test_common_random_numbers_halve_the_variance_at_least() -> None:
 
 
 def test_interleaving_is_fair_and_finds_the_better_ranker() -> None:
-    for found in validity.interleaving(200, 60):
+    for found in validity.interleaving(60, 300):
         assert found.equal == pytest.approx(0.5, abs=0.01)
         assert found.better > 0.95
         assert found.seen > 2 * found.seen_by_test, "with as few lists"
