@@ -51,6 +51,12 @@ class UserBootstrap:
         values = _ratio(numerators.sum(axis=0), denominators.sum(axis=0))
         return self._percentiles(values, self._resampled_ratios(numerators, denominators))
 
+    def replicates(self, metrics: Sequence[CaseMetric]) -> tuple[FloatArray, FloatArray]:
+        """The ratios float64 [m], and what they are on each resample, float64 [n_resamples, m]."""
+        numerators, denominators = self._sums(metrics)
+        values = _ratio(numerators.sum(axis=0), denominators.sum(axis=0))
+        return values, self._resampled_ratios(numerators, denominators)
+
     def differences(self, pairs: Sequence[tuple[CaseMetric, CaseMetric]]) -> list[Interval]:
         """Intervals of "first minus second", both on the same resamples of users."""
         if not pairs:
