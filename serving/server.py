@@ -33,6 +33,7 @@ from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 from serving.slate_log import SlateLog
 from serving.tracing import otlp_provider
+from serving.warming import warm_up
 
 _GRACE_S = 10
 
@@ -62,7 +63,7 @@ class Service:
         """
         bundle = Bundle.load(self.path)
         runtime = RecommenderRuntime.from_bundle(bundle, self.onnx, search_by=self.settings.search.by)
-        runtime.warm_up()
+        warm_up(runtime)
         return bundle, runtime
 
     def app(
