@@ -14,6 +14,7 @@ from recsys.simulator.experiment import validity
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
+    """See the module."""
     parser = argparse.ArgumentParser(prog="recsys bench ab_validity", description=__doc__)
     parser.add_argument("--runs", type=int, default=2000, metavar="N", help="runs of each study")
     parser.add_argument("--users", type=int, default=1000, metavar="N", help="users of a test")

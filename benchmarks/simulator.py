@@ -46,7 +46,7 @@ from recsys.simulator.behaviour.stress import KINDS, Kind, Traits
 from recsys.simulator.sessions.agreement import Evaluator, agreement, kendall_tau
 from recsys.simulator.sessions.arms import CachedArm
 from recsys.simulator.sessions.feedback import feedback_loop
-from recsys.simulator.sessions.play import Played, PlayConfig, play
+from recsys.simulator.sessions.play import PlayConfig, Played, play
 from recsys.simulator.sessions.summary import summarise
 from recsys.simulator.sessions.validity import validity
 
