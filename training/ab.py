@@ -132,6 +132,7 @@ def compare(config: AbConfig) -> AbResult:
         "pages": config.play.max_steps,
         "log": config.log or f"histories of {arms[0].name}",
         "simulator_users": len(folds.simulator),
+        "simulator_users_that_an_arm_learned_from": sum(log.user_ids[row] in learned for row in folds.simulator),
         "simulated_users_that_an_arm_learned_from": sum(user in learned for user in crowd.user_ids),
         "simulator": model.parameters.model_dump(mode="json"),
         "simulators_with_this_sign": f"{kept} of {simulators}",

@@ -82,6 +82,7 @@ def test_two_bundles_are_compared_on_users_that_neither_saw(place: Path, tmp_pat
     assert facts["simulated_users"] == len(folds.evaluation)
     assert facts["simulator_users"] == len(folds.simulator)
     assert facts["simulated_users_that_an_arm_learned_from"] == 0
+    assert facts["simulator_users_that_an_arm_learned_from"] == 0
     assert found["users"] == {name: len(folds.evaluation) for name in found["users"]}
     assert found["decision"] in ("better", "better_but_unsafe", "worse", "no_difference", "inconclusive")
     assert str(found["verdict"]).endswith("a live test has the last word.")
