@@ -1,5 +1,5 @@
-"""The claim: simulated users, fitted on one fifth of the users, are like another fifth, and order recommenders that were
-fitted on the rest as held-out choices do; 100,000 sessions take less than two minutes.
+"""The claim: simulated users, fitted on one fifth of the users, are like another fifth, and order recommenders that
+were fitted on the rest as held-out choices do; 100,000 sessions take less than two minutes.
 
 On MovieLens latest-small and Amazon Scientific, recommenders, simulator and evaluation having no user in common:
 
@@ -14,14 +14,19 @@ On MovieLens latest-small and Amazon Scientific, recommenders, simulator and eva
     feedback      rounds of fitting on simulated logs: coverage, Gini, popularity of what is shown
     speed         seconds for 100,000 sessions with a cached recommender, wall and CPU
 
-    recsys bench simulator --data-root FOLDER [--sets scientific movielens] [--sasrec-epochs 12] [--seed 0] [--json]
+SASRec is a small one (one layer of 64, sampled softmax): the point is a policy of another kind, not the best one.
+
+    recsys bench simulator --data-root FOLDER [--sets scientific movielens] [--parts validity agreement ...]
+                           [--sasrec-epochs 12] [--seed 0] [--json]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -37,9 +42,10 @@ from recsys.evaluation.baselines import ItemKnn, Popularity, SasRec, SkipGram
 from recsys.evaluation.baselines.ranking import rank_by_score
 from recsys.evaluation.metrics import CaseMetric, accuracy_metrics
 from recsys.evaluation.ranker import Ranker, rank_cases
+from recsys.progress import console
 from recsys.simulator.behaviour.fit import fit_choice_model
 from recsys.simulator.behaviour.fitting import FitConfig
-from recsys.simulator.behaviour.folds import UserFolds
+from recsys.simulator.behaviour.folds import FOLDS, UserFolds
 from recsys.simulator.behaviour.logged_sessions import LoggedSessions
 from recsys.simulator.behaviour.model import ChoiceModel
 from recsys.simulator.behaviour.stress import KINDS, Kind, Traits
@@ -51,6 +57,7 @@ from recsys.simulator.sessions.summary import summarise
 from recsys.simulator.sessions.validity import validity
 
 FOLDERS = {"scientific": "amazon18_scientific", "movielens": "ml_latest_small"}
+PARTS = ("validity", "agreement", "speed", "stress", "robustness", "common_luck", "feedback")
 _LAST = {"scientific": 2, "movielens": 10}
 """Choices of each evaluation user that recommenders are asked for, the last ones."""
 _SESSIONS = {"scientific": 2, "movielens": 10}
@@ -66,16 +73,17 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="recsys bench simulator", description=__doc__)
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the data sets")
     parser.add_argument("--sets", nargs="+", choices=list(FOLDERS), default=list(FOLDERS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured; all")
     parser.add_argument("--sasrec-epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     return {
-        name: _measure(name, options.data_root / FOLDERS[name], options.sasrec_epochs, options.seed)
+        name: _measure(name, options.data_root / FOLDERS[name], options.parts, options.sasrec_epochs, options.seed)
         for name in options.sets
     }
 
 
-def _measure(name: str, folder: Path, epochs: int, seed: int) -> dict[str, Any]:
+def _measure(name: str, folder: Path, parts: Sequence[str], epochs: int, seed: int) -> dict[str, Any]:
     started = time.monotonic()
     dataset = load_dataset(DataConfig(source="files", path=folder))
     catalog, interactions = dataset.catalog, dataset.interactions
@@ -84,8 +92,6 @@ def _measure(name: str, folder: Path, epochs: int, seed: int) -> dict[str, Any]:
     train, held = sequences.select(folds.recommender), sequences.select(folds.evaluation)
     model = fit_choice_model(catalog, LoggedSessions.of(interactions, folds.simulator), FitConfig(seed=seed))
     fitted = time.monotonic() - started
-    found = validity(model, catalog, LoggedSessions.of(interactions, folds.evaluation), seed)
-
     rankers = _rankers(train, catalog.num_items, epochs, seed)
     population = Sequences.from_lists([history[: -_LAST[name]] for history in held])
     cases = _cases(held, _LAST[name])
@@ -106,54 +112,66 @@ def _measure(name: str, folder: Path, epochs: int, seed: int) -> dict[str, Any]:
             traits=Traits.of([kind] * len(rows)),
         )
 
-    base = played(model, config, np.arange(len(population)))
-    lists = {
-        arm: rank_cases(arm, ranker, cases, 10, num_items=catalog.num_items, mask_seen=True, batch_size=256)
-        for arm, ranker in rankers.items()
+    def agree() -> dict[str, Any]:
+        base = played(model, config, np.arange(len(population)))
+        ndcg = {}
+        for arm, ranker in rankers.items():
+            lists = rank_cases(arm, ranker, cases, 10, num_items=catalog.num_items, mask_seen=True, batch_size=256)
+            ndcg[arm] = accuracy_metrics(lists, cases.targets, (10,))["ndcg@10"]
+        # An off-policy estimate of the same policies is one more `Evaluator`.
+        evaluators = [
+            Evaluator.of_cases("held-out NDCG@10", ndcg, cases.histories.users, seed=seed),
+            _simulated("simulated first page", _first_page(base), len(population), seed),
+            _simulated("simulated session", base.sessions, len(population), seed),
+        ]
+        arms_found = summarise(base, model, population, train, user_ids=user_ids, item_ids=catalog.item_ids, seed=seed)
+        return {
+            "cases": len(cases),
+            **agreement(evaluators).to_json(),
+            "arms": {arm: summary.to_json()["metrics"] for arm, summary in arms_found.items()},
+        }
+
+    def feed_back(make: Callable[[], Popularity | SkipGram]) -> list[dict[str, Any]]:
+        rounds = feedback_loop(
+            model,
+            lambda log: make().fit(log, catalog.num_items),
+            train,
+            population.select(few),
+            PlayConfig(seed=seed, max_steps=5),
+            rounds=_ROUNDS,
+            item_ids=catalog.item_ids,
+        )
+        return [one.to_json() for one in rounds]
+
+    once = config.model_copy(update={"sessions_per_user": 1})
+    held_sessions = LoggedSessions.of(interactions, folds.evaluation)
+    measures: dict[str, Callable[[], Any]] = {
+        "validity": lambda: validity(model, catalog, held_sessions, seed).to_json(),
+        "agreement": agree,
+        "speed": lambda: _speed(model, arms["skip_gram"], population, user_ids, catalog.item_ids, seed),
+        "stress": lambda: {kind: _ctr(played(model, once, few, kind)) for kind in KINDS},
+        "robustness": lambda: _robustness(lambda *changed: played(*changed, few), model, config),
+        "common_luck": lambda: _common_luck(lambda changed: played(model, changed, few), config),
+        "feedback": lambda: {"popularity": feed_back(Popularity), "skip_gram": feed_back(SkipGram)},
     }
-    ndcg = {arm: accuracy_metrics(found, cases.targets, (10,))["ndcg@10"] for arm, found in lists.items()}
-    evaluators = [
-        Evaluator.of_cases("held-out NDCG@10", ndcg, cases.histories.users, seed=seed),
-        _simulated("simulated first page", _first_page(base), len(population), seed),
-        _simulated("simulated session", base.sessions, len(population), seed),
-    ]
-    summaries = summarise(base, model, population, train, user_ids=user_ids, item_ids=catalog.item_ids, seed=seed)
-    return {
-        "users": {fold: len(getattr(folds, fold)) for fold in ("recommender", "simulator", "evaluation")},
+    result: dict[str, Any] = {
+        "users": {fold: len(getattr(folds, fold)) for fold in FOLDS},
         "fit_seconds": fitted,
         "parameters": model.parameters.model_dump(mode="json", exclude={"position_bias"}),
-        "validity": found.to_json(),
-        "cases": len(cases),
-        "agreement": agreement(evaluators).to_json(),
-        "arms": {arm: summary.to_json()["metrics"] for arm, summary in summaries.items()},
-        "stress": {
-            kind: _ctr(played(model, config.model_copy(update={"sessions_per_user": 1}), few, kind)) for kind in KINDS
-        },
-        "robustness": _robustness(lambda *changed: played(*changed, few), model, config),
-        "common_luck": _common_luck(lambda changed: played(model, changed, few), config),
-        "feedback": {
-            label: [
-                one.to_json()
-                for one in feedback_loop(
-                    model,
-                    lambda log, make=make: make().fit(log, catalog.num_items),
-                    train,
-                    population.select(few),
-                    PlayConfig(seed=seed, max_steps=5),
-                    rounds=_ROUNDS,
-                    item_ids=catalog.item_ids,
-                )
-            ]
-            for label, make in {"popularity": Popularity, "skip_gram": SkipGram}.items()
-        },
-        "speed": _speed(model, arms["skip_gram"], population, user_ids, catalog.item_ids, seed),
-        "seconds": time.monotonic() - started,
     }
+    for part in parts:
+        result[part] = measures[part]()
+        console.print(f"{name}: {part} measured, {time.monotonic() - started:.0f} s", highlight=False)
+        print(json.dumps({name: {part: result[part]}}), file=sys.stderr)
+    return result
 
 
 def _rankers(train: Sequences, num_items: int, epochs: int, seed: int) -> dict[str, Ranker]:
     """From random to fused, all fitted on the same log."""
-    sasrec = SasRec(SasRecConfig(hidden_size=64, num_layers=1, epochs=epochs, seed=seed)).fit(train, num_items)
+    small = SasRecConfig(
+        hidden_size=64, num_layers=1, epochs=epochs, full_softmax_up_to=1, num_negatives=512, seed=seed
+    )
+    sasrec = SasRec(small).fit(train, num_items)
     parts = (ItemKnn().fit(train, num_items), SkipGram().fit(train, num_items), sasrec)
 
     def random(histories: Sequences, k: int) -> npt.NDArray[np.int64]:

@@ -72,13 +72,13 @@ def fit_choice_model(catalog: Catalog, sessions: LoggedSessions, config: FitConf
             advance(1, "")
     if not fitting or not held:
         raise DataError("choice model: hardly any history has two items; give a longer log")
-    weights = fit_weights(ChoiceSets.concatenate(fitting), config.penalty)
+    weights = fit_weights(ChoiceSets.concatenate(fitting), config.penalty).features
     temperature = fit_temperature(ChoiceSets.concatenate(held), weights)
     final = _featurizer(log, content, config)
     return ChoiceModel(
         vectors=final.vectors,
         log_popularity=final.log_popularity,
-        parameters=_parameters(weights.features / temperature, sessions, config),
+        parameters=_parameters(weights / temperature, sessions, config),
     )
 
 
@@ -99,21 +99,18 @@ def _parameters(features: DoubleArray, sessions: LoggedSessions, config: FitConf
     fitted = "fitted to choices among drawn alternatives, temperature to held-out users"
     no_times = "set: the log has no times, so no sessions"
     no_slates = "set: the log has no slates"
-    satiation = float(features[-1]) if timed else 0.0
-    if config.satiation is not None:
-        satiation = config.satiation
     return ChoiceParameters(
         decays=config.decays,
         taste=taste,
         popularity=float(features[-2]),
-        satiation=satiation,
+        satiation=float(features[-1]) if timed else 0.0,
         position_bias=tuple((-config.position_decay * np.log2(np.arange(1, _PLACES + 1))).tolist()),
         patience=fit_patience(sessions.leaving()) if timed else Patience(),
         origin={
             "taste": fitted,
             "popularity": fitted,
             "decays": "set",
-            "satiation": "set" if config.satiation is not None else fitted if timed else no_times,
+            "satiation": fitted if timed else no_times,
             "temperature": fitted + "; it is part of the weights",
             "null": no_slates + "; what a slate does not show is found elsewhere",
             "position_bias": no_slates,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 from scipy.optimize import minimize, minimize_scalar
+from scipy.special import log_softmax, softmax
 
 from recsys.config import StrictConfig
 from recsys.simulator.behaviour.choice_sets import ChoiceSets
@@ -31,8 +32,6 @@ class FitConfig(StrictConfig):
     """Times the squared weights, beside the mean negative log-likelihood."""
     calibration_share: float = Field(default=0.2, gt=0, lt=1)
     """Users that the temperature is fitted on; the weights are fitted on the rest."""
-    satiation: float | None = None
-    """Set instead of fitted."""
     position_decay: float = Field(default=0.3, ge=0)
     """Where a log has no slates: log of the position bias is minus this times log2(place), from 1."""
     seed: int = Field(default=0, ge=0)
@@ -85,33 +84,18 @@ def fit_weights(sets: ChoiceSets, penalty: float) -> Weights:
     )
 
 
-def choice_probabilities(sets: ChoiceSets, weights: Weights, temperature: float = 1.0) -> DoubleArray:
-    """float64 [n, S]: of each option; what is missing to 1 is the chance of no choice. Corrections are not tempered."""
-    logits = sets.features @ weights.features / temperature + sets.corrections
-    highest = logits.max(axis=1, keepdims=True)
-    if sets.catalogue is not None:
-        assert weights.null is not None
-        assert weights.places is not None
-        logits = logits + weights.places
-        elsewhere = sets.catalogue @ weights.features
-        top = elsewhere.max(axis=1)
-        worth = top + np.log(np.exp(elsewhere - top[:, None]).mean(axis=1) * sets.catalogue_size)
-        nothing = (worth + weights.null)[:, None] / temperature
-        highest = np.maximum(logits.max(axis=1, keepdims=True), nothing)
-        total = np.exp(logits - highest).sum(axis=1, keepdims=True) + np.exp(nothing - highest)
-    else:
-        total = np.exp(logits - highest).sum(axis=1, keepdims=True)
-    return np.asarray(np.exp(logits - highest) / total)
+def choice_probabilities(sets: ChoiceSets, features: DoubleArray, temperature: float = 1.0) -> DoubleArray:
+    """float64 [n, S]: of each of drawn options, under weights float64 [F]. Corrections are not tempered."""
+    return np.asarray(softmax(sets.features @ features / temperature + sets.corrections, axis=1))
 
 
-def fit_temperature(sets: ChoiceSets, weights: Weights) -> float:
-    """The temperature in 0.05..20 under which held-out choices are likeliest."""
+def fit_temperature(sets: ChoiceSets, features: DoubleArray) -> float:
+    """The temperature in 0.05..20 under which held-out choices among drawn options are likeliest."""
 
     def loss(log_temperature: float) -> float:
-        probabilities = choice_probabilities(sets, weights, float(np.exp(log_temperature)))
-        picked = np.take_along_axis(probabilities, np.maximum(sets.chosen, 0)[:, None], axis=1)[:, 0]
-        happened = np.where(sets.chosen >= 0, picked, 1 - probabilities.sum(axis=1))
-        return float(-np.log(np.maximum(happened, np.finfo(np.float64).tiny)).mean())
+        logits = sets.features @ features / np.exp(log_temperature) + sets.corrections
+        picked = np.take_along_axis(log_softmax(logits, axis=1), sets.chosen[:, None], axis=1)
+        return float(-picked.mean())
 
     bounds = (np.log(_COOLEST), np.log(_HOTTEST))
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from recsys.data.sequences import IntArray, Sequences
 from recsys.simulator.behaviour.history import SATIATING
@@ -74,10 +75,13 @@ class Crowd:
         return len(self.nulls)
 
     def repeated(self, times: int, users: IntArray, sessions: IntArray, seed: int) -> Crowd:
-        """Each user `times` times, one after another, under new names; saves what would be computed again."""
+        """The beginning of `times` sessions of each user, one after another; saves what would be computed again.
+
+        For a crowd that has not reacted yet.
+        """
         copy = object.__new__(Crowd)
         rows = np.repeat(np.arange(len(self)), times)
-        copy.model, copy.step = self.model, self.step
+        copy.model, copy.step = self.model, 0
         copy._keys = keys(seed, users, sessions)
         copy._take(self, rows)
         return copy
@@ -109,14 +113,12 @@ class Crowd:
 
         Not the way of a session with slates: it shows what the model takes for the log's own course.
         """
-        traits = self.traits.select(rows)
         taken = np.empty(len(rows), dtype=np.int64)
         for begin in range(0, len(rows), _AT_ONCE):
             part = slice(begin, begin + _AT_ONCE)
             here = rows[part]
-            utilities = self.model.utilities(
-                self.memories[here], self.recent[here], None, traits.select(np.arange(len(traits.taste))[part])
-            ) / np.float32(self.model.parameters.temperature)
+            worth = self.model.utilities(self.memories[here], self.recent[here], None, self.traits.select(here))
+            utilities = worth / np.float32(self.model.parameters.temperature)
             for row, items in enumerate(had[part]):
                 utilities[row, list(items)] = -np.inf
             item_keys = extended(extended(self._keys[here], self.step)[:, None], np.arange(self.model.num_items))
@@ -128,9 +130,7 @@ class Crowd:
 
     def chances(self, items: IntArray) -> DoubleArray:
         """float64 [B, S]: probability of each place of slates int64 [B, S]; the rest is the chance of no choice."""
-        logits = self._logits(items)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(exponentials[:, :-1] / exponentials.sum(axis=1, keepdims=True))
+        return np.asarray(softmax(self._logits(items), axis=1)[:, :-1])
 
     def react(self, items: IntArray) -> Reaction:
         """Choose from slates int64 [B, S], -1 = an empty place, and go on to the next step."""
@@ -138,7 +138,6 @@ class Crowd:
         step_keys = extended(self._keys, self.step)
         drawn = np.concatenate([items, np.full((len(items), 1), NO_CHOICE)], axis=1)
         best = (logits + gumbel(extended(step_keys[:, None], drawn))).argmax(axis=1)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         places = np.where(best < items.shape[1], best, -1)
         chosen = np.where(places >= 0, items[np.arange(len(items)), places], -1)
         self._remember(chosen, step_keys)
@@ -148,7 +147,7 @@ class Crowd:
         return Reaction(
             places=places,
             items=chosen,
-            chances=exponentials[:, :-1] / exponentials.sum(axis=1, keepdims=True),
+            chances=softmax(logits, axis=1)[:, :-1],
             left=left,
         )
 

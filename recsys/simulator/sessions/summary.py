@@ -66,7 +66,7 @@ def summarise(
     index = pl.DataFrame({"item_id": item_ids, "item": np.arange(len(item_ids))})
     rows = pl.DataFrame({"user_id": user_ids, "row": np.arange(len(user_ids))})
     first_pages = played.impressions.filter((pl.col("step") == 0) & (pl.col("session") == 0))
-    pages = first_pages.join(index, on="item_id").join(rows, on="user_id")
+    pages = first_pages.join(index, on="item_id").join(rows, on="user_id").sort("row", "position")
     size = int(played.impressions["position"].max() or 0) + 1  # type: ignore[arg-type]
     best = oracle_chances(model, population, size)
     # Sessions of all arms are sorted alike, which makes differences paired.

@@ -21,7 +21,7 @@ from recsys.data.sequences import IntArray, Sequences
 from recsys.evaluation.bootstrap import Interval, UserBootstrap
 from recsys.evaluation.metrics import CaseMetric
 from recsys.simulator.behaviour.choice_sets import sampled_choices
-from recsys.simulator.behaviour.fitting import Weights, choice_probabilities
+from recsys.simulator.behaviour.fitting import choice_probabilities
 from recsys.simulator.behaviour.logged_sessions import LoggedSessions
 from recsys.simulator.behaviour.model import ChoiceModel
 from recsys.simulator.behaviour.patience import Patience
@@ -90,16 +90,15 @@ def validity(model: ChoiceModel, catalog: Catalog, held: LoggedSessions, seed: i
         seed=seed,
         session_starts=held.starts,
     )
-    weights = Weights(features=model.feature_weights, null=None, places=None)
     there = np.isfinite(sets.corrections)
-    utilities = sets.features @ weights.features
+    utilities = sets.features @ model.feature_weights
     others = there[:, 1:]
     below = (utilities[:, 1:] < utilities[:, :1]) + 0.5 * (utilities[:, 1:] == utilities[:, :1])
     auc = CaseMetric(numerator=(below * others).sum(axis=1), denominator=others.sum(axis=1).astype(np.float64))
     bootstrap = UserBootstrap(sets.owners, n_resamples=1000, seed=seed, confidence=0.95)
     happened = np.zeros(there.shape, dtype=bool)
     happened[:, 0] = True
-    probabilities = choice_probabilities(sets, weights)
+    probabilities = choice_probabilities(sets, model.feature_weights)
     distance, noise = _transition_distance(model, catalog, held, seed)
     return Validity(
         num_users=bootstrap.num_users,
