@@ -137,7 +137,7 @@ def compare(config: AbConfig) -> AbResult:
         "simulator": model.parameters.model_dump(mode="json"),
         "simulators_with_this_sign": f"{kept} of {simulators}",
     }
-    return AbResult(report=report, verdict=_careful(verdict(report), facts, kept / simulators), facts=facts)
+    return AbResult(report=report, verdict=careful(verdict(report), facts, kept / simulators), facts=facts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,17 +208,18 @@ def _robustness(
         for satiation in _SATIATIONS
     ]
     short = config.model_copy(update={"sessions_per_user": 1})
+    alone = replace(plan, secondary=(), guardrails={}, covariate=None, segments=(), looks=1)
     kept = 0
     with progress_bar("Other simulators", len(worlds)) as advance:
         for world in worlds:
             outcomes = _played(world, lists, crowd, catalog, short)
-            found = analyse(outcomes, replace(plan, covariate=None, segments=()))
+            found = analyse(outcomes, alone)
             kept += int(np.sign(found.primary.effect.difference.value) == sign)
             advance(1, "")
     return kept, len(worlds)
 
 
-def _careful(answer: Verdict, facts: Mapping[str, Any], kept: float) -> Verdict:
+def careful(answer: Verdict, facts: Mapping[str, Any], kept: float) -> Verdict:
     """The verdict with what simulated users cannot say."""
     remarks = [answer.text]
     decision = answer.decision
@@ -226,7 +227,7 @@ def _careful(answer: Verdict, facts: Mapping[str, Any], kept: float) -> Verdict:
         held = f"The sign holds in {facts['simulators_with_this_sign']} simulators with other settings"
         if kept < ROBUST:
             decision = "inconclusive"
-            remarks = [f"Inconclusive: it depends on the simulator. {answer.text} {held}, too few to rely on."]
+            remarks = [f"Inconclusive: it depends on the simulator. As fitted, {answer.text} {held}: too few."]
         else:
             remarks.append(f"{held}.")
     if known := facts["simulated_users_that_an_arm_learned_from"]:

@@ -19,6 +19,8 @@ from recsys.cli.main import build_app
 from recsys.data import Catalog, Sequences
 from recsys.errors import DataError
 from recsys.simulator.behaviour.folds import UserFolds
+from recsys.simulator.experiment.verdict import Verdict
+from training.ab import careful
 from training.arms import bundle_lists
 
 NUM_USERS = 250
@@ -178,6 +180,19 @@ def test_bundles_whose_items_are_in_another_order_are_compared(place: Path) -> N
     turned = Catalog(frame=bundle.catalog.frame.reverse())
     found = bundle_lists(bundle, turned, Sequences.from_lists([[39 - i for i in items] for items in histories]), 4)
     assert (39 - found.lists).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(("kept", "decision"), [(12, "better"), (10, "better"), (9, "inconclusive")])
+def test_a_sign_that_depends_on_the_simulator_is_no_answer(kept: int, decision: str) -> None:
+    facts = {
+        "simulators_with_this_sign": f"{kept} of 12",
+        "simulated_users": 50,
+        "simulated_users_that_an_arm_learned_from": 7,
+    }
+    found = careful(Verdict(decision="better", text="B is better than A."), facts, kept / 12)
+    assert found.decision == decision
+    assert f"{kept} of 12 simulators" in found.text
+    assert "learned from 7 of the 50 simulated users" in found.text
 
 
 def test_the_size_of_a_live_test() -> None:
