@@ -218,7 +218,7 @@ def _model(
     held = LoggedSessions.of(interactions, folds.evaluation)
     quality = validity(model, bundle.catalog, held, config.seed).to_json()
     model.save(path, {"made_of": made_of, "validity": quality})
-    return model, quality
+    return ChoiceModel.load(path)[0], quality
 
 
 def own_log(bundle: Bundle, histories: dict[str, list[str]]) -> Interactions:
