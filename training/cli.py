@@ -15,11 +15,14 @@ import typer
 
 from recsys.errors import ConfigError
 from recsys.progress import console
+from training.ab_cli import ab, ab_power
 from training.layout import BUNDLE, ONNX
 from training.output import print_document, results_only_stdout
 
 app = typer.Typer()
 tokenizer_app = typer.Typer(no_args_is_help=True)
+app.command("ab")(ab)
+app.command("ab-power")(ab_power)
 app.add_typer(tokenizer_app, name="tokenizer", help="Look into the semantic IDs of a run.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -169,6 +172,47 @@ def reason(
         for number, chain in enumerate(document["chains"], start=1):
             typer.echo(f"reason {number}: {chain}")
         print_found(document["items"])
+
+
+@app.command()
+def simulate(
+    run: RunPath,
+    log: Annotated[
+        str | None, typer.Option("--log", metavar="DATA", help="Users of another data set of the same items.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", help="A running service as one more arm.")] = None,
+    key: Annotated[str | None, typer.Option("--key", envvar="RECSYS_API_KEY", help="API key of the service.")] = None,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions of each user.")] = 1,
+    size: Annotated[int, typer.Option(min=1, help="Places of a slate.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Slates of a session, at most.")] = 5,
+    users: Annotated[int | None, typer.Option(min=2, help="Users who are simulated, at most.")] = None,
+    kind: Annotated[str, typer.Option(help="ordinary, drifting, popularity_chaser, skimmer or adversarial.")] = (
+        "ordinary"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Simulated users meet a finished run: sessions with its bundle and with popularity, in RUN/simulate.
+
+    The users are fitted on one fifth of the log's users and play another fifth.
+    """
+    from training.results import find_run
+
+    run_dir = find_run(run)
+    from recsys.simulator.behaviour.stress import KINDS
+    from recsys.simulator.sessions.play import PlayConfig
+    from training.simulate import SimulateConfig, print_simulation, simulate_run
+
+    if kind not in KINDS:
+        raise ConfigError(f"--kind {kind!r} is not known; choose one of {', '.join(KINDS)}")
+    play = PlayConfig(size=size, max_steps=steps, sessions_per_user=sessions, seed=seed)
+    config = SimulateConfig.model_validate({"play": play, "users": users, "kind": kind})
+    with results_only_stdout() as stdout:
+        report = simulate_run(run_dir, config, log=log, url=url, key=key)
+        if as_json:
+            print_document(stdout, report)
+    if not as_json:
+        print_simulation(report)
 
 
 @app.command()

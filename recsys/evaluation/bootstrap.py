@@ -47,19 +47,21 @@ class UserBootstrap:
         """Percentile intervals of ratios of sums (Efron and Tibshirani, 1993, chapter 13)."""
         if not metrics:
             return []
+        return self._percentiles(*self.replicates(metrics))
+
+    def replicates(self, metrics: Sequence[CaseMetric]) -> tuple[FloatArray, FloatArray]:
+        """The ratios float64 [m], and what they are on each resample, float64 [n_resamples, m]."""
         numerators, denominators = self._sums(metrics)
         values = _ratio(numerators.sum(axis=0), denominators.sum(axis=0))
-        return self._percentiles(values, self._resampled_ratios(numerators, denominators))
+        return values, self._resampled_ratios(numerators, denominators)
 
     def sums(self, groups: Sequence[Sequence[CaseMetric]]) -> list[Interval]:
         """Percentile intervals of sums of ratios: one for each group of one or more metrics, whose values are added."""
         if not groups:
             return []
-        numerators, denominators = self._sums([metric for group in groups for metric in group])
+        values, replicates = self.replicates([metric for group in groups for metric in group])
         starts = np.cumsum([0, *(len(group) for group in groups[:-1])])
-        values = np.add.reduceat(_ratio(numerators.sum(axis=0), denominators.sum(axis=0)), starts)
-        replicates = np.add.reduceat(self._resampled_ratios(numerators, denominators), starts, axis=1)
-        return self._percentiles(values, replicates)
+        return self._percentiles(np.add.reduceat(values, starts), np.add.reduceat(replicates, starts, axis=1))
 
     def differences(self, pairs: Sequence[tuple[CaseMetric, CaseMetric]]) -> list[Interval]:
         """Intervals of "first minus second", both on the same resamples of users."""
