@@ -249,7 +249,7 @@ class ServingContext:
         await anyio.to_thread.run_sync(self.store.close)
 
 
-def _context(request: Request) -> ServingContext:
+async def _context(request: Request) -> ServingContext:
     context: ServingContext = request.app.state.context
     return context
 

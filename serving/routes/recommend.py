@@ -44,7 +44,7 @@ AnyT = TypeVar("AnyT")
 Admitted = Annotated[Ticket, Depends(ticket_of)]
 
 
-def _forced(request: Request) -> dict[str, str]:
+async def _forced(request: Request) -> dict[str, str]:
     """The variants that the header asks for: an administrator's, or anybody's where only this machine is answered.
 
     Raises:
