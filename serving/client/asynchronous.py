@@ -120,12 +120,11 @@ class AsyncClient:
             ApiError: the service refuses; see `next_page` for further pages.
             UnreachableError: it does not answer.
         """
+        k, explain = options.get("k", 10), options.get("explain", "evidence")
         page = await self.recommend(user_id, **options)
         yield page
         while page.next_cursor is not None:
-            page = await self.next_page(
-                page.next_cursor, k=options.get("k", 10), explain=options.get("explain", "evidence")
-            )
+            page = await self.next_page(page.next_cursor, k=k, explain=explain)
             yield page
 
     async def similar_items(

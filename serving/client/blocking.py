@@ -120,10 +120,11 @@ class Client:
             ApiError: the service refuses; see `next_page` for further pages.
             UnreachableError: it does not answer.
         """
+        k, explain = options.get("k", 10), options.get("explain", "evidence")
         page = self.recommend(user_id, **options)
         yield page
         while page.next_cursor is not None:
-            page = self.next_page(page.next_cursor, k=options.get("k", 10), explain=options.get("explain", "evidence"))
+            page = self.next_page(page.next_cursor, k=k, explain=explain)
             yield page
 
     def similar_items(
