@@ -67,12 +67,8 @@ class UserBootstrap:
         """Intervals of "first minus second", both on the same resamples of users."""
         if not pairs:
             return []
-        replicates, values = [], []
-        for side in (0, 1):
-            numerators, denominators = self._sums([pair[side] for pair in pairs])
-            replicates.append(self._resampled_ratios(numerators, denominators))
-            values.append(_ratio(numerators.sum(axis=0), denominators.sum(axis=0)))
-        return self._percentiles(values[0] - values[1], replicates[0] - replicates[1])
+        (first, firsts), (second, seconds) = (self.replicates([pair[side] for pair in pairs]) for side in (0, 1))
+        return self._percentiles(first - second, firsts - seconds)
 
     def exposure_intervals(self, lists: IntArray, num_items: int) -> dict[str, Interval]:
         """Normal intervals of `exposure_metrics`: value plus and minus quantiles of the resamples' standard deviation.
