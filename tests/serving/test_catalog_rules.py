@@ -9,7 +9,8 @@ from recsys.data import Catalog
 from recsys.generator import Groups
 from recsys.generator.filters import Eq, Equality
 from serving import catalog_rules
-from serving.catalog_rules import CatalogRules, RuleError, groups_of
+from serving.catalog_rules import CatalogRules, RuleError
+from serving.column_groups import ColumnGroups
 
 ITEMS = pl.DataFrame(
     {
@@ -43,7 +44,7 @@ def test_groups_are_those_of_the_labels(rules: CatalogRules, column: str) -> Non
 
 def test_an_empty_table_has_no_groups() -> None:
     for column in ("categories", "title"):
-        found = groups_of(ITEMS.clear(), column)
+        found = ColumnGroups.of(ITEMS.clear()[column]).groups
         assert (found.offsets.tolist(), found.num_groups) == ([0], 0)
 
 
