@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from toy_bundle import GENRES, NUM_ITEMS, write_toy_bundle
 from feature_store import StoredItem
 from recsys.bundle import Bundle
 from recsys.data import Catalog
-from recsys.generator.filters import Contains, Containment, Eq, Equality, InRange, Range
+from recsys.generator.filters import Containment, Contains, Eq, Equality, InRange, Range
 from recsys.retrieval.single import SourceRecommender
 from serving.answers import Query
 from serving.overlay import ItemFacts, Overlay
