@@ -9,6 +9,7 @@ below the temporary directory, which share the blocks of the original on file sy
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -20,14 +21,9 @@ from recsys.bundle import Bundle, read_manifest
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import atomic_directory, sha256_json
 
-try:
-    import fcntl
-except ImportError:  # Windows, where files are copied
-    fcntl = None  # type: ignore[assignment]
-
 _PREFIX = "recsys-bundles-"
 _SHARE_BLOCKS = 0x40049409
-"""Linux' FICLONE."""
+"""FICLONE of Linux."""
 
 
 class PrivateCopies:
@@ -108,10 +104,9 @@ def read(copy: Path, path: Path) -> Bundle:
 
 def _copy(source: Path, target: Path) -> None:
     with source.open("rb") as read, target.open("xb") as written:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # another file system, or one that cannot
-                fcntl.ioctl(written, _SHARE_BLOCKS, read.fileno())
-                return
+        with contextlib.suppress(OSError):  # another file system, or one that cannot
+            fcntl.ioctl(written, _SHARE_BLOCKS, read.fileno())
+            return
         shutil.copyfileobj(read, written, 1 << 20)
 
 

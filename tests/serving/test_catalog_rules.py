@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -75,3 +76,23 @@ def test_what_is_not_in_the_catalogue_is_named(rules: CatalogRules) -> None:
     assert caught.value.place == ("categories",)
     assert rules.in_categories(["x", "z"]).tolist() == [True, False, False, False, True]
     assert rules.categories == [("y", 2), ("x", 1), ("z", 1)] or rules.categories[0][0] in ("x", "y")
+
+
+@pytest.mark.parametrize("column", ["categories", "title"])
+def test_groups_after_changes_are_those_that_are_made_anew(column: str) -> None:
+    rows = ITEMS[[1, 3]].with_columns(
+        title=pl.Series([None, "V"]), categories=pl.Series([["w", "x", "w"], []], dtype=pl.List(pl.String))
+    )
+    whole = pl.concat([ITEMS[:1], rows[:1], ITEMS[2:], rows[1:]])
+    at = np.array([1, 5])
+    before = ColumnGroups.of(ITEMS[column])
+    grown, anew = before.with_rows(rows[column], at), ColumnGroups.of(whole[column])
+    assert grown.groups.offsets.tolist() == anew.groups.offsets.tolist()
+    names = {number: name for name, number in grown.numbers.items()}
+    expected = {number: name for name, number in anew.numbers.items()}
+    assert [names[group] for group in grown.groups.ids] == [expected[group] for group in anew.groups.ids]
+    for among in (None, np.arange(6) % 2 == 0):
+        assert grown.sizes(among) == anew.sizes(among)
+    for name in (*anew.numbers, "nowhere"):
+        assert grown.items_of(name).tolist() == anew.items_of(name).tolist()
+    assert before.numbers.keys() == ColumnGroups.of(ITEMS[column]).numbers.keys()

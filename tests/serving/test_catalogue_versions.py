@@ -170,7 +170,7 @@ def test_any_order_of_changes_answers_as_what_is_made_anew(
             if node is not FILTERS[1] or runtime.rules._table.has_numbers("year"):
                 runtime.rules.permitted(node)
         runtime.rules.groups("title")
-        if half is None and begin >= len(steps) // 2:
+        if half is None and begin + bulk >= len(steps) // 2:
             half = runtime, answers(runtime, HISTORY)
     assert_same(answers(runtime, HISTORY), answers(anew(bundle, log, runtime.codes), HISTORY))
     assert half is not None
