@@ -146,7 +146,7 @@ class AdmissionMiddleware:
             self.admission.leave(ticket)
 
 
-def ticket_of(request: Request) -> Ticket:
+async def ticket_of(request: Request) -> Ticket:
     """The ticket of a request that was let in."""
     ticket: Ticket = request.state.ticket
     return ticket

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from recsys.generator.filters import Node
 from recsys.profile.profile import Profile
 
@@ -109,6 +112,8 @@ class Query:
     """0 .. 1: how much more a list is worth whose items differ, see `serving.arranging`."""
     candidates: int = 0
     """Length of the list that boosts and diversity choose from, if above `k`."""
+    drawn_from: int = 0
+    """Length of the list that exploration draws from, if above `k`."""
     session: str | None = None
     """Whose history it is; it then stays encoded, so that the next request reads only what is new."""
     mode: Mode = "direct"
@@ -142,6 +147,16 @@ class Pick:
     reason: Reason
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """What a source found, before boosts and diversity chose from it."""
+
+    items: npt.NDArray[np.int64]
+    """int64 [C], best first."""
+    scores: npt.NDArray[np.float32]
+    """float32 [C]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pinned:
     """An item (dense index) with a fixed place."""
@@ -172,6 +187,10 @@ class Answer:
     """Whether the model read any statement of the profile before the history; never in mode `reason`."""
     timings_ms: dict[str, float]
     """Time of each step."""
+    stage: str = "popularity"
+    """What made the list: a stage of the model, or popularity."""
+    candidates: Candidates | None = None
+    """What it was chosen from; None where nothing was re-ordered."""
     certified: bool | None = None
     """Whether the search proved its list to be the exact one; None where it does not tell."""
 

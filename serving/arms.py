@@ -15,7 +15,8 @@ from recsys.errors import ConfigError
 from recsys.generator.filters import Named, joined
 from serving.answers import Mode
 from serving.experiments import ExperimentPlan, Experiments
-from serving.schemas import MAX_K, Diversity, MaxPer, RecommendRequest
+from serving.schemas.requests import RecommendRequest
+from serving.schemas.rules import MAX_K, Diversity, MaxPer
 
 _log = structlog.get_logger(__name__)
 

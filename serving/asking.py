@@ -114,12 +114,17 @@ def _allowed(query: Query, rules: CatalogRules, num_items: int, ranked: IntArray
     return reduce(and_, parts)
 
 
-def _caps(query: Query, rules: CatalogRules, pinned: IntArray) -> tuple[list[Cap], Hashable]:
-    """The caps, in which pinned items count, and what names them; where both kinds speak of categories, the smaller
-    one."""
+def most_per_value(query: Query) -> dict[str, int]:
+    """By column, how many items of one value a list may have; where both caps speak of categories, the smaller one."""
     most = dict(query.max_per)
     if query.max_per_category is not None:
         most[CATEGORIES] = min(query.max_per_category, most.get(CATEGORIES, query.max_per_category))
+    return most
+
+
+def _caps(query: Query, rules: CatalogRules, pinned: IntArray) -> tuple[list[Cap], Hashable]:
+    """The caps, in which pinned items count, and what names them."""
+    most = most_per_value(query)
     caps = [
         Cap(groups=rules.groups(column, ("max_per", column)), most=count, given=pinned)
         for column, count in most.items()
@@ -136,8 +141,9 @@ def _boosted(boost: Boost, place: int, items: IntArray, rules: CatalogRules, num
 
 
 def _length(query: Query, num_pinned: int, num_ranked: int) -> int:
-    """How many items the sources are asked for: beside those that are pinned, and from which boosts and diversity can
-    choose."""
+    """How many items the sources are asked for: beside those that are pinned, and from which boosts, diversity and
+    exploration can choose."""
     if query.task == "rank":
         return max(1, num_ranked)
-    return max(1, query.k - num_pinned, query.candidates if query.boosts or query.diversity else 0)
+    candidates = query.candidates if query.boosts or query.diversity else 0
+    return max(1, max(query.k, query.drawn_from) - num_pinned, candidates)

@@ -25,10 +25,12 @@ from serving.answers import Answer, FallbackReason, Query, Source
 from serving.asking import is_quick
 from serving.batching import Batcher, OutOfTimeError, OverloadedError, StalledError, Timed
 from serving.breaker import CircuitBreaker
+from serving.clock import Clock
 from serving.path_metrics import PathMetrics
-from serving.runtime import Clock, RecommenderRuntime
+from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 from serving.stages import FAILED, Asked, Listed, Stage, StageName
+from serving.warming import warm_up
 
 _LEAST_DEADLINE_S = 1.0
 _DEADLINE_FACTOR = 10
@@ -103,7 +105,7 @@ class AnswerChain:
         def observe(stage: StageName, size: int, seconds: float) -> None:
             self._batchers[stage].cost.observe(size, seconds, time.monotonic())
 
-        self._runtime.warm_up(observe)
+        warm_up(self._runtime, observe)
         for name, narrows in self._runtime.narrower.items():
             whole_s = self._batchers[name].cost.last_seconds(1)
             for narrow in narrows:
@@ -149,6 +151,7 @@ class AnswerChain:
                 asked, unknown = await anyio.to_thread.run_sync(self._runtime.ask, query, reason)
         found: Listed | None = None
         source: Source = "popularity"
+        served = "popularity"
         cold = self._runtime.cold(query, asked)
         failed = missing or cold
         if cold is None:
@@ -168,7 +171,7 @@ class AnswerChain:
                     clock.timings_ms["decode"] = round(outcome.ran_s * 1000, 3)
                     found = outcome.result
                     if found is not None:
-                        source = stage.source
+                        source, served = stage.source, stage.name
                         break
                 elif isinstance(outcome, OutOfTimeError):
                     failed = "no_time"
@@ -176,11 +179,11 @@ class AnswerChain:
                         most_s = max(_CHEAP_S, self._batchers[stage.name].alone_s() / _CHEAPER)
                 else:
                     failed = outcome or failed
-        if found is None or (source in ("dense", "counter") and len(found.items) < asked.k):
+        if found is None or (source in ("dense", "counter") and len(found.items) < query.k - len(asked.pins)):
             popular = self._runtime.popular(asked)
             if found is None or len(popular.items) > len(found.items):
-                found, source = popular, "popularity"
-        return self._runtime.answer(asked, found, source, failed, unknown, clock)
+                found, source, served = popular, "popularity", "popularity"
+        return self._runtime.answer(asked, found, source, failed, unknown, clock, stage=served)
 
     def close(self) -> None:
         """Let the model's threads end."""

@@ -93,6 +93,7 @@ class ServingContext:
             root=bundles,
             on_activate=self._announce,
         )
+        self.metrics.watch_models(lambda: {model.version: model.in_flight for model, _ in self.models.states()})
         catalogue = settings.catalogue
         self.catalogue = LiveCatalogue(
             store, self.models, self.metrics, poll_s=catalogue.poll_s, new_item_slots=catalogue.new_item_slots
@@ -250,7 +251,7 @@ class ServingContext:
         await anyio.to_thread.run_sync(self.store.close)
 
 
-def _context(request: Request) -> ServingContext:
+async def _context(request: Request) -> ServingContext:
     context: ServingContext = request.app.state.context
     return context
 

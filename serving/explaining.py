@@ -15,7 +15,7 @@ from serving.context import ServingContext
 from serving.intents import Explained, IntentReason, UserIntents
 from serving.models import ServedModel
 from serving.runtime import RecommenderRuntime
-from serving.schemas import Because, ReasonOut, RecommendedItem
+from serving.schemas.lists import Because, ReasonOut, RecommendedItem
 
 _HISTORY = 50
 """The most recent items that reasons are found in: what further pages of a list remember too."""
@@ -82,7 +82,7 @@ def _with_evidence(
 ) -> list[RecommendedItem]:
     if not len(past):
         return items
-    nearest = runtime.nearest(chosen, past, _EVIDENCE)
+    nearest = runtime.nearness.nearest(chosen, past, _EVIDENCE)
     return [
         item.model_copy(update={"reason": _evident(runtime, item.reason, evidence)})
         for item, evidence in zip(items, nearest, strict=True)

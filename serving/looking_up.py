@@ -11,11 +11,15 @@ import uuid
 from serving import presentation
 from serving.answers import FallbackReason, Query
 from serving.context import ServingContext
+from serving.detailing import detailed
+from serving.explaining import explained
 from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.recommending import Known, milliseconds_since, read_user, response_of
 from serving.requested_rules import query_rules, rule_problems
-from serving.schemas import RankRequest, RecommendResponse, SearchRequest, SimilarRequest
+from serving.schemas.lists import RecommendResponse
+from serving.schemas.requests import RankRequest, SearchRequest, SimilarRequest
+from serving.schemas.rules import Rules
 from serving.shown import best
 
 
@@ -33,7 +37,7 @@ async def similar(
     with rule_problems():
         rules = query_rules(request, context.settings)
         query = Query(task="similar", history=[request.item_id], k=request.k, **rules)
-        return await _respond(model, query, time.monotonic(), allowance_s)
+        return await _respond(context, model, request, query, time.monotonic(), allowance_s)
 
 
 async def search(
@@ -48,7 +52,7 @@ async def search(
     with rule_problems():
         rules = query_rules(request, context.settings)
         query = Query(task="search", history=[], words=request.query, k=request.k, **rules)
-        return await _respond(model, query, time.monotonic(), allowance_s)
+        return await _respond(context, model, request, query, time.monotonic(), allowance_s)
 
 
 async def rank(
@@ -73,22 +77,32 @@ async def rank(
         exclude_seen=False,
         session=None if known.missing else request.user_id,
     )
-    return await _respond(model, query, started, allowance_s, known.missing)
+    return await _respond(context, model, request, query, started, allowance_s, known.missing)
 
 
 async def _respond(
+    context: ServingContext,
     model: ServedModel,
+    request: SimilarRequest | SearchRequest | RankRequest,
     query: Query,
     started: float,
     allowance_s: float | None,
     missing: FallbackReason | None = None,
 ) -> RecommendResponse:
     deadline = started + (model.chain.default_deadline_s if allowance_s is None else allowance_s)
-    answer = best(await model.chain.answer(query, deadline, missing), query.k).answer
+    found = await model.chain.answer(query, deadline, missing)
+    answer = best(found, query.k).answer
+    items = presentation.recommended(model.runtime, answer)
+    items = await explained(context, model, items, query.history, request.explain, deadline)
+    details = None
+    if request.details:
+        rules = request if isinstance(request, Rules) else None
+        items, details = await detailed(context, model, query, rules, found, answer, items, deadline)
     return response_of(
         model,
         answer,
         {**answer.timings_ms, "total": milliseconds_since(started)},
         recommendation_id=uuid.uuid4().hex,
-        items=presentation.recommended(model.runtime, answer),
+        items=items,
+        details=details,
     )

@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from recsys.bundle import Bundle
 from recsys.data.sequences import Sequences
+from recsys.errors import ArtifactError, RecsysError
 from recsys.generator import GenerativeRecommender
 from recsys.generator.diversity import walk_one
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
-from serving.answers import Source
+from serving.answers import SearchBy, Source
 from serving.search import CatalogSearch
-from serving.stages import Asked, Listed, OneByOne, StageName, listed_row, one_thread, together
+from serving.stages import Asked, Listed, OneByOne, Stage, StageName, listed_row, one_thread, together, word_reader
 
 FloatArray = npt.NDArray[np.float32]
 TextVectors = Callable[[Sequence[str]], FloatArray]
@@ -137,3 +139,28 @@ class WordsStage:
             order = order[asked.allow[order]]
         items = walk_one(order[~np.isin(order, asked.denied)], asked.caps, asked.k)
         return Listed(items=items, scores=scores[items])
+
+
+def searches_of(bundle: Bundle, index: ItemIndex, search_by: SearchBy) -> Sequence[Stage]:
+    """Ways of a bundle to find items by a text.
+
+    Raises:
+        ArtifactError: it has no such way.
+    """
+    name = bundle.manifest.name
+    if search_by == "words":
+        return ()
+    if search_by == "generator":
+        reader = word_reader(bundle.recommender)
+        if reader is None:
+            raise ArtifactError(f"bundle: the model of {name} knows no words; set search.by to words or text_encoder")
+        return (PromptStage(reader),)
+
+    def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return bundle.embeddings.match(bundle.text_encoder.encode_few(texts))
+
+    try:
+        encode(["a"])  # loads it
+    except RecsysError as error:
+        raise ArtifactError(f"bundle: the text encoder of {name} cannot be used: {error}") from error
+    return (TextStage(encode, index),)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from feature_store.log import Lag
@@ -20,6 +20,8 @@ from serving.runtime import ModelInfo, RecommenderRuntime
 from serving.tracing import record_stages
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+MODEL_REQUESTS = "recsys_model_requests_in_flight"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -188,6 +190,10 @@ class Metrics:
         self._drift.labels("first_code").set_function(topic.distance)
         self._drifts = (popularity, topic)
 
+    def watch_models(self, in_flight: Callable[[], Mapping[str, int]]) -> None:
+        """Say from now on how many requests each model in memory is answering, by its version."""
+        self.registry.register(_ModelRequests(in_flight))
+
     def count_events(self, outcome: str, count: int) -> None:
         """Count events with one outcome."""
         self._events.labels(outcome).inc(count)
@@ -229,6 +235,22 @@ class Metrics:
             worker: names this process in a label of every series; None where there is no other.
         """
         return generate_latest(self.registry if worker is None else _Labelled(self.registry, worker))
+
+
+class _ModelRequests(Collector):
+    """Requests by the model that answers them; one that leaves the memory leaves the metric."""
+
+    def __init__(self, in_flight: Callable[[], Mapping[str, int]]) -> None:
+        self._in_flight = in_flight
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector`."""
+        found = GaugeMetricFamily(
+            MODEL_REQUESTS, "Requests that each model in memory is answering.", labels=["model_version"]
+        )
+        for version, count in self._in_flight().items():
+            found.add_metric([version], count)
+        yield found
 
 
 class _Labelled(Collector):

@@ -199,7 +199,7 @@ class Models:
 
     def states(self) -> list[tuple[ServedModel, State]]:
         """All models in memory, in the order in which they were loaded."""
-        return [(model, self._state(model)) for model in self._held.values()]
+        return [(model, self._state(model)) for model in list(self._held.values())]
 
     def find(self, version: str) -> ServedModel | None:
         """A model in memory, if it is there."""

@@ -6,7 +6,8 @@ import math
 
 from serving.answers import Answer
 from serving.runtime import RecommenderRuntime
-from serving.schemas import Because, ItemDetail, ItemSummary, ReasonOut, RecommendedItem
+from serving.schemas.items import ItemDetail
+from serving.schemas.lists import Because, ItemSummary, ReasonOut, RecommendedItem
 
 SUMMARY_COLUMNS = {"item_id", "title", "categories"}
 
@@ -44,6 +45,7 @@ def recommended(runtime: RecommenderRuntime, answer: Answer) -> list[Recommended
                 because=None if pick.reason.because is None else _because(runtime, pick.reason.because),
                 similarity=pick.reason.similarity,
             ),
+            code_log_probs=None,
         )
         for pick in answer.picks
     ]

@@ -19,16 +19,18 @@ from recsys.profile.profile import Profile
 from serving import presentation
 from serving.answers import Answer, FallbackReason, Query
 from serving.arms import Arm
+from serving.clock import Clock
 from serving.context import ServingContext
 from serving.cursors import CursorError, Frozen
+from serving.detailing import detailed
 from serving.experiments import OVERRIDE_HEADER
 from serving.explaining import explained
 from serving.models import ServedModel
 from serving.problems import ProblemError
 from serving.profiles import UnreadableProfileError
 from serving.requested_rules import query_rules, rule_problems
-from serving.runtime import Clock
-from serving.schemas import MAX_HISTORY, NextRequest, RecommendedItem, RecommendRequest, RecommendResponse
+from serving.schemas.lists import ListDetails, RecommendedItem, RecommendResponse
+from serving.schemas.requests import MAX_HISTORY, NextRequest, RecommendRequest
 from serving.shown import Shown, best, draw, pinned_pick
 from serving.stages import Asked, Listed
 
@@ -98,7 +100,8 @@ async def _respond(
     with rule_problems():
         query = Query(
             history=known.history,
-            k=length if epsilon == 0 else max(length, exploration.candidates),
+            k=length,
+            drawn_from=0 if epsilon == 0 else exploration.candidates,
             exclude_seen=request.exclude_seen not in (False, "none"),
             seen_window=request.seen_window,
             session=request.user_id,
@@ -107,20 +110,23 @@ async def _respond(
             profile=known.profile,
             **query_rules(request, context.settings),
         )
-        answer = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
+        found = await model.chain.answer(query, deadline, known.missing, context.settings.reason)
     # A shadow must not be compared with itself, and need not have the model's objectives.
     if request.model_version is None and not request.objectives:
-        context.models.show_to_shadow(query, answer, model.runtime.catalog.item_ids.__getitem__)
+        context.models.show_to_shadow(query, found, model.runtime.catalog.item_ids.__getitem__)
     if epsilon == 0:
-        shown = best(answer, length)
+        shown = best(found, length)
     else:
-        shown = await anyio.to_thread.run_sync(draw, answer, length, epsilon)
+        shown = await anyio.to_thread.run_sync(draw, found, length, epsilon)
     answer = shown.answer
     recommendation_id, cursor = uuid.uuid4().hex, None
     if len(answer.picks) > request.k:
         cursor = _freeze(context, model, query, answer, recommendation_id, request.k)
     items = presentation.recommended(model.runtime, answer)[: request.k]
     items = await explained(context, model, items, known.history, request.explain, deadline)
+    details = None
+    if request.details:
+        items, details = await detailed(context, model, query, request, found, answer, items, deadline)
     if request.user_id is not None and known.missing is None:
         ids = [item.item_id for item in items]
         _log_shown(context, model, request.user_id, known, arm, shown, recommendation_id, ids)
@@ -142,6 +148,7 @@ async def _respond(
         items=items,
         next_cursor=cursor,
         variants=arm.variants,
+        details=details,
     )
 
 
@@ -154,6 +161,7 @@ def response_of(
     items: list[RecommendedItem],
     next_cursor: str | None = None,
     variants: Mapping[str, str] | None = None,
+    details: ListDetails | None = None,
 ) -> RecommendResponse:
     """The envelope of every list."""
     return RecommendResponse(
@@ -165,6 +173,7 @@ def response_of(
         degraded=answer.is_degraded,
         chains=list(answer.chains),
         unknown_items=answer.unknown_items,
+        details=details,
         dropped_pins=list(answer.dropped_pins),
         used_profile=answer.used_profile,
         variants=dict(variants or {}),

@@ -10,7 +10,7 @@ from recsys.generator.filters import FilterError, joined, resolved
 from serving.answers import Boost, Pin
 from serving.catalog_rules import RuleError
 from serving.problems import ProblemError, field_name
-from serving.schemas import Rules
+from serving.schemas.rules import Rules
 from serving.settings import ServingSettings
 
 

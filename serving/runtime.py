@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,22 +17,21 @@ from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray
-from recsys.errors import ArtifactError, ConfigError, RecsysError
+from recsys.errors import ConfigError
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.generator.depth import mixture
 from recsys.generator.diversity import walk_one
 from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.intents.table import IntentTable
-from recsys.profile.profile import Profile, Statement
-from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
-from recsys.retrieval.towers import ContentTower
-from serving.answers import Answer, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
+from serving.answers import Answer, Candidates, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
 from serving.arranging import arrange
 from serving.asking import asked_of
 from serving.catalog_rules import RuleError
-from serving.lookups import PromptStage, RankStage, TextStage, WordsStage
+from serving.clock import Clock
+from serving.lookups import RankStage, WordsStage, searches_of
+from serving.nearness import RECENT, Nearness
 from serving.overlay import ChangedItem, Overlay
 from serving.placing import BundlePlacer, Placement, Placer, placed_all
 from serving.shown import best
@@ -51,15 +48,7 @@ from serving.stages import (
     word_reader,
 )
 from serving.tables import ItemTables
-from serving.ways import BoolArray, Ways
-
-_QUICK_S = 0.5
-"""A warm-up tries a batch only of what answers one request in this time."""
-_TRIAL_BATCH = 8
-_SAID_OF: Mapping[StageName, str] = {"profile": "reader of profiles"}
-
-_EXPLAINED_HISTORY = 50
-"""The most recent items that a reason may name: what the model reads, or about that."""
+from serving.ways import BoolArray, Ways, content_source
 
 _log = structlog.get_logger(__name__)
 
@@ -138,8 +127,8 @@ class RecommenderRuntime:
         placer: Placer | None = None,
         changes: Changes | None = None,
     ) -> None:
-        embeddings = embeddings if isinstance(embeddings, Rows) else Rows.of(embeddings)
         changes = changes or Changes()
+        vectors = embeddings if isinstance(embeddings, Rows) else Rows.of(embeddings)
         self.info = info
         self.intents = intents
         self.placer = placer
@@ -151,7 +140,7 @@ class RecommenderRuntime:
         self.listed = changes.listed
         """bool [num_items]: items that are not removed; None: none is."""
         if content is None and catalog.num_items:
-            content = content_source(embeddings.first)
+            content = content_source(vectors.first)
         self._ways = Ways(
             recommender=recommender,
             reader=reader,
@@ -185,11 +174,12 @@ class RecommenderRuntime:
         # Only the generator reads words, and only where it is the best source there is.
         words = word_reader(recommender if reader is None else reader) if fused is None else None
         self._profile = None if words is None else ProfileStage(words, self._generatable)
-        # Not divided by their lengths here: they may be a map of a file, which all processes share.
-        self._vectors = embeddings
+        self.nearness = Nearness(vectors)
+        """How much alike items are."""
         self._stood = changes.stood
         self._tables = changes.tables or ItemTables.of(catalog, item_counts, self.listed, self.with_codes)
-        self._popularity = self._tables.popularity
+        self.popularity = self._tables.popularity
+        """Orders items when there is nothing else to go by."""
         self.rules = self._tables.rules
         """What rules of requests need of the catalogue."""
         self.words = self._tables.words
@@ -248,7 +238,7 @@ class RecommenderRuntime:
             dense=SourceRecommender(sources.get("sasrec", content), num_items),
             counter=SourceRecommender(sources["skip_gram"], num_items) if "skip_gram" in sources else None,
             content=content,
-            searches=_searches(bundle, content.index, search_by),
+            searches=searches_of(bundle, content.index, search_by),
             no_reasons=no_reasons,
             embeddings=bundle.embeddings.vectors,
             codes=bundle.semantic_ids.codes,
@@ -279,7 +269,7 @@ class RecommenderRuntime:
         stood: Mapping[str, tuple[ChangedItem, Placement]] = {} if previous is None else previous._stood
         standing = {} if self.placer is None else placed_all(self.placer, self.codes, added, placed, stood)
         items = [item for item in added if item.item_id in standing]
-        vectors, codes, ways = self._vectors, self.codes, self._ways
+        vectors, codes, ways = self.nearness.vectors, self.codes, self._ways
         waiting: BoolArray | None = None
         if items:
             own = np.array([item.item_id in placed for item in items])
@@ -287,10 +277,10 @@ class RecommenderRuntime:
                 waiting = np.append(np.zeros(self.catalog.num_items, dtype=bool), ~own)
             same = previous is not None and previous._stands(standing, waiting)
             if previous is not None and same:
-                vectors, codes, ways = previous._vectors, previous.codes, previous._ways
+                vectors, codes, ways = previous.nearness.vectors, previous.codes, previous._ways
             else:
                 found = list(standing.values())
-                vectors = Rows(self._vectors.first, np.stack([each.vector for each in found]))
+                vectors = Rows(self.nearness.vectors.first, np.stack([each.vector for each in found]))
                 codes = np.concatenate([codes, np.array([each.codes for each in found], dtype=np.int64)])
                 ways = ways.over(codes, vectors, None if waiting is None else ~waiting, new_item_slots)
         goes_on = previous is not None and previous._tables.precedes(overlay, items)
@@ -383,8 +373,13 @@ class RecommenderRuntime:
     @property
     def objectives(self) -> Mapping[str, float]:
         """What the generator's heads are for, with their weights; empty for a generator with one."""
+        return {} if self.generator is None else self.generator.objectives
+
+    @property
+    def generator(self) -> GenerativeRecommender | None:
+        """What emits semantic IDs; None where something else stands in its place."""
         generator = self._ways.recommender
-        return generator.objectives if isinstance(generator, GenerativeRecommender) else {}
+        return generator if isinstance(generator, GenerativeRecommender) else None
 
     @property
     def reads_profiles(self) -> bool:
@@ -417,44 +412,6 @@ class RecommenderRuntime:
         if query.profile is not None and self._profile is not None:
             return (self._profile, *self._direct)
         return self._direct
-
-    def warm_up(self, observe: Callable[[StageName, int, float], None] | None = None) -> None:
-        """Generate lists, so that the first user does not wait for lazy initialisation, and a broken model is found.
-
-        Args:
-            observe: is told how many requests a call of a stage had, and how many seconds it took.
-
-        Raises:
-            ArtifactError: the catalogue is empty, or a way to an answer fails.
-        """
-        if not self.catalog.num_items:
-            raise ArtifactError(f"bundle: the catalogue of {self.info.name} has no items; build the bundle again")
-        trial = Asked(
-            k=1,
-            history=self._popularity.order[:1],
-            denied=np.zeros(0, dtype=np.int64),
-            items=self._popularity.order[:1],
-            words="a",
-            profile=Profile(statements=(Statement(text="Likes this.", source="edited"),)),
-            reason=ReasonConfig(chains=1, max_tokens=1),
-        )
-        for stage in self.all_stages:
-            try:
-                stage.lists([trial])
-                started = time.perf_counter()
-                stage.lists([trial])
-                seconds = time.perf_counter() - started
-                if observe is not None:
-                    observe(stage.name, 1, seconds)
-                    if stage.shares_calls and seconds < _QUICK_S:
-                        started = time.perf_counter()
-                        stage.lists([trial] * _TRIAL_BATCH)
-                        observe(stage.name, _TRIAL_BATCH, time.perf_counter() - started)
-            except Exception as error:  # it may fail in any way; unlike a request, a start has no substitute
-                raise ArtifactError(
-                    f"bundle: the {_SAID_OF.get(stage.name, stage.name)} of {self.info.name} cannot answer: {error!r}; "
-                    "build the bundle again"
-                ) from error
 
     def ask(self, query: Query, reason: ReasonConfig | None = None) -> tuple[Asked, list[str]]:
         """`query` in the catalogue's numbers, and the ids of it that the catalogue does not have.
@@ -502,6 +459,7 @@ class RecommenderRuntime:
         source: Source = "popularity"
         failed: FallbackReason | None = self.cold(query, asked)
         found: Listed | None = None
+        served = "popularity"
         if failed is None:
             with clock.step("decode"):
                 for stage in stages:
@@ -512,11 +470,11 @@ class RecommenderRuntime:
                         failed = FAILED[stage.name]
                         continue
                     if found is not None:
-                        source = stage.source
+                        source, served = stage.source, stage.name
                         break
         if found is None:
             found = self.popular(asked)
-        return best(self.answer(asked, found, source, failed, unknown, clock), k).answer
+        return best(self.answer(asked, found, source, failed, unknown, clock, stage=served), k).answer
 
     def cold(self, query: Query, asked: Asked) -> FallbackReason | None:
         """Why no model has anything to go by; None if one has."""
@@ -532,12 +490,16 @@ class RecommenderRuntime:
         fallback_reason: FallbackReason | None,
         unknown: Sequence[str],
         clock: Clock,
+        *,
+        stage: str = "popularity",
     ) -> Answer:
-        """What was found, boosted and diversified, with reasons."""
+        """What a stage found, boosted and diversified, with reasons."""
         items, scores = found.items, found.scores
+        candidates = None
         if asked.arrangement is not None:
+            candidates = Candidates(items=items, scores=scores)
             with clock.step("arrange"):
-                items, scores = arrange(items, scores, asked.arrangement, self._directions_of)
+                items, scores = arrange(items, scores, asked.arrangement, self.nearness.directions_of)
         with clock.step("reasons"):
             reasons = self._reasons(asked, items, source)
         return Answer(
@@ -553,6 +515,8 @@ class RecommenderRuntime:
             unknown_items=list(unknown),
             used_profile=found.used_profile,
             timings_ms=clock.timings_ms,
+            stage=stage,
+            candidates=candidates,
             certified=found.certified,
         )
 
@@ -560,19 +524,12 @@ class RecommenderRuntime:
         """The most popular items that may stand in the list."""
         permitted = np.ones(self.catalog.num_items, dtype=bool) if asked.allow is None else asked.allow.copy()
         permitted[asked.denied] = False
-        order = self._popularity.order
+        order = self.popularity.order
         items = walk_one(order[permitted[order]], asked.caps, asked.k)
-        return Listed(items=items, scores=self._popularity.scores(items))
-
-    def _directions_of(self, items: IntArray) -> npt.NDArray[np.float32]:
-        """float32 [C, D]: the embeddings of items, of length 1; zeros stay zeros."""
-        vectors = self._vectors.take(items)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        found: npt.NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-        return found
+        return Listed(items=items, scores=self.popularity.scores(items))
 
     def _reasons(self, asked: Asked, items: IntArray, source: Source) -> list[Reason]:
-        history = asked.history[-_EXPLAINED_HISTORY:]
+        history = asked.history[-RECENT:]
         if asked.words and source != "popularity":
             return [Reason(text=f"Found for {asked.words}", because=None, similarity=None)] * len(items)
         if not len(history):
@@ -580,7 +537,7 @@ class RecommenderRuntime:
                 Reason(text=f"Popular: {self.item_counts[item]} interactions", because=None, similarity=None)
                 for item in items
             ]
-        similarities = self._directions_of(items) @ self._directions_of(history).T
+        similarities = self.nearness.similarities(items, history)
         nearest = similarities.argmax(axis=1)
         return [
             Reason(
@@ -595,60 +552,6 @@ class RecommenderRuntime:
         """The categories of an item (dense index)."""
         return self.rules.categories_of(item)
 
-    def nearest(self, items: IntArray, history: IntArray, count: int) -> IntArray:
-        """int64 [len(items), at most `count`]: of each item those of `history` that its embedding is most like, best
-        first."""
-        recent = np.array(list(dict.fromkeys(history[-_EXPLAINED_HISTORY:].tolist())), dtype=np.int64)
-        similarities = self._directions_of(items) @ self._directions_of(recent).T
-        return recent[np.argsort(-similarities, axis=1, kind="stable")[:, :count]]
-
     def title(self, item: int) -> str:
         """What to call an item: its title, or its id when it has none."""
         return self.catalog.titles[item] or self.catalog.item_ids[item]
-
-
-class Clock:
-    """Measures named steps in milliseconds."""
-
-    def __init__(self) -> None:
-        self.timings_ms: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time what is done inside."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings_ms[name] = round((time.perf_counter() - started) * 1000, 3)
-
-
-def content_source(vectors: npt.NDArray[np.float32]) -> TowerSource:
-    """Items whose vectors (float32 [N, D]) are like those of the history."""
-    tower = ContentTower(vectors)
-    return TowerSource(tower, np.arange(len(vectors)), len(vectors), ItemIndex(tower.item_vectors))
-
-
-def _searches(bundle: Bundle, index: ItemIndex, search_by: SearchBy) -> Sequence[Stage]:
-    """Ways of a bundle to find items by a text.
-
-    Raises:
-        ArtifactError: it has no such way.
-    """
-    name = bundle.manifest.name
-    if search_by == "words":
-        return ()
-    if search_by == "generator":
-        reader = word_reader(bundle.recommender)
-        if reader is None:
-            raise ArtifactError(f"bundle: the model of {name} knows no words; set search.by to words or text_encoder")
-        return (PromptStage(reader),)
-
-    def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        return bundle.embeddings.match(bundle.text_encoder.encode_few(texts))
-
-    try:
-        encode(["a"])  # loads it
-    except RecsysError as error:
-        raise ArtifactError(f"bundle: the text encoder of {name} cannot be used: {error}") from error
-    return (TextStage(encode, index),)

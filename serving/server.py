@@ -34,6 +34,7 @@ from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 from serving.slate_log import SlateLog
 from serving.tracing import otlp_provider
+from serving.warming import warm_up
 
 _GRACE_S = 10
 
@@ -67,7 +68,7 @@ class Service:
         """
         bundle = read(self.pinned, self.path)
         runtime = RecommenderRuntime.from_bundle(bundle, self.onnx, search_by=self.settings.search.by)
-        runtime.warm_up()
+        warm_up(runtime)
         return bundle, runtime
 
     def app(

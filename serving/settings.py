@@ -16,7 +16,7 @@ from serving.answers import SearchBy
 from serving.arms import ArmSettings
 from serving.experiments import ExperimentPlan
 from serving.guard.settings import GuardSettings
-from serving.schemas import MAX_K
+from serving.schemas.rules import MAX_K
 from serving.tracing import TraceSettings
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, ConfigDict
 
+from serving.metrics import MODEL_REQUESTS
+
 _STATES = ("closed", "half_open", "open")
 _WORKER = "worker"
 
@@ -142,6 +144,11 @@ def traffic_of(metrics: Iterable[Metric], now: float | None = None) -> Traffic:
         breakers={labels["part"]: _STATES[int(value)] for labels, value in found.of("recsys_breaker_state", max)},
         drift={labels["over"]: _finite(value) for labels, value in found.of("recsys_recommendation_drift", max)},
     )
+
+
+def model_requests(metrics: Iterable[Metric]) -> dict[str, int]:
+    """Requests in progress by the version of the model that answers them, in all processes together."""
+    return _Values(metrics).by(MODEL_REQUESTS, "model_version")
 
 
 _Labels = tuple[tuple[str, str], ...]

@@ -8,6 +8,8 @@ import numpy as np
 
 from recsys.data.sequences import IntArray, Sequences
 
+_SHORT = 8
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
@@ -52,3 +54,12 @@ def pad_right(items: IntArray, start: IntArray, lengths: IntArray) -> IntArray:
     padded = np.zeros(inside.shape, dtype=np.int64)
     padded[inside] = items[(start[:, None] + position)[inside]]
     return padded
+
+
+def similar_lengths(lengths: IntArray) -> list[IntArray]:
+    """Row numbers by the power of two that their lengths (int64 [B]) do not exceed, short ones together.
+
+    Histories are short with few exceptions, and padding them all to the longest one would be most of the work.
+    """
+    classes = np.ceil(np.log2(np.maximum(lengths, _SHORT))).astype(np.int64)
+    return [np.flatnonzero(classes == one) for one in np.unique(classes)]

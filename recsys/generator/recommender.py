@@ -39,7 +39,7 @@ from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.placement import place
 from recsys.generator.recommendations import Recommendations, Shortage
-from recsys.generator.scoring import forced_steps, item_log_probs
+from recsys.generator.scoring import code_log_probs, forced_steps
 from recsys.generator.sessions import Sessions
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.slates import Slates, draw_slates
@@ -256,7 +256,22 @@ class GenerativeRecommender:
     ) -> list[npt.NDArray[np.float32]]:
         """How likely given items are to come next: float32 of the length of each of `items`, log-probabilities.
 
-        Exact, whatever the beams: each item's path is followed. Over all items their exponentials sum to 1.
+        Over all items their exponentials sum to 1. The arguments and errors are those of `score_codes`.
+        """
+        return [row.sum(axis=1) for row in self.score_codes(histories, items, batch_size=batch_size, sessions=sessions)]
+
+    def score_codes(
+        self,
+        histories: Sequences,
+        items: Sequence[IntArray],
+        *,
+        batch_size: int = 64,
+        sessions: Sequence[str | None] | None = None,
+    ) -> list[npt.NDArray[np.float32]]:
+        """How likely each code of given items is: float32 [M, L] for the M items of each of `items`, log-probabilities.
+
+        Column l is that of the code on level l, given those that the model emits before it. Exact, whatever the beams:
+        each item's path is followed.
 
         Args:
             histories: B histories, as in `recommend`.
@@ -272,13 +287,14 @@ class GenerativeRecommender:
             raise ValueError(f"items must hold one array a history: {len(histories)}, got {len(items)}")
         if any(len(row) and not 0 <= row.min() <= row.max() < len(self.codes) for row in items):
             raise ValueError(f"items: item indices must lie in 0..{len(self.codes) - 1}")
-        scores: list[npt.NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(items)
+        none = np.zeros((0, self.codes.shape[1]), dtype=np.float32)
+        scores: list[npt.NDArray[np.float32]] = [none] * len(items)
         for rows, prefix in self._prefixes(histories, batch_size, sessions):
             sizes = [len(items[row]) for row in rows]
             device = prefix.hidden.device
             owners = torch.from_numpy(np.repeat(np.arange(len(rows)), sizes)).to(device)
             targets = torch.from_numpy(np.concatenate([items[row] for row in rows])).to(device)
-            found = item_log_probs(self.model, self.trie, prefix, owners, targets, batch_size)
+            found = code_log_probs(self.model, self.trie, prefix, owners, targets, batch_size)
             for row, part in zip(rows.tolist(), torch.split(found.cpu(), sizes), strict=True):
                 scores[row] = part.numpy()
         return scores
@@ -298,7 +314,12 @@ class GenerativeRecommender:
         """The temperature at which the true next items of `cases`, of validation, are the most likely."""
         self._checked(cases.histories, None, None)
         steps = [
-            forced_steps(self.model, self.trie, self.model.state(prefix), torch.from_numpy(cases.targets[rows]))
+            [
+                (step.log_probs, step.slots)
+                for step in forced_steps(
+                    self.model, self.trie, self.model.state(prefix), torch.from_numpy(cases.targets[rows])
+                )
+            ]
             for rows, prefix in self._prefixes(cases.histories, batch_size, None)
         ]
         return fit_temperature(steps)

@@ -5,7 +5,7 @@ Shapes: B requests, C ways on.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +18,24 @@ from recsys.generator.trie import ItemTrie
 from recsys.generator.walk import SidModel
 
 
+class Step(NamedTuple):
+    """One choice on the way to each of B items."""
+
+    log_probs: Tensor
+    """float32 [B, C], of all ways on."""
+    slots: Tensor
+    """int64 [B], the place of the one that is taken."""
+    levels: Tensor
+    """int64 [B], the level of the semantic ID that its code is of."""
+
+    def taken(self) -> Tensor:
+        """float32 [B]: log-probability of what is taken."""
+        return self.log_probs.gather(1, self.slots.unsqueeze(1)).squeeze(1)
+
+
 @torch.inference_mode()
-def forced_steps(model: SidModel, trie: ItemTrie | SetTrie, state: Any, items: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For each level the log-probabilities of all ways on, float32 [B, C], and the taken one's place, int64 [B].
+def forced_steps(model: SidModel, trie: ItemTrie | SetTrie, state: Any, items: Tensor) -> list[Step]:
+    """The choices that lead to given items, in the order in which the search makes them.
 
     Args:
         model: gives the logits.
@@ -33,7 +48,7 @@ def forced_steps(model: SidModel, trie: ItemTrie | SetTrie, state: Any, items: T
     for level in range(trie.num_levels):
         log_probs = walk.expand(model, state, level)
         slots = walk.slots(items.unsqueeze(1))
-        steps.append((log_probs.squeeze(1), slots.squeeze(1)))
+        steps.append(Step(log_probs.squeeze(1), slots.squeeze(1), walk.levels().squeeze(1)))
         if level < trie.num_levels - 1:
             state = model.advance(state, level, *walk.keep(level, slots))
     return steps
@@ -47,10 +62,12 @@ class PrefixModel(SidModel, Protocol):
 
 
 @torch.inference_mode()
-def item_log_probs(
+def code_log_probs(
     model: PrefixModel, trie: ItemTrie | SetTrie, prefix: Prefix, rows: Tensor, items: Tensor, at_a_time: int
 ) -> Tensor:
-    """float32 [M]: log-probability of each of `items` as the next one, in the arithmetic of the search.
+    """float32 [M, L]: log-probability of each code of `items`, given those that the model emits before it.
+
+    In the arithmetic of the search; their sum is that of the item as the next one.
 
     Args:
         model: gives the logits.
@@ -60,9 +77,10 @@ def item_log_probs(
         items: int64 [M].
         at_a_time: how many of the M paths are walked together; changes memory, not results.
     """
-    totals = []
+    found = [torch.zeros(0, trie.num_levels, device=prefix.hidden.device)]
     for some, targets in zip(torch.split(rows, at_a_time), torch.split(items, at_a_time), strict=True):
         steps = forced_steps(model, trie, model.state(select(prefix, some)), targets)
-        taken = [log_probs.gather(1, slots.unsqueeze(1)).squeeze(1) for log_probs, slots in steps]
-        totals.append(torch.stack(taken).sum(0))
-    return torch.cat(totals) if totals else torch.zeros(0)
+        taken = torch.stack([step.taken() for step in steps], dim=1)
+        levels = torch.stack([step.levels for step in steps], dim=1)
+        found.append(torch.empty_like(taken).scatter_(1, levels, taken))
+    return torch.cat(found)

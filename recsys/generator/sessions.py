@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.sequences import IntArray
-from recsys.data.windows import pad_right
+from recsys.data.windows import pad_right, similar_lengths
 from recsys.generator.tree_decoding import Prefix, split, stack
 
 
@@ -106,19 +106,22 @@ class Sessions:
             None if key is None else self._go_on(model, key, history)
             for key, history in zip(keys, histories, strict=True)
         ]
-        missing = [row for row, prefix in enumerate(prefixes) if prefix is None]
-        if missing:
-            lengths = np.array([len(histories[row]) for row in missing], dtype=np.int64)
-            flat = np.concatenate([histories[row] for row in missing])
-            items = pad_right(flat, lengths.cumsum() - lengths, lengths)
-            device = model.learned.device
-            read = model.encode(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device))
-            for row, prefix in zip(missing, split(read), strict=True):
+        missing = np.array([row for row, prefix in enumerate(prefixes) if prefix is None], dtype=np.int64)
+        lengths = np.array([len(histories[row]) for row in missing], dtype=np.int64)
+        for group in similar_lengths(lengths):
+            read = self._read(model, [histories[row] for row in missing[group]], lengths[group])
+            for row, prefix in zip(missing[group].tolist(), split(read), strict=True):
                 prefixes[row] = prefix
                 key = keys[row]
                 if key is not None:
                     self._keep(key, histories[row], prefix)
         return stack([prefix for prefix in prefixes if prefix is not None])
+
+    @staticmethod
+    def _read(model: SessionModel, histories: Sequence[IntArray], lengths: IntArray) -> Prefix:
+        items = pad_right(np.concatenate(histories), lengths.cumsum() - lengths, lengths)
+        device = model.learned.device
+        return model.encode(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device))
 
     def _go_on(self, model: SessionModel, key: str, history: IntArray) -> Prefix | None:
         with self._lock:

@@ -92,6 +92,10 @@ class SetWalk:
         tokens = self.trie.offsets[self._codebook()].unsqueeze(1) + torch.arange(self.trie.width, device=self.device)
         return tokens.view(self.batch_size, -1, self.trie.width)
 
+    def levels(self) -> Tensor:
+        """int64 [B, W]: the codebook that each beam has chosen."""
+        return self._codebook().view(self.batch_size, -1)
+
     def slots(self, items: Tensor) -> Tensor:
         """int64 [B, W]: the code that each beam's item (int64 [B, W]) has in the chosen codebook."""
         return self.trie.codes[items, self._codebook().view(items.shape)]

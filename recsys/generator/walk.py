@@ -45,6 +45,9 @@ class Walk(Protocol):
     def codes(self) -> Tensor:
         """int64 [B, W, C]: the code (or token) that each way takes; anything where there is none."""
 
+    def levels(self) -> Tensor:
+        """int64 [B, W]: the level of the semantic ID whose code each beam takes."""
+
     def slots(self, items: Tensor) -> Tensor:
         """int64 [B, W]: which way leads to each beam's item (int64 [B, W]), given that the beam can reach it."""
 
@@ -110,6 +113,10 @@ class PrefixWalk:
     def codes(self) -> Tensor:
         """See `Walk`."""
         return self.children.codes
+
+    def levels(self) -> Tensor:
+        """See `Walk`."""
+        return torch.full_like(self.nodes, self.level)
 
     def slots(self, items: Tensor) -> Tensor:
         """See `Walk`."""

@@ -39,6 +39,10 @@ _SELECTIVE = 0.1
 """Below this permitted share a filter is worked off before the search: the survivors are few, and exact is cheap."""
 _HNSW_LINKS, _HNSW_BUILD_BREADTH, _HNSW_BREADTH = 32, 80, 128
 _PROBES, _REFINED, _MOST_SUBSPACES, _POINTS_A_CELL = 16, 8, 64, 39
+_PRODUCT_FROM = 8
+"""Queries from which one matrix product is faster than Faiss, which reads all vectors anew for each of them."""
+_PRODUCT_SCORES = 2**24
+"""Scores that one matrix product makes at a time, at most."""
 _GPU_DEPTH = 2048
 """The longest list that Faiss gives on a GPU."""
 
@@ -183,10 +187,7 @@ class ItemIndex:
         most_denied = max(map(len, deny), default=0) if deny is not None else 0
         # One more than the list shows whether its end is tied; permitted items may be rare near a query, hence twice.
         depth = min(num_items, math.ceil((n + 1) * (1 if allow is None else 2) / share) + most_denied)
-        # The number of threads belongs to the calling thread.
-        faiss.omp_set_num_threads(torch.get_num_threads())
-        searched = self._built if self._on_gpu is None or depth > _GPU_DEPTH else self._on_gpu
-        found_scores, found = searched.search(queries, depth)
+        found_scores, found = self._nearest(queries, depth)
         worst = found_scores[:, -1]
         permitted = found >= 0
         if allow is not None:
@@ -204,6 +205,19 @@ class ItemIndex:
         else:
             settled |= items[:, -1] >= 0
         return items, scores, settled
+
+    def _nearest(self, queries: FloatArray, depth: int) -> tuple[FloatArray, IntArray]:
+        """The best scores of each query and their items, float32 and int64 [B, depth], best first."""
+        on_gpu = self._on_gpu is not None and depth <= _GPU_DEPTH
+        if self.kind == "flat" and not on_gpu and len(queries) >= _PRODUCT_FROM:
+            vectors = torch.from_numpy(self.vectors).T
+            parts = torch.split(torch.from_numpy(queries), max(1, _PRODUCT_SCORES // len(self.vectors)))
+            best = [torch.topk(part @ vectors, depth) for part in parts]
+            return torch.cat([top.values for top in best]).numpy(), torch.cat([top.indices for top in best]).numpy()
+        # The number of threads belongs to the calling thread.
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        found: tuple[FloatArray, IntArray] = (self._on_gpu if on_gpu else self._built).search(queries, depth)
+        return found
 
     def _exact(self, query: FloatArray, n: int, permitted: BoolArray) -> tuple[IntArray, FloatArray]:
         """One row by brute force."""

@@ -15,7 +15,7 @@ import torch
 
 from recsys.data.rows import Rows
 from recsys.data.sequences import Sequences
-from recsys.data.windows import pad_right
+from recsys.data.windows import pad_right, similar_lengths
 from recsys.evaluation.baselines import SasRec
 from recsys.evaluation.baselines.counting import recency_weights
 
@@ -52,12 +52,12 @@ class SasRecTower(SasRec):
         device = model.item_vectors.weight.device
         rows = np.flatnonzero(histories.lengths > 0)
         queries = torch.zeros(len(histories), model.item_vectors.embedding_dim)
-        if len(rows):
-            kept = np.minimum(histories.lengths, self.config.max_history)[rows]
-            items = pad_right(histories.items, histories.offsets[1:][rows] - kept, kept)
+        kept = np.minimum(histories.lengths, self.config.max_history)[rows]
+        for group in similar_lengths(kept):
+            items = pad_right(histories.items, histories.offsets[1:][rows[group]] - kept[group], kept[group])
             states = model(torch.from_numpy(items).to(device))
-            last = states[torch.arange(len(rows), device=device), torch.from_numpy(kept - 1).to(device)]
-            queries[torch.from_numpy(rows)] = last.cpu()
+            last = torch.from_numpy(kept[group] - 1).to(device)
+            queries[torch.from_numpy(rows[group])] = states[torch.arange(len(group), device=device), last].cpu()
         return np.asarray(queries.numpy())
 
 

@@ -151,8 +151,8 @@ def get_user(user_id: str, limit: int) -> Call[User]:
 
 
 def get_interests(user_id: str) -> Call[Interests]:
-    """`GET /v1/users/{user_id}/interests`."""
-    return Call(method="GET", path=f"/v1/users/{_segment(user_id)}/interests", answer=Interests)
+    """`GET /v1/interests/{user_id}`."""
+    return Call(method="GET", path=f"/v1/interests/{_segment(user_id)}", answer=Interests)
 
 
 def get_item(item_id: str) -> Call[Item]:

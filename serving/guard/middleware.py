@@ -116,7 +116,7 @@ def client_of(scope: Scope) -> StoredKey | None:
     return client
 
 
-def check_role(request: Request) -> None:
+async def check_role(request: Request) -> None:
     """Refuse a client whose role is too low. For every operation of an app with keys.
 
     Raises:

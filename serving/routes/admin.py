@@ -9,15 +9,19 @@ from serving.context import Context, ServingContext
 from serving.fleet import ModelChange
 from serving.models import ModelError
 from serving.problems import ProblemError, responses
-from serving.schemas import LoadModel, ModelState, ModelStates, ModelVersion, ShadowModel
+from serving.schemas.operations import LoadModel, ModelState, ModelStates, ModelVersion, ShadowModel
+from serving.traffic import model_requests
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
 
-@router.get("/models", operation_id="list_models")
+@router.get("/models", operation_id="list_models", responses=responses(409))
 async def list_models(context: Context) -> ModelStates:
     """The models in memory, in the order in which they were loaded."""
-    return _states(context)
+    try:
+        return await _states(context)
+    except ModelError as error:
+        raise ProblemError(409, str(error)) from error
 
 
 @router.post("/models:load", operation_id="load_model", responses=responses(400, 409, 413, 422))
@@ -54,14 +58,15 @@ async def shadow_model(body: ShadowModel, context: Context) -> ModelStates:
 async def _changed(context: ServingContext, change: ModelChange, field: str | None = None) -> ModelStates:
     try:
         await context.fleet.change(change)
+        return await _states(context)
     except ModelError as error:
         raise ProblemError(409, str(error), field=field) from error
     except ArtifactError as error:
         raise ProblemError(422, f"{error}; model {context.model.version} goes on", field=field) from error
-    return _states(context)
 
 
-def _states(context: ServingContext) -> ModelStates:
+async def _states(context: ServingContext) -> ModelStates:
+    in_flight = model_requests(await context.fleet.collect_metrics())
     return ModelStates(
         models=[
             ModelState(
@@ -70,7 +75,7 @@ def _states(context: ServingContext) -> ModelStates:
                 created_at=model.runtime.info.created_at,
                 num_items=model.runtime.num_listed,
                 state=state,
-                in_flight=model.in_flight,
+                in_flight=in_flight.get(model.version, 0),
             )
             for model, state in context.models.states()
         ]

@@ -12,7 +12,8 @@ from serving.codes import nearest_codes
 from serving.context import Context
 from serving.problems import ProblemError, responses
 from serving.runtime import RecommenderRuntime
-from serving.schemas import CategoryCount, ItemDetail, ItemPage, Limit, Neighbour, Neighbours, Offset, Query
+from serving.schemas.fields import Limit, Offset, Query
+from serving.schemas.items import CategoryCount, ItemDetail, ItemPage, Neighbour, Neighbours
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 

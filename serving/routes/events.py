@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body
 from feature_store import Event, InvalidEventError
 from serving.context import Context
 from serving.problems import ProblemError, responses
-from serving.schemas import EventIn, EventsBody, EventsResponse, RejectedEvent
+from serving.schemas.events import EventIn, EventsBody, EventsResponse, RejectedEvent
 
 router = APIRouter(prefix="/v1", tags=["events"])
 

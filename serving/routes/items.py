@@ -16,7 +16,7 @@ from serving.overlay import ItemFacts
 from serving.presentation import SUMMARY_COLUMNS
 from serving.problems import ProblemError, invalid_fields, responses
 from serving.runtime import RecommenderRuntime
-from serving.schemas import MAX_LINES, ItemChange, ItemIn, ItemLine, ItemLineResult, ItemsResponse
+from serving.schemas.items import MAX_LINES, ItemChange, ItemIn, ItemLine, ItemLineResult, ItemsResponse
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 

@@ -8,7 +8,8 @@ from serving import looking_up
 from serving.context import Context
 from serving.problems import responses
 from serving.routes.recommend import DeadlineMs
-from serving.schemas import RankRequest, RecommendResponse, SearchRequest, SimilarRequest
+from serving.schemas.lists import RecommendResponse
+from serving.schemas.requests import RankRequest, SearchRequest, SimilarRequest
 
 router = APIRouter(prefix="/v1", tags=["recommend"])
 

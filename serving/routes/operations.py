@@ -10,7 +10,7 @@ from serving import presentation
 from serving.context import Context, ServingContext
 from serving.lifecycle import Lifecycle, StoreProbe, judge
 from serving.metrics import CONTENT_TYPE
-from serving.schemas import Health, ModelResponse
+from serving.schemas.operations import Health, ModelResponse
 
 router = APIRouter(tags=["operations"])
 
@@ -77,6 +77,7 @@ async def get_model(context: Context) -> ModelResponse:
         catalog_columns=[name for name in runtime.catalog.frame.columns if name not in presentation.SUMMARY_COLUMNS],
         libraries=dict(info.libraries),
         objectives=dict(runtime.objectives),
+        has_intents=runtime.intents is not None,
         loaded=[model.version for model, _ in context.models.states()],
     )
 

@@ -11,7 +11,7 @@ from recsys.profile.profile import Profile
 from serving.context import Context, ServingContext
 from serving.problems import ProblemError, responses
 from serving.profiles import StaleProfileError, UnreadableProfileError, UserProfile
-from serving.schemas import EvidenceOut, ProfileIn, ProfileOut, StatementOut
+from serving.schemas.users import EvidenceOut, ProfileIn, ProfileOut, StatementOut
 
 router = APIRouter(prefix="/v1", tags=["profiles"])
 UserId = Annotated[str, Path(examples=["196"])]

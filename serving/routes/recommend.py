@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Request
 from pydantic import ValidationError
@@ -20,15 +20,8 @@ from serving.models import ServedModel
 from serving.problems import Problem, ProblemError, invalid_fields, problem, responses
 from serving.recommending import next_page
 from serving.recommending import recommend as respond
-from serving.schemas import (
-    MAX_DEADLINE_MS,
-    BatchEntry,
-    BatchRequest,
-    BatchResponse,
-    NextRequest,
-    RecommendRequest,
-    RecommendResponse,
-)
+from serving.schemas.lists import BatchEntry, BatchResponse, RecommendResponse
+from serving.schemas.requests import MAX_BATCH_CONDITIONS, MAX_DEADLINE_MS, BatchRequest, NextRequest, RecommendRequest
 
 router = APIRouter(prefix="/v1", tags=["recommend"])
 
@@ -46,10 +39,12 @@ _BEGUN_AT_ONCE = 4
 """Entries of a batch that begin in one turn of the event loop: one that no model answers is done within it, and the
 other clients wait meanwhile."""
 
+AnyT = TypeVar("AnyT")
+
 Admitted = Annotated[Ticket, Depends(ticket_of)]
 
 
-def _forced(request: Request) -> dict[str, str]:
+async def _forced(request: Request) -> dict[str, str]:
     """The variants that the header asks for: an administrator's, or anybody's where only this machine is answered.
 
     Raises:
@@ -109,32 +104,65 @@ async def recommend_batch(
     deadline_ms: DeadlineMs = None,
 ) -> BatchResponse:
     """Many requests at once, all answered by one model, except for users whose experiment has another. Each has its own
-    status: one that cannot be met does not fail the others. The deadline is that of the whole batch; without one, it
-    grows with the batch."""
+    status: one that cannot be met does not fail the others; only filters that have too many conditions together fail
+    them all. The deadline is that of the whole batch; without one, it grows with the batch."""
     with context.model.use() as model:
         # As if so many came one after the other in full batches.
         turns = 1 + len(body.requests) / context.settings.batching.max_batch
         allowance_s = turns * model.chain.default_deadline_s if deadline_ms is None else deadline_ms / 1000
         ticket.deadline_s = allowance_s
         until = time.monotonic() + allowance_s
+        requests = [_read(each) async for each in _in_turns(body.requests)]
+        _check_conditions(requests)
         entries: list[asyncio.Task[BatchEntry]] = []
         async with asyncio.TaskGroup() as group:
-            for place, request in enumerate(body.requests):
-                if place and place % _BEGUN_AT_ONCE == 0:
-                    await asyncio.sleep(0)
+            async for request in _in_turns(requests):
                 entries.append(group.create_task(_entry(context, model, request, until, forced)))
         return BatchResponse(results=[entry.result() for entry in entries])
 
 
-async def _entry(
-    context: ServingContext, model: ServedModel, body: Mapping[str, Any], until: float, forced: Mapping[str, str]
-) -> BatchEntry:
+async def _in_turns(each: Sequence[AnyT]) -> AsyncIterator[AnyT]:
+    for place, one in enumerate(each):
+        if place and place % _BEGUN_AT_ONCE == 0:
+            await asyncio.sleep(0)
+        yield one
+
+
+def _read(body: Mapping[str, Any]) -> RecommendRequest | Problem:
     try:
-        request = RecommendRequest.model_validate(body)
-        answer = await respond(context, model, request, allowance_s=until - time.monotonic(), forced=forced)
+        return RecommendRequest.model_validate(body)
     except ValidationError as error:
         fields = invalid_fields(error.errors())
-        return _failed(problem(422, f"{fields[0].field}: {fields[0].message}", fields))
+        return problem(422, f"{fields[0].field}: {fields[0].message}", fields)
+
+
+def _check_conditions(requests: Sequence[RecommendRequest | Problem]) -> None:
+    """Refuse a batch whose filters would take longer than a batch may.
+
+    Raises:
+        ProblemError: they have too many conditions together.
+    """
+    count = sum(each.num_conditions for each in requests if isinstance(each, RecommendRequest))
+    if count > MAX_BATCH_CONDITIONS:
+        raise ProblemError(
+            422,
+            f"requests: their filters and boosts may have {MAX_BATCH_CONDITIONS} conditions together, got {count}; "
+            "send smaller batches, or use in for many values",
+            field="requests",
+        )
+
+
+async def _entry(
+    context: ServingContext,
+    model: ServedModel,
+    request: RecommendRequest | Problem,
+    until: float,
+    forced: Mapping[str, str],
+) -> BatchEntry:
+    if isinstance(request, Problem):
+        return _failed(request)
+    try:
+        answer = await respond(context, model, request, allowance_s=until - time.monotonic(), forced=forced)
     except ProblemError as error:
         return _failed(problem(error.status, error.detail, error.fields))
     except OverloadedError as error:

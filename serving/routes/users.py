@@ -13,18 +13,8 @@ from feature_store import HistoryEntry
 from serving.context import Context
 from serving.problems import ProblemError, responses
 from serving.runtime import RecommenderRuntime
-from serving.schemas import (
-    EvidenceOut,
-    HistoryItem,
-    InterestOut,
-    InterestsOut,
-    InterestTag,
-    Limit,
-    Offset,
-    Query,
-    UserDetail,
-    UserPage,
-)
+from serving.schemas.fields import Limit, Offset, Query
+from serving.schemas.users import EvidenceOut, HistoryItem, InterestOut, InterestsOut, InterestTag, UserDetail, UserPage
 
 router = APIRouter(prefix="/v1", tags=["users"])
 
@@ -41,8 +31,8 @@ async def search_users(
     return UserPage(users=users, total=total)
 
 
-# Before the routes of whole users: their ids may have slashes.
-@router.get("/users/{user_id:path}/interests", operation_id="get_interests", responses=responses(404, 422, 503))
+# Not below /users: an id may end in what would follow it.
+@router.get("/interests/{user_id:path}", operation_id="get_interests", responses=responses(404, 422, 503))
 async def get_interests(user_id: Annotated[str, Path(examples=["196"])], context: Context) -> InterestsOut:
     """What a user is into, by the whole history: in words, as kinds of items, and with the events that bear it out.
 

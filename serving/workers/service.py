@@ -24,9 +24,10 @@ from serving.server import HttpServer, Service
 from serving.slate_log import SlateLog
 from serving.workers.buckets import SharedBuckets
 from serving.workers.channel import receive_now, send_now
+from serving.workers.child import Main
 from serving.workers.desired import DesiredModels
 from serving.workers.member import FleetMember, parts_of
-from serving.workers.supervisor import Main, Supervisor
+from serving.workers.supervisor import Supervisor
 
 _log = structlog.get_logger(__name__)
 
@@ -123,7 +124,7 @@ class _Worker:
         self._seeding = tempfile.TemporaryFile(prefix="recsys-seed-")  # noqa: SIM115 - open as long as the service runs
 
     def __call__(self, connection: socket.socket, name: str, models: DesiredModels | None) -> None:
-        """See `serving.workers.supervisor.Main`."""
+        """See `serving.workers.child.Main`."""
         try:
             bundle, runtime = self._service.load()
             send_now(
@@ -209,7 +210,7 @@ class _OfflineWriter:
         self._directory = directory
 
     def __call__(self, connection: socket.socket, name: str, models: DesiredModels | None) -> None:
-        """See `serving.workers.supervisor.Main`."""
+        """See `serving.workers.child.Main`."""
         asyncio.run(self._run(connection, name))
 
     async def _run(self, connection: socket.socket, name: str) -> None:

@@ -19,32 +19,24 @@ import selectors
 import signal
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Literal, Protocol
+from typing import Protocol
 
 import structlog
 
 from feature_store import StoreError
 from recsys.errors import ConfigError
 from serving.fleet import ModelChange
-from serving.metrics import merge
 from serving.workers.channel import LINE_LIMIT, Channel, Message
+from serving.workers.child import Child, Main
 from serving.workers.counts import ProcessMetrics
 from serving.workers.desired import DesiredModels
 from serving.workers.member import error_of
+from serving.workers.rounds import LOAD_S, Rounds, up
 
 _TURN_S = 0.1
-_METRICS_S = 2.0
-"""A process that has not told its metrics by then is left out of this answer."""
-_CHANGE_S = 30.0
-"""A worker that has not made a change by then hangs, and is replaced."""
-_LOAD_S = 900.0
-"""The same of loading a bundle, and of a start."""
 _END_S = 30.0
 """How long a process may take to end, beside the time to drain."""
 _PING_S = 5.0
@@ -53,27 +45,11 @@ _SILENT_S = 60.0
 """A process that has given none for so long hangs, and is replaced."""
 _STEADY_S = 30.0
 """A process that was up for so long did not fail at its start."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
 _MOST_FAILURES = 5
 """Starts in a row that may fail while no worker is up."""
 
-_ENDING = ("ModelError", "the service is ending")
-
 _log = structlog.get_logger(__name__)
 _fork = multiprocessing.get_context("fork")
-
-
-class Main(Protocol):
-    """What a process does, until SIGTERM or the end of the supervisor."""
-
-    def __call__(self, connection: socket.socket, name: str, models: DesiredModels | None) -> None:
-        """Run.
-
-        Args:
-            connection: to the supervisor.
-            name: of this process.
-            models: to be held before it is up; None: the first alone.
-        """
 
 
 class Attended(Protocol):
@@ -81,47 +57,6 @@ class Attended(Protocol):
 
     def start_if_dead(self) -> None:
         """Start it unless it lives, and return at once."""
-
-
-@dataclass(eq=False)
-class _Child:
-    """A process, or the place of one that is to be started."""
-
-    name: str
-    main: Main
-    answers: bool
-    """Whether it answers requests, and so takes part in changes."""
-    state: Literal["down", "loading", "loaded", "up"] = "down"
-    process: BaseProcess | None = None
-    channel: Channel | None = None
-    changed_at: float = 0.0
-    """When the state began."""
-    failures: int = 0
-    """Starts in a row after which it died."""
-    starts_at: float = 0.0
-    asked_at: float | None = None
-    """When it was asked for a sign of life, if it has given none since."""
-    shown: str = ""
-    """What it says that it serves."""
-    error: tuple[str, str] | None = None
-    """Why it could not start."""
-
-
-@dataclass(eq=False)
-class _Round:
-    """A task that several processes are at."""
-
-    asker: _Child
-    number: int
-    """Of the question; -1: who asked has died."""
-    until: float
-    change: ModelChange | None
-    """None of metrics."""
-    at_work: set[_Child]
-    values: dict[str, str] = field(default_factory=dict)
-    errors: dict[_Child, tuple[str, str]] = field(default_factory=dict)
-    reason: tuple[str, str] | None = None
-    """Why it takes a change back, which is the answer; None of what was asked for."""
 
 
 class Supervisor:
@@ -150,8 +85,8 @@ class Supervisor:
         on_ready: Callable[[str], None],
         helpers: dict[str, Main],
     ) -> None:
-        self._workers = [_Child(str(number), worker, answers=True) for number in range(num_workers)]
-        self._helpers = [_Child(name, main, answers=False) for name, main in helpers.items()]
+        self._workers = [Child(str(number), worker, answers=True) for number in range(num_workers)]
+        self._helpers = [Child(name, main, answers=False) for name, main in helpers.items()]
         self._listener = listener
         self._drain_s = drain_s
         self._server = server
@@ -160,15 +95,10 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._is_serving = False
-        self._is_ending = False
         self._pinged_at = 0.0
-        self._models: DesiredModels | None = None
-        self._changes: deque[tuple[_Child, int, ModelChange]] = deque()
-        self._rounds: dict[int, _Round] = {}
-        self._num_rounds = 0
-        self._changing: int | None = None
         self._server_starts_at = 0.0
-        self._metrics = ProcessMetrics(lambda: sum(child.state == "up" for child in self._workers))
+        self._metrics = ProcessMetrics(lambda: len(up(self._workers)))
+        self._rounds = Rounds(self._workers, send=self._send, render=self._metrics.render)
 
     def run(self) -> None:
         """Keep the service going until SIGTERM or SIGINT, and end it.
@@ -186,13 +116,13 @@ class Supervisor:
             self._end(self._signals.pop(0))
         finally:
             for child in self._children:
-                self._kill(child)
+                child.kill()
             for number, handler in before.items():
                 signal.signal(number, handler)
             self._selector.close()
 
     @property
-    def _children(self) -> list[_Child]:
+    def _children(self) -> list[Child]:
         return [*self._workers, *self._helpers]
 
     def _note(self, number: int, _: FrameType | None) -> None:
@@ -204,17 +134,16 @@ class Supervisor:
         self._listen()
         self._ping()
         self._bury()
-        self._end_rounds()
+        self._rounds.end_due()
         self._attend_server()
         self._open()
-        if self._changing is None:
-            self._begin_change()
-        if self._changing is None:
+        self._rounds.begin_change()
+        if not self._rounds.is_changing:
             self._start_those_due()
 
     def _listen(self) -> None:
         for key, _ in self._selector.select(_TURN_S):
-            child: _Child = key.data
+            child: Child = key.data
             if child.channel is None:
                 continue
             child.channel.flush()
@@ -228,69 +157,51 @@ class Supervisor:
             else:
                 self._watch(child)
 
-    def _watch(self, child: _Child) -> None:
+    def _watch(self, child: Child) -> None:
         assert child.channel is not None
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.channel.unsent else 0)
         self._selector.modify(child.channel.connection, events, child)
 
-    def _send(self, child: _Child, message: Message) -> None:
+    def _send(self, child: Child, message: Message) -> None:
         if child.channel is None:
             return
         child.channel.send(message)
         if child.channel.unsent > LINE_LIMIT:
             _log.error("a process reads nothing, it is replaced", process=child.name)
-            self._kill(child)
+            child.kill()
             return
         self._watch(child)
 
-    def _take(self, child: _Child, message: Message) -> None:
+    def _take(self, child: Child, message: Message) -> None:
         child.asked_at = None
         match message["kind"]:
             case "loaded":
                 self._note_loaded(child, message["model_version"], message["shown"])
             case "up":
-                self._move(child, "up")
+                child.move("up")
             case "failed":
                 child.error = tuple(message["error"])
             case "ask" if message["what"] == "change":
-                change = ModelChange.model_validate(message["change"])
-                if self._is_ending:
-                    self._answer(child, message["number"], "", _ENDING)
-                else:
-                    self._changes.append((child, message["number"], change))
+                self._rounds.want_change(child, message["number"], ModelChange.model_validate(message["change"]))
             case "ask":
-                tasks: dict[_Child, Message] = {each: {"what": "metrics"} for each in self._up(self._children)}
-                self._begin(child, message["number"], tasks, _METRICS_S)
+                self._rounds.want_metrics(child, message["number"], up(self._children))
             case "result":
-                found = self._rounds.get(message["number"])
-                if found is not None and child in found.at_work:
-                    found.at_work.discard(child)
-                    if message["error"] is None:
-                        found.values[child.name] = message["value"]
-                    else:
-                        found.errors[child] = tuple(message["error"])
+                self._rounds.take_result(child, message)
 
-    def _note_loaded(self, child: _Child, version: str, shown: str) -> None:
-        if self._models is None:
-            self._models = DesiredModels(first=version, active=version)
-        if version == self._models.first:
+    def _note_loaded(self, child: Child, version: str, shown: str) -> None:
+        models = self._rounds.models
+        if models is None:
+            models = self._rounds.models = DesiredModels(first=version, active=version)
+        if version == models.first:
             child.shown = shown
-            self._move(child, "loaded")
+            child.move("loaded")
             return
         text = (
-            f"bundle: it was model {self._models.first} when the service started, and is {version} now; start the "
+            f"bundle: it was model {models.first} when the service started, and is {version} now; start the "
             "service anew to serve it, or load a changed bundle under another name"
         )
         child.error = ("ArtifactError", text)
-        self._kill(child)
-
-    @staticmethod
-    def _move(child: _Child, state: Literal["down", "loading", "loaded", "up"]) -> None:
-        child.state, child.changed_at = state, time.monotonic()
-
-    @staticmethod
-    def _up(children: Sequence[_Child]) -> set[_Child]:
-        return {child for child in children if child.state == "up"}
+        child.kill()
 
     # ---------------------------------------------------------------- lives and deaths
 
@@ -299,13 +210,13 @@ class Supervisor:
         if now - self._pinged_at < _PING_S:
             return
         self._pinged_at = now
-        for child in self._up(self._children):
+        for child in up(self._children):
             if child.asked_at is None:
                 child.asked_at = now
                 self._send(child, {"kind": "task", "number": 0, "what": "ping"})
             elif now - child.asked_at > _SILENT_S:
                 _log.error("a process gives no sign of life, it is replaced", process=child.name)
-                self._kill(child)
+                child.kill()
 
     def _start_those_due(self) -> None:
         now = time.monotonic()
@@ -313,7 +224,7 @@ class Supervisor:
             if child.state == "down" and child.starts_at <= now:
                 self._start(child)
 
-    def _start(self, child: _Child) -> None:
+    def _start(self, child: Child) -> None:
         try:
             self._fork(child)
         except OSError as error:  # the system has no memory, processes or files left: it may have some later
@@ -322,16 +233,9 @@ class Supervisor:
                 raise ConfigError(text) from error
             child.process, child.error = None, ("ConfigError", text)
             _log.error("a process cannot be started, trying again", process=child.name, error=str(error))
-            self._put_off(child)
+            child.put_off()
 
-    def _put_off(self, child: _Child) -> None:
-        """Start it again after a pause, which grows with each failure."""
-        child.failures += 1
-        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (child.failures - 1))
-        self._move(child, "down")
-        child.starts_at = child.changed_at + pause
-
-    def _fork(self, child: _Child) -> None:
+    def _fork(self, child: Child) -> None:
         ours, its = socket.socketpair()
         inherited = [other.channel.connection for other in self._children if other.channel is not None]
         child.error = child.asked_at = None
@@ -350,9 +254,9 @@ class Supervisor:
             its.close()
         child.channel = Channel(ours)
         self._selector.register(ours, selectors.EVENT_READ, child)
-        self._move(child, "loading")
+        child.move("loading")
 
-    def _be(self, child: _Child, its: socket.socket, others: list[socket.socket]) -> None:
+    def _be(self, child: Child, its: socket.socket, others: list[socket.socket]) -> None:
         """Become the process of `child`."""
         os.setpgrp()  # Ctrl-C in a terminal is for the supervisor, which ends the others in order
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -366,29 +270,29 @@ class Supervisor:
         structlog.contextvars.bind_contextvars(process=child.name)
         with contextlib.suppress(OSError):  # what `ps` and `top` call it, where there is a /proc
             Path("/proc/self/comm").write_text(f"recsys-{child.name}")
-        child.main(its, child.name, self._models)
+        child.main(its, child.name, self._rounds.models)
 
     def _bury(self) -> None:
         now = time.monotonic()
         for child in self._children:
             starts = child.state in ("loading", "loaded") and self._is_serving
-            if starts and now - child.changed_at > _LOAD_S:
+            if starts and now - child.changed_at > LOAD_S:
                 _log.error("a process does not come up, it is replaced", process=child.name)
-                self._kill(child)
+                child.kill()
             if child.process is None or child.process.exitcode is None:
                 continue
             code = child.process.exitcode
             self._drain(child)
             self._forget(child)
             was_steady = child.state == "up" and now - child.changed_at > _STEADY_S
-            self._move(child, "down")
+            child.move("down")
             if child.answers and self._on_ready is not None:
                 unknown = ("RecsysError", f"serve: a worker ended by itself, with {code}; the log may say why")
                 raise error_of(*(child.error or unknown))
             if was_steady:
                 child.failures, child.starts_at = 0, now
             else:
-                self._put_off(child)
+                child.put_off()
             self._metrics.count_restart(child.name)
             _log.error(
                 "a process died, it is replaced",
@@ -402,13 +306,13 @@ class Supervisor:
             reason = "it died" if last.error is None else last.error[1]
             raise ConfigError(f"serve: no worker comes up any more, after {last.failures} tries of each: {reason}")
 
-    def _drain(self, child: _Child) -> None:
+    def _drain(self, child: Child) -> None:
         """Take what a dead process has said at last."""
         if child.channel is not None:
             for message in child.channel.receive()[0]:
                 self._take(child, message)
 
-    def _forget(self, child: _Child) -> None:
+    def _forget(self, child: Child) -> None:
         if child.channel is not None:
             self._selector.unregister(child.channel.connection)
             child.channel.connection.close()
@@ -416,17 +320,7 @@ class Supervisor:
         if child.process is not None:
             child.process.join()
             child.process = None
-        for found in self._rounds.values():
-            found.at_work.discard(child)
-            found.errors.pop(child, None)
-            if found.asker is child:
-                found.number = -1  # who takes its place counts its own questions from 0
-        self._changes = deque(each for each in self._changes if each[0] is not child)
-
-    def _kill(self, child: _Child) -> None:
-        if child.process is not None and child.process.exitcode is None:
-            child.process.kill()
-            child.process.join()
+        self._rounds.forget(child)
 
     def _attend_server(self) -> None:
         if self._server is None or not self._is_serving or time.monotonic() < self._server_starts_at:
@@ -447,116 +341,37 @@ class Supervisor:
         for child in self._workers:
             if child.state == "loaded":
                 self._send(child, {"kind": "go"})
-                self._move(child, "loading")
+                child.move("loading")
         if self._on_ready is not None and all(child.state == "up" for child in self._workers):
             self._on_ready(self._workers[0].shown)
             self._on_ready = None
-
-    # ---------------------------------------------------------------- what concerns all
-
-    def _begin_change(self) -> None:
-        if not self._changes or any(child.state in ("loading", "loaded") for child in self._workers):
-            return
-        asker, number, change = self._changes.popleft()
-        limit_s = _LOAD_S if change.action == "load" else _CHANGE_S
-        task = {"what": "change", "change": change.model_dump()}
-        tasks = dict.fromkeys(self._up(self._workers), task)
-        self._changing = self._begin(asker, number, tasks, limit_s, change)
-
-    def _begin(
-        self,
-        asker: _Child,
-        number: int,
-        tasks: Mapping[_Child, Message],
-        limit_s: float,
-        change: ModelChange | None = None,
-        reason: tuple[str, str] | None = None,
-    ) -> int:
-        self._num_rounds += 1
-        until = time.monotonic() + limit_s
-        self._rounds[self._num_rounds] = _Round(asker, number, until, change, set(tasks), reason=reason)
-        for child, task in tasks.items():
-            self._send(child, {"kind": "task", "number": self._num_rounds, **task})
-        return self._num_rounds
-
-    def _end_rounds(self) -> None:
-        now = time.monotonic()
-        for number, found in list(self._rounds.items()):
-            if found.at_work and now < found.until:
-                continue
-            if found.at_work and found.change is not None:
-                for child in found.at_work:
-                    _log.error("a worker does not make a change, it is replaced", process=child.name)
-                    self._kill(child)
-                continue  # the dead are taken out, and then it ends
-            del self._rounds[number]
-            if found.change is None:
-                texts = [self._metrics.render(), *found.values.values()]
-                self._answer(found.asker, found.number, merge(texts), None)
-            else:
-                self._end_change(found, found.change)
-
-    def _end_change(self, found: _Round, change: ModelChange) -> None:
-        self._changing = None
-        versions = sorted(set(found.values.values()))
-        error = found.reason or next(iter(found.errors.values()), None)
-        if error is None and len(versions) > 1:
-            error = ("ArtifactError", f"bundle: it was replaced meanwhile, and is {' and '.join(versions)}; try again")
-        if found.reason is None and error is not None and change.action == "load" and versions:
-            self._take_back(found, change, error)
-            return
-        for child in found.errors if found.values or found.reason else ():
-            _log.error("a worker differs from the others, it is replaced", process=child.name)
-            self._kill(child)
-        if found.reason is None and versions:
-            assert self._models is not None
-            self._models.note(change, versions[0])
-            error = None
-        elif error is None:
-            error = ("ModelError", "every worker died meanwhile; look at the log, and try again")
-        self._answer(found.asker, found.number, versions[0] if versions else "", error)
-
-    def _take_back(self, found: _Round, change: ModelChange, reason: tuple[str, str]) -> None:
-        """All or none: those who could load a bundle forget it again."""
-        tasks = {}
-        for child in self._up(self._workers):
-            if child.name in found.values:
-                undo = ModelChange(action="unload", model_version=found.values[child.name])
-                tasks[child] = {"what": "change", "change": undo.model_dump()}
-        self._changing = self._begin(found.asker, found.number, tasks, _CHANGE_S, change, reason)
-
-    def _answer(self, asker: _Child, number: int, value: str, error: tuple[str, str] | None) -> None:
-        if number >= 0:
-            self._send(asker, {"kind": "answer", "number": number, "value": value, "error": error})
 
     # ---------------------------------------------------------------- the end
 
     def _end(self, number: int) -> None:
         """End the workers, then the helpers; a second signal cuts short what the first left time for."""
-        self._is_ending = True
-        for asker, waiting, _ in self._changes:
-            self._answer(asker, waiting, "", _ENDING)
+        self._rounds.refuse_changes()
         # From now on nobody is started: connections that no worker takes any more are refused, not kept waiting.
         self._listener.close()
         self._end_those(self._workers, number, self._drain_s + _END_S)
         self._end_those(self._helpers, signal.SIGTERM, _END_S)
 
-    def _end_those(self, children: Sequence[_Child], number: int, within_s: float) -> None:
+    def _end_those(self, children: Sequence[Child], number: int, within_s: float) -> None:
         until = time.monotonic() + within_s
         self._tell(children, number)
-        while alive := [child for child in children if child.process is not None and child.process.exitcode is None]:
+        while alive := [child for child in children if child.is_alive]:
             self._listen()
-            self._end_rounds()
+            self._rounds.end_due()
             self._attend_server()
             if self._signals:
                 self._tell(alive, self._signals.pop(0))
             if time.monotonic() > until:
                 for child in alive:
                     _log.error("a process does not end, it is killed", process=child.name)
-                    self._kill(child)
+                    child.kill()
 
     @staticmethod
-    def _tell(children: Sequence[_Child], number: int) -> None:
+    def _tell(children: Sequence[Child], number: int) -> None:
         for child in children:
-            if child.process is not None and child.process.exitcode is None and child.process.pid is not None:
+            if child.is_alive and child.process is not None and child.process.pid is not None:
                 os.kill(child.process.pid, number)

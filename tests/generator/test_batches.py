@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data.sequences import Sequences
-from recsys.data.windows import cut_windows, pad_right
+from recsys.data.windows import cut_windows, pad_right, similar_lengths
 from recsys.generator.batches import epoch_batches, history_batches, padded_windows
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=12)
@@ -63,3 +63,12 @@ def test_history_batches_cover_all_rows_and_keep_the_most_recent_items(batch_siz
         for row, values, length in zip(rows, items, lengths, strict=True):
             seen[int(row)] = values[: int(length)].tolist()
     assert seen == {0: [2, 3, 4, 5, 6], 1: [], 2: [0, 1, 2], 3: [7, 8, 9, 10, 11], 4: [0]}
+
+
+@given(st.lists(st.integers(0, 100), max_size=40))
+def test_rows_of_similar_lengths_are_every_row_once_and_padded_to_less_than_double(lengths: list[int]) -> None:
+    groups = similar_lengths(np.array(lengths, dtype=np.int64))
+    assert sorted(row for group in groups for row in group.tolist()) == list(range(len(lengths)))
+    for group in groups:
+        inside = [lengths[row] for row in group]
+        assert max(inside) <= 8 or max(inside) < 2 * min(inside)

@@ -35,6 +35,24 @@ def test_a_search_gives_its_items_the_same_scores(recommender: GenerativeRecomme
     np.testing.assert_allclose(np.stack(scores), found.scores, atol=2e-4)
 
 
+def test_the_codes_of_an_item_make_its_score(recommender: GenerativeRecommender) -> None:
+    histories, items = Sequences.from_lists(HISTORIES), [np.arange(60)] * 3 + [np.zeros(0, dtype=np.int64)]
+    scores = recommender.score(histories, items)
+    for row, codes in zip(scores, recommender.score_codes(histories, items), strict=True):
+        assert codes.shape == (len(row), 3)
+        assert (codes <= 0).all()
+        np.testing.assert_allclose(codes.sum(axis=1), row, atol=1e-6)
+
+
+def test_codes_that_items_share_are_as_likely(make_recommender) -> None:
+    recommender = make_recommender("nested", num_items=60, sizes=(4, 8, 8))
+    (found,) = recommender.score_codes(Sequences.from_lists(HISTORIES[:1]), [np.arange(60)])
+    first = recommender.codes[:, 0]
+    for code in np.unique(first):
+        np.testing.assert_allclose(found[first == code, 0], found[first == code, 0][0], atol=1e-5)
+    assert np.exp(found[np.unique(first, return_index=True)[1], 0]).sum() == pytest.approx(1, abs=1e-4)
+
+
 def test_what_cannot_be_scored_is_refused(recommender: GenerativeRecommender) -> None:
     histories = Sequences.from_lists(HISTORIES[:1])
     for items in ([], [np.array([60])], [np.array([-1])]):

@@ -51,17 +51,18 @@ def whole_numbers(shape: tuple[int, int], seed: int, largest: int = 2) -> np.nda
 @given(
     seed=st.integers(0, 10_000),
     num_items=st.integers(1, 40),
+    num_queries=st.sampled_from([1, 4, 12]),
     n=st.integers(1, 50),
     share=st.sampled_from([None, 0.05, 0.3, 0.9]),
     num_denied=st.sampled_from([None, 0, 3, 40]),
     per_request=st.booleans(),
 )
 def test_a_flat_index_is_brute_force_whatever_the_constraints_and_ties(
-    seed: int, num_items: int, n: int, share: float | None, num_denied: int | None, per_request: bool
+    seed: int, num_items: int, num_queries: int, n: int, share: float | None, num_denied: int | None, per_request: bool
 ) -> None:
     random = np.random.default_rng(seed)
-    vectors, queries = whole_numbers((num_items, 3), seed, 1), whole_numbers((4, 3), seed + 1, 1)
-    allow = None if share is None else random.random((4, num_items) if per_request else num_items) < share
+    vectors, queries = whole_numbers((num_items, 3), seed, 1), whole_numbers((num_queries, 3), seed + 1, 1)
+    allow = None if share is None else random.random((num_queries, num_items) if per_request else num_items) < share
     deny = None if num_denied is None else [random.integers(0, num_items, num_denied) for _ in queries]
     constraints = Constraints(allow=allow, deny=deny)
     hits = ItemIndex(vectors, "flat").search(queries, n, constraints)

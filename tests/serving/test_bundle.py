@@ -12,6 +12,7 @@ from recsys.data import Sequences
 from recsys.errors import ArtifactError
 from recsys.retrieval import load_fused
 from serving.runtime import RecommenderRuntime
+from serving.warming import warm_up
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_a_bundle_with_a_fusion_serves_the_fused_list(tmp_path: Path) -> None:
     made = load_fused(tmp_path / "fusion", bundle.recommender, bundle.embeddings.vectors)
     expected = made.recommend(Sequences.from_lists([[1, 2, 3]]), 5)
     runtime = RecommenderRuntime.from_bundle(bundle)
-    runtime.warm_up()
+    warm_up(runtime)
     answer = runtime.recommend(["i1", "i2", "i3"], k=5, exclude_seen=False)
     assert (answer.source, answer.fallback_reason) == ("fusion", None)
     assert [pick.item for pick in answer.picks] == expected.items[0].tolist()

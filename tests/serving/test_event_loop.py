@@ -21,6 +21,7 @@ from feature_store import OnlineStore
 from feature_store.connection import Connection
 from recsys.bundle import Bundle
 from serving.app import create_app
+from serving.chain import AnswerChain
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
 from serving.search import CatalogSearch
@@ -34,7 +35,7 @@ BLOCKING: list[tuple[Any, str]] = [
     (CatalogSearch, "find"),
     (UserProfiles, "read"),
     (Bundle, "load"),
-    (RecommenderRuntime, "warm_up"),
+    (AnswerChain, "warm_up"),
     (time, "sleep"),
     (socket, "getaddrinfo"),
 ]

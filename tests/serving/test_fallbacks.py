@@ -23,7 +23,7 @@ from serving import chain
 from serving.answers import Query
 from serving.app import create_app
 from serving.runtime import RecommenderRuntime
-from serving.settings import BatchingSettings, BreakerSettings, DeadlineSettings, ServingSettings
+from serving.settings import BatchingSettings, BreakerSettings, DeadlineSettings, ExplorationSettings, ServingSettings
 
 SETTINGS = ServingSettings(breaker=BreakerSettings(max_failures=2, open_s=2), model_threads=2)
 
@@ -33,6 +33,7 @@ class Stub:
 
     def __init__(self, first: int) -> None:
         self.first = first
+        self.most: int | None = None
         self.fails = False
         self.waits_s = 0.0
         self.calls = 0
@@ -43,7 +44,9 @@ class Stub:
             raise RuntimeError("out of memory")
         time.sleep(self.waits_s)
         shape = (len(histories), k)
-        items = np.broadcast_to((self.first + np.arange(k)) % 24, shape)
+        items = np.broadcast_to((self.first + np.arange(k)) % 24, shape).copy()
+        if self.most is not None:
+            items[:, self.most :] = -1
         return Recommendations(items=items, scores=np.zeros(shape, dtype=np.float32))
 
 
@@ -97,6 +100,25 @@ def test_sources_follow_one_another_down_to_popularity(service: Service) -> None
         ("counter", "dense_failed", True),
         ("popularity", "counter_failed", True),
     ]
+
+
+@pytest.mark.parametrize("explored", [False, True])
+def test_a_list_that_is_long_enough_to_be_shown_need_not_fill_the_candidates(
+    make_runtime, store: OnlineStore, explored: bool
+) -> None:
+    counter, broken = Stub(3), Stub(0)
+    counter.most = 10
+    settings = SETTINGS.model_copy(update={"exploration": ExplorationSettings(epsilon=1.0)}) if explored else SETTINGS
+    body = {"history": ["i0"], "k": 2, "exclude_seen": False}
+    if not explored:
+        body["boosts"] = [{"weight": 5, "item_ids": ["i5"]}]
+    with capture_logs(), TestClient(create_app(make_runtime(broken, counter=counter), store, settings)) as client:
+        broken.fails = True
+        answer = client.post("/v1/recommend", json=body).json()
+        assert (answer["source"], answer["fallback_reason"]) == ("counter", "generator_failed")
+        assert {item["item_id"] for item in answer["items"]} <= {f"i{item}" for item in range(3, 13)}
+        counter.most = 1
+        assert client.post("/v1/recommend", json=body).json()["source"] == "popularity", "one item is no list of two"
 
 
 def test_what_would_come_too_late_is_replaced_in_time(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

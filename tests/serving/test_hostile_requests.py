@@ -19,17 +19,11 @@ from starlette.exceptions import HTTPException
 from feature_store import EmbeddedServer, OnlineStore
 from serving.app import create_app
 from serving.middleware import BodyLimitMiddleware
-from serving.schemas import (
-    MAX_CATEGORIES,
-    MAX_EVENTS,
-    MAX_EXCLUDE,
-    MAX_HISTORY,
-    MAX_K,
-    MAX_PAGE,
-    EventIn,
-    ProfileIn,
-    RecommendRequest,
-)
+from serving.schemas.events import MAX_EVENTS, EventIn
+from serving.schemas.fields import MAX_CATEGORIES, MAX_PAGE
+from serving.schemas.requests import MAX_HISTORY, RecommendRequest
+from serving.schemas.rules import MAX_EXCLUDE, MAX_K
+from serving.schemas.users import ProfileIn
 
 JSON = {"content-type": "application/json"}
 SENDERS = (

@@ -83,7 +83,7 @@ def asked(client: TestClient, **request: Any) -> list[dict[str, Any]]:
 
 
 def test_an_item_is_explained_by_a_tag_of_the_users_interests(client: TestClient) -> None:
-    interests = client.get("/v1/users/u1/interests").json()["interests"]
+    interests = client.get("/v1/interests/u1").json()["interests"]
     tags = {tag["name"] for interest in interests for tag in interest["tags"]}
     history = [entry["item_id"] for entry in client.get("/v1/users/u1").json()["history"]]
     items = asked(client, explain="intent")
@@ -96,6 +96,15 @@ def test_an_item_is_explained_by_a_tag_of_the_users_interests(client: TestClient
         assert tag.split()[-1] in item["categories"]
         assert 1 <= len(item["reason"]["evidence"]) <= 3
         assert {each["item_id"] for each in item["reason"]["evidence"]} <= set(history)
+
+
+@pytest.mark.parametrize("suffix", ["/interests", "/", "/a/b"])
+def test_every_user_id_has_interests_and_a_history(client: TestClient, suffix: str) -> None:
+    user = f"new{suffix}"
+    events = [{"event_id": item, "user_id": user, "item_id": item} for item in ("i1", "i2")]
+    assert client.post("/v1/events", json=events).json()["accepted"] == 2
+    assert [entry["item_id"] for entry in client.get(f"/v1/users/{user}").json()["history"]] == ["i1", "i2"]
+    assert client.get(f"/v1/interests/{user}").json()["user_id"] == user
 
 
 def test_a_changed_item_is_explained_by_what_it_is_now(client: TestClient) -> None:
@@ -155,7 +164,7 @@ def test_a_model_without_a_table_says_how_to_make_one(
     runtime: RecommenderRuntime, bundle: Bundle, tmp_path: Path
 ) -> None:
     with serving(runtime, bundle, tmp_path) as client:
-        missing = client.get("/v1/users/u1/interests")
+        missing = client.get("/v1/interests/u1")
         assert (missing.status_code, "recsys intents build" in missing.json()["detail"]) == (404, True)
 
 
@@ -170,7 +179,7 @@ def test_a_model_without_a_table_explains_by_evidence(
 
 
 def test_an_unknown_user_has_no_interests(client: TestClient) -> None:
-    missing = client.get("/v1/users/nobody/interests")
+    missing = client.get("/v1/interests/nobody")
     assert (missing.status_code, missing.json()["fields"][0]["field"]) == (404, "user_id")
 
 

@@ -74,6 +74,17 @@ def test_a_model_is_loaded_activated_and_rolled_back(client: TestClient, runs: P
     assert _post(client, "unload", model_version=new) == {old: "active"}
 
 
+def test_requests_in_progress_are_counted_by_their_model(client: TestClient, runs: Path) -> None:
+    old, new = _version(runs, "run-0"), _version(runs, "run-1")
+    _post(client, "load", bundle="run-1")
+    with client.app.state.context.models.find(new).use():  # type: ignore[attr-defined]
+        models = client.get("/v1/admin/models").json()["models"]
+        assert {model["model_version"]: model["in_flight"] for model in models} == {old: 0, new: 1}
+        assert f'recsys_model_requests_in_flight{{model_version="{new}"}} 1.0' in client.get("/metrics").text
+    _post(client, "unload", model_version=new)
+    assert f'recsys_model_requests_in_flight{{model_version="{new}"' not in client.get("/metrics").text
+
+
 def test_a_request_may_name_a_loaded_model_and_then_is_answered_by_it(client: TestClient, runs: Path) -> None:
     old, new = _version(runs, "run-0"), _version(runs, "run-1")
     unknown = client.post("/v1/recommend", json={"history": ["i1"], "model_version": new})

@@ -22,7 +22,7 @@ from serving.admission import Admission, Ticket
 from serving.app import create_app
 from serving.cursors import CursorError, Frozen
 from serving.problems import ProblemError
-from serving.schemas import RecommendResponse
+from serving.schemas.lists import RecommendResponse
 from serving.settings import ServingSettings
 from serving.stages import Listed
 
@@ -105,6 +105,19 @@ def test_other_clients_have_their_turns_while_a_batch_is_answered(
 @pytest.mark.parametrize("requests", [[], [{}] * 101, "many", [1]])
 def test_a_batch_that_is_none_is_refused_as_a_whole(client: TestClient, requests: object) -> None:
     assert client.post("/v1/recommend:batch", json={"requests": requests}).status_code == 422
+
+
+def test_the_filters_of_a_batch_have_a_limit_together(client: TestClient) -> None:
+    def post(count: int, *further: object) -> httpx.Response:
+        one = {"history": [], "filter": {"or": [{"exists": {"column": "brand"}}] * 49}}
+        one["boosts"] = [{"weight": 1, "filter": {"and": [{"exists": {"column": "title"}}] * 49}}]
+        return client.post("/v1/recommend:batch", json={"requests": [one] * count + list(further)})
+
+    assert [entry["status"] for entry in post(10, {"k": 0}).json()["results"]] == [200] * 10 + [422]
+    refused = post(10, {"history": [], "filter": {"exists": {"column": "brand"}}})
+    assert refused.status_code == 422
+    assert refused.json()["fields"][0]["field"] == "requests"
+    assert "may have 1000 conditions together, got 1001; send smaller batches" in refused.json()["detail"]
 
 
 @pytest.mark.parametrize("request_", [{"history": ["i4", "i9"]}, {"history": []}])

@@ -19,6 +19,7 @@ from recsys.profile.profile import Profile, Statement
 from serving.app import create_app
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
+from serving.warming import warm_up
 
 NUM_ITEMS = 24
 RuntimeFactory = Callable[..., RecommenderRuntime]
@@ -242,10 +243,10 @@ def test_a_start_finds_out_that_profiles_cannot_be_read(
     make_runtime: RuntimeFactory, lm_generator: GenerativeRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = make_runtime(lm_generator)
-    runtime.warm_up()
+    warm_up(runtime)
     monkeypatch.setattr(lm_generator, "complete", lambda *_, **__: 1 / 0)
     with pytest.raises(ArtifactError, match="the reader of profiles of toy cannot answer"):
-        runtime.warm_up()
+        warm_up(runtime)
 
 
 def test_profiles_are_read_by_the_model_itself_when_an_export_decodes(

@@ -19,6 +19,7 @@ from recsys.errors import ArtifactError
 from recsys.generator import Constraints, Recommendations
 from serving.app import create_app
 from serving.runtime import ModelInfo, RecommenderRuntime
+from serving.warming import warm_up
 
 
 def _ids(response: dict) -> list[str]:
@@ -154,7 +155,7 @@ def test_an_empty_catalogue_keeps_the_service_from_starting() -> None:
         report={},
     )
     with pytest.raises(ArtifactError, match="has no items"):
-        runtime.warm_up()
+        warm_up(runtime)
 
 
 def test_a_generator_that_fails_is_replaced_by_popularity(make_runtime, store: OnlineStore) -> None:
@@ -240,7 +241,7 @@ def test_a_fusion_that_fails_keeps_the_service_from_starting(make_runtime) -> No
     broken = BrokenRecommender()
     broken.is_broken = True
     with pytest.raises(ArtifactError, match="the fusion of toy cannot answer"):
-        make_runtime(fused=broken).warm_up()
+        warm_up(make_runtime(fused=broken))
 
 
 class RecordingRecommender:

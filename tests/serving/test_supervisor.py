@@ -20,11 +20,12 @@ from recsys.errors import ArtifactError, RecsysError
 from serving.fleet import ModelChange
 from serving.metrics import Metrics
 from serving.models import ModelError
-from serving.workers import supervisor as module
+from serving.workers import child, rounds, supervisor
 from serving.workers.channel import receive_now, send_now
+from serving.workers.child import Main
 from serving.workers.desired import DesiredModels
 from serving.workers.member import FleetMember, parts_of
-from serving.workers.supervisor import Main, Supervisor
+from serving.workers.supervisor import Supervisor
 
 _fork = multiprocessing.get_context("fork")
 
@@ -179,9 +180,9 @@ class BrokenServer:
 def _supervise(directory: Path, num_workers: int, settings: dict[str, Any], helpers: dict[str, Main]) -> None:
     server = BrokenServer() if settings.pop("has_broken_server", False) else None
     for name, value in settings.items():
-        setattr(module, name, value)
+        setattr(next(each for each in (child, rounds, supervisor) if hasattr(each, name)), name, value)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        supervisor = Supervisor(
+        service = Supervisor(
             Worker(directory),
             num_workers,
             listener=listener,
@@ -192,7 +193,7 @@ def _supervise(directory: Path, num_workers: int, settings: dict[str, Any], help
             helpers=helpers,
         )
         try:
-            supervisor.run()
+            service.run()
         except RecsysError as error:
             (directory / "error").write_text(f"{type(error).__name__}: {error}")
             raise SystemExit(1) from error
@@ -215,8 +216,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield start
     for one in running:
-        for child in psutil.Process(one.process.pid).children() if one.process.is_alive() else ():
-            child.kill()
+        for orphan in psutil.Process(one.process.pid).children() if one.process.is_alive() else ():
+            orphan.kill()
         one.process.kill()
         one.process.join()
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.path_metrics import PathMetrics
-from serving.traffic import traffic_of
+from serving.traffic import model_requests, traffic_of
 
 
 def test_requests_lists_and_batches_are_counted(client: TestClient) -> None:
@@ -80,6 +80,10 @@ recsys_request_seconds_bucket{le="0.1",method="POST",route="/v1/recommend",worke
 recsys_request_seconds_bucket{le="+Inf",method="POST",route="/v1/recommend",worker="2"} 4.0
 recsys_request_seconds_count{method="POST",route="/v1/recommend",worker="2"} 4.0
 recsys_request_seconds_sum{method="POST",route="/v1/recommend",worker="2"} 0.25
+# TYPE recsys_model_requests_in_flight gauge
+recsys_model_requests_in_flight{model_version="a",worker="1"} 2.0
+recsys_model_requests_in_flight{model_version="b",worker="1"} 0.0
+recsys_model_requests_in_flight{model_version="a",worker="2"} 3.0
 # TYPE recsys_offline_lag_seconds gauge
 recsys_offline_lag_seconds{worker="1"} NaN
 recsys_offline_lag_seconds{worker="2"} 1.5
@@ -92,6 +96,7 @@ recsys_recommendation_drift{over="popularity",worker="1"} NaN
 process_start_time_seconds{worker="1"} 10.0
 process_start_time_seconds{worker="2"} 20.0
 """
+    assert model_requests(text_string_to_metric_families(text)) == {"a": 5, "b": 0}
     traffic = traffic_of(text_string_to_metric_families(text))
     (route,) = traffic.routes
     assert route.statuses == {"200": 7}
