@@ -594,7 +594,10 @@ class GenerativeRecommender:
                 model = self.model.with_items(codes, item_vectors.further)
             if model.learned.device.type != "cpu":
                 place(model, model.learned.device)
-            twin = GenerativeRecommender(self.config, codes, self.codebook_sizes, self.item_vectors, model)
+            # Not made anew, which would forget what searches have computed from the weights.
+            twin = copy.copy(self)
+            twin.codes, twin.model = codes, model
+            twin.sessions = Sessions(self.config.session_cache_mib << 20)
         if new_item_slots is not None:
             twin.config = self.config.model_copy(update={"new_item_slots": new_item_slots})
         return twin
