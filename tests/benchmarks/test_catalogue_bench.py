@@ -10,4 +10,5 @@ def test_changes_come_about_at_any_size() -> None:
     (row,) = measured["rows"]
     assert measured["largest"] is row
     assert row["items"] == 300
-    assert all(row[name] > 0 for name in row)
+    assert min(row["add_ms"], row["bulk_1000_ms"]) > 0
+    assert row["rss_after_changes_mib"] > 0
