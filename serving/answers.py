@@ -129,10 +129,11 @@ class Reason:
     """Why an item is in the list."""
 
     text: str
-    because: int | None
-    """The item of the history that is most like it; None without a history, or for an item that was pinned."""
-    similarity: float | None
-    """Cosine of the two items' embeddings."""
+    evidence: Sequence[int] = ()
+    """The items of the history that are most like it, best first; empty without a history, or for one that was
+    pinned."""
+    similarity: float | None = None
+    """Cosine of its embedding and that of the first of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,17 +9,16 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from recsys.data.sequences import IntArray
 from serving.answers import Explain
 from serving.context import ServingContext
 from serving.intents import Explained, IntentReason, UserIntents
 from serving.models import ServedModel
+from serving.presentation import because
 from serving.runtime import RecommenderRuntime
-from serving.schemas.lists import Because, ReasonOut, RecommendedItem
+from serving.schemas.lists import RecommendedItem
 
 _HISTORY = 50
 """The most recent items that reasons are found in: what further pages of a list remember too."""
-_EVIDENCE = 3
 _SHARE_OF_TIME = 0.9
 """Of what is left of a request's time that writing may take."""
 
@@ -39,23 +38,24 @@ async def explained(
     Args:
         context: what the routes share.
         model: made the list.
-        items: with the reasons that the runtime gave.
+        items: with the evidence that the runtime gave.
         history: item ids, oldest first.
         explain: the kind.
         deadline: by the clock of `time.monotonic`; what is not written by then is not waited for.
     """
     if explain == "none":
         return [item.model_copy(update={"reason": None}) for item in items]
+    if explain == "evidence":
+        return items
     catalog = model.runtime.catalog
     chosen, past = catalog.index_of([item.item_id for item in items]), catalog.index_of(history)
     past = past[past >= 0][-_HISTORY:]
-    with_evidence = _with_evidence(model.runtime, items, chosen, past)
-    if explain == "evidence" or not len(past):
-        return with_evidence
+    if not len(past):
+        return items
     intents = model.intents
     if intents is None:
         context.path_metrics.explained({"no_table": len(items)})
-        return with_evidence
+        return items
     found = await anyio.to_thread.run_sync(intents.explain, chosen.tolist(), past.tolist())
     if found.missing:
         await _write(intents, found, deadline)
@@ -63,7 +63,7 @@ async def explained(
     context.path_metrics.explained(found.origins)
     return [
         item if reason is None else _with_intent(model.runtime, item, reason)
-        for item, reason in zip(with_evidence, found.reasons, strict=True)
+        for item, reason in zip(items, found.reasons, strict=True)
     ]
 
 
@@ -77,36 +77,14 @@ async def _write(intents: UserIntents, found: Explained, deadline: float) -> Non
         _log.warning("no explanations are written", error=repr(error))
 
 
-def _with_evidence(
-    runtime: RecommenderRuntime, items: list[RecommendedItem], chosen: IntArray, past: IntArray
-) -> list[RecommendedItem]:
-    if not len(past):
-        return items
-    nearest = runtime.nearness.nearest(chosen, past, _EVIDENCE)
-    return [
-        item.model_copy(update={"reason": _evident(runtime, item.reason, evidence)})
-        for item, evidence in zip(items, nearest, strict=True)
-    ]
-
-
-def _evident(runtime: RecommenderRuntime, reason: ReasonOut | None, evidence: IntArray) -> ReasonOut | None:
-    if reason is None or reason.because is None:
-        return reason
-    return reason.model_copy(update={"evidence": [_because(runtime, item) for item in evidence.tolist()]})
-
-
 def _with_intent(runtime: RecommenderRuntime, item: RecommendedItem, reason: IntentReason) -> RecommendedItem:
     """The tag and its evidence; the text too, if one passed. An item that was pinned keeps its reason."""
     if item.reason is None or item.reason.because is None:
         return item
     update: dict[str, object] = {
         "tags": [reason.tag.name],
-        "evidence": [_because(runtime, past) for past in reason.evidence],
+        "evidence": [because(runtime, past) for past in reason.evidence],
     }
     if reason.text is not None:
         update["text"] = reason.text
     return item.model_copy(update={"reason": item.reason.model_copy(update=update)})
-
-
-def _because(runtime: RecommenderRuntime, item: int) -> Because:
-    return Because(item_id=runtime.catalog.item_ids[item], title=runtime.catalog.titles[item])

@@ -30,14 +30,13 @@ class Nearness:
         found: npt.NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
         return found
 
-    def similarities(self, items: IntArray, history: IntArray) -> npt.NDArray[np.float32]:
-        """float32 [len(items), len(history)]: cosines."""
-        found: npt.NDArray[np.float32] = self.directions_of(items) @ self.directions_of(history).T
-        return found
+    def nearest(self, items: IntArray, history: IntArray, count: int) -> tuple[IntArray, npt.NDArray[np.float32]]:
+        """Of each item those of the recent `history` that its embedding is most like, best first, and the cosines.
 
-    def nearest(self, items: IntArray, history: IntArray, count: int) -> IntArray:
-        """int64 [len(items), at most `count`]: of each item those of `history` that its embedding is most like, best
-        first."""
+        Returns:
+            int64 and float32 [len(items), at most `count`].
+        """
         recent = np.array(list(dict.fromkeys(history[-RECENT:].tolist())), dtype=np.int64)
-        similarities = self.similarities(items, recent)
-        return recent[np.argsort(-similarities, axis=1, kind="stable")[:, :count]]
+        cosines = self.directions_of(items) @ self.directions_of(recent).T
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+        return recent[order], np.take_along_axis(cosines, order, axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from serving.answers import Answer
 from serving.runtime import RecommenderRuntime
@@ -14,12 +15,7 @@ SUMMARY_COLUMNS = {"item_id", "title", "categories"}
 
 def summary(runtime: RecommenderRuntime, item: int) -> ItemSummary:
     """An item as lists show it."""
-    return ItemSummary(
-        item_id=runtime.catalog.item_ids[item],
-        title=runtime.catalog.titles[item],
-        categories=runtime.categories_of(item),
-        sid=runtime.codes[item].tolist() if runtime.is_generatable(item) else [],
-    )
+    return ItemSummary(**_summarized(runtime, item))
 
 
 def detail(runtime: RecommenderRuntime, item: int) -> ItemDetail:
@@ -34,16 +30,19 @@ def detail(runtime: RecommenderRuntime, item: int) -> ItemDetail:
 
 
 def recommended(runtime: RecommenderRuntime, answer: Answer) -> list[RecommendedItem]:
-    """The items of an answer, best first."""
+    """The items of an answer, best first, each with the evidence for it."""
+    cited = {item for pick in answer.picks for item in pick.reason.evidence}
+    named = {item: because(runtime, item) for item in cited}
     return [
         RecommendedItem(
-            **summary(runtime, pick.item).model_dump(),
+            **_summarized(runtime, pick.item),
             score=None if math.isnan(pick.score) else pick.score,
             source="pin" if math.isnan(pick.score) else answer.source,
             reason=ReasonOut(
                 text=pick.reason.text,
-                because=None if pick.reason.because is None else _because(runtime, pick.reason.because),
+                because=named[pick.reason.evidence[0]] if pick.reason.evidence else None,
                 similarity=pick.reason.similarity,
+                evidence=[named[item] for item in pick.reason.evidence],
             ),
             code_log_probs=None,
         )
@@ -51,5 +50,15 @@ def recommended(runtime: RecommenderRuntime, answer: Answer) -> list[Recommended
     ]
 
 
-def _because(runtime: RecommenderRuntime, item: int) -> Because:
+def because(runtime: RecommenderRuntime, item: int) -> Because:
+    """An item of the history as reasons name it."""
     return Because(item_id=runtime.catalog.item_ids[item], title=runtime.catalog.titles[item])
+
+
+def _summarized(runtime: RecommenderRuntime, item: int) -> dict[str, Any]:
+    return {
+        "item_id": runtime.catalog.item_ids[item],
+        "title": runtime.catalog.titles[item],
+        "categories": runtime.categories_of(item),
+        "sid": runtime.codes[item].tolist() if runtime.is_generatable(item) else [],
+    }

@@ -31,7 +31,7 @@ from serving.asking import asked_of
 from serving.catalog_rules import RuleError
 from serving.clock import Clock
 from serving.lookups import RankStage, WordsStage, searches_of
-from serving.nearness import RECENT, Nearness
+from serving.nearness import Nearness
 from serving.overlay import ChangedItem, Overlay
 from serving.placing import BundlePlacer, Placement, Placer, placed_all
 from serving.shown import best
@@ -49,6 +49,9 @@ from serving.stages import (
 )
 from serving.tables import ItemTables
 from serving.ways import BoolArray, Ways, content_source
+
+_EVIDENCE = 3
+"""Items of the history that a reason names, at most."""
 
 _log = structlog.get_logger(__name__)
 
@@ -529,23 +532,14 @@ class RecommenderRuntime:
         return Listed(items=items, scores=self.popularity.scores(items))
 
     def _reasons(self, asked: Asked, items: IntArray, source: Source) -> list[Reason]:
-        history = asked.history[-RECENT:]
         if asked.words and source != "popularity":
-            return [Reason(text=f"Found for {asked.words}", because=None, similarity=None)] * len(items)
-        if not len(history):
-            return [
-                Reason(text=f"Popular: {self.item_counts[item]} interactions", because=None, similarity=None)
-                for item in items
-            ]
-        similarities = self.nearness.similarities(items, history)
-        nearest = similarities.argmax(axis=1)
+            return [Reason(text=f"Found for {asked.words}")] * len(items)
+        if not len(asked.history):
+            return [Reason(text=f"Popular: {self.item_counts[item]} interactions") for item in items]
+        nearest, cosines = self.nearness.nearest(items, asked.history, _EVIDENCE)
         return [
-            Reason(
-                text=f"Similar to {self.title(int(history[column]))}",
-                because=int(history[column]),
-                similarity=float(similarities[row, column]),
-            )
-            for row, column in enumerate(nearest)
+            Reason(text=f"Similar to {self.title(evidence[0])}", evidence=evidence, similarity=similarity)
+            for evidence, similarity in zip(nearest.tolist(), cosines[:, 0].tolist(), strict=True)
         ]
 
     def categories_of(self, item: int) -> list[str]:

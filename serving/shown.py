@@ -83,7 +83,7 @@ def draw(answer: Answer, k: int, epsilon: float, *, seed: int | None = None) -> 
 
 def pinned_pick(item: int, text: str = "Pinned") -> Pick:
     """An item that stands in a list because somebody wants it to."""
-    return Pick(item=item, score=math.nan, reason=Reason(text=text, because=None, similarity=None))
+    return Pick(item=item, score=math.nan, reason=Reason(text=text))
 
 
 def _with_pins(shown: Shown) -> Shown:

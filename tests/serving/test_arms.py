@@ -191,7 +191,7 @@ def test_an_arm_explores(runtime: RecommenderRuntime, store: OnlineStore, monkey
 
 
 def _answer(scores: list[float], *pins: Pinned) -> Answer:
-    reason = Reason(text="", because=None, similarity=None)
+    reason = Reason(text="")
     return Answer(
         picks=[Pick(item=item, score=score, reason=reason) for item, score in enumerate(scores)],
         pins=pins,
