@@ -63,8 +63,9 @@ class Margins:
     """Rank correlation of its margins with the gaps in utility; None where it is not defined."""
 
 
-def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output: Path) -> int:
-    """Tune the language model `name` and save the adapter, which `LocalWriter` reads, in `output`.
+def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output: Path, *, mixed: bool = False) -> int:
+    """Tune the language model `name` and save the adapter, which `LocalWriter` reads, in `output`; with `mixed`, matrix
+    products are in bfloat16.
 
     Returns:
         How many of the pairs it was tuned on: those whose prompt leaves room for a text.
@@ -110,7 +111,8 @@ def tune_writer(name: str, pairs: Sequence[TextPair], config: TuneConfig, output
         "report_to": "none",
         "logging_steps": 1,
         "disable_tqdm": True,
-        "bf16": False,
+        "bf16": mixed,
+        "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "gradient_checkpointing": False,
     }
@@ -179,9 +181,11 @@ def _gain(model: Any, tokenizer: Any, prompt: str, text: str, config: TuneConfig
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     tail = tokenizer(text + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
     tokens = torch.tensor([head + tail])
-    tuned = _log_prob(model(tokens).logits, tokens, len(tail))
+    # The logits of the prompt would be a vocabulary wide each, for nothing.
+    kept = len(tail) + 1
+    tuned = _log_prob(model(tokens, logits_to_keep=kept).logits, tokens, len(tail))
     with model.disable_adapter():
-        before = _log_prob(model(tokens).logits, tokens, len(tail))
+        before = _log_prob(model(tokens, logits_to_keep=kept).logits, tokens, len(tail))
     return (tuned - before) / (len(tail) if config.loss == "ln_dpo" else 1)
 
 
