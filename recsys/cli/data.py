@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -59,6 +61,27 @@ def import_(
         f"{out}: {dataset.interactions.num_users:,} users, {dataset.catalog.num_items:,} items, "
         f"{len(dataset.interactions):,} interactions"
     )
+
+
+@app.command()
+def folds(
+    config_or_path: NameOrPath,
+    out: Annotated[Path, typer.Argument(help="The folder to write two import folders into.")],
+) -> None:
+    """Divide the users for a simulation: OUT/recommender to train on, OUT/simulation for the simulated users.
+
+    By a hash of their ids, 60 to 40 percent. Give `data.path=OUT/recommender` to `recsys run`, and
+    `--log OUT/simulation` to `recsys simulate`.
+    """
+    from recsys.simulator.behaviour.folds import UserFolds
+
+    dataset = load_dataset(resolve(config_or_path))
+    found = UserFolds.of(dataset.interactions.user_ids)
+    tested = np.sort(np.concatenate([found.simulator, found.evaluation]))
+    for name, users in (("recommender", found.recommender), ("simulation", tested)):
+        part = replace(dataset, interactions=dataset.interactions.of_users(users))
+        write_import_folder(part, out / name)
+        typer.echo(f"{out / name}: {len(users):,} users, {len(part.interactions):,} interactions")
 
 
 def _table(facts: dict[str, Any]) -> Table:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.data.sequences import Sequences
+from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ArtifactError, DataError
 from recsys.files import atomic_directory
 
@@ -91,6 +91,17 @@ class Interactions:
             users=np.arange(self.num_users),
             offsets=offsets,
             items=self.frame["item"].to_numpy().astype(np.int64),
+        )
+
+    def of_users(self, users: IntArray) -> Interactions:
+        """The log of some users, int64 and ascending, who are numbered anew; the catalogue stays."""
+        index = np.full(self.num_users, -1, dtype=np.int64)
+        index[users] = np.arange(len(users))
+        frame = self.frame.with_columns(pl.Series("user", index[self.frame["user"].to_numpy()]))
+        return Interactions(
+            frame=frame.filter(pl.col("user") >= 0),
+            user_ids=[self.user_ids[user] for user in users.tolist()],
+            num_items=self.num_items,
         )
 
     def save(self, directory: Path) -> None:
