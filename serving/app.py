@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 import recsys
 from feature_store import OnlineStore
 from feature_store.offline import OfflineStore
+from recsys.bundle import Bundle
 from serving.admission import AdmissionMiddleware, overloaded_response
 from serving.batching import OverloadedError
 from serving.context import ServingContext
@@ -51,6 +52,7 @@ def create_app(
     *,
     seed: Callable[[], object] | None = None,
     bundles: Path | None = None,
+    read_bundle: Callable[[Path], Bundle] = Bundle.load,
     keys: KeyRing | None = None,
     loopback_only: bool = False,
     tracer_provider: TracerProvider | None = None,
@@ -70,6 +72,7 @@ def create_app(
         settings: sizes and times.
         seed: puts the data set's histories into the store; repeated until it succeeds.
         bundles: further models are loaded from below it.
+        read_bundle: reads and verifies one of them.
         keys: who may ask for what; without, everybody may ask for everything.
         tracer_provider: where spans go; None traces nothing.
         loopback_only: answer only requests that name this machine as the host.
@@ -82,7 +85,7 @@ def create_app(
         ConfigError: the audit file cannot be written, or an experiment asks for what the model does not do.
     """
     settings = settings or ServingSettings()
-    context = ServingContext(runtime, store, settings, seed, bundles, offline, slates, outcomes)
+    context = ServingContext(runtime, store, settings, seed, bundles, offline, slates, outcomes, read_bundle)
     lifecycle = Lifecycle()
 
     @asynccontextmanager

@@ -32,7 +32,7 @@ class ArmSettings(StrictConfig):
     filter: str | None = Field(default=None, min_length=1)
     """Name of one of the settings' filters. It holds together with the request's own."""
     epsilon: float | None = Field(default=None, ge=0, le=1)
-    """Share of lists that are drawn at random, see `serving.exploration`."""
+    """Share of lists that are drawn at random, see `recsys.simulator.exploration`."""
     model_version: str | None = Field(default=None, min_length=1)
     """Of a model in memory, which answers instead of the active one."""
 

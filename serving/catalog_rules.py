@@ -6,9 +6,11 @@ permits, kept as bitmaps.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from recsys.errors import ConfigError
 from recsys.generator import Groups
 from recsys.generator.filters import FilterError, FilterTable, Node, Place, compiled
 from recsys.generator.rules import mask
+from serving.column_groups import ColumnGroups
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -59,24 +62,58 @@ class CatalogRules:
         self._frame = catalog.frame
         self._table = FilterTable(catalog.frame)
         self._mutex = threading.Lock()
-        self._bitmaps: OrderedDict[str, BoolArray] = OrderedDict()
+        self._bitmaps: OrderedDict[str, tuple[Node, BoolArray]] = OrderedDict()
         self._most_bitmaps = max(_LEAST_CACHED, _CACHE_BYTES // max(1, catalog.num_items))
-        self.categories_of_items: list[list[str]] = catalog.frame[CATEGORIES].list.drop_nulls().to_list()
-        """By dense index."""
-        self._groups = {CATEGORIES: groups_of(catalog.frame, CATEGORIES)}
-        members = catalog.frame.with_row_index("index").select("index", CATEGORIES)
-        if listed is not None:
-            members = members.filter(listed)
-        members = members.explode(CATEGORIES)
-        self._items_of_category: dict[str, IntArray] = {
-            category: group["index"].to_numpy().astype(np.int64)
-            for (category,), group in members.drop_nulls().group_by(CATEGORIES)
-        }
-        self.categories = sorted(
-            ((category, len(items)) for category, items in self._items_of_category.items()),
-            key=lambda entry: (-entry[1], entry[0]),
-        )
+        self._groups = {CATEGORIES: ColumnGroups.of(catalog.frame[CATEGORIES])}
+
+    def over(
+        self,
+        catalog: Catalog,
+        rows: pl.DataFrame,
+        at: IntArray,
+        listed: BoolArray | None,
+        rankable: BoolArray | None,
+    ) -> CatalogRules:
+        """The rules of a newer version of the catalogue; these stay as they are. What was asked for is kept up to date.
+
+        Args:
+            catalog: all items, as they are now.
+            rows: those that have changed or are new.
+            at: int64, ascending, their dense indices.
+            listed: bool [N'], as in the constructor.
+            rankable: bool [N'], likewise.
+        """
+        twin = copy.copy(self)
+        twin.listed, twin.rankable = listed, rankable
+        twin.__dict__.pop("categories", None)
+        twin._mutex = threading.Lock()
+        with self._mutex:
+            twin._bitmaps, twin._groups = self._bitmaps.copy(), self._groups.copy()
+        if not len(at):
+            return twin
+        twin._frame = catalog.frame
+        twin._table = self._table.with_rows(catalog.frame, rows, at)
+        twin._groups = {column: groups.with_rows(rows[column], at) for column, groups in twin._groups.items()}
+        table = FilterTable(rows, twin._table)
+        for key, (node, bitmap) in list(twin._bitmaps.items()):
+            try:
+                changed = mask(rows, [compiled(node, table)])
+            except FilterError:  # the last number of a column is gone, say: who asks is told
+                del twin._bitmaps[key]
+                continue
+            bitmap = np.pad(bitmap, (0, catalog.num_items - len(bitmap)))
+            bitmap[at] = changed
+            twin._bitmaps[key] = (node, bitmap)
+        return twin
+
+    @cached_property
+    def categories(self) -> list[tuple[str, int]]:
         """Categories with their number of listed items, largest first."""
+        return sorted(self._groups[CATEGORIES].sizes(self.listed).items(), key=lambda entry: (-entry[1], entry[0]))
+
+    def categories_of(self, item: int) -> list[str]:
+        """The categories of an item (dense index)."""
+        return [category for category in self._frame.item(item, CATEGORIES) if category is not None]
 
     def in_categories(self, categories: Sequence[str]) -> BoolArray:
         """bool [N]: items with at least one of these.
@@ -86,9 +123,11 @@ class CatalogRules:
         """
         allow = np.zeros(self._frame.height, dtype=bool)
         for category in categories:
-            if category not in self._items_of_category:
+            items = self._groups[CATEGORIES].items_of(category)
+            items = items if self.listed is None else items[self.listed[items]]
+            if not len(items):
                 raise RuleError(f"no item has the category {category!r}; see /v1/categories", (CATEGORIES,))
-            allow[self._items_of_category[category]] = True
+            allow[items] = True
         return allow
 
     def permitted(self, node: Node, place: Place = ("filter",)) -> BoolArray:
@@ -107,13 +146,13 @@ class CatalogRules:
         with self._mutex:
             if key in self._bitmaps:
                 self._bitmaps.move_to_end(key)
-                return self._bitmaps[key]
+                return self._bitmaps[key][1]
         try:
             found = mask(self._frame, [compiled(node, self._table, place)])
         except FilterError as error:
             raise RuleError(str(error), error.place) from error
         with self._mutex:
-            self._bitmaps[key] = found
+            self._bitmaps[key] = (node, found)
             if len(self._bitmaps) > self._most_bitmaps:
                 self._bitmaps.popitem(last=False)
         return found
@@ -130,12 +169,12 @@ class CatalogRules:
         """
         with self._mutex:
             if column in self._groups:
-                return self._groups[column]
+                return self._groups[column].groups
         if column not in self._frame.columns:
             raise RuleError(f"there is no column {column!r}; there are: {', '.join(self._frame.columns)}", place)
-        groups = groups_of(self._frame, column)
+        groups = ColumnGroups.of(self._frame[column])
         with self._mutex:
-            return self._groups.setdefault(column, groups)
+            return self._groups.setdefault(column, groups).groups
 
     def has_ready(self, nodes: Sequence[Node], columns: Sequence[str]) -> bool:
         """Whether these filters, and the groups of these columns, were asked for before and cost next to nothing."""
@@ -153,21 +192,6 @@ class CatalogRules:
                 self.permitted(node, ("filters", name))
             except RuleError as error:
                 raise ConfigError(f"{'.'.join(map(str, error.place))}: {error}") from error
-
-
-def groups_of(items: pl.DataFrame, column: str) -> Groups:
-    """The groups that the values of a column make; an entry that repeats in a list counts once."""
-    values = items.with_row_index("row").select("row", pl.col(column).alias("value"))
-    if isinstance(values.schema["value"], pl.List):
-        values = values.explode("value").unique(maintain_order=True)
-    values = values.drop_nulls()
-    counts = np.bincount(values["row"].to_numpy(), minlength=items.height)
-    ids = values["value"].rank("dense").to_numpy().astype(np.int64) - 1
-    return Groups(
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        ids=ids,
-        num_groups=int(ids.max(initial=-1)) + 1,
-    )
 
 
 def filter_key(node: Node) -> str:

@@ -58,6 +58,7 @@ class ServingContext:
         offline: writes the offline store from the start to the end of the service; None: nobody here does.
         slates: takes the lists that were shown; None: they are not logged.
         outcomes: the offline store in which experiments are counted, whoever writes it; None: nobody says where.
+        read_bundle: reads and verifies a further model's.
 
     Raises:
         ConfigError: an experiment asks for what the model does not do.
@@ -73,6 +74,7 @@ class ServingContext:
         offline: OfflineExport | None = None,
         slates: SlateLog | None = None,
         outcomes: OfflineStore | None = None,
+        read_bundle: Callable[[Path], Bundle] = Bundle.load,
     ) -> None:
         self.store = store
         self.slates = slates
@@ -87,7 +89,7 @@ class ServingContext:
             ServedModel(runtime, settings, self.path_metrics),
             settings,
             self.path_metrics,
-            load=lambda path: RecommenderRuntime.from_bundle(Bundle.load(path), search_by=settings.search.by),
+            load=lambda path: RecommenderRuntime.from_bundle(read_bundle(path), search_by=settings.search.by),
             root=bundles,
             on_activate=self._announce,
         )

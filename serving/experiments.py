@@ -7,59 +7,21 @@ Tang et al., "Overlapping experiment infrastructure", KDD 2010.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
-from scipy import stats
 
 from feature_store.slates import Exposure
 from recsys.config import StrictConfig
-from recsys.data.sequences import IntArray
 from recsys.errors import ConfigError
+from recsys.simulator.experiment.assignment import NOBODY, NUM_BUCKETS, bucket_of, split_buckets
 
-NUM_BUCKETS = 10_000
 OVERRIDE_HEADER = "X-Recsys-Variant"
 """For testers: `experiment=variant`, several with commas between them."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-_NOBODY = -1
-
-
-def bucket_of(salt: str, unit: str) -> int:
-    """The bucket of a unit, 0 .. 9999: SHA-256 of `salt:unit`, modulo 10 000.
-
-    The remainder favours no bucket by more than 1e-73, and nobody can guess a salt's split from another's.
-    """
-    digest = hashlib.sha256(f"{salt}:{unit}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest) % NUM_BUCKETS
-
-
-def split_buckets(shares: Sequence[Mapping[str, int]]) -> tuple[list[str], IntArray]:
-    """The arm of each bucket after a series of splits, each of which moves as few buckets as it can.
-
-    A split of other shares takes buckets from the arms that shrink and gives them to those that grow: whoever is in
-    an arm that grows stays in it, and no more users change than the shares demand.
-
-    Args:
-        shares: of each split in turn, buckets of each arm, together at most 10 000; the rest belongs to no arm.
-
-    Returns:
-        The arms, and int64 [10 000] their index, -1 for none.
-    """
-    arms = sorted({arm for split in shares for arm in split})
-    owner = np.full(NUM_BUCKETS, _NOBODY, dtype=np.int64)
-    for split in shares:
-        for index, arm in enumerate(arms):
-            held = np.flatnonzero(owner == index)
-            owner[held[split.get(arm, 0) :]] = _NOBODY
-        for index, arm in enumerate(arms):
-            missing = split.get(arm, 0) - int((owner == index).sum())
-            owner[np.flatnonzero(owner == _NOBODY)[:missing]] = index
-    return arms, owner
 
 
 class Experiment(StrictConfig):
@@ -163,7 +125,7 @@ class Experiments:
             asked = [name for name in layer.experiments if name in forced]
             if asked:
                 experiment, variant = asked[0], forced[asked[0]]
-            elif is_holdout or owner[bucket] == _NOBODY:
+            elif is_holdout or owner[bucket] == NOBODY:
                 continue
             else:
                 experiment, variant = arms[owner[bucket]].split("/")
@@ -199,23 +161,3 @@ def parse_override(header: str) -> dict[str, str]:
             raise ConfigError(f"{OVERRIDE_HEADER}: expected experiment=variant, got {part[:80]!r}")
         found[experiment] = variant
     return found
-
-
-def sample_ratio_p_value(observed: Mapping[str, int], shares: Mapping[str, int]) -> float:
-    """How likely counts at least this far from the shares are by chance: Pearson's chi-square test.
-
-    Below .001 something is wrong with the assignment or the log (sample ratio mismatch), and the experiment says
-    nothing: Fabijan et al., "Diagnosing sample ratio mismatch", KDD 2019.
-
-    Args:
-        observed: units in each arm.
-        shares: buckets of each arm, above 0.
-
-    Raises:
-        ValueError: the arms are not the same, or there are fewer than two of them or no units.
-    """
-    if observed.keys() != shares.keys() or len(shares) < 2 or not sum(observed.values()) or min(shares.values()) <= 0:
-        raise ValueError("observed and shares need the same two or more arms, with units and shares above 0")
-    total, whole = sum(observed.values()), sum(shares.values())
-    expected = [total * shares[arm] / whole for arm in observed]
-    return float(stats.chisquare(list(observed.values()), expected).pvalue)

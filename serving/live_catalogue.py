@@ -37,6 +37,9 @@ _PLACED_AT_ONCE = 128
 _LEASE_S = 120
 """How long a process that places items, and dies, keeps the others from it."""
 
+_REST = 9
+"""Rest after making texts anew, in multiples of the time that it took: a tenth of one core is spent on it at most."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -116,10 +119,19 @@ class LiveCatalogue:
             self._renewing = self._begin(self._renew_texts())
 
     async def _renew_texts(self) -> None:
-        """Nobody waits for these: lists are not made from them, and a new item may be missing there for a moment."""
+        """Nobody waits for these: lists are not made from them, and a new item may be missing there for a moment.
+
+        They are made over all items, so that the time between two turns goes by what one takes.
+        """
+        clock = asyncio.get_running_loop().time
         try:
             while stale := [model for model, _ in self._models.states() if model.has_old_texts]:
-                await self._in_thread(stale[0].renew_texts)
+                model, started = stale[0], clock()
+                await self._in_thread(model.renew_texts)
+                newer = self._models.find(model.version)
+                if newer is not None and newer is not model:
+                    newer.take_texts(model)
+                await asyncio.sleep(_REST * (clock() - started))
         finally:
             self._renewing = None
 

@@ -75,8 +75,8 @@ class TextStage:
     def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
         """See `Stage`."""
         one_thread()
-        tower = _Encoded(self.index.vectors, self.vectors([one.words for one in asked]))
-        num_items = len(self.index.vectors)
+        tower = _Encoded(self.vectors([one.words for one in asked]))
+        num_items = len(self.index.rows)
         source = TowerSource(tower, np.arange(num_items), num_items, self.index)
         nobody = Sequences.from_lists([one.history for one in asked])
         found = SourceRecommender(source, num_items).recommend(
@@ -102,13 +102,12 @@ class PromptStage(OneByOne):
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """A tower whose queries are known, whatever the histories."""
+    """A reader whose queries are known, whatever the histories."""
 
-    item_vectors: FloatArray
     queries: FloatArray
 
     def encode(self, histories: Sequences) -> FloatArray:
-        """See `Tower`."""
+        """See `Reader`."""
         return self.queries
 
 

@@ -96,6 +96,13 @@ class ServedModel:
             self.intents = self.intents.renewed(catalog, profiles.attributes)
         self.profiles = profiles
 
+    def take_texts(self, older: ServedModel) -> None:
+        """Have profiles and interests that were made anew for the same model over an earlier version of its catalogue;
+        what has changed since then is still missing."""
+        catalog = self.runtime.catalog
+        self.profiles = older.profiles.over(catalog)
+        self.intents = None if older.intents is None else older.intents.over(catalog)
+
     def over(self, runtime: RecommenderRuntime) -> ServedModel:
         """The same model over another version of its catalogue, with the same threads; this one stays as it is."""
         try:
@@ -103,10 +110,9 @@ class ServedModel:
         except ConfigError as error:  # its columns are the same: the last number of one is gone
             _log.warning("requests with a named filter are refused, see there", error=str(error))
         twin = copy.copy(self)
-        twin.profiles = self.profiles.over(runtime.catalog)
-        twin.intents = None if self.intents is None else self.intents.over(runtime.catalog)
-        twin.chain = self.chain.over(runtime)
         twin._set(runtime)
+        twin.take_texts(self)
+        twin.chain = self.chain.over(runtime)
         return twin
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray
 
 RECENT = 50
@@ -15,16 +16,16 @@ class Nearness:
     """The embeddings of a catalogue's items.
 
     Args:
-        vectors: float32 [num_items, dim]; not divided by their lengths here: they may be a map of a file, which all
-            processes share.
+        vectors: [num_items, dim]; not divided by their lengths here: they may be a map of a file, which all processes
+            share.
     """
 
-    def __init__(self, vectors: npt.NDArray[np.float32]) -> None:
+    def __init__(self, vectors: Rows) -> None:
         self.vectors = vectors
 
     def directions_of(self, items: IntArray) -> npt.NDArray[np.float32]:
         """float32 [C, D]: the embeddings of items, of length 1; zeros stay zeros."""
-        vectors = self.vectors[items]
+        vectors = self.vectors.take(items)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         found: npt.NDArray[np.float32] = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
         return found

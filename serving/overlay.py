@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
@@ -73,36 +71,9 @@ class Overlay:
             key=lambda item: item.number,
         )
 
-    def catalog(self, base: Catalog, added: Sequence[ChangedItem]) -> Catalog:
-        """The bundle's items as they are now, then the added ones.
 
-        Args:
-            base: of the bundle.
-            added: some of `added(base)`, in that order.
-        """
-        indices = base.index_of(list(self.items)).tolist()
-        changed = [
-            (index, item) for index, item in zip(indices, self.items.values(), strict=True) if index >= 0 and item.facts
-        ]
-        rows = [item for _, item in changed] + list(added)
-        if not rows:
-            return base
-        stack = pl.concat([base.frame, _frame(rows, base.frame.schema)])
-        take = np.arange(base.num_items + len(added))
-        take[base.num_items :] += len(changed)
-        take[[index for index, _ in changed]] = base.num_items + np.arange(len(changed))
-        return Catalog(frame=stack[take])
-
-    def removed(self, catalog: Catalog) -> npt.NDArray[np.bool_]:
-        """bool [num_items]: which items of a catalogue are removed."""
-        gone = catalog.index_of([item.item_id for item in self.items.values() if item.is_removed])
-        mask = np.zeros(catalog.num_items, dtype=bool)
-        mask[gone[gone >= 0]] = True
-        return mask
-
-
-def _frame(items: Sequence[ChangedItem], schema: pl.Schema) -> pl.DataFrame:
-    """Rows of a catalogue; a value whose column it does not have, or has in another form, is left out."""
+def rows_of(items: Sequence[ChangedItem], schema: pl.Schema) -> pl.DataFrame:
+    """Rows of a catalogue, of items with facts; a value without a column, or with one of another form, is left out."""
     columns: dict[str, list[object]] = {name: [] for name in schema}
     for item in items:
         facts = item.facts

@@ -13,6 +13,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +27,8 @@ from recsys.data.sequences import IntArray
 from recsys.encoder.config import split_segment
 from recsys.encoder.text import item_texts
 from recsys.errors import AssetError, ConfigError, DataError
+from recsys.tokenizer.nearest import NearestCodeTokenizer
+from serving.overlay import ChangedItem
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -117,7 +120,10 @@ class BundlePlacer:
 
     def codes(self, vectors: FloatArray, taken: IntArray) -> IntArray:
         """See `Placer`."""
-        return self._bundle.tokenizer.encode(vectors, taken)
+        tokenizer = self._bundle.tokenizer
+        if isinstance(tokenizer, NearestCodeTokenizer):
+            taken = _in_the_way(tokenizer.encode_raw(vectors), taken, tokenizer.codebook_sizes)
+        return tokenizer.encode(vectors, taken)
 
     def stand_in(self, categories: Sequence[str]) -> tuple[FloatArray, bool]:
         """See `Placer`."""
@@ -136,6 +142,67 @@ class BundlePlacer:
         ]
         found = items.frame.select(pl.any_horizontal(has_text).fill_null(False).alias("has"))["has"]
         return found.arg_true().to_numpy().astype(np.int64)
+
+
+def _in_the_way(raw: IntArray, taken: IntArray, codebook_sizes: Sequence[int]) -> IntArray:
+    """int64 [m', L]: the codes of `taken` that new items can meet, of all that are; the same codes come out.
+
+    An item leaves a prefix of its nearest codes only where that has more items than codes. So those of the longest
+    prefixes that have room are enough: a few of a million, which to sort would take most of the time.
+
+    Args:
+        raw: int64 [k, L], the nearest codes of new items.
+        taken: int64 [m, L].
+        codebook_sizes: of the L levels.
+    """
+    if prod(codebook_sizes) >= 1 << 62:
+        return taken
+    for length in range(len(codebook_sizes) - 1, 0, -1):
+        weights = np.cumprod([1, *codebook_sizes[length - 1 : 0 : -1]], dtype=np.int64)[::-1]
+        wanted, counts = np.unique(raw[:, :length] @ weights, return_counts=True)
+        prefixes = taken[:, :length] @ weights
+        at = np.minimum(np.searchsorted(wanted, prefixes), len(wanted) - 1)
+        near = wanted[at] == prefixes
+        counts = counts + np.bincount(at[near], minlength=len(wanted))
+        if counts.max() <= prod(codebook_sizes[length:]):
+            return np.asarray(taken[near])
+    return taken
+
+
+def placed_all(
+    placer: Placer,
+    codes: IntArray,
+    added: Sequence[ChangedItem],
+    placed: Mapping[str, Placement],
+    stood: Mapping[str, tuple[ChangedItem, Placement]],
+) -> dict[str, Placement]:
+    """Where added items stand, by their ids in their order; without those that no semantic ID is left for.
+
+    An item without a placement of its own stands where its categories are.
+
+    Args:
+        placer: of the model.
+        codes: int64 [N, L], of the items of the bundle.
+        added: the other items.
+        placed: placements of their own.
+        stood: where items stood before, and what was known of them then: they stay there as long as that holds.
+    """
+    settled = {item.item_id: placed[item.item_id] for item in added if item.item_id in placed}
+    taken = {each.codes for each in settled.values()}
+    for item in added:
+        before = stood.get(item.item_id)
+        if item.item_id in settled or before is None or before[0].facts != item.facts or before[1].codes in taken:
+            continue
+        settled[item.item_id] = before[1]
+        taken.add(before[1].codes)
+    rest = [item for item in added if item.item_id not in settled]
+    if rest:
+        vectors = np.stack([placer.stand_in(item.facts.categories if item.facts else ())[0] for item in rest])
+        others = np.array([each.codes for each in settled.values()], dtype=np.int64).reshape(-1, codes.shape[1])
+        for item, placement in zip(rest, place(placer, vectors, np.concatenate([codes, others])), strict=True):
+            if placement is not None:
+                settled[item.item_id] = placement
+    return {item.item_id: settled[item.item_id] for item in added if item.item_id in settled}
 
 
 def place(placer: Placer, vectors: FloatArray, taken: IntArray) -> list[Placement | None]:

@@ -83,7 +83,7 @@ class UserProfiles:
     def over(self, catalog: Catalog) -> UserProfiles:
         """The same over a newer version of the catalogue, if what profiles say of items is the same there; else these,
         which do not know what has changed. The numbers of items are the same in both."""
-        if not catalog.frame.select(_read(catalog)).equals(self.catalog.frame.select(_read(self.catalog))):
+        if not catalog.shares(self.catalog, _read(catalog)):
             return self
         twin = copy.copy(self)
         twin.catalog = catalog

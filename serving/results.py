@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict
 from feature_store import StoreConfigError
 from feature_store.offline import OfflineStore
 from recsys.evaluation.ratios import UserRatio, ratio_difference
-from serving.experiments import NUM_BUCKETS, Experiment, ExperimentPlan, Layer, sample_ratio_p_value
+from recsys.simulator.experiment.assignment import NUM_BUCKETS
+from recsys.simulator.experiment.sample_ratio import MISMATCH, sample_ratio_p_value
+from serving.experiments import Experiment, ExperimentPlan, Layer
 
 CONFIDENCE = 0.95
-MISMATCH = 0.001
-"""Below this the counts of users do not fit the shares: Fabijan et al., KDD 2019."""
 _MOST_TYPES = 10
 """Types of events that are counted by themselves, the most frequent ones."""
 _LEAST_AGE_S = 10.0

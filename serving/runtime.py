@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import structlog
 
 from recsys.bundle import Bundle
 from recsys.data import Catalog
+from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray
 from recsys.errors import ConfigError
 from recsys.generator import GenerativeRecommender, Recommender
@@ -27,13 +28,12 @@ from recsys.retrieval.sources import TowerSource
 from serving.answers import Answer, Candidates, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
 from serving.arranging import arrange
 from serving.asking import asked_of
-from serving.catalog_rules import CatalogRules, RuleError
+from serving.catalog_rules import RuleError
 from serving.clock import Clock
 from serving.lookups import RankStage, WordsStage, searches_of
 from serving.nearness import Nearness
 from serving.overlay import ChangedItem, Overlay
-from serving.placing import BundlePlacer, Placement, Placer, place
-from serving.search import CatalogSearch
+from serving.placing import BundlePlacer, Placement, Placer, placed_all
 from serving.shown import best
 from serving.stages import (
     FAILED,
@@ -47,6 +47,7 @@ from serving.stages import (
     narrower,
     word_reader,
 )
+from serving.tables import ItemTables
 from serving.ways import BoolArray, Ways, content_source
 
 _EVIDENCE = 3
@@ -76,6 +77,10 @@ class Changes:
     version: int = 0
     listed: BoolArray | None = None
     waiting: BoolArray | None = None
+    tables: ItemTables | None = None
+    """None: they are made anew."""
+    stood: Mapping[str, tuple[ChangedItem, Placement]] = field(default_factory=dict)
+    """Where items stand that the bundle does not have, and what is known of them; by id."""
 
 
 class RecommenderRuntime:
@@ -117,7 +122,7 @@ class RecommenderRuntime:
         content: TowerSource | None = None,
         searches: Sequence[Stage] = (),
         no_reasons: str | None = "this model gives no reasons in words",
-        embeddings: npt.NDArray[np.float32],
+        embeddings: npt.NDArray[np.float32] | Rows,
         codes: IntArray,
         item_counts: IntArray,
         report: Mapping[str, Any],
@@ -126,6 +131,7 @@ class RecommenderRuntime:
         changes: Changes | None = None,
     ) -> None:
         changes = changes or Changes()
+        vectors = embeddings if isinstance(embeddings, Rows) else Rows.of(embeddings)
         self.info = info
         self.intents = intents
         self.placer = placer
@@ -137,7 +143,7 @@ class RecommenderRuntime:
         self.listed = changes.listed
         """bool [num_items]: items that are not removed; None: none is."""
         if content is None and catalog.num_items:
-            content = content_source(embeddings)
+            content = content_source(vectors.first)
         self._ways = Ways(
             recommender=recommender,
             reader=reader,
@@ -171,16 +177,15 @@ class RecommenderRuntime:
         # Only the generator reads words, and only where it is the best source there is.
         words = word_reader(recommender if reader is None else reader) if fused is None else None
         self._profile = None if words is None else ProfileStage(words, self._generatable)
-        self.nearness = Nearness(embeddings)
+        self.nearness = Nearness(vectors)
         """How much alike items are."""
-        self.by_popularity = np.argsort(-item_counts, kind="stable")
-        """int64 [num_items], best first; equal counts by dense index, so that a list does not change from one start to
-        the next."""
-        smoothed = item_counts + 1.0
-        self._popularity_scores = np.log(smoothed / smoothed.sum())
-        self.rules = CatalogRules(catalog, self.listed, self.with_codes)
+        self._stood = changes.stood
+        self._tables = changes.tables or ItemTables.of(catalog, item_counts, self.listed, self.with_codes)
+        self.popularity = self._tables.popularity
+        """Orders items when there is nothing else to go by."""
+        self.rules = self._tables.rules
         """What rules of requests need of the catalogue."""
-        self.words = CatalogSearch(catalog, item_counts, self.listed)
+        self.words = self._tables.words
         """Finds items by their words."""
         self._lookups: dict[Task, tuple[Stage, ...]] = {"similar": (), "rank": (), "search": ()}
         if content is not None:
@@ -264,25 +269,29 @@ class RecommenderRuntime:
             new_item_slots: see `Ways.over`.
         """
         added = overlay.added(self.catalog) if self.placer is not None else []
-        placements = self._placements(added, placed)
-        items = [item for item in added if item.item_id in placements]
-        catalog = overlay.catalog(self.catalog, items)
+        stood: Mapping[str, tuple[ChangedItem, Placement]] = {} if previous is None else previous._stood
+        standing = {} if self.placer is None else placed_all(self.placer, self.codes, added, placed, stood)
+        items = [item for item in added if item.item_id in standing]
         vectors, codes, ways = self.nearness.vectors, self.codes, self._ways
-        waiting = np.zeros(catalog.num_items, dtype=bool)
+        waiting: BoolArray | None = None
         if items:
-            found = [placements[item.item_id] for item in items]
-            waiting[self.catalog.num_items :] = [item.item_id not in placed for item in items]
-            vectors = np.concatenate([vectors, np.stack([each.vector for each in found])])
-            codes = np.concatenate([codes, np.array([each.codes for each in found], dtype=np.int64)])
-            generatable = ~waiting if waiting.any() else None
-            if previous is not None and previous._has(codes, vectors, generatable):
-                vectors, ways = previous.nearness.vectors, previous._ways
+            own = np.array([item.item_id in placed for item in items])
+            if not own.all():
+                waiting = np.append(np.zeros(self.catalog.num_items, dtype=bool), ~own)
+            same = previous is not None and previous._stands(standing, waiting)
+            if previous is not None and same:
+                vectors, codes, ways = previous.nearness.vectors, previous.codes, previous._ways
             else:
-                ways = ways.over(codes, vectors, generatable, new_item_slots)
-        removed = overlay.removed(catalog)
+                found = list(standing.values())
+                vectors = Rows(self.nearness.vectors.first, np.stack([each.vector for each in found]))
+                codes = np.concatenate([codes, np.array([each.codes for each in found], dtype=np.int64)])
+                ways = ways.over(codes, vectors, None if waiting is None else ~waiting, new_item_slots)
+        goes_on = previous is not None and previous._tables.precedes(overlay, items)
+        before = previous._tables if previous is not None and goes_on else self._tables
+        tables = before.over(overlay, items, None if waiting is None else ~waiting)
         return RecommenderRuntime(
             info=self.info,
-            catalog=catalog,
+            catalog=tables.catalog,
             recommender=ways.recommender,
             reader=ways.reader,
             fused=ways.fused,
@@ -294,36 +303,28 @@ class RecommenderRuntime:
             no_reasons=self.no_reasons,
             embeddings=vectors,
             codes=codes,
-            item_counts=np.pad(self.item_counts, (0, len(items))),
+            item_counts=tables.popularity.counts,
             report=self.report,
             intents=self.intents,
             placer=self.placer,
             changes=Changes(
                 version=overlay.version,
-                listed=~removed if removed.any() else None,
-                waiting=waiting if waiting.any() else None,
+                listed=tables.listed,
+                waiting=waiting,
+                tables=tables,
+                stood={item.item_id: (item, standing[item.item_id]) for item in items},
             ),
         )
 
-    def _placements(self, added: Sequence[ChangedItem], placed: Mapping[str, Placement]) -> dict[str, Placement]:
-        """Where added items stand, by their ids; without those that no semantic ID is left for."""
-        placements = {item.item_id: placed[item.item_id] for item in added if item.item_id in placed}
-        rest = [item for item in added if item.item_id not in placed]
-        if rest and self.placer is not None:
-            vectors = np.stack([self.placer.stand_in(item.facts.categories if item.facts else ())[0] for item in rest])
-            taken = np.array([each.codes for each in placements.values()], dtype=np.int64)
-            taken = np.concatenate([self.codes, taken.reshape(-1, self.codes.shape[1])])
-            for item, placement in zip(rest, place(self.placer, vectors, taken), strict=True):
-                if placement is not None:
-                    placements[item.item_id] = placement
-        return placements
-
-    def _has(self, codes: IntArray, vectors: npt.NDArray[np.float32], generatable: BoolArray | None) -> bool:
-        same = np.array_equal(self.codes, codes) and np.array_equal(self.nearness.vectors, vectors)
-        return same and np.array_equal(
-            np.ones(len(codes), dtype=bool) if self._generatable is None else self._generatable,
-            np.ones(len(codes), dtype=bool) if generatable is None else generatable,
+    def _stands(self, standing: Mapping[str, Placement], waiting: BoolArray | None) -> bool:
+        """Whether all added items stand here as they do there, and the same ones wait."""
+        same = len(standing) == len(self._stood) and all(
+            item_id == other and placement is here
+            for (item_id, placement), (other, (_, here)) in zip(standing.items(), self._stood.items(), strict=True)
         )
+        if waiting is None or self.waiting is None:
+            return same and waiting is self.waiting
+        return same and np.array_equal(waiting, self.waiting)
 
     @property
     def with_codes(self) -> BoolArray | None:
@@ -526,8 +527,9 @@ class RecommenderRuntime:
         """The most popular items that may stand in the list."""
         permitted = np.ones(self.catalog.num_items, dtype=bool) if asked.allow is None else asked.allow.copy()
         permitted[asked.denied] = False
-        items = walk_one(self.by_popularity[permitted[self.by_popularity]], asked.caps, asked.k)
-        return Listed(items=items, scores=self._popularity_scores[items].astype(np.float32))
+        order = self.popularity.order
+        items = walk_one(order[permitted[order]], asked.caps, asked.k)
+        return Listed(items=items, scores=self.popularity.scores(items))
 
     def _reasons(self, asked: Asked, items: IntArray, source: Source) -> list[Reason]:
         if asked.words and source != "popularity":
@@ -542,7 +544,7 @@ class RecommenderRuntime:
 
     def categories_of(self, item: int) -> list[str]:
         """The categories of an item (dense index)."""
-        return self.rules.categories_of_items[item]
+        return self.rules.categories_of(item)
 
     def title(self, item: int) -> str:
         """What to call an item: its title, or its id when it has none."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from recsys.data import Catalog
+from recsys.data.catalog import with_rows
 from recsys.data.sequences import IntArray
 
 
@@ -20,16 +23,25 @@ class CatalogSearch:
     """
 
     def __init__(self, catalog: Catalog, item_counts: IntArray, listed: npt.NDArray[np.bool_] | None = None) -> None:
-        items = pl.DataFrame(
-            {
-                "item": pl.int_range(catalog.num_items, eager=True),
-                "id": catalog.frame["item_id"].str.to_lowercase(),
-                "title": catalog.frame["title"].fill_null("").str.to_lowercase(),
-                "categories": catalog.frame["categories"].list.join(" ", ignore_nulls=True).str.to_lowercase(),
-                "count": item_counts,
-            }
-        )
-        self._items = items if listed is None else items.filter(listed)
+        self._items = _searchable(catalog.frame, np.arange(catalog.num_items), item_counts)
+        self._listed = None if listed is None else pl.Series(listed)
+
+    def over(
+        self, rows: pl.DataFrame, at: IntArray, item_counts: IntArray, listed: npt.NDArray[np.bool_] | None
+    ) -> CatalogSearch:
+        """The search of a newer version of the catalogue; this one stays as it is.
+
+        Args:
+            rows: items that have changed or are new.
+            at: int64, ascending, their dense indices.
+            item_counts: int64, of the same items.
+            listed: bool [num_items], as in the constructor.
+        """
+        twin = copy.copy(self)
+        if len(at):
+            twin._items = with_rows(self._items, _searchable(rows, at, item_counts), at)
+        twin._listed = None if listed is None else pl.Series(listed)
+        return twin
 
     def find(self, query: str, *, limit: int, offset: int = 0) -> tuple[list[int], int]:
         """One page of the items in which every word of `query` occurs, best first, and how many there are.
@@ -52,11 +64,26 @@ class CatalogSearch:
             .then(3)
             .otherwise(4)
         )
+        conditions = [anywhere.str.contains(word, literal=True) for word in words]
+        if self._listed is not None:
+            conditions.append(pl.lit(self._listed))
         found = (
             self._items.lazy()
-            .filter([anywhere.str.contains(word, literal=True) for word in words] or True)
+            .filter(conditions or True)
             .with_columns(rank.alias("rank"))
             .sort("rank", "count", "item", descending=[False, True, False])
             .collect()
         )
         return found["item"][offset : offset + limit].to_list(), len(found)
+
+
+def _searchable(items: pl.DataFrame, numbers: IntArray, item_counts: IntArray) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "item": numbers,
+            "id": items["item_id"].str.to_lowercase(),
+            "title": items["title"].fill_null("").str.to_lowercase(),
+            "categories": items["categories"].list.join(" ", ignore_nulls=True).str.to_lowercase(),
+            "count": item_counts,
+        }
+    )

@@ -29,6 +29,7 @@ from serving.guard.keys import KeyRing
 from serving.guard.limiter import Buckets
 from serving.lifecycle import Lifecycle
 from serving.offline import OfflineExport
+from serving.private_copies import PrivateCopies, read
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
 from serving.slate_log import SlateLog
@@ -44,6 +45,10 @@ class Service:
 
     path: Path
     """Of the bundle."""
+    copies: PrivateCopies
+    """Bundles are read from these."""
+    pinned: Path
+    """The copy of the bundle at `path` that every process of the service begins with, whatever is there later."""
     name: str
     """Of the run."""
     namespace: str
@@ -61,7 +66,7 @@ class Service:
             ArtifactError: the bundle or the export is missing or damaged, they do not belong together, or the model
                 cannot answer.
         """
-        bundle = Bundle.load(self.path)
+        bundle = read(self.pinned, self.path)
         runtime = RecommenderRuntime.from_bundle(bundle, self.onnx, search_by=self.settings.search.by)
         warm_up(runtime)
         return bundle, runtime
@@ -98,6 +103,7 @@ class Service:
             tracer_provider=provider,
             loopback_only=self.keys is None and not self.is_open,
             bundles=_directory_of_bundles(self.path),
+            read_bundle=self.copies.load,
             offline=offline,
             slates=slates,
             outcomes=OfflineStore(self.offline_directory),
@@ -177,9 +183,11 @@ def run_server(
     num_workers = settings.workers if workers is None else workers
     num_workers = num_workers or len(os.sched_getaffinity(0))
     name = read_manifest(path).name
-    with listen(host, port) as listener:
+    with listen(host, port) as listener, PrivateCopies() as copies:
         service = Service(
             path=path,
+            copies=copies,
+            pinned=copies.take(path),
             name=name,
             namespace=namespace_of(path),
             settings=settings,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from feature_store.slates import Slot
+from recsys.simulator.exploration import FloatArray, draw_slate
 from serving.answers import Answer, Pick, Reason
-from serving.exploration import FloatArray, draw_slate
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ def best(answer: Answer, k: int) -> Shown:
 
 
 def draw(answer: Answer, k: int, epsilon: float, *, seed: int | None = None) -> Shown:
-    """A list of `k`, those that are pinned included, by the policy of `serving.exploration`; takes milliseconds.
+    """A list of `k`, pinned ones included, by the policy of `recsys.simulator.exploration`; takes milliseconds.
 
     What is pinned is no choice of the policy: it has probability 1 at its place, and the others are drawn around it.
 

@@ -33,9 +33,9 @@ def warm_up(runtime: RecommenderRuntime, observe: Callable[[StageName, int, floa
         raise ArtifactError(f"bundle: the catalogue of {runtime.info.name} has no items; build the bundle again")
     trial = Asked(
         k=1,
-        history=runtime.by_popularity[:1],
+        history=runtime.popularity.order[:1],
         denied=np.zeros(0, dtype=np.int64),
-        items=runtime.by_popularity[:1],
+        items=runtime.popularity.order[:1],
         words="a",
         profile=Profile(statements=(Statement(text="Likes this.", source="edited"),)),
         reason=ReasonConfig(chains=1, max_tokens=1),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.retrieval import FusedRecommender
@@ -33,14 +34,12 @@ class Ways:
     content: TowerSource | None
     searches: tuple[Stage, ...]
 
-    def over(
-        self, codes: IntArray, vectors: npt.NDArray[np.float32], generatable: BoolArray | None, new_item_slots: int
-    ) -> Ways:
+    def over(self, codes: IntArray, vectors: Rows, generatable: BoolArray | None, new_item_slots: int) -> Ways:
         """The same with further items, with no training; these stay as they are.
 
         Args:
             codes: int64 [N', levels], of the items that there were, and then of the new ones.
-            vectors: float32 [N', dim], embeddings likewise.
+            vectors: embeddings likewise.
             generatable: bool [N'], what a generator in a fusion or in a search may find; None: everything.
             new_item_slots: places for new items at the end of each list of a generator that is not part of a fusion:
                 what a model never saw hardly ever wins against what it did, but for the other sources of a fusion.
@@ -54,10 +53,8 @@ class Ways:
             if not isinstance(one, GenerativeRecommender):
                 raise TypeError(f"{type(one).__name__} takes no new items")
             if id(one) not in grown:
-                larger = one.with_catalog(codes, vectors, known=np.arange(len(one.codes)), shares_weights=True)
-                if self.fused is None and one.config.new_item_slots < new_item_slots:
-                    larger.config = one.config.model_copy(update={"new_item_slots": new_item_slots})
-                grown[id(one)] = larger
+                slots = None if self.fused is not None else max(one.config.new_item_slots, new_item_slots)
+                grown[id(one)] = one.with_items(codes, vectors, new_item_slots=slots)
             return grown[id(one)]
 
         def source(one: Recommender) -> SourceRecommender:

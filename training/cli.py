@@ -9,17 +9,20 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from recsys.errors import ConfigError
 from recsys.progress import console
+from training.ab_cli import ab, ab_power
 from training.layout import BUNDLE, ONNX
 from training.output import print_document, results_only_stdout
 
 app = typer.Typer()
 tokenizer_app = typer.Typer(no_args_is_help=True)
+app.command("ab")(ab)
+app.command("ab-power")(ab_power)
 app.add_typer(tokenizer_app, name="tokenizer", help="Look into the semantic IDs of a run.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -264,6 +267,62 @@ def export(
             print_document(stdout, manifest.model_dump(mode="json"))
     if not as_json:
         print_manifest(manifest, config.run_dir / ONNX)
+
+
+@app.command()
+def replay(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="A table, an offline store, or a run that was served.")],
+    target: Annotated[
+        Path | None,
+        typer.Option(help="The policy to test: a bundle or run for a store, a table for a table of rounds."),
+    ] = None,
+    served: Annotated[
+        Path | None, typer.Option(help="The bundle that wrote a store's lists, where LOG is no run.")
+    ] = None,
+    event: Annotated[
+        list[str] | None, typer.Option("--event", metavar="TYPE", help="Of a store: what counts as a reward; repeat.")
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", metavar="NAME", help="Of a store: only lists of it; repeat.")
+    ] = None,
+    places: Annotated[int | None, typer.Option(min=1, help="Only the first places of each list.")] = None,
+    epsilon: Annotated[float, typer.Option(min=0, max=1, help="Share of lists a tested bundle draws at random.")] = 0.0,
+    candidates: Annotated[int, typer.Option(min=2, help="What a tested bundle draws from.")] = 50,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals.")] = 0.95,
+    resamples: Annotated[int, typer.Option(min=100, help="Of users, for bootstrap intervals.")] = 1000,
+    tuning: Annotated[
+        Literal["error_bound", "error", "slope"],
+        typer.Option(help="Parameters of estimators: error_bound keeps intervals honest, the others accept bias."),
+    ] = "error_bound",
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """What another policy would have earned, from the log of the one that was served.
+
+    Every estimator with its intervals, and none where the log cannot say: refused, with the reason. Tables have columns
+    request_id, user_id, item_id, reward, propensity and target_propensity; of lists also position,
+    marginal_propensity and target_marginal_propensity.
+    """
+    from recsys.simulator.off_policy import OffPolicyConfig
+    from training.replay import ReplayOptions, print_replay
+    from training.replay import replay as replay_log
+
+    options = ReplayOptions(
+        target=target,
+        served=served,
+        events=event or (),
+        sources=source or (),
+        places=places,
+        epsilon=epsilon,
+        candidates=candidates,
+    )
+    config = OffPolicyConfig(confidence=confidence, n_resamples=resamples, tuning=tuning, seed=seed)
+    with results_only_stdout() as stdout:
+        document = replay_log(log, options, config)
+        if as_json:
+            print_document(stdout, document)
+    if not as_json:
+        print_replay(document)
 
 
 @tokenizer_app.command()

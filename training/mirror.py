@@ -75,7 +75,7 @@ def make_mirror(config: MirrorConfig, output: Path) -> dict[str, Any]:
             output / DPO_ADAPTER,
             start=[output / SFT_ADAPTER],
             checkpoint_steps=config.checkpoint_steps,
-            bf16=config.precision == "bfloat16",
+            mixed=config.precision == "bfloat16",
             section="mirror.dpo",
         )
     report = {
@@ -215,7 +215,7 @@ def _supervise(config: MirrorConfig, world: World, learned: Sequence[Lesson], ou
         max_tokens=settings.max_tokens,
         seed=config.seed,
         checkpoint_steps=config.checkpoint_steps,
-        bf16=config.precision == "bfloat16",
+        mixed=config.precision == "bfloat16",
     ) | {"lr_scheduler_type": "cosine", "warmup_steps": settings.warmup_steps, "completion_only_loss": True}
     trainer = SFTTrainer(
         model=model,

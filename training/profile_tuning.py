@@ -73,7 +73,7 @@ def tune_writer(
     *,
     start: Sequence[Path] = (),
     checkpoint_steps: int | None = None,
-    bf16: bool = False,
+    mixed: bool = False,
     section: str = "profiles.tuning",
 ) -> int:
     """Tune the language model `name` and save the adapter, which `LocalWriter` reads, in `output`.
@@ -85,7 +85,7 @@ def tune_writer(
         output: directory to write.
         start: adapters that are added to the model first; what comes of it is the reference too.
         checkpoint_steps: keep what was learned beside `output` every so many steps, and go on from there; None: never.
-        bf16: products in bfloat16.
+        mixed: matrix products are in bfloat16.
         section: of the configuration that `config` is, for errors.
 
     Returns:
@@ -121,7 +121,7 @@ def tune_writer(
         max_tokens=config.max_tokens,
         seed=config.seed,
         checkpoint_steps=checkpoint_steps,
-        bf16=bf16,
+        mixed=mixed,
     ) | {
         "loss_type": [_LOSSES[config.loss]],
         "beta": config.beta if config.beta is not None else _BETAS[config.loss],
@@ -153,7 +153,7 @@ def trainer_arguments(
     max_tokens: int,
     seed: int,
     checkpoint_steps: int | None,
-    bf16: bool,
+    mixed: bool,
 ) -> dict[str, Any]:
     """What TRL's trainers of adapters share, as they name it."""
     return {
@@ -171,7 +171,7 @@ def trainer_arguments(
         "report_to": "none",
         "logging_steps": 1,
         "disable_tqdm": True,
-        "bf16": bf16,
+        "bf16": mixed,
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "gradient_checkpointing": False,
@@ -244,9 +244,11 @@ def _gain(model: Any, tokenizer: Any, prompt: str, text: str, config: TuneConfig
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     tail = tokenizer(text + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
     tokens = torch.tensor([head + tail])
-    tuned = _log_prob(model(tokens).logits, tokens, len(tail))
+    # The logits of the prompt would be a vocabulary wide each, for nothing.
+    kept = len(tail) + 1
+    tuned = _log_prob(model(tokens, logits_to_keep=kept).logits, tokens, len(tail))
     with model.disable_adapter():
-        before = _log_prob(model(tokens).logits, tokens, len(tail))
+        before = _log_prob(model(tokens, logits_to_keep=kept).logits, tokens, len(tail))
     return (tuned - before) / (len(tail) if config.loss == "ln_dpo" else 1)
 
 

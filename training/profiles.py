@@ -5,24 +5,31 @@ The users that tuning learns from are others than those that the comparison asks
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import copytree
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
+from torch import nn
 
 from recsys.config import StrictConfig
 from recsys.errors import DataError
+from recsys.files import sha256_file, sha256_json
 from recsys.generator.config import LanguageModelConfig
 from recsys.generator.lm.backbone import load_backbone
 from recsys.generator.lm.config import ChatTeacherConfig
+from recsys.kept_answers import KeptAnswers
 from recsys.profile.attributes import ItemAttributes
 from recsys.profile.cases import Case, CaseConfig
 from recsys.profile.generated import LanguageProfiler, explorers
+from recsys.profile.kept import KeptJudge, KeptWriter
 from recsys.profile.ladder import compare
-from recsys.profile.pairs import PairConfig, text_pairs
+from recsys.profile.pairs import PairConfig, TextPair, text_pairs
 from recsys.profile.profile import Profile
 from recsys.profile.template import TemplateConfig, TemplateProfiler
 from recsys.profile.title_judge import TitleJudge
@@ -30,12 +37,14 @@ from recsys.profile.utility import Judge, LengthConfig, Scored, score
 from recsys.profile.wording import Wording
 from recsys.profile.writers import ChatWriter, LocalWriter, TextWriter
 from recsys.progress import progress_bar
-from training.profile_tuning import TuneConfig, held_out_margins, tune_writer
+from training.profile_tuning import Margins, TuneConfig, held_out_margins, tune_writer
 
 ADAPTER = "adapter"
 """Directory of the tuned writer's adapter, below the output."""
 TEMPLATE, GENERATED, TUNED = "template", "generated", "tuned"
 _HELD_OUT_SHARE = 0.2
+Precision = Literal["float32", "bfloat16"]
+_DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class WriterConfig(StrictConfig):
@@ -86,6 +95,9 @@ class ProfilesConfig(StrictConfig):
     """The language model that ranks titles."""
     length: LengthConfig = LengthConfig()
     """What length costs."""
+    precision: Precision = Field(default="float32", exclude_if=lambda precision: bool(precision == "float32"))
+    """Of the language models that write, are tuned and rank titles: `bfloat16` takes about half the time on processors
+    that have it. Left out of what is written while it is the default: settings of earlier runs stay as they were."""
     seed: int = 0
     """Of the choice of users, the draws and the resampling."""
 
@@ -116,12 +128,64 @@ class Outcome:
     """The ladder, and what tuning saw."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What became of tuning."""
+
+    pairs: int
+    """What the writer was tuned on."""
+    margins: Margins
+    """How it judges the pairs that were kept out."""
+
+
+class Kept:
+    """What was done before a kill, in a directory: texts, what they are worth, and tuned adapters.
+
+    Args:
+        directory: made when there is none.
+
+    Raises:
+        ArtifactError: the file of answers cannot be read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.answers = KeptAnswers(directory / "answers.jsonl", "remove it")
+        self._directory = directory
+
+    def adapter(self, key: str, adapter: Path) -> Tuned | None:
+        """What `add_adapter` was told; its files are in `adapter` then. None when it was not."""
+        known = self.answers.get(key)
+        if known is None:
+            return None
+        copytree(self._stored(key), adapter)
+        found = json.loads(known)
+        return Tuned(pairs=found["pairs"], margins=Margins(**found["margins"]))
+
+    def add_adapter(self, key: str, adapter: Path, tuned: Tuned) -> None:
+        """Keep an adapter."""
+        copytree(adapter, self._stored(key), dirs_exist_ok=True)
+        self.answers.add(key, json.dumps(asdict(tuned)))
+
+    def _stored(self, key: str) -> Path:
+        return self._directory / f"adapter-{key[:16]}"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Materials:
     config: ProfilesConfig
     attributes: ItemAttributes
     wording: Wording
     judge: Judge
+    kept: Kept | None
+
+    def writer(self, adapter: Path | None) -> TextWriter:
+        config = self.config.writer
+        assert config is not None
+        writer = local_writer(config, self.config.precision, adapter)
+        if self.kept is None:
+            return writer
+        weights = "" if adapter is None else sha256_file(adapter / "adapter_model.safetensors")
+        return KeptWriter(writer, self.kept.answers, f"{config.model_dump_json()} {self.config.precision} {weights}")
 
     def profiler(self, writer: TextWriter) -> LanguageProfiler:
         assert self.config.writer is not None
@@ -130,10 +194,15 @@ class _Materials:
         )
 
 
-def title_judge(model: str, attributes: ItemAttributes) -> TitleJudge:
+def title_judge(model: str, attributes: ItemAttributes, precision: Precision = "float32") -> TitleJudge:
     """The language model `model` as the frozen recommender. Items are shown with their categories: a small model does
     not know films by their names."""
     backbone = load_backbone(LanguageModelConfig(name=model, tuning="frozen"), field="profiles.judge_model")
+    backbone.precision = _DTYPES[precision]
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            # Mixed precision would convert the weights for every text; norms and what goes between layers stay float32.
+            module.to(backbone.precision)
     described = []
     for item, title in enumerate(attributes.titles):
         categories = [attribute.name for attribute in attributes.of(item) if attribute.kind == "category"]
@@ -147,6 +216,7 @@ def make_profiles(
     cases: Sequence[Case],
     judge: Judge,
     output: Path,
+    kept: Kept | None = None,
 ) -> Outcome:
     """Write, tune and compare, as `config` says; an adapter of the tuned writer goes into `output`.
 
@@ -156,13 +226,22 @@ def make_profiles(
         cases: of all users that have one.
         judge: the frozen recommender.
         output: an existing directory.
+        kept: what a call with the same judge and catalogue, which was killed, has left; goes on from there.
 
     Raises:
         DataError: there are too few users.
         ConfigError: TRL is missing, or no pair is far enough apart.
         AssetError: there is no such model.
     """
-    materials = _Materials(config=config, attributes=attributes, wording=Wording.load(config.wording), judge=judge)
+    if kept is not None:
+        judge = KeptJudge(judge, kept.answers, f"{config.judge} {config.judge_model} {config.precision}")
+    materials = _Materials(
+        config=config,
+        attributes=attributes,
+        wording=Wording.load(config.wording),
+        judge=judge,
+        kept=kept,
+    )
     tuned_users = 0 if config.tuning is None else config.tuning.users
     if len(cases) < tuned_users + 2:
         raise DataError(
@@ -177,25 +256,31 @@ def make_profiles(
     arms: dict[str, list[Profile]] = {TEMPLATE: [written.profile for written in by_rule.write(histories)]}
     facts: dict[str, Any] = {}
     if config.writer is not None:
-        writer = _local(config.writer, None)
+        writer = materials.writer(None)
         arms[GENERATED] = [each.profile for each in materials.profiler(writer).write(histories)]
         if config.tuning is not None:
             facts["tuning"] = _tune(materials, config.tuning, writer, for_tuning, output / ADAPTER)
-            tuned = _local(config.writer, output / ADAPTER)
+            tuned = materials.writer(output / ADAPTER)
             arms[TUNED] = [each.profile for each in materials.profiler(tuned).write(histories)]
     report = compare(judge, compared, arms, control=TEMPLATE, length=config.length, seed=config.seed)
     return Outcome(profiles=arms, users=[case.user for case in compared], report=report | facts)
 
 
-def _local(config: WriterConfig, adapter: Path | None) -> LocalWriter:
-    return LocalWriter(config.name, adapter, max_tokens=config.max_tokens, batch_size=config.batch_size)
+def local_writer(config: WriterConfig, precision: Precision = "float32", adapter: Path | None = None) -> LocalWriter:
+    """The language model that `config` names, with the adapter that tuning saved."""
+    return LocalWriter(
+        config.name,
+        adapter,
+        max_tokens=config.max_tokens,
+        batch_size=config.batch_size,
+        precision=_DTYPES[precision],
+    )
 
 
 def _tune(
-    materials: _Materials, config: TuningConfig, writer: LocalWriter, cases: Sequence[Case], adapter: Path
+    materials: _Materials, config: TuningConfig, writer: TextWriter, cases: Sequence[Case], adapter: Path
 ) -> dict[str, Any]:
     """Explore, evaluate, align; what there was to learn from, and whether it was learned."""
-    name = materials.config.writer.name if materials.config.writer is not None else ""
     explored = _explore(materials, config, writer, cases)
     scored = [each for each in explored if each.text]
     profiler = materials.profiler(writer)
@@ -204,8 +289,8 @@ def _tune(
     users = [case.user for case in cases]
     kept_out = set(users[: round(_HELD_OUT_SHARE * len(users))])
     learned = [pair for pair in pairs if pair.user not in kept_out]
-    num_learned = tune_writer(name, learned, config, adapter)
-    margins = held_out_margins(name, adapter, [pair for pair in pairs if pair.user in kept_out], config)
+    checked = [pair for pair in pairs if pair.user in kept_out]
+    tuned = _tuned(materials, learned, checked, config, adapter)
     return {
         "loss": config.loss,
         "users": len(users),
@@ -213,14 +298,36 @@ def _tune(
         "empty_profiles": len(explored) - len(scored),
         "unfaithful": float(np.mean([not each.is_faithful for each in scored])),
         "utility": float(np.mean([each.utility for each in scored])),
-        "pairs": num_learned,
-        "too_long_pairs": len(learned) - num_learned,
+        "pairs": tuned.pairs,
+        "too_long_pairs": len(learned) - tuned.pairs,
         "users_with_pairs": len({pair.user for pair in learned}),
-        "held_out_margins": asdict(margins),
+        "held_out_margins": asdict(tuned.margins),
     }
 
 
-def _explore(materials: _Materials, config: TuningConfig, writer: LocalWriter, cases: Sequence[Case]) -> list[Scored]:
+def _tuned(
+    materials: _Materials,
+    learned: Sequence[TextPair],
+    checked: Sequence[TextPair],
+    config: TuningConfig,
+    adapter: Path,
+) -> Tuned:
+    """Tune the writer, unless the same was done before a kill."""
+    assert materials.config.writer is not None
+    name, mixed = materials.config.writer.name, materials.config.precision == "bfloat16"
+    texts = [[asdict(pair) for pair in pairs] for pairs in (learned, checked)]
+    key = sha256_json([name, texts, config.model_dump(mode="json"), mixed])
+    found = None if materials.kept is None else materials.kept.adapter(key, adapter)
+    if found is not None:
+        return found
+    num_learned = tune_writer(name, learned, config, adapter, mixed=mixed)
+    tuned = Tuned(pairs=num_learned, margins=held_out_margins(name, adapter, checked, config))
+    if materials.kept is not None:
+        materials.kept.add_adapter(key, adapter, tuned)
+    return tuned
+
+
+def _explore(materials: _Materials, config: TuningConfig, writer: TextWriter, cases: Sequence[Case]) -> list[Scored]:
     writers: list[TextWriter] = [writer]
     if materials.config.chat is not None:
         writers.append(ChatWriter(materials.config.chat))

@@ -81,7 +81,7 @@ def simulate_run(
     """
     bundle = Bundle.load(run_dir / BUNDLE)
     own = dict(bundle.histories())
-    interactions = _own_log(bundle, own) if log is None else _other_log(bundle, log)
+    interactions = own_log(bundle, own) if log is None else other_log(bundle, log)
     folds = UserFolds.of(interactions.user_ids)
     tested = np.concatenate([folds.simulator, folds.evaluation])
     known = sum(interactions.user_ids[row] in own for row in tested.tolist())
@@ -218,17 +218,17 @@ def _model(
     held = LoggedSessions.of(interactions, folds.evaluation)
     quality = validity(model, bundle.catalog, held, config.seed).to_json()
     model.save(path, {"made_of": made_of, "validity": quality})
-    return model, quality
+    return ChoiceModel.load(path)[0], quality
 
 
-def _own_log(bundle: Bundle, histories: dict[str, list[str]]) -> Interactions:
+def own_log(bundle: Bundle, histories: dict[str, list[str]]) -> Interactions:
     """The run's own users, whose order is known and whose times are not."""
     users = np.repeat(np.arange(len(histories)), [len(items) for items in histories.values()])
     item_ids = [item_id for items in histories.values() for item_id in items]
     return _interactions(users, bundle.catalog.index_of(item_ids), list(histories), bundle.catalog.num_items, None)
 
 
-def _other_log(bundle: Bundle, name_or_path: str) -> Interactions:
+def other_log(bundle: Bundle, name_or_path: str) -> Interactions:
     """Another log of the bundle's items; what it has of other items is left out."""
     dataset = load_dataset(resolve(name_or_path))
     frame, log = dataset.interactions.frame, dataset.interactions

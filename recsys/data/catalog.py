@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from recsys.files import atomic_path
 
 _REQUIRED = {"item_id": pl.String(), "title": pl.String(), "categories": pl.List(pl.String())}
 _TEXT_DTYPES = (pl.String(), pl.List(pl.String()))
+_MOST_PIECES = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,10 +73,63 @@ class Catalog:
     def _index(self) -> dict[str, int]:
         return {item_id: index for index, item_id in enumerate(self.item_ids)}
 
+    @cached_property
+    def _further(self) -> Mapping[str, int]:
+        """What `_index` lacks, which all catalogues share that were made from one by `with_rows`."""
+        return {}
+
+    @cached_property
+    def _stamps(self) -> Mapping[str, object]:
+        """By column, what is handed on by `with_rows` as long as the column stays the same."""
+        return {name: object() for name in self.frame.columns}
+
     def index_of(self, ids: Sequence[str]) -> IntArray:
         """int64 [len(ids)]: dense indices of the source's ids, -1 for an id that is not in the catalogue."""
-        index = self._index
-        return np.fromiter((index.get(item_id, -1) for item_id in ids), dtype=np.int64, count=len(ids))
+        index, further = self._index, self._further
+        found = (index[one] if one in index else further.get(one, -1) for one in ids)
+        return np.fromiter(found, dtype=np.int64, count=len(ids))
+
+    def with_rows(self, rows: pl.DataFrame, at: IntArray) -> Catalog:
+        """This catalogue with some items changed and others appended; it stays as it is itself.
+
+        What is not touched is shared: the cost is that of the rows, and of copying two lists of N pointers.
+
+        Args:
+            rows: of the same columns.
+            at: int64, ascending, the dense index of each row: of the item that it replaces, whose id it has, or the
+                next ones after the last.
+
+        Raises:
+            DataError: the rows do not fit, or an appended id is there already.
+        """
+        count, old = self.num_items, int(np.searchsorted(at, self.num_items))
+        kept, new = rows["item_id"][:old].to_list(), rows["item_id"][old:].to_list()
+        if (np.diff(at) <= 0).any() or not np.array_equal(at[old:], np.arange(count, count + len(new))):
+            raise DataError("catalogue: rows must be in the order of their indices, and the new ones without gaps")
+        if rows.schema != self.frame.schema or not np.array_equal(self.index_of(kept), at[:old]):
+            raise DataError("catalogue: a row needs the columns of the catalogue, and the id of the item it replaces")
+        if (self.index_of(new) >= 0).any() or len(set(new)) < len(new):
+            raise DataError("catalogue: an item that is appended has an id that is there already; keep one row an item")
+        twin = copy.copy(self)
+        before = self.frame[at[:old]]
+        same = [name for name in rows.columns if not new and before[name].equals(rows[name][:old], null_equal=True)]
+        titles = self.titles if "title" in same else self.titles.copy()
+        for index, title in zip(at.tolist(), rows["title"] if "title" not in same else (), strict=False):
+            titles[index : index + 1] = [title]
+        twin.__dict__.update(
+            frame=with_rows(self.frame, rows, at),
+            item_ids=[*self.item_ids, *new] if new else self.item_ids,
+            titles=titles,
+            _index=self._index,
+            _further={**self._further, **{item_id: count + place for place, item_id in enumerate(new)}},
+            _stamps={name: self._stamps[name] if name in same else object() for name in rows.columns},
+        )
+        return twin
+
+    def shares(self, other: Catalog, columns: Iterable[str]) -> bool:
+        """Whether these columns are the same in a catalogue that was made from this one, or this from it, by
+        `with_rows`. Of others it knows nothing, and says no."""
+        return all(self._stamps.get(name) is other._stamps.get(name) for name in columns)
 
     def save(self, path: Path) -> None:
         """Write one Parquet file, whole or not at all."""
@@ -89,3 +144,22 @@ class Catalog:
         except (OSError, pl.exceptions.PolarsError) as error:
             raise ArtifactError(f"cannot read the catalogue {path}: {error}") from error
         return cls(frame=frame)
+
+
+def with_rows(frame: pl.DataFrame, rows: pl.DataFrame, at: IntArray) -> pl.DataFrame:
+    """A table with some rows replaced and others appended; what is between them is shared, not copied.
+
+    Args:
+        frame: the table, which stays as it is.
+        rows: of the same columns.
+        at: int64, ascending: where each row belongs; those at or behind the end of the table are appended.
+    """
+    old = int(np.searchsorted(at, frame.height))
+    begins = [0, *(at[:old] + 1).tolist()]
+    ends = [*at[:old].tolist(), frame.height]
+    parts: list[pl.DataFrame] = []
+    for place, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        parts += [frame[begin:end], rows[place : place + 1] if place < old else rows[old:]]
+    whole = pl.concat([part for part in parts if part.height] or [frame], rechunk=False)
+    # Each piece costs something whenever the table is read.
+    return whole.rechunk() if whole.n_chunks() > _MOST_PIECES else whole

@@ -47,9 +47,7 @@ class UserBootstrap:
         """Percentile intervals of ratios of sums (Efron and Tibshirani, 1993, chapter 13)."""
         if not metrics:
             return []
-        numerators, denominators = self._sums(metrics)
-        values = _ratio(numerators.sum(axis=0), denominators.sum(axis=0))
-        return self._percentiles(values, self._resampled_ratios(numerators, denominators))
+        return self._percentiles(*self.replicates(metrics))
 
     def replicates(self, metrics: Sequence[CaseMetric]) -> tuple[FloatArray, FloatArray]:
         """The ratios float64 [m], and what they are on each resample, float64 [n_resamples, m]."""
@@ -57,16 +55,20 @@ class UserBootstrap:
         values = _ratio(numerators.sum(axis=0), denominators.sum(axis=0))
         return values, self._resampled_ratios(numerators, denominators)
 
+    def sums(self, groups: Sequence[Sequence[CaseMetric]]) -> list[Interval]:
+        """Percentile intervals of sums of ratios: one for each group of one or more metrics, whose values are added."""
+        if not groups:
+            return []
+        values, replicates = self.replicates([metric for group in groups for metric in group])
+        starts = np.cumsum([0, *(len(group) for group in groups[:-1])])
+        return self._percentiles(np.add.reduceat(values, starts), np.add.reduceat(replicates, starts, axis=1))
+
     def differences(self, pairs: Sequence[tuple[CaseMetric, CaseMetric]]) -> list[Interval]:
         """Intervals of "first minus second", both on the same resamples of users."""
         if not pairs:
             return []
-        replicates, values = [], []
-        for side in (0, 1):
-            numerators, denominators = self._sums([pair[side] for pair in pairs])
-            replicates.append(self._resampled_ratios(numerators, denominators))
-            values.append(_ratio(numerators.sum(axis=0), denominators.sum(axis=0)))
-        return self._percentiles(values[0] - values[1], replicates[0] - replicates[1])
+        (first, firsts), (second, seconds) = (self.replicates([pair[side] for pair in pairs]) for side in (0, 1))
+        return self._percentiles(first - second, firsts - seconds)
 
     def exposure_intervals(self, lists: IntArray, num_items: int) -> dict[str, Interval]:
         """Normal intervals of `exposure_metrics`: value plus and minus quantiles of the resamples' standard deviation.

@@ -49,7 +49,7 @@ def metric_bars(report: EvaluationReport, metrics: Sequence[str]) -> go.Figure:
                 y=models,
                 orientation="h",
                 marker_color=[colors[model] for model in models],
-                error_x=_error_bars(intervals),
+                error_x=error_bars(intervals),
                 hovertemplate="%{y}: %{x:.4f}<extra>" + metric + "</extra>",
                 showlegend=False,
             ),
@@ -71,7 +71,7 @@ def metric_bars(report: EvaluationReport, metrics: Sequence[str]) -> go.Figure:
             )
         widest = max((interval.high for interval in intervals), default=0.0)
         figure.update_xaxes(range=[0, widest * 1.3 if widest > 0 else 1], row=row, col=column, nticks=5)
-    return _styled(figure, height=90 + rows * (70 + 34 * len(models)))
+    return styled(figure, height=90 + rows * (70 + 34 * len(models)))
 
 
 def difference_dots(report: EvaluationReport) -> go.Figure:
@@ -90,7 +90,7 @@ def difference_dots(report: EvaluationReport) -> go.Figure:
                 y=models,
                 mode="markers",
                 marker={"size": 11, "color": [colors[model] for model in models]},
-                error_x=_error_bars(intervals),
+                error_x=error_bars(intervals),
                 hovertemplate="generator - %{y}: %{x:+.4f}<extra>" + metric + "</extra>",
                 showlegend=False,
             ),
@@ -113,7 +113,7 @@ def difference_dots(report: EvaluationReport) -> go.Figure:
         reach = 1.2 * max((max(abs(each.low), abs(each.high)) for each in intervals), default=1.0) or 1.0
         figure.update_xaxes(range=[-reach, reach], zeroline=False, nticks=6, row=1, col=column)
     figure.update_yaxes(range=[-0.6, len(models) - 0.3])
-    return _styled(figure, height=120 + 52 * len(models))
+    return styled(figure, height=120 + 52 * len(models))
 
 
 def segment_bars(report: EvaluationReport, metric: str) -> go.Figure:
@@ -133,7 +133,7 @@ def segment_bars(report: EvaluationReport, metric: str) -> go.Figure:
         ]
         for model in report.models:
             intervals = [group.models[model][metric] for group in groups.values()]
-            error = _error_bars(intervals)
+            error = error_bars(intervals)
             figure.add_trace(
                 go.Bar(
                     x=labels,
@@ -151,7 +151,7 @@ def segment_bars(report: EvaluationReport, metric: str) -> go.Figure:
     figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05)
     figure.update_yaxes(title_text=metric, row=1, col=1)
     figure.update_xaxes(type="category", showgrid=False)
-    return _with_legend_below(_styled(figure, height=430))
+    return with_legend_below(styled(figure, height=430))
 
 
 def training_curves(model: str, curve: TrainingCurve) -> go.Figure:
@@ -179,7 +179,7 @@ def training_curves(model: str, curve: TrainingCurve) -> go.Figure:
                 col=column,
             )
         figure.update_xaxes(title_text=curve.x_label, row=1, col=column)
-    return _with_legend_below(_styled(figure, height=380))
+    return with_legend_below(styled(figure, height=380))
 
 
 def code_usage_map(code_usage: Sequence[Sequence[int]]) -> go.Figure:
@@ -213,7 +213,7 @@ def code_usage_map(code_usage: Sequence[Sequence[int]]) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(title_text="codes of the level, most used first", showgrid=False)
-    return _styled(figure, height=150 + 62 * len(code_usage))
+    return styled(figure, height=150 + 62 * len(code_usage))
 
 
 def model_colors(models: Sequence[str]) -> dict[str, str]:
@@ -223,7 +223,8 @@ def model_colors(models: Sequence[str]) -> dict[str, str]:
     return {model: _COLORS.get(model) or further[model] for model in models}
 
 
-def _error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
+def error_bars(intervals: Sequence[Interval]) -> dict[str, Any]:
+    """Plotly's error bars of intervals that need not be symmetric."""
     return {
         "type": "data",
         "symmetric": False,
@@ -239,7 +240,8 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if value < 1 else f"{value:.2f}"
 
 
-def _styled(figure: go.Figure, height: int) -> go.Figure:
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """The figure in the look of all reports; `height` in pixels."""
     figure.update_layout(
         height=height,
         font=_FONT,
@@ -252,6 +254,7 @@ def _styled(figure: go.Figure, height: int) -> go.Figure:
     return figure
 
 
-def _with_legend_below(figure: go.Figure) -> go.Figure:
+def with_legend_below(figure: go.Figure) -> go.Figure:
+    """The figure with its legend in one line below."""
     figure.update_layout(legend={"orientation": "h", "yanchor": "top", "y": -0.18, "xanchor": "center", "x": 0.5})
     return figure

@@ -46,13 +46,18 @@ def save_html(report: EvaluationReport, path: Path, *, title: str = "Evaluation"
 
 def render_html(report: EvaluationReport, *, title: str = "Evaluation") -> str:
     """The page as text."""
-    body = "\n".join(_sections(report))
+    return page(title, headline(report), _sections(report))
+
+
+def page(title: str, lead: str, sections: Iterable[str]) -> str:
+    """An HTML page that needs nothing else: a title, a paragraph, and sections of HTML that `section` made."""
+    body = "\n".join(sections)
     return (
         "<!doctype html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n"
-        f'<body><main><h1>{escape(title)}</h1><p class="lead">{escape(headline(report))}</p>\n'
+        f'<body><main><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>\n'
         f"{body}\n</main></body></html>\n"
     )
 
@@ -86,27 +91,27 @@ def _verdict(difference: Interval) -> str:
 def _sections(report: EvaluationReport) -> Iterable[str]:
     confidence = f"{report.protocol.confidence:.0%}"
     bars = [name for name in _BAR_METRICS if all(name in values for values in report.models.values())]
-    yield _section(
+    yield section(
         "Accuracy",
         "Longer is better. A bar is the mean over cases, the thin line its "
         f"{confidence} interval over users. Recall@k: share of cases whose next item is among the first k. NDCG@k and "
         "MRR@k also ask how far up it is. Overlapping lines do not settle a comparison; the next figure does.",
-        _figure("accuracy", figures.metric_bars(report, bars)),
+        figure_html("accuracy", figures.metric_bars(report, bars)),
     )
     if report.differences:
-        yield _section(
+        yield section(
             "Generator against each baseline",
             f"A dot is the generator's metric minus the baseline's on the same users, the line its {confidence} "
             "interval. Right of the dashed zero the generator is ahead; if a line crosses zero, these users "
             "cannot tell the two apart.",
-            _figure("differences", figures.difference_dots(report)),
+            figure_html("differences", figures.difference_dots(report)),
         )
-    yield _section(
+    yield section(
         "All numbers",
         f"Value with its {confidence} interval below; the best of a column in blue.",
         _metric_table(report, [name for name in next(iter(report.models.values()), {}) if name not in _LIST_METRICS]),
     )
-    yield _section(
+    yield section(
         "What the lists look like",
         "Not better or worse by themselves. coverage: share of the catalogue in at least one top ten. gini: 0 when "
         "all items are shown equally often, near 1 when a few take everything. novelty: bits of surprise of a "
@@ -114,35 +119,37 @@ def _sections(report: EvaluationReport) -> Iterable[str]:
         "share of places taken by the 10 % most popular items.",
         _metric_table(report, _LIST_METRICS, mark_best=False),
     )
-    yield _section(
+    yield section(
         "By segment",
         f"{_HEADLINE} of groups of cases, with {confidence} intervals. Left: by the number of items in the history. "
         "Right: by the target's popularity in training: head is the 10 % most popular items, mid goes on to half of "
         "the catalogue, tail is the rest, cold was never seen in training.",
-        _figure("segments", figures.segment_bars(report, _HEADLINE)),
+        figure_html("segments", figures.segment_bars(report, _HEADLINE)),
     )
     for model, curve in (report.training_curves or {}).items():
-        yield _section(
+        yield section(
             f"Training of {model}",
             "Loss should fall and level off. The validation metric chooses the weights that are kept: its highest "
             "point; a loss that falls while the metric drops is overfitting.",
-            _figure(f"training-{model}", figures.training_curves(model, curve)),
+            figure_html(f"training-{model}", figures.training_curves(model, curve)),
         )
     if report.code_usage:
-        yield _section(
+        yield section(
             "Use of semantic-ID codes",
             "A row is a level of the semantic ID, a cell a code, its colour the number of items that carry it. Even "
             "colour across a row is a balanced codebook; red cells are codes that no item uses.",
-            _figure("codes", figures.code_usage_map(report.code_usage)),
+            figure_html("codes", figures.code_usage_map(report.code_usage)),
         )
-    yield _section("Protocol", "Numbers compare only with numbers of the same protocol.", _protocol_table(report))
+    yield section("Protocol", "Numbers compare only with numbers of the same protocol.", _protocol_table(report))
 
 
-def _section(title: str, caption: str, content: str) -> str:
+def section(title: str, caption: str, content: str) -> str:
+    """A titled block of the page; `content` is HTML."""
     return f'<section><h2>{escape(title)}</h2><p class="caption">{escape(caption)}</p>{content}</section>'
 
 
-def _figure(name: str, figure: go.Figure) -> str:
+def figure_html(name: str, figure: go.Figure) -> str:
+    """A figure as HTML for a section; `name` is unique on the page."""
     fragment: str = figure.to_html(
         full_html=False,
         include_plotlyjs=False,

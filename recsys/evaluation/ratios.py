@@ -17,7 +17,32 @@ from scipy import stats
 
 from recsys.evaluation.bootstrap import Interval
 
+FloatArray = npt.NDArray[np.float64]
+
 _LEAST_USERS = 2
+
+
+def user_values(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> FloatArray:
+    """A number a user whose mean is the ratio of the sums, and whose variance that of the ratio for n users is n times.
+
+    To first order the ratio of sums is such a mean (the delta method), so that whatever is done with means of users can
+    be done with ratios. With denominators of 1 they are the numerators.
+
+    Args:
+        numerators: [num_users], such as lists with a click of each user.
+        denominators: [num_users], above 0, such as all lists of each user.
+
+    Returns:
+        float64 [num_users].
+
+    Raises:
+        ValueError: there are no users, the shapes differ, or a denominator is not above 0.
+    """
+    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if above.ndim != 1 or above.shape != below.shape or not len(above) or not (below > 0).all():
+        raise ValueError("numerators and denominators must be of the same one or more users, with denominators above 0")
+    value = above.sum() / below.sum()
+    return np.asarray(value + (above - value * below) / below.mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +66,27 @@ class UserRatio:
         Raises:
             ValueError: there are no users, the shapes differ, or a denominator is not above 0.
         """
-        above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-        if above.ndim != 1 or above.shape != below.shape or not len(above) or not (below > 0).all():
-            raise ValueError(
-                "numerators and denominators must be of the same one or more users, with denominators above 0"
-            )
-        value = above.sum() / below.sum()
-        variance = np.nan
-        if len(above) >= _LEAST_USERS:
-            # To first order the ratio is its value plus the mean of these, whose own mean is 0.
-            influence = (above - value * below) / below.mean()
-            variance = influence @ influence / (len(above) - 1) / len(above)
-        return cls(value=float(value), variance=float(variance), num_users=len(above))
+        return cls.of_values(user_values(numerators, denominators))
+
+    @classmethod
+    def of_values(cls, values: npt.ArrayLike) -> UserRatio:
+        """The mean of one number a user, [num_users]; see `user_values`."""
+        numbers = np.asarray(values, dtype=np.float64)
+        variance = numbers.var(ddof=1) / len(numbers) if len(numbers) >= _LEAST_USERS else np.nan
+        return cls(value=float(numbers.mean()), variance=float(variance), num_users=len(numbers))
+
+
+def welch(first: UserRatio, second: UserRatio) -> tuple[float, float] | None:
+    """Standard error and degrees of freedom of a difference between independent groups whose variances differ.
+
+    Returns:
+        None where nothing can be said: a group has fewer than two users, or in both all users are alike.
+    """
+    total = first.variance + second.variance
+    if not total > 0:  # also where it is not a number
+        return None
+    parts = [(group.variance**2) / (group.num_users - 1) for group in (first, second)]
+    return total**0.5, total**2 / sum(parts)
 
 
 def ratio_difference(first: UserRatio, second: UserRatio, confidence: float = 0.95) -> Interval | None:
@@ -64,13 +98,11 @@ def ratio_difference(first: UserRatio, second: UserRatio, confidence: float = 0.
         confidence: of the interval, such as .95.
 
     Returns:
-        None where nothing can be said: a group has fewer than two users, or in both all users are alike.
+        None where nothing can be said; see `welch`.
     """
-    total = first.variance + second.variance
-    if not total > 0:  # also where it is not a number
+    error = welch(first, second)
+    if error is None:
         return None
-    parts = [(group.variance**2) / (group.num_users - 1) for group in (first, second)]
-    freedom = total**2 / sum(parts)
-    margin = float(stats.t.ppf((1 + confidence) / 2, freedom)) * total**0.5
+    margin = float(stats.t.ppf((1 + confidence) / 2, error[1])) * error[0]
     value = first.value - second.value
     return Interval(value=value, low=value - margin, high=value + margin)

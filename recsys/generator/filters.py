@@ -21,6 +21,8 @@ import polars as pl
 from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Tag, WithJsonSchema, model_validator
 
 from recsys.config import StrictConfig
+from recsys.data.catalog import with_rows
+from recsys.data.sequences import IntArray
 from recsys.errors import DataError
 from recsys.generator.rules import between, in_any_category, number
 
@@ -280,11 +282,27 @@ class FilterTable:
 
     Args:
         items: one row an item.
+        whole: the table that these rows are part of, which says what columns hold; None: this is all of it.
     """
 
-    def __init__(self, items: pl.DataFrame) -> None:
+    def __init__(self, items: pl.DataFrame, whole: FilterTable | None = None) -> None:
         self.items = items
+        self._whole = whole
         self._numbers: dict[str, pl.Series] = {}
+
+    def with_rows(self, items: pl.DataFrame, rows: pl.DataFrame, at: IntArray) -> FilterTable:
+        """The table after some rows were replaced and others appended, as by `recsys.data.catalog.with_rows`.
+
+        Args:
+            items: the table with these rows.
+            rows: the new rows.
+            at: int64, ascending, where they are.
+        """
+        twin = FilterTable(items)
+        for column, numbers in list(self._numbers.items()):
+            new = rows.select(number(column))
+            twin._numbers[column] = with_rows(numbers.alias(new.columns[0]).to_frame(), new, at).to_series()
+        return twin
 
     def numbers(self, column: str) -> pl.Series:
         """float64 [N]: what `rules.number` reads in a column of texts or numbers."""
@@ -294,6 +312,8 @@ class FilterTable:
 
     def has_numbers(self, column: str) -> bool:
         """Whether any item has a number there; so it is said of an empty table."""
+        if self._whole is not None:
+            return self._whole.has_numbers(column)
         found = self.numbers(column)
         return len(found) == 0 or found.null_count() < len(found)
 

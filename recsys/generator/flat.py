@@ -8,7 +8,9 @@ Shapes: B sequences, T items (right-padded), P targets, W beams, D width, L leve
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -72,6 +74,17 @@ class FlatModel(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
         self.instruction = Instruction(backbone)
         self.users = users
+
+    def with_items(self, codes: IntArray) -> Self:
+        """The same model over more items, see `NestedModel.with_items`."""
+        twin, device = copy.copy(self), self.tokens.device
+        # A shallow copy shares the very table of the buffers.
+        twin._buffers = dict(self._buffers)
+        first = torch.tensor(self.offsets, device=device)
+        twin.tokens = torch.cat([self.tokens, torch.from_numpy(codes[len(self.tokens) :]).to(device) + first])
+        twin.learned = nn.functional.pad(self.learned, (0, len(codes) - len(self.learned)))
+        twin.trie = self.trie.with_items(codes)
+        return twin
 
     @property
     def rows_per_item(self) -> int:

@@ -5,6 +5,7 @@ Shapes: B sequences, T items (right-padded), D width, L codes an item.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
@@ -64,6 +65,9 @@ class HistoryModel(nn.Module):
             self.register_buffer("item_vectors", torch.from_numpy(item_vectors), persistent=False)
             self.item_vectors: Tensor
             self.vector_projection = nn.Linear(item_vectors.shape[1], width)
+        self.register_buffer("further_vectors", None, persistent=False)
+        self.further_vectors: Tensor | None
+        """float32 [K, V]: of items that `with_items` has put behind those of `item_vectors`."""
 
     def initialise_embeddings(self) -> None:
         """Small random embeddings, zero residuals; call it once all modules are there."""
@@ -79,10 +83,38 @@ class HistoryModel(nn.Module):
         codes = self.codes[items]
         embedded: Tensor = sum(table(codes[..., level]) for level, table in enumerate(self.code_embeddings))
         if self.item_residuals is not None:
-            embedded = embedded + self.item_residuals(items)
+            embedded = embedded + self._residuals(self.item_residuals, items)
         if self.vector_projection is not None:
-            embedded = embedded + self.vector_projection(self.item_vectors[items])
+            embedded = embedded + self.vector_projection(self._vectors(items))
         return embedded
+
+    def _residuals(self, table: nn.Embedding, items: Tensor) -> Tensor:
+        if table.num_embeddings == len(self.codes):
+            return cast(Tensor, table(items))
+        is_further = items >= table.num_embeddings
+        return cast(Tensor, table(items.masked_fill(is_further, 0))).masked_fill(is_further.unsqueeze(-1), 0)
+
+    def _vectors(self, items: Tensor) -> Tensor:
+        if self.further_vectors is None:
+            return self.item_vectors[items]
+        count = len(self.item_vectors)
+        is_further = items >= count
+        further = self.further_vectors[(items - count).clamp(min=0)]
+        return torch.where(is_further.unsqueeze(-1), further, self.item_vectors[items.masked_fill(is_further, 0)])
+
+    def _grown(self, codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
+        """A copy that reads these items, int64 [N', L], of which the first N are its own; see `NestedModel.with_items`.
+
+        Nothing that has a row an item is copied but codes: residuals of further items are zero, and not in the table.
+        """
+        twin, device = copy.copy(self), self.codes.device
+        # A shallow copy shares the very table of the buffers.
+        twin._buffers = dict(self._buffers)
+        twin.codes = torch.from_numpy(codes).to(device)
+        twin.learned = nn.functional.pad(self.learned, (0, len(codes) - len(self.learned)))
+        if self.vector_projection is not None and further_vectors is not None:
+            twin.further_vectors = torch.from_numpy(further_vectors).to(device)
+        return twin
 
     def mean_residuals(self, level: int, owners: Tensor, count: int) -> Tensor:
         """float32 [count, D]: the mean residual of the learned items of each owner on `level`, or 0.
@@ -102,7 +134,8 @@ class HistoryModel(nn.Module):
         if frozen and (kept := self._frozen_means.get(level)) is not None:
             return kept
         table = self.item_residuals.weight
-        counts = torch.zeros(count, 1, device=table.device).index_add(0, owners, self.learned.to(table).unsqueeze(1))
+        learned = self.learned[: len(table)].to(table)
+        counts = torch.zeros(count, 1, device=table.device).index_add(0, owners, learned.unsqueeze(1))
         sums = torch.zeros(count, table.shape[1], device=table.device).index_add(0, owners, table)
         means = sums / counts.clamp(min=1)
         if frozen:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from recsys.data.sequences import IntArray
 from recsys.generator.config import ModelConfig
 from recsys.generator.depth import DepthDecoder, DepthHeads
 from recsys.generator.history import HistoryModel
@@ -50,6 +51,10 @@ class NestedModel(HistoryModel):
     ) -> None:
         super().__init__(config, codes, trie.codebook_sizes, item_vectors, backbone, users)
         self.trie = trie
+        self._learned_trie: ItemTrie | None = None
+        """Of the items that have rows in the table of residuals; None where `trie` is."""
+        self._learned_nodes: list[Tensor] | None = None
+        """For each level int64 [M_l]: the nodes of `trie` in `_learned_trie`; None where they are the same."""
         self.depth: DepthDecoder | DepthHeads = DepthDecoder(self.width, trie.codebook_sizes, config.dropout)
         self.initialise_embeddings()
 
@@ -60,19 +65,39 @@ class NestedModel(HistoryModel):
         nodes = self._node_residuals(level)
         if nodes is None:
             return logits
+        numbers, legal = children.nodes, children.legal
+        if self._learned_nodes is not None:
+            # A node with none but further items has no residual.
+            numbers = self._learned_nodes[level][numbers]
+            numbers, legal = numbers.clamp(min=0), legal & (numbers >= 0)
         if level == 0:
-            return logits + (query @ nodes.T).gather(-1, children.nodes)
+            dots = (query @ nodes.T).gather(-1, numbers)
+            return logits + (dots if self._learned_nodes is None else dots.masked_fill(~legal, 0))
         # Children are few on average and padded to the widest node, so that only the real ones are worth a product.
-        flat_legal = children.legal.flatten(0, -2)
-        rows, slots = flat_legal.nonzero(as_tuple=True)
-        dots = pair_dots(query.flatten(0, -2), nodes, rows, children.nodes.flatten(0, -2)[rows, slots])
-        return logits + torch.zeros_like(logits).masked_scatter(children.legal, dots)
+        rows, slots = legal.flatten(0, -2).nonzero(as_tuple=True)
+        dots = pair_dots(query.flatten(0, -2), nodes, rows, numbers.flatten(0, -2)[rows, slots])
+        return logits + torch.zeros_like(logits).masked_scatter(legal, dots)
+
+    def with_items(self, codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
+        """The same model over more items, with no training; this one stays as it is, and the two share all weights.
+
+        Args:
+            codes: int64 [N', L], of which the first N are those of this model.
+            further_vectors: float32 [N' - N, V], when the model reads content.
+        """
+        twin = self._grown(codes, further_vectors)
+        twin.trie = self.trie.with_items(codes)
+        if self.item_residuals is not None:
+            twin._learned_trie = self.trie
+            twin._learned_nodes = [nodes.to(self.codes.device) for nodes in twin.trie.nodes_in(self.trie)]
+        return twin
 
     def _node_residuals(self, level: int) -> Tensor | None:
         """float32 [M_l, D]: the mean residual of the learned items below each node of `level`, or 0."""
         if self.item_residuals is None:
             return None
-        return self.mean_residuals(level, self.trie.paths[:, level], len(self.trie.codes[level]))
+        trie = self._learned_trie or self.trie
+        return self.mean_residuals(level, trie.paths[:, level], len(trie.codes[level]))
 
     def target_log_probs(
         self, items: Tensor, lengths: Tensor, first_target: Tensor | None = None, smoothing: float = 0.0

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recsys.data import Examples, IntArray, Sequences
+from recsys.data.rows import Rows
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.files import write_json
 from recsys.generator.any_order import AnyOrderModel
@@ -36,6 +37,7 @@ from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.user_rows import UserRows
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
+from recsys.generator.placement import place
 from recsys.generator.recommendations import Recommendations, Shortage
 from recsys.generator.scoring import code_log_probs, forced_steps
 from recsys.generator.sessions import Sessions
@@ -561,6 +563,44 @@ class GenerativeRecommender:
                 state[name][known[kept]] = self.model.state_dict()[name][kept]
         model.load_state_dict(state, assign=shares_weights)
         return GenerativeRecommender(self.config, codes, self.codebook_sizes, vectors, model)
+
+    def with_items(
+        self, codes: IntArray, item_vectors: Rows, *, new_item_slots: int | None = None
+    ) -> GenerativeRecommender:
+        """`with_catalog` for further items behind those of a bundle: the same answers, and the cost of sorting them in.
+
+        The two share their weights, so that neither may be trained any more, nor the result saved.
+
+        Args:
+            codes: int64 [N', L], of which the first N are those of this recommender.
+            item_vectors: [N', V] of the same encoder, likewise.
+            new_item_slots: places for new items; the configured ones when None.
+
+        Raises:
+            ArtifactError: codes that the tokenizer cannot have made, or that repeat.
+        """
+        model: GeneratorModel
+        if self._users is not None or isinstance(self.model, AnyOrderModel):
+            whole = np.concatenate([item_vectors.first, item_vectors.further])
+            twin = self.with_catalog(codes, whole, np.arange(len(self.codes)), shares_weights=True)
+        else:
+            if self._body_is_exported and self.config.model.lm is not None:
+                raise ConfigError(
+                    "an exported language model reads no new catalogue; change the catalogue, then export it"
+                )
+            if isinstance(self.model, FlatModel):
+                model = self.model.with_items(codes)
+            else:
+                model = self.model.with_items(codes, item_vectors.further)
+            if model.learned.device.type != "cpu":
+                place(model, model.learned.device)
+            # Not made anew, which would forget what searches have computed from the weights.
+            twin = copy.copy(self)
+            twin.codes, twin.model = codes, model
+            twin.sessions = Sessions(self.config.session_cache_mib << 20)
+        if new_item_slots is not None:
+            twin.config = self.config.model_copy(update={"new_item_slots": new_item_slots})
+        return twin
 
     def save(self, directory: Path) -> None:
         """Write weights and settings into an existing directory; codes and vectors are artifacts of their own.

@@ -55,17 +55,24 @@ def compare(
         OTHER: [*own[1:], own[0]],
         **arms,
     }
-    scored: dict[str, list[Scored]] = {name: [] for name in ladder}
+    return _report(judged(judge, cases, ladder, length), seed)
+
+
+def judged(
+    judge: Judge, cases: Sequence[Case], arms: Mapping[str, Sequence[Profile]], length: LengthConfig
+) -> dict[str, list[Scored]]:
+    """What the profiles of each arm, one a case, are worth."""
+    scored: dict[str, list[Scored]] = {name: [] for name in arms}
     with progress_bar("judging profiles", len(cases)) as advance:
         for row, case in enumerate(cases):
-            profiles = [chosen[row] for chosen in ladder.values()]
+            profiles = [chosen[row] for chosen in arms.values()]
             results = score(
                 judge, case, [each.text for each in profiles], [each.is_faithful for each in profiles], length
             )
-            for name, result in zip(ladder, results, strict=True):
+            for name, result in zip(arms, results, strict=True):
                 scored[name].append(result)
             advance(1, "")
-    return _report(scored, seed)
+    return scored
 
 
 def _report(scored: Mapping[str, Sequence[Scored]], seed: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class TitleJudge:
     """Softmax over a target's candidates of what their titles count.
 
     Args:
-        backbone: a language model, frozen.
+        backbone: a language model, frozen; its `precision` is that of all matrix products here.
         titles: by dense index.
     """
 
@@ -43,6 +43,10 @@ class TitleJudge:
     @torch.inference_mode()
     def log_probs(self, case: Case, texts: Sequence[str]) -> FloatArray:
         """See `Judge.log_probs`; the C probabilities of a target's candidates sum to 1."""
+        with self._backbone.mixed_precision(self._device):
+            return self._log_probs_of(case, texts)
+
+    def _log_probs_of(self, case: Case, texts: Sequence[str]) -> FloatArray:
         items, place = np.unique(case.candidates, return_inverse=True)
         recent = self._read("Chosen lately:\n" + "".join(f"- {self._titles[item]}\n" for item in case.recent))
         scores = np.empty((len(texts), *case.candidates.shape))

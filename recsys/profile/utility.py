@@ -80,9 +80,11 @@ def score(
         faithful: whether each of them is.
         length: what length costs.
     """
-    log_probs = judge.log_probs(case, ["", *texts])
-    gains = (log_probs[1:, :, 0] - log_probs[0, :, 0]).mean(axis=1)
-    ndcg = ndcg_at_10(log_probs[1:])
+    # No profile comes first; equal texts, of which several writers may give one, are judged once.
+    different = list(dict.fromkeys(["", *texts]))
+    log_probs = judge.log_probs(case, different)[[different.index(text) for text in texts] + [0]]
+    gains = (log_probs[:, :, 0] - log_probs[-1, :, 0]).mean(axis=1)
+    ndcg = ndcg_at_10(log_probs)
     scored = []
     for row, (text, is_faithful) in enumerate(zip(texts, faithful, strict=True)):
         tokens = judge.count_tokens(text) if text else 0

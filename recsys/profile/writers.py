@@ -38,17 +38,26 @@ class LocalWriter:
         adapter: directory of a LoRA adapter of that model (see `training.profile_tuning`).
         max_tokens: of a text; a longer one is cut.
         batch_size: prompts at a time.
+        precision: of the weights; `bfloat16` writes in about half the time where the processor has it.
 
     Raises:
         AssetError: there is no such model.
         ArtifactError: the adapter cannot be read.
     """
 
-    def __init__(self, name: str, adapter: Path | None = None, *, max_tokens: int = 80, batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        name: str,
+        adapter: Path | None = None,
+        *,
+        max_tokens: int = 80,
+        batch_size: int = 8,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         self._model, self.tokenizer = load_causal_lm(
             name, field="profiles.writer.name", adapters=[] if adapter is None else [adapter]
         )
-        self._model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self._model.eval().to("cuda" if torch.cuda.is_available() else "cpu", precision)
         self._max_tokens = max_tokens
         self._batch_size = batch_size
         if self.tokenizer.pad_token_id is None:
@@ -60,24 +69,33 @@ class LocalWriter:
 
     def write(self, prompts: Sequence[str], *, temperature: float, seed: int) -> list[str]:
         """See `TextWriter.write`. A text depends on the prompts beside it too, by rounding and by the draws."""
-        texts: list[str] = []
+        rendered = [chat_prompt(self.tokenizer, prompt) for prompt in prompts]
+        # Prompts of like lengths go together: what pads them is read in vain.
+        order = sorted(range(len(rendered)), key=lambda row: self.count_tokens(rendered[row]))
+        texts = [""] * len(rendered)
         sampling = (
             {"do_sample": True, "temperature": temperature, "top_p": 0.95} if temperature > 0 else {"do_sample": False}
         )
-        with torch.random.fork_rng(), progress_bar("profiles", len(prompts)) as advance:
+        with torch.random.fork_rng(), progress_bar("profiles", len(rendered)) as advance:
             torch.manual_seed(seed)
-            for begin in range(0, len(prompts), self._batch_size):
-                rendered = [chat_prompt(self.tokenizer, prompt) for prompt in prompts[begin : begin + self._batch_size]]
+            for begin in range(0, len(rendered), self._batch_size):
+                rows = order[begin : begin + self._batch_size]
                 batch = self.tokenizer(
-                    rendered, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+                    [rendered[row] for row in rows],
+                    return_tensors="pt",
+                    padding=True,
+                    padding_side="left",
+                    add_special_tokens=False,
                 ).to(self._model.device)
                 with torch.inference_mode():
                     written = self._model.generate(
                         **batch, max_new_tokens=self._max_tokens, pad_token_id=self.tokenizer.pad_token_id, **sampling
                     )
                 new = written[:, batch["input_ids"].shape[1] :]
-                texts += [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
-                advance(len(rendered), "")
+                decoded = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+                for row, text in zip(rows, decoded, strict=True):
+                    texts[row] = text.strip()
+                advance(len(rows), "")
         return texts
 
 

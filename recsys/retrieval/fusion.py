@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ArtifactError, ConfigError
 from recsys.generator.constraints import Constraints
@@ -83,13 +84,13 @@ class FusedRecommender:
         return FusedRecommender(Pool(sources, self.pool.is_new, self.pool.depth), self.ranker)
 
     def with_items(
-        self, generator: Recommender, vectors: FloatArray, generatable: BoolArray | None = None
+        self, generator: Recommender, vectors: Rows, generatable: BoolArray | None = None
     ) -> FusedRecommender:
         """The same fusion over more items, with no fit; this one stays as it is. New items are such to the ranker.
 
         Args:
             generator: over the same items.
-            vectors: float32 [N', D], embeddings of the items that there were, and then of the new ones.
+            vectors: embeddings of the N items that there were, and behind them those of the new ones: N' in all.
             generatable: bool [N'], what the generator may find; None: everything.
         """
         sources = {name: source.with_items(vectors) for name, source in self.pool.sources.items()}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray, Sequences
 from recsys.generator.constraints import Constraints
 from recsys.generator.diversity import walk_in_order
@@ -30,7 +31,7 @@ class SourceRecommender:
         self._source = source
         self._num_items = num_items
 
-    def with_items(self, vectors: FloatArray) -> SourceRecommender:
+    def with_items(self, vectors: Rows) -> SourceRecommender:
         """The same over more items, see `Source.with_items`."""
         return SourceRecommender(self._source.with_items(vectors), len(vectors))
 

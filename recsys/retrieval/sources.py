@@ -6,6 +6,7 @@ no cases. Items are numbered as in the catalogue; what a source was never fitted
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray, Sequences
 from recsys.evaluation.baselines import SkipGram
 from recsys.generator.constraints import Constraints
 from recsys.generator.recommendations import Recommender
 from recsys.retrieval.index import ItemIndex, denied_pairs
-from recsys.retrieval.towers import ContentTower, Tower
+from recsys.retrieval.towers import ContentTower, Reader
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -41,11 +43,11 @@ class Proposal(Protocol):
 class Source(Protocol):
     """Proposes items for histories."""
 
-    def with_items(self, vectors: FloatArray) -> Source:
+    def with_items(self, vectors: Rows) -> Source:
         """The same source over more items, with no fit; it stays as it is itself.
 
         Args:
-            vectors: float32 [N', D], embeddings of the items that there were, and then of the new ones.
+            vectors: embeddings of the items that it was made over, and behind them those of the others.
         """
 
     def propose(
@@ -71,7 +73,7 @@ class GeneratorSource:
         self.generatable = generatable
         self.most = most
 
-    def with_items(self, vectors: FloatArray) -> Source:
+    def with_items(self, vectors: Rows) -> Source:
         """The same: who has another generator makes another source."""
         return self
 
@@ -113,20 +115,20 @@ class TowerSource:
         tower: over the items of `fitted`.
         fitted: int64 [M], ascending: the catalogue's items that the tower knows.
         num_items: size of the catalogue.
-        index: over `tower.item_vectors`.
+        index: over the tower's vectors of them.
     """
 
-    def __init__(self, tower: Tower, fitted: IntArray, num_items: int, index: ItemIndex) -> None:
+    def __init__(self, tower: Reader, fitted: IntArray, num_items: int, index: ItemIndex) -> None:
         self._tower = tower
         self._places = _Places(fitted, num_items)
         self.index = index
 
-    def with_items(self, vectors: FloatArray) -> TowerSource:
+    def with_items(self, vectors: Rows) -> TowerSource:
         """See `Source`: content is known of every item; a fitted tower knows the items that it knew."""
         if not isinstance(self._tower, ContentTower):
             return TowerSource(self._tower, self._places.fitted, len(vectors), self.index)
-        tower = self._tower.with_items(vectors)
-        return TowerSource(tower, np.arange(len(vectors)), len(vectors), self.index.extended(tower.item_vectors))
+        tower = self._tower.with_items(vectors.further)
+        return TowerSource(tower, np.arange(len(vectors)), len(vectors), self.index.with_rows(tower.further_vectors))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -138,11 +140,11 @@ class TowerSource:
         if len(rows):
             within = self._places.constraints(constraints.select(rows), len(rows))
             items[rows] = self._places.names[self.index.search(queries[rows], n, within).items]
-        return _Projected(items, queries, self._tower.item_vectors, self._places.index)
+        return _Projected(items, queries, self.index.rows, self._places.index)
 
 
 class _Projected:
-    def __init__(self, items: IntArray, queries: FloatArray, vectors: FloatArray, index: IntArray) -> None:
+    def __init__(self, items: IntArray, queries: FloatArray, vectors: Rows, index: IntArray) -> None:
         self.items = items
         self._queries = queries
         self._vectors = vectors
@@ -154,7 +156,7 @@ class _Projected:
         # Row by row: all vectors of a batch at once would be B * C * D numbers.
         for row in np.flatnonzero(self._queries.any(axis=1)):
             known = places[row] >= 0
-            scores[row, known] = self._vectors[places[row, known]] @ self._queries[row]
+            scores[row, known] = self._vectors.take(places[row, known]) @ self._queries[row]
         return scores
 
 
@@ -171,7 +173,7 @@ class CounterSource:
         self._counter = counter
         self._places = _Places(fitted, num_items)
 
-    def with_items(self, vectors: FloatArray) -> Source:
+    def with_items(self, vectors: Rows) -> Source:
         """See `Source`: no new item has followed any."""
         return CounterSource(self._counter, self._places.fitted, len(vectors))
 
@@ -235,14 +237,18 @@ class PopularitySource:
 
     def __init__(self, counts: IntArray) -> None:
         self._counts = counts
-        smoothed = counts + 1.0
-        self._log_share = np.log(smoothed / smoothed.sum()).astype(np.float32)
+        self._total = float(counts.sum() + len(counts))
         # Equal counts go by the item's index.
         self._order = np.argsort(-counts, kind="stable")
 
-    def with_items(self, vectors: FloatArray) -> Source:
+    def with_items(self, vectors: Rows) -> Source:
         """See `Source`: new items have no interactions."""
-        return PopularitySource(np.pad(self._counts, (0, len(vectors) - len(self._counts))))
+        count = len(self._counts)
+        twin = copy.copy(self)
+        twin._counts = np.pad(self._counts, (0, len(vectors) - count))
+        twin._total = self._total + len(vectors) - count
+        twin._order = np.concatenate([self._order, np.arange(count, len(vectors))])
+        return twin
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -262,16 +268,18 @@ class PopularitySource:
         place = np.arange(len(rows)) - np.searchsorted(rows, rows)
         items = np.full((batch, n), -1, dtype=np.int64)
         items[rows[place < n], place[place < n]] = order[columns[place < n]]
-        return _Prior(items, self._log_share)
+        return _Prior(items, self._counts, self._total)
 
 
 class _Prior:
-    def __init__(self, items: IntArray, log_share: FloatArray) -> None:
+    def __init__(self, items: IntArray, counts: IntArray, total: float) -> None:
         self.items = items
-        self._log_share = log_share
+        self._counts = counts
+        self._total = total
 
     def scores(self, items: IntArray) -> FloatArray:
-        return np.where(items >= 0, self._log_share[items], np.float32(-np.inf))
+        shares = (self._counts[items] + 1.0) / self._total
+        return np.where(items >= 0, np.log(shares).astype(np.float32), np.float32(-np.inf))
 
 
 class _Places:

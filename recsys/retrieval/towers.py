@@ -6,12 +6,14 @@ They know neither index nor fusion. Items are numbered as in the catalogue that 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from recsys.data.rows import Rows
 from recsys.data.sequences import Sequences
 from recsys.data.windows import pad_right, similar_lengths
 from recsys.evaluation.baselines import SasRec
@@ -20,15 +22,19 @@ from recsys.evaluation.baselines.counting import recency_weights
 FloatArray = npt.NDArray[np.float32]
 
 
-class Tower(Protocol):
+class Reader(Protocol):
+    """Reads histories."""
+
+    def encode(self, histories: Sequences) -> FloatArray:
+        """float32 [B, D]: the query of each history; zeros for an empty one."""
+
+
+class Tower(Reader, Protocol):
     """Histories and items in one space."""
 
     @property
     def item_vectors(self) -> FloatArray:
         """float32 [N, D]."""
-
-    def encode(self, histories: Sequences) -> FloatArray:
-        """float32 [B, D]: the query of each history; zeros for an empty one."""
 
 
 class SasRecTower(SasRec):
@@ -67,24 +73,31 @@ class ContentTower:
 
     def __init__(self, embeddings: FloatArray, decay: float = 0.7) -> None:
         self._vectors = _unit_rows(embeddings.astype(np.float32))
+        self._further = self._vectors[:0]
         self._decay = decay
 
     @property
     def item_vectors(self) -> FloatArray:
-        """float32 [N, D]: unit rows; zeros for an item with a zero embedding."""
+        """float32 [N, D]: unit rows, zeros for an item with a zero embedding; of the items that it was made over."""
         return self._vectors
 
-    def with_items(self, embeddings: FloatArray) -> ContentTower:
-        """The same over more items: float32 [N', D], first those that it has."""
+    @property
+    def further_vectors(self) -> FloatArray:
+        """float32 [K, D]: likewise, of those that `with_items` has added."""
+        return self._further
+
+    def with_items(self, further: FloatArray) -> ContentTower:
+        """The same with other items, float32 [K, D], behind those that it was made over."""
         twin = copy.copy(self)
-        new = _unit_rows(embeddings[len(self._vectors) :].astype(np.float32))
-        twin._vectors = np.concatenate([self._vectors, new])
+        twin._further = _unit_rows(further.astype(np.float32))
         return twin
 
     def encode(self, histories: Sequences) -> FloatArray:
         """float32 [B, D]: unit rows; zeros for an empty history."""
-        weights = recency_weights(histories, len(self._vectors), self._decay)
-        return _unit_rows(np.asarray(weights @ self._vectors, dtype=np.float32))
+        rows = Rows(self._vectors, self._further)
+        read, places = np.unique(histories.items, return_inverse=True)
+        weights = recency_weights(replace(histories, items=places), len(read), self._decay)
+        return _unit_rows(np.asarray(weights @ rows.take(read), dtype=np.float32))
 
 
 def _unit_rows(vectors: FloatArray) -> FloatArray:

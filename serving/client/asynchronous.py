@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Unpack
 
 import httpx
 
@@ -13,17 +13,21 @@ from serving.client import calls
 from serving.client.calls import AnswerT, Call
 from serving.client.errors import UnreachableError
 from serving.client.models import (
+    BatchResult,
     Event,
     EventsResult,
+    Explain,
     Interests,
-    Item,
     ItemChange,
+    ItemDetail,
     ItemPage,
     ItemsResult,
     Model,
     Neighbours,
     NewItem,
+    Options,
     Recommendations,
+    Request,
     Rules,
     User,
 )
@@ -71,73 +75,83 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def recommend(
-        self,
-        user_id: str | None = None,
-        *,
-        history: Sequence[str] | None = None,
-        k: int = 10,
-        exclude: Sequence[str] = (),
-        categories: Sequence[str] = (),
-        max_per_category: int | None = None,
-        exclude_seen: bool | Literal["none", "window", "all"] = True,
-        seen_window: int | None = None,
-        mode: Literal["direct", "reason"] = "direct",
-        explain: Literal["none", "evidence", "intent"] = "evidence",
-        objectives: Mapping[str, float] | None = None,
-        model_version: str | None = None,
-        rules: Rules | None = None,
-    ) -> Recommendations:
+    async def recommend(self, user_id: str | None = None, **options: Unpack[Options]) -> Recommendations:
         """The items that a user, or somebody with this history, most likely wants next.
 
         Args:
-            user_id: a user of the store; give this or `history`.
-            history: item ids, oldest first.
-            k: length of the list.
-            exclude: item ids that must not appear.
-            categories: only items with at least one of these; no filter when empty.
-            max_per_category: at most so many items of any one category.
-            exclude_seen: leave out the items of the history; with `window`, those of its last `seen_window` entries.
-            seen_window: entries of the history, with `exclude_seen="window"`.
-            mode: `reason` writes reasons first, which takes seconds.
-            explain: what is said of why: nothing, like items of the history, or tags of the user's interests.
-            objectives: how much each counts in this list, by the names in `model().objectives`.
-            model_version: a model in memory that shall answer instead of the active one.
-            rules: what else may stand in the list, and where; the arguments above win over its fields of their name.
+            user_id: a user of the store; give this or a `history`.
+            options: see `Options`, such as `k=10`.
 
         Raises:
             ApiError: the service refuses.
             UnreachableError: it does not answer.
         """
-        return await self._answer(
-            calls.recommend(
-                user_id=user_id,
-                history=history,
-                k=k,
-                exclude=exclude,
-                categories=categories,
-                max_per_category=max_per_category,
-                exclude_seen=exclude_seen,
-                seen_window=seen_window,
-                mode=mode,
-                explain=explain,
-                objectives=objectives,
-                model_version=model_version,
-                rules=rules,
-            )
-        )
+        return await self._answer(calls.recommend(user_id, options))
 
-    async def similar_items(self, item_id: str, *, k: int = 10, rules: Rules | None = None) -> Recommendations:
+    async def recommend_batch(self, requests: Sequence[Request]) -> BatchResult:
+        """Many lists at once, at most 100; one that cannot be made does not fail the others.
+
+        Args:
+            requests: such as `[{"user_id": "196", "k": 5}, {"history": ["50"]}]`.
+
+        Raises:
+            ApiError: the service refuses all of them.
+            UnreachableError: it does not answer.
+        """
+        return await self._answer(calls.recommend_batch(requests))
+
+    async def next_page(self, cursor: str, *, k: int = 10, explain: Explain = "evidence") -> Recommendations:
+        """The next `k` items of a list that `depth` froze; `next_cursor` of its page before leads there.
+
+        Raises:
+            ApiError: the list has expired (422), its model is gone (410), or the service refuses.
+            UnreachableError: it does not answer. Asking again gives the same page.
+        """
+        return await self._answer(calls.next_page(cursor, k, explain))
+
+    async def pages(self, user_id: str | None = None, **options: Unpack[Options]) -> AsyncIterator[Recommendations]:
+        """The list that `recommend` freezes with `depth`, in pages of `k` items without repeats.
+
+        Args:
+            user_id: as of `recommend`.
+            options: as of `recommend`.
+
+        Raises:
+            ApiError: the service refuses; see `next_page` for further pages.
+            UnreachableError: it does not answer.
+        """
+        k, explain = options.get("k", 10), options.get("explain", "evidence")
+        page = await self.recommend(user_id, **options)
+        yield page
+        while page.next_cursor is not None:
+            page = await self.next_page(page.next_cursor, k=k, explain=explain)
+            yield page
+
+    async def similar_items(
+        self,
+        item_id: str,
+        *,
+        k: int = 10,
+        explain: Explain = "evidence",
+        details: bool = False,
+        rules: Rules | None = None,
+    ) -> Recommendations:
         """Items like one item, without it.
 
         Raises:
             ApiError: the catalogue does not have it (404), or the service refuses.
             UnreachableError: it does not answer.
         """
-        return await self._answer(calls.similar_items(item_id, k, rules))
+        return await self._answer(calls.similar_items(item_id, k, explain, details, rules))
 
     async def rank(
-        self, items: Sequence[str], user_id: str | None = None, *, history: Sequence[str] | None = None
+        self,
+        items: Sequence[str],
+        user_id: str | None = None,
+        *,
+        history: Sequence[str] | None = None,
+        explain: Explain = "evidence",
+        details: bool = False,
     ) -> Recommendations:
         """Given items, in the order in which a user, or somebody with this history, most likely wants them next.
 
@@ -145,21 +159,31 @@ class AsyncClient:
             items: at most 500 ids.
             user_id: a user of the store; give this or `history`.
             history: item ids, oldest first.
+            explain: what is said of why, see `Options`.
+            details: say how the list came about.
 
         Raises:
             ApiError: the service refuses.
             UnreachableError: it does not answer.
         """
-        return await self._answer(calls.rank(user_id, history, items))
+        return await self._answer(calls.rank(user_id, history, items, explain, details))
 
-    async def search(self, query: str, *, k: int = 10, rules: Rules | None = None) -> Recommendations:
+    async def search(
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        explain: Explain = "evidence",
+        details: bool = False,
+        rules: Rules | None = None,
+    ) -> Recommendations:
         """Items that a text describes; `source` says whether by its meaning (`dense`) or by its words (`words`).
 
         Raises:
             ApiError: the service refuses.
             UnreachableError: it does not answer.
         """
-        return await self._answer(calls.search(query, k, rules))
+        return await self._answer(calls.search(query, k, explain, details, rules))
 
     async def send_events(self, events: Sequence[Event]) -> EventsResult:
         """Tell what users did, at most 1000 events at a time; see `EventsResult` for those that were not stored.
@@ -188,7 +212,7 @@ class AsyncClient:
         """
         return await self._answer(calls.get_interests(user_id))
 
-    async def item(self, item_id: str) -> Item:
+    async def item(self, item_id: str) -> ItemDetail:
         """One item.
 
         Raises:

@@ -12,17 +12,21 @@ from pydantic import BaseModel, ValidationError
 
 from serving.client.errors import ApiError, ClientError
 from serving.client.models import (
+    BatchResult,
     Event,
     EventsResult,
+    Explain,
     Interests,
-    Item,
     ItemChange,
+    ItemDetail,
     ItemPage,
     ItemsResult,
     Model,
     Neighbours,
     NewItem,
+    Options,
     Recommendations,
+    Request,
     Rules,
     User,
 )
@@ -78,50 +82,35 @@ def retry_after(response: httpx.Response) -> float | None:
     return parse_retry_after(response.headers.get("retry-after"))
 
 
-def recommend(
-    *,
-    user_id: str | None,
-    history: Sequence[str] | None,
-    k: int,
-    exclude: Sequence[str],
-    categories: Sequence[str],
-    max_per_category: int | None,
-    exclude_seen: bool | str,
-    seen_window: int | None,
-    mode: str,
-    explain: str,
-    objectives: Mapping[str, float] | None,
-    model_version: str | None,
-    rules: Rules | None,
-) -> Call[Recommendations]:
+def recommend(user_id: str | None, options: Options) -> Call[Recommendations]:
     """`POST /v1/recommend`."""
-    given = {
-        "user_id": user_id,
-        "history": None if history is None else list(history),
-        "k": k,
-        "exclude": list(exclude) or None,
-        "categories": list(categories) or None,
-        "max_per_category": max_per_category,
-        "exclude_seen": exclude_seen,
-        "seen_window": seen_window,
-        "mode": mode,
-        "explain": explain,
-        "objectives": dict(objectives) if objectives else None,
-        "model_version": model_version,
-    }
-    body = _body(rules) | {name: value for name, value in given.items() if value is not None}
+    body = _request(options) | ({} if user_id is None else {"user_id": user_id})
     return Call(method="POST", path="/v1/recommend", body=body, answer=Recommendations)
 
 
-def similar_items(item_id: str, k: int, rules: Rules | None) -> Call[Recommendations]:
+def recommend_batch(requests: Sequence[Request]) -> Call[BatchResult]:
+    """`POST /v1/recommend:batch`."""
+    body = {"requests": [_request(request) for request in requests]}
+    return Call(method="POST", path="/v1/recommend:batch", body=body, answer=BatchResult)
+
+
+def next_page(cursor: str, k: int, explain: Explain) -> Call[Recommendations]:
+    """`POST /v1/recommend:next`."""
+    body = {"cursor": cursor, "k": k, "explain": explain}
+    return Call(method="POST", path="/v1/recommend:next", body=body, answer=Recommendations)
+
+
+def similar_items(item_id: str, k: int, explain: Explain, details: bool, rules: Rules | None) -> Call[Recommendations]:
     """`POST /v1/similar-items`."""
-    body = _body(rules) | {"item_id": item_id, "k": k}
+    body = _body(rules) | {"item_id": item_id, "k": k, "explain": explain, "details": details}
     return Call(method="POST", path="/v1/similar-items", body=body, answer=Recommendations)
 
 
-def rank(user_id: str | None, history: Sequence[str] | None, items: Sequence[str]) -> Call[Recommendations]:
+def rank(
+    user_id: str | None, history: Sequence[str] | None, items: Sequence[str], explain: Explain, details: bool
+) -> Call[Recommendations]:
     """`POST /v1/rank`."""
-    body: dict[str, Any] = {"items": list(items)}
+    body: dict[str, Any] = {"items": list(items), "explain": explain, "details": details}
     if user_id is not None:
         body["user_id"] = user_id
     if history is not None:
@@ -129,10 +118,16 @@ def rank(user_id: str | None, history: Sequence[str] | None, items: Sequence[str
     return Call(method="POST", path="/v1/rank", body=body, answer=Recommendations)
 
 
-def search(query: str, k: int, rules: Rules | None) -> Call[Recommendations]:
+def search(query: str, k: int, explain: Explain, details: bool, rules: Rules | None) -> Call[Recommendations]:
     """`POST /v1/search`."""
-    body = _body(rules) | {"query": query, "k": k}
+    body = _body(rules) | {"query": query, "k": k, "explain": explain, "details": details}
     return Call(method="POST", path="/v1/search", body=body, answer=Recommendations)
+
+
+def _request(request: Options) -> dict[str, Any]:
+    """What is sent of a request: nothing of what is None, which is as good as left out."""
+    given = {name: value for name, value in request.items() if name != "rules" and value is not None}
+    return _body(request.get("rules")) | given
 
 
 def _body(rules: Rules | None) -> dict[str, Any]:
@@ -155,9 +150,9 @@ def get_interests(user_id: str) -> Call[Interests]:
     return Call(method="GET", path=f"/v1/interests/{_segment(user_id)}", answer=Interests)
 
 
-def get_item(item_id: str) -> Call[Item]:
+def get_item(item_id: str) -> Call[ItemDetail]:
     """`GET /v1/items/{item_id}`."""
-    return Call(method="GET", path=f"/v1/items/{_segment(item_id)}", answer=Item)
+    return Call(method="GET", path=f"/v1/items/{_segment(item_id)}", answer=ItemDetail)
 
 
 def put_item(item: NewItem) -> Call[ItemChange]:

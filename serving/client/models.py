@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Explain: TypeAlias = Literal["none", "evidence", "intent"]
 
 
 class _Answer(BaseModel):
@@ -21,6 +24,17 @@ class Item(_Answer):
     categories: tuple[str, ...]
     sid: tuple[int, ...]
     """The semantic ID: one code a level, coarse to fine."""
+
+
+class ItemDetail(Item):
+    """All that is known of an item."""
+
+    status: str
+    """`generatable`: it has a semantic ID. `retrievable`: it waits for one."""
+    interactions: int
+    """In the data that the model was trained on."""
+    attributes: dict[str, str | tuple[str, ...] | None]
+    """Further columns of the catalogue."""
 
 
 class NewItem(BaseModel):
@@ -125,6 +139,38 @@ class RecommendedItem(Item):
     """What listed it; `pin` for an item that was pinned."""
     reason: Reason | None
     """None where none was wanted."""
+    code_log_probs: tuple[float, ...] | None = None
+    """With `details`: the generator's log-probability of each code of `sid`."""
+
+
+class TouchedItem(_Answer):
+    """An item of the list that a rule had to do with."""
+
+    item_id: str
+    place: int
+    """1 is the top."""
+    without: int | None
+    """Its place without this rule; None for a rule that leaves items out, or pins them."""
+
+
+class FiredRule(_Answer):
+    """A rule that had to do with a list."""
+
+    field: str
+    """As in the request, such as `boosts[0]`, or in the settings of the service: `always.in_stock`."""
+    effect: str
+    left_out: int
+    """Items that it keeps out."""
+    items: tuple[TouchedItem, ...]
+
+
+class ListDetails(_Answer):
+    """How a list came about."""
+
+    stage: str
+    """What made it: its source, or a part of that."""
+    rules: tuple[FiredRule, ...]
+    """Those that touched it."""
 
 
 class Recommendations(_Answer):
@@ -138,6 +184,16 @@ class Recommendations(_Answer):
     """Why it is not of the best source; None when it is."""
     unknown_items: tuple[str, ...]
     """Ids that the catalogue does not have."""
+    next_cursor: str | None = None
+    """For `Client.next_page`: what is left of a list that `depth` froze; None for nothing. It expires."""
+    degraded: bool = False
+    """Whether the service in good health would have given a better list."""
+    chains: tuple[str, ...] = ()
+    """The reasons that a list of source `reasoning` follows from, in the model's own words."""
+    used_profile: bool = False
+    """Whether the model read any of the user's profile before the history."""
+    details: ListDetails | None = None
+    """How the list came about, where that was asked for."""
     dropped_pins: tuple[str, ...] = ()
     """Items that were to be pinned and are in no list: the catalogue does not have them, or a filter forbids them."""
     variants: dict[str, str] = {}
@@ -145,6 +201,36 @@ class Recommendations(_Answer):
     model_version: str
     catalog_version: int = 0
     """0: the catalogue of the model's bundle; each change of items since then counts one."""
+    timings_ms: dict[str, float] = {}
+    """Milliseconds of each step in the service; `total` includes what lies between."""
+
+
+class Problem(_Answer):
+    """Why a request was refused."""
+
+    title: str
+    status: int
+    detail: str
+    """What is wrong and what to do, in one line."""
+    fields: tuple[dict[str, str], ...] = ()
+    """The offending fields: `field` and `message` of each."""
+
+
+class BatchEntry(_Answer):
+    """What became of one request of a batch."""
+
+    status: int
+    """As it would have been alone."""
+    answer: Recommendations | None
+    """With status 200."""
+    problem: Problem | None
+    """With any other."""
+
+
+class BatchResult(_Answer):
+    """What became of a batch, in the order of its requests."""
+
+    results: tuple[BatchEntry, ...]
 
 
 class _Asked(BaseModel):
@@ -188,6 +274,46 @@ class Rules(_Asked):
     """0 .. 1: items that are like those before them move down."""
 
 
+class Options(TypedDict, total=False):
+    """What a request for a list may say; what is left out is as the service has it."""
+
+    history: Sequence[str]
+    """Item ids, oldest first. Give these or a user."""
+    k: int
+    """Length of the list, or of its first page."""
+    depth: int
+    """Freeze a list of this length, of which `k` items are the first page."""
+    exclude: Sequence[str]
+    """Item ids that must not appear."""
+    categories: Sequence[str]
+    """Only items with at least one of these; no filter when empty."""
+    max_per_category: int
+    """At most so many items of any one category."""
+    exclude_seen: bool | Literal["none", "window", "all"]
+    """Leave out the items of the history; with `window`, those of its last `seen_window` entries."""
+    seen_window: int
+    """Entries of the history, with `exclude_seen="window"`."""
+    mode: Literal["direct", "reason"]
+    """`reason` writes reasons first, which takes seconds."""
+    explain: Explain
+    """What is said of why: nothing, like items of the history, or tags of the user's interests."""
+    details: bool
+    """Say how the list came about: codes, stage, rules."""
+    objectives: Mapping[str, float]
+    """How much each counts in this list, by the names in `objectives` of `Client.model`."""
+    model_version: str
+    """A model in memory that shall answer instead of the active one."""
+    rules: Rules
+    """What else may stand in the list, and where; the options above win over its fields of their name."""
+
+
+class Request(Options, total=False):
+    """A request of a batch."""
+
+    user_id: str
+    """A user of the store. Give this or `history`."""
+
+
 class Event(BaseModel):
     """What a user did. Sent again, with the id that it got when it was made, it counts once."""
 
@@ -225,6 +351,7 @@ class HistoryItem(_Answer):
 
     item_id: str
     title: str | None
+    categories: tuple[str, ...] = ()
     event_type: str | None
     timestamp: datetime | None
 
@@ -285,5 +412,9 @@ class Model(_Answer):
     """What items have beside title and categories."""
     objectives: dict[str, float] = {}
     """What `objectives` of a request may weigh, with the weights that hold without them."""
+    has_intents: bool = False
+    """Whether reasons by intent and interests say more than without."""
+    libraries: dict[str, str] = {}
+    """With their versions."""
     loaded: tuple[str, ...] = ()
     """Versions of all models in memory, which a request may name."""

@@ -9,7 +9,7 @@ import { forgetKey, hasKey } from "./key.js";
 import { startModels } from "./models.js";
 import { guarded, onFailure } from "./notice.js";
 import { startTraffic } from "./traffic.js";
-import { startUsers } from "./users.js";
+import { explainFor, startUsers } from "./users.js";
 import { startViews } from "./views.js";
 import { startWhatIf } from "./whatif.js";
 
@@ -23,6 +23,7 @@ async function checkReady() {
 /** Say which model answers now. */
 async function showModel() {
   const model = await call("/v1/model");
+  explainFor(model);
   document.title = `${model.name} · recsys`;
   $("bundle-name").textContent = model.name;
   $("model-version").textContent = model.model_version;

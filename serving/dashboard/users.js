@@ -6,13 +6,17 @@ import { $, el } from "./dom.js";
 import { guarded } from "./notice.js";
 import { cover, itemLink, kinds, name, percent, sid, what } from "./pieces.js";
 import { clearProfile, connectProfile, showProfile } from "./profile.js";
+import { listText, reason, why as reasons } from "./reasons.js";
 import { addView } from "./views.js";
 
 const SHOWN_HISTORY = 100;
-const state = { user: null, shown: [], request: 0, search: 0, found: 0 };
+const state = { user: null, shown: [], request: 0, search: 0, found: 0, explain: "evidence" };
 
 /** The user who is on the page, for other views; null before there is one. */
 export const shownUser = () => state.user;
+
+/** Ask for reasons by intent where the model has a table of them. */
+export const explainFor = (model) => { state.explain = model.has_intents ? "intent" : "evidence"; };
 
 // ---- pieces ----
 
@@ -49,6 +53,8 @@ async function refresh() {
       ...(stored ? { user_id: state.user } : { history: [] }),
       k: Number($("length").value),
       categories: category ? [category] : [],
+      explain: state.explain,
+      details: true,
     });
     if (request !== state.request) return;
     guarded(showProfile)(state.user);
@@ -85,9 +91,11 @@ function renderList(answer) {
           reason(item.reason)),
         el("span", { class: "score", title: `${isProbability ? "log-probability" : "score"} ${item.score.toFixed(3)}` },
           el("b", {}, isProbability ? percent(Math.exp(item.score)) : item.score.toFixed(2)),
-          el("span", { class: "meter" }, el("i", { width: `${Math.max(2, 100 * Math.exp(item.score - best))}%` })))));
+          el("span", { class: "meter" }, el("i", { width: `${Math.max(2, 100 * Math.exp(item.score - best))}%` })))),
+      reasons(item, answer.details));
   });
   $("recommendations").replaceChildren(...(rows.length ? rows : [el("li", { class: "empty" }, "No item is left for these restrictions.")]));
+  $("fired").textContent = listText(answer.details);
   state.shown = answer.items.map((item) => item.item_id);
   const why = { empty_history: "no history yet", unknown_items: "no item of the history is in the catalogue", no_time: "the deadline was too near",
     circuit_open: "a source failed too often", store_unavailable: "the store does not answer" };
@@ -103,11 +111,6 @@ function change(before, previous, index) {
   const steps = previous - index;
   return el("small", { class: steps > 0 ? "up" : "down" }, `${steps > 0 ? "▲" : "▼"}${Math.abs(steps)}`);
 }
-
-const reason = (why) =>
-  why.because
-    ? el("span", { class: "reason" }, "Similar to ", el("b", {}, name(why.because)), ` (${why.similarity.toFixed(2)})`)
-    : el("span", { class: "reason" }, why.text);
 
 function renderTimings(timings) {
   const { total, ...steps } = timings;

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -55,3 +56,45 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.parquet", damaged):
         with pytest.raises(ArtifactError, match=path.name):
             Catalog.load(path)
+
+
+def test_rows_are_replaced_and_appended_and_the_catalogue_before_stays_as_it_is() -> None:
+    first = Catalog(frame=frame(["x", "y", "z"], brand=["b", "c", None]))
+    rows = frame(["y", "new"], brand=["c", "d"]).with_columns(title=pl.Series(["Y", "New"]))
+    second = first.with_rows(rows, np.array([1, 3]))
+    third = second.with_rows(rows[1:].with_columns(brand=pl.lit("e")), np.array([3]))
+    whole = Catalog(frame=pl.concat([first.frame[:1], rows[:1], first.frame[2:], rows[1:]]))
+    assert second.frame.equals(whole.frame)
+    assert (second.item_ids, second.titles) == (whole.item_ids, whole.titles)
+    assert third.titles == [None, "Y", None, "New"]
+    assert third.frame["brand"].to_list() == ["b", "c", None, "e"]
+    for catalog, found in ((first, [-1, 1]), (second, [3, 1]), (third, [3, 1])):
+        assert catalog.index_of(["new", "y"]).tolist() == found
+    assert first.titles == [None, None, None]
+    assert third.shares(second, ["title", "categories"])
+    assert not third.shares(second, ["brand"])
+    assert not second.shares(first, ["brand"])
+    assert not first.shares(Catalog(frame=first.frame), ["title"])
+
+
+def test_many_changes_do_not_leave_a_table_in_ever_more_pieces() -> None:
+    catalog = Catalog(frame=frame([str(number) for number in range(300)]))
+    for number in range(0, 300, 3):
+        catalog = catalog.with_rows(frame([str(number)]).with_columns(title=pl.lit("t")), np.array([number]))
+    assert catalog.frame.n_chunks() <= 65
+    assert catalog.frame["title"].to_list() == catalog.titles == ["t", None, None] * 100
+
+
+@pytest.mark.parametrize(
+    ("ids", "at", "message"),
+    [
+        (["y"], [0], "the id of the item it replaces"),
+        (["y", "x"], [1, 0], "in the order of their indices"),
+        (["new"], [4], "without gaps"),
+        (["x"], [2], "an id that is there already"),
+        (["new", "new"], [2, 3], "an id that is there already"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(ids: list[str | None], at: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Catalog(frame=frame(["x", "y"])).with_rows(frame(ids), np.array(at))

@@ -45,6 +45,9 @@ def test_a_user_is_shown_with_history_list_timings_and_evaluation(page, url: str
     first = page.locator("#recommendations li").first
     assert "Similar to" in first.inner_text()
     assert first.locator(".sid span").count() == 2
+    first.locator(".why summary").click()
+    assert "Each code" in first.locator(".why dl").inner_text()
+    assert page.inner_text("#fired").startswith("Stage: ")
     assert "decode" in page.inner_text("#timing-legend")
     assert page.inner_text("#status") == "ready"
     assert len(page.inner_text("#model-version")) == 12

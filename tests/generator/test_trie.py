@@ -99,3 +99,30 @@ def test_two_items_on_one_code_are_refused_when_codes_are_wide() -> None:
 def test_a_code_outside_its_codebook_is_refused() -> None:
     with pytest.raises(ArtifactError, match="item 1 has code 7 on level 1"):
         ItemTrie(np.array([[0, 1], [1, 7]]), (2, 2))
+
+
+@pytest.mark.parametrize("sizes", [(4, 3, 5), (2,) * 4, (1 << 40, 1 << 40, 3)])
+def test_a_trie_that_items_were_sorted_into_is_one_over_all_of_them(sizes: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    every = np.stack(np.meshgrid(*[np.arange(min(size, 4)) for size in sizes]), axis=-1).reshape(-1, len(sizes))
+    for count in (0, 1, 5):
+        codes = random.permutation(every)[: 6 + count]
+        smaller = ItemTrie(codes[:6], sizes)
+        grown, whole = smaller.with_items(codes), ItemTrie(codes, sizes)
+        for name in ("items", "positions", "paths"):
+            torch.testing.assert_close(getattr(grown, name), getattr(whole, name))
+        for name in ("starts", "codes", "first_child"):
+            torch.testing.assert_close(getattr(grown, name), getattr(whole, name))
+        assert grown.max_children == whole.max_children
+        for level, nodes in enumerate(grown.nodes_in(smaller)):
+            expected = torch.full((len(grown.codes[level]),), -1)
+            expected[grown.paths[:6, level]] = smaller.paths[:, level]
+            torch.testing.assert_close(nodes, expected)
+
+
+def test_items_that_do_not_fit_are_not_sorted_in() -> None:
+    trie = ItemTrie(np.array([[0, 1], [1, 0]]), (2, 2))
+    with pytest.raises(ArtifactError, match="items 0 and 2 share"):
+        trie.with_items(np.array([[0, 1], [1, 0], [0, 1]]))
+    with pytest.raises(ArtifactError, match="item 2 has code 2 on level 1"):
+        trie.with_items(np.array([[0, 1], [1, 0], [0, 2]]))

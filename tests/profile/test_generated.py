@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from film_shop import ACTION, ROMANCE
 from tiny_lm import save_tiny_lm
 
@@ -165,3 +166,11 @@ def test_a_local_model_writes_and_repeats_itself_under_one_seed(tmp_path: Path) 
     # Padding changes nothing: alone each prompt gets the same text.
     assert greedy == [writer.write([prompt], temperature=0.0, seed=0)[0] for prompt in prompts]
     assert writer.count_tokens("title title") > writer.count_tokens("title") > 0
+
+
+def test_in_half_precision_a_model_writes_nearly_what_it_would_write(tmp_path: Path) -> None:
+    lm = str(save_tiny_lm(tmp_path / "lm"))
+    exact, half = LocalWriter(lm, max_tokens=1), LocalWriter(lm, max_tokens=1, precision=torch.bfloat16)
+    prompts = ["the quick", "lazy dog jumps", "fox", "items that one user chose", "title"]
+    one, other = (writer.write(prompts, temperature=0.0, seed=0) for writer in (exact, half))
+    assert sum(first == second for first, second in zip(one, other, strict=True)) >= 4

@@ -54,6 +54,16 @@ def test_titles_scored_over_one_cache_are_titles_scored_one_by_one(lm: Path) -> 
     assert not np.allclose(found[0], found[1], atol=1e-3)
 
 
+def test_half_precision_judges_nearly_the_same(lm: Path) -> None:
+    backbone = load_backbone(LanguageModelConfig(name=str(lm)))
+    texts = ["", "Likes the quick fox."]
+    exact = TitleJudge(backbone, TITLES).log_probs(CASE, texts)
+    backbone.precision = torch.bfloat16
+    half = TitleJudge(backbone, TITLES).log_probs(CASE, texts)
+    np.testing.assert_allclose(half, exact, atol=0.02)
+    assert not np.array_equal(half, exact)
+
+
 def recommender(lm: Path | None, shape: str = "nested") -> GenerativeRecommender:
     index = np.arange(8)
     codes = np.stack([index // 4, index % 4], axis=1)

@@ -59,3 +59,18 @@ def test_ranks_beyond_ten_and_ties_give_nothing() -> None:
     assert ndcg_at_10(np.zeros((1, 1, 20)))[0] == 0.0
     assert ndcg_at_10(np.concatenate([[5.5], others])[None, None])[0] == 0.0
     assert ndcg_at_10(np.concatenate([[18.5], others])[None, None])[0] == pytest.approx(1 / np.log2(3))
+
+
+def test_equal_texts_are_judged_once_and_worth_the_same() -> None:
+    asked: list[list[str]] = []
+
+    class Watched(FixedJudge):
+        def log_probs(self, case: Case, texts: Sequence[str]) -> FloatArray:
+            asked.append(list(texts))
+            return super().log_probs(case, texts)
+
+    judge = Watched({"": [[0.25, 0.5, 0.25]] * 2, "good": [[0.5, 0.25, 0.25]] * 2})
+    scored = score(judge, CASE, ["", "good", "", "good"], [True] * 4, LengthConfig())
+    assert asked == [["", "good"]]
+    assert [each.utility for each in scored] == [0.0, pytest.approx(np.log(2)), 0.0, pytest.approx(np.log(2))]
+    assert [each.ndcg for each in scored] == [scored[0].ndcg, 1.0, scored[0].ndcg, 1.0]

@@ -7,6 +7,7 @@ import pytest
 from small_world import NUM_ITEMS, World
 
 from recsys.data import Sequences
+from recsys.data.rows import Rows
 from recsys.generator import Constraints
 from recsys.retrieval.index import IndexKind, ItemIndex
 from recsys.retrieval.single import SourceRecommender
@@ -17,26 +18,44 @@ FURTHER = 5
 
 
 @pytest.fixture
-def vectors(world: World) -> np.ndarray:
+def vectors(world: World) -> Rows:
     more = np.random.default_rng(1).normal(size=(FURTHER, world.vectors.shape[1])).astype(np.float32)
-    return np.concatenate([world.vectors, more])
+    return Rows(world.vectors, more)
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf_pq"])
 def test_an_extended_index_finds_the_further_items_and_the_old_one_does_not(kind: IndexKind) -> None:
     vectors = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
     index = ItemIndex(vectors[:390], kind)
-    extended = index.extended(vectors)
+    extended = index.with_rows(vectors[390:])
     queries = vectors[[3, 391, 399]]
     assert extended.search(queries, 1).items[:, 0].tolist() == np.argmax(queries @ vectors.T, axis=1).tolist()
     assert index.search(queries, 5).items.max() < 390
     assert extended.kind == kind
 
 
-def test_content_is_as_if_it_had_been_made_over_all_items(world: World, vectors: np.ndarray) -> None:
+@pytest.mark.parametrize("share", [None, 0.05, 0.5])
+def test_a_flat_index_with_further_items_is_one_over_all_of_them(share: float | None) -> None:
+    random = np.random.default_rng(2)
+    vectors = random.normal(size=(300, 8)).astype(np.float32)
+    grown, whole = ItemIndex(vectors[:270], "flat").with_rows(vectors[270:]), ItemIndex(vectors, "flat")
+    queries = random.normal(size=(6, 8)).astype(np.float32)
+    constraints = Constraints(
+        allow=None if share is None else random.random((6, 300)) < share,
+        deny=[random.choice(300, 20, replace=False) for _ in range(6)],
+    )
+    for n in (1, 7, 40, 320):
+        found, expected = grown.search(queries, n, constraints), whole.search(queries, n, constraints)
+        np.testing.assert_array_equal(found.items, expected.items)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+
+
+def test_content_is_as_if_it_had_been_made_over_all_items(world: World, vectors: Rows) -> None:
     content = world.pool.sources["content"].with_items(vectors)
-    whole = ContentTower(vectors, world.retrieval.config.content_decay)
-    np.testing.assert_array_equal(world.retrieval.content.with_items(vectors).item_vectors, whole.item_vectors)
+    whole = ContentTower(np.concatenate([vectors.first, vectors.further]), world.retrieval.config.content_decay)
+    grown = world.retrieval.content.with_items(vectors.further)
+    np.testing.assert_array_equal(np.concatenate([grown.item_vectors, grown.further_vectors]), whole.item_vectors)
+    np.testing.assert_array_equal(grown.encode(HISTORIES), whole.encode(HISTORIES))
     scores = whole.encode(HISTORIES) @ whole.item_vectors.T
     found = content.propose(HISTORIES, 3, Constraints()).items
     assert found[0].tolist() == np.argsort(-scores[0])[:3].tolist()
@@ -44,7 +63,7 @@ def test_content_is_as_if_it_had_been_made_over_all_items(world: World, vectors:
 
 
 @pytest.mark.parametrize("name", ["sasrec", "skip_gram", "popularity"])
-def test_a_source_that_learned_says_of_old_items_what_it_said(world: World, vectors: np.ndarray, name: str) -> None:
+def test_a_source_that_learned_says_of_old_items_what_it_said(world: World, vectors: Rows, name: str) -> None:
     old, new = world.pool.sources[name], world.pool.sources[name].with_items(vectors)
     before, after = old.propose(HISTORIES, 4, Constraints()), new.propose(HISTORIES, 4, Constraints())
     np.testing.assert_array_equal(before.items, after.items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -9,7 +10,8 @@ from recsys.data import Catalog
 from recsys.generator import Groups
 from recsys.generator.filters import Eq, Equality
 from serving import catalog_rules
-from serving.catalog_rules import CatalogRules, RuleError, groups_of
+from serving.catalog_rules import CatalogRules, RuleError
+from serving.column_groups import ColumnGroups
 
 ITEMS = pl.DataFrame(
     {
@@ -43,7 +45,7 @@ def test_groups_are_those_of_the_labels(rules: CatalogRules, column: str) -> Non
 
 def test_an_empty_table_has_no_groups() -> None:
     for column in ("categories", "title"):
-        found = groups_of(ITEMS.clear(), column)
+        found = ColumnGroups.of(ITEMS.clear()[column]).groups
         assert (found.offsets.tolist(), found.num_groups) == ([0], 0)
 
 
@@ -74,3 +76,23 @@ def test_what_is_not_in_the_catalogue_is_named(rules: CatalogRules) -> None:
     assert caught.value.place == ("categories",)
     assert rules.in_categories(["x", "z"]).tolist() == [True, False, False, False, True]
     assert rules.categories == [("y", 2), ("x", 1), ("z", 1)] or rules.categories[0][0] in ("x", "y")
+
+
+@pytest.mark.parametrize("column", ["categories", "title"])
+def test_groups_after_changes_are_those_that_are_made_anew(column: str) -> None:
+    rows = ITEMS[[1, 3]].with_columns(
+        title=pl.Series([None, "V"]), categories=pl.Series([["w", "x", "w"], []], dtype=pl.List(pl.String))
+    )
+    whole = pl.concat([ITEMS[:1], rows[:1], ITEMS[2:], rows[1:]])
+    at = np.array([1, 5])
+    before = ColumnGroups.of(ITEMS[column])
+    grown, anew = before.with_rows(rows[column], at), ColumnGroups.of(whole[column])
+    assert grown.groups.offsets.tolist() == anew.groups.offsets.tolist()
+    names = {number: name for name, number in grown.numbers.items()}
+    expected = {number: name for name, number in anew.numbers.items()}
+    assert [names[group] for group in grown.groups.ids] == [expected[group] for group in anew.groups.ids]
+    for among in (None, np.arange(6) % 2 == 0):
+        assert grown.sizes(among) == anew.sizes(among)
+    for name in (*anew.numbers, "nowhere"):
+        assert grown.items_of(name).tolist() == anew.items_of(name).tolist()
+    assert before.numbers.keys() == ColumnGroups.of(ITEMS[column]).numbers.keys()

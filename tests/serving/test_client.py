@@ -20,17 +20,23 @@ from feature_store import OnlineStore
 from serving.client import (
     ApiError,
     AsyncClient,
+    BatchEntry,
+    BatchResult,
     Boost,
     Client,
     ClientError,
     Event,
     EventsResult,
+    FiredRule,
+    HistoryItem,
     Interests,
     Item,
     ItemChange,
+    ItemDetail,
     ItemLineResult,
     ItemPage,
     ItemsResult,
+    ListDetails,
     Model,
     Neighbour,
     Neighbours,
@@ -39,8 +45,10 @@ from serving.client import (
     Recommendations,
     RecommendedItem,
     RejectedEvent,
+    Request,
     Retry,
     Rules,
+    TouchedItem,
     UnreachableError,
     User,
     asynchronous,
@@ -60,6 +68,18 @@ class Caller:
         self.waits: list[float] = []
         self._colour = colour
         self._options = options
+
+    def pages(self, *arguments: Any, **named: Any) -> list[Recommendations]:
+        """All pages of a list."""
+        if self._colour == "blocking":
+            with Client(URL, **self._options) as client:
+                return list(client.pages(*arguments, **named))
+
+        async def call() -> list[Recommendations]:
+            async with AsyncClient(URL, **self._options) as client:
+                return [page async for page in client.pages(*arguments, **named)]
+
+        return asyncio.run(call())
 
     def __call__(self, method: str, *arguments: Any, **named: Any) -> Any:
         if self._colour == "blocking":
@@ -161,6 +181,49 @@ def test_rules_and_the_further_lists(caller: Caller) -> None:
         caller("similar_items", "gone")
     with pytest.raises(ApiError, match="give either user_id or history"):
         caller("rank", ["i1"])
+
+
+def test_many_lists_at_once(caller: Caller) -> None:
+    rules = Rules(exclude=("i4",), pins=(Pin(item_id="i8", position=1),))
+    found = caller(
+        "recommend_batch", [{"history": ["i1"], "k": 3, "rules": rules}, {"user_id": "nobody"}, {"history": [], "k": 0}]
+    )
+    assert isinstance(found, BatchResult)
+    assert [entry.status for entry in found.results] == [200, 404, 422]
+    alone = caller("recommend", history=["i1"], k=3, rules=rules)
+    assert found.results[0].answer.items == alone.items
+    assert alone.items[0].item_id == "i8"
+    refused = found.results[2]
+    assert (refused.answer, refused.problem.fields[0]["field"]) == (None, "k")
+    assert "user 'nobody' is unknown" in found.results[1].problem.detail
+
+
+def test_the_pages_of_a_list_are_the_list(caller: Caller) -> None:
+    whole = caller("recommend", history=["i1"], k=8)
+    pages = caller.pages(history=["i1"], k=3, depth=8, explain="none")
+    assert [len(page.items) for page in pages] == [3, 3, 2]
+    assert [item.item_id for page in pages for item in page.items] == [item.item_id for item in whole.items]
+    assert {page.recommendation_id for page in pages} == {pages[0].recommendation_id}
+    assert {item.reason for page in pages for item in page.items} == {None}
+    assert pages[-1].next_cursor is None
+    assert len(caller.pages(history=["i1"], k=3)) == 1
+    with pytest.raises(ApiError, match="no cursor of this service"):
+        caller("next_page", "made up")
+
+
+def test_what_is_said_of_a_list_is_not_dropped(caller: Caller) -> None:
+    found = caller("recommend", history=["i1", "i2"], k=3, details=True, rules=Rules(diversity=0.9))
+    assert (found.degraded, found.chains, found.used_profile) == (False, (), False)
+    assert found.details.stage == "generator"
+    assert "exclude_seen" in {rule.field for rule in found.details.rules}
+    assert sum(found.items[0].code_log_probs) == pytest.approx(found.items[0].score, abs=1e-3)
+    assert found.timings_ms["total"] > 0
+    ranked = caller("rank", ["i5", "i6"], history=["i1"], explain="none", details=True)
+    assert (ranked.details.stage, ranked.items[0].reason) == ("rank", None)
+    assert caller("similar_items", "i3", details=True).details.stage == "similar"
+    assert caller("search", "item 1", details=True).details.stage == "words"
+    detail = caller("item", "i1")
+    assert (detail.status, detail.attributes) == ("generatable", {"brand": "brand 1"})
 
 
 def test_a_refusal_says_what_the_service_says(caller: Caller) -> None:
@@ -292,7 +355,14 @@ def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
     for model, name in [
         (Recommendations, "RecommendResponse"),
         (RecommendedItem, "RecommendedItem"),
-        (Item, "ItemDetail"),
+        (BatchResult, "BatchResponse"),
+        (BatchEntry, "BatchEntry"),
+        (ListDetails, "ListDetails"),
+        (FiredRule, "FiredRule"),
+        (TouchedItem, "TouchedItem"),
+        (HistoryItem, "HistoryItem"),
+        (Item, "ItemSummary"),
+        (ItemDetail, "ItemDetail"),
         (ItemPage, "ItemPage"),
         (ItemChange, "ItemChange"),
         (ItemsResult, "ItemsResponse"),
@@ -305,11 +375,11 @@ def test_the_client_reads_what_the_api_promises(app: FastAPI) -> None:
         (Model, "ModelResponse"),
         (Interests, "InterestsOut"),
     ]:
-        assert model.model_fields.keys() <= set(schemas[name]["required"]), name
+        assert model.model_fields.keys() == set(schemas[name]["required"]), name
     assert Event.model_fields.keys() == schemas["EventIn"]["properties"].keys()
     assert NewItem.model_fields.keys() == {"item_id", *schemas["ItemIn"]["properties"]}
-    sent = (set(inspect.signature(Client.recommend).parameters) - {"self", "rules"}) | Rules.model_fields.keys()
-    assert sent <= schemas["RecommendRequest"]["properties"].keys()
+    sent = (Request.__annotations__.keys() - {"rules"}) | Rules.model_fields.keys()
+    assert sent == schemas["RecommendRequest"]["properties"].keys()
     for request in ("SimilarRequest", "SearchRequest"):
         assert Rules.model_fields.keys() <= schemas[request]["properties"].keys()
     assert Pin.model_fields.keys() == schemas["PinIn"]["properties"].keys()
@@ -320,13 +390,14 @@ def test_both_clients_are_the_same_but_for_their_colour() -> None:
     def colourless(module: Any) -> list[str]:
         text = inspect.getsource(module).partition('"""\n')[2]
         for word, plain in [
+            ("AsyncIterator, Awaitable, Callable, Sequence", "Callable, Iterator, Sequence"),
+            ("AsyncIterator", "Iterator"),
             ("async ", ""),
             ("await ", ""),
             ("AsyncClient", "Client"),
             ("AsyncBaseTransport", "BaseTransport"),
             ("asyncio", "time"),
             ("Awaitable[None]", "None"),
-            ("Awaitable, ", ""),
             ("tasks of one event loop", "threads"),
             ("__aenter__", "__enter__"),
             ("__aexit__", "__exit__"),

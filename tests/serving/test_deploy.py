@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +12,9 @@ import pytest
 import typer
 import yaml
 from fastapi import FastAPI
+from manifest_schemas import MANIFEST, Compose
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 
 import serving
 from recsys.config import read_yaml
@@ -30,14 +32,18 @@ GRACE_S = 10
 """What requests in progress get once draining is over: serving.server."""
 
 
-def _documents() -> Iterator[dict[str, Any]]:
+OPTIONAL = {"service-monitor.yaml", "queue-autoscaling.yaml"}
+"""Of what not every cluster has; applied by hand."""
+
+
+def _documents(*, optional: bool = True) -> Iterator[dict[str, Any]]:
     for path in MANIFESTS:
-        if path.name != "serve.yaml":
+        if path.name != "serve.yaml" and (optional or path.name not in OPTIONAL):
             yield from (document for document in yaml.safe_load_all(path.read_text()) if document)
 
 
 def _manifest(kind: str) -> dict[str, Any]:
-    (found,) = [document for document in _documents() if document["kind"] == kind]
+    (found,) = [document for document in _documents(optional=False) if document["kind"] == kind]
     return found
 
 
@@ -64,6 +70,7 @@ def test_every_manifest_is_named_and_applied() -> None:
     assert sorted(kinds) == [
         "Deployment",
         "HorizontalPodAutoscaler",
+        "HorizontalPodAutoscaler",
         "Kustomization",
         "Namespace",
         "NetworkPolicy",
@@ -75,8 +82,59 @@ def test_every_manifest_is_named_and_applied() -> None:
         assert document["apiVersion"]
         assert document["kind"] == "Kustomization" or document["metadata"]["name"] == "recsys"
     applied = _manifest("Kustomization")["resources"]
-    # The monitor is of a kind that not every cluster knows.
-    assert {*applied, "kustomization.yaml", "serve.yaml", "service-monitor.yaml"} == {path.name for path in MANIFESTS}
+    assert {*applied, "kustomization.yaml", "serve.yaml", *OPTIONAL} == {path.name for path in MANIFESTS}
+
+
+@pytest.mark.parametrize("document", list(_documents()), ids=lambda document: str(document["kind"]))
+def test_a_manifest_has_the_fields_of_its_kind_and_no_others(document: dict[str, Any]) -> None:
+    MANIFEST.validate_python(document)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (
+            "Deployment",
+            lambda spec: spec["template"]["spec"].update(terminationGracePeriod=45),
+            "terminationGracePeriod",
+        ),
+        ("Deployment", lambda spec: spec["template"]["spec"]["containers"][0].pop("readinessProbe"), "readinessProbe"),
+        ("Deployment", lambda spec: spec.update(replicas="2"), "replicas"),
+        (
+            "Deployment",
+            lambda spec: spec["template"]["spec"]["volumes"][0].update(emptyDir={"sizeLimit": "1Gi"}),
+            "source",
+        ),
+        ("NetworkPolicy", lambda spec: spec.update(policyTypes=["ingress"]), "policyTypes"),
+        ("Service", lambda spec: spec["ports"][0].update(port=99999), "port"),
+    ],
+)
+def test_a_manifest_with_a_mistake_is_found(kind: str, change: Callable[[Any], object], message: str) -> None:
+    document = _manifest(kind)
+    change(document["spec"])
+    with pytest.raises(ValidationError, match=message):
+        MANIFEST.validate_python(document)
+
+
+def test_the_autoscaler_of_the_queue_takes_the_place_of_that_of_the_cpu(registry: CollectorRegistry) -> None:
+    by_queue = yaml.safe_load((DEPLOY / "kubernetes" / "queue-autoscaling.yaml").read_text())
+    by_cpu = _manifest("HorizontalPodAutoscaler")
+    for name in ("scaleTargetRef", "minReplicas", "maxReplicas", "behavior"):
+        assert by_queue["spec"][name] == by_cpu["spec"][name]
+    assert by_queue["metadata"]["name"] == by_cpu["metadata"]["name"]
+    assert by_queue["metadata"]["namespace"] == _manifest("Kustomization")["namespace"]
+    asked = by_queue["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    assert asked in {family.name for family in registry.collect()}
+
+
+def test_copies_of_bundles_have_room_on_a_disk(pod: dict[str, Any]) -> None:
+    (directory,) = re.findall(r"TMPDIR=(\S+)", (DEPLOY / "Dockerfile").read_text())
+    (container,) = pod["containers"]
+    (volume,) = [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == directory]
+    (found,) = [entry for entry in pod["volumes"] if entry["name"] == volume]
+    assert found["emptyDir"]["sizeLimit"].endswith("Gi")
+    assert "medium" not in found["emptyDir"]
+    assert directory not in read_yaml(DEPLOY / "compose.yaml")["services"]["recsys"]["tmpfs"]
 
 
 def test_the_pod_may_do_as_little_as_it_can(pod: dict[str, Any]) -> None:
@@ -141,6 +199,9 @@ def test_selectors_agree_and_one_process_stays() -> None:
 
 def test_the_image_runs_as_nobody_special_and_has_what_it_copies() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
+    assert [line for line in _instructions(text) if line.split()[0] not in _INSTRUCTIONS] == []
+    images = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert all(re.fullmatch(r"python:3\.\d+-slim", image) for image in images), "a tag that says which"
     final = text.split("\nFROM ")[-1]
     assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
     assert "HEALTHCHECK" in final
@@ -152,6 +213,30 @@ def test_the_image_runs_as_nobody_special_and_has_what_it_copies() -> None:
         for name in source.split():
             assert (ROOT / name).exists()
             assert f"!{name}" in kept
+
+
+_INSTRUCTIONS = {
+    *("ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "RUN", "STOPSIGNAL", "USER"),
+    *("VOLUME", "WORKDIR"),
+}
+
+
+def _instructions(text: str) -> list[str]:
+    """Each with the lines that it goes on in."""
+    plain = "\n".join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+    return plain.replace("\\\n", " ").splitlines()
+
+
+def test_compose_has_the_fields_of_its_specification_and_no_others() -> None:
+    described = read_yaml(DEPLOY / "compose.yaml")
+    Compose.model_validate(described)
+    described["services"]["recsys"]["mem_limits"] = "4g"
+    described["services"]["store"]["volumes"] = ["stored:/data"]
+    with pytest.raises(ValidationError, match="mem_limits"):
+        Compose.model_validate(described)
+    del described["services"]["recsys"]["mem_limits"]
+    with pytest.raises(ValidationError, match="no volume stored"):
+        Compose.model_validate(described)
 
 
 def test_compose_names_files_that_are_there_and_options_of_the_program() -> None:

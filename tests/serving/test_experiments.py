@@ -1,25 +1,13 @@
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
 
 from recsys.errors import ConfigError
-from serving.experiments import (
-    NUM_BUCKETS,
-    ExperimentPlan,
-    Experiments,
-    bucket_of,
-    load_plan,
-    parse_override,
-    sample_ratio_p_value,
-    split_buckets,
-)
+from recsys.simulator.experiment.assignment import NUM_BUCKETS, bucket_of
+from recsys.simulator.experiment.sample_ratio import sample_ratio_p_value
+from serving.experiments import ExperimentPlan, Experiments, load_plan, parse_override
 
 PLAN = {
     "holdout": 1000,
@@ -40,40 +28,6 @@ PLAN = {
     ],
 }
 USERS = [f"user{number}" for number in range(20_000)]
-
-
-def test_a_bucket_is_the_hash_of_salt_and_unit() -> None:
-    expected = int(hashlib.sha256(b"ranking:196").hexdigest(), 16) % 10_000
-    assert bucket_of("ranking", "196") == expected
-    assert bucket_of("ranking", "196") != bucket_of("page", "196")
-
-
-def test_buckets_are_uniform_and_independent_between_salts() -> None:
-    """Chi-square over 200 000 ids: buckets in 100 groups, and pairs of two layers in 10 x 10."""
-    ids = [str(number) for number in range(200_000)]
-    first = np.array([bucket_of("a", unit) for unit in ids])
-    second = np.array([bucket_of("b", unit) for unit in ids])
-    assert stats.chisquare(np.bincount(first // 100, minlength=100)).pvalue > 0.001
-    table = np.zeros((10, 10))
-    np.add.at(table, (first // 1000, second // 1000), 1)
-    assert stats.chi2_contingency(table).pvalue > 0.001
-
-
-@settings(max_examples=40)
-@given(st.lists(st.lists(st.integers(0, 2500), min_size=4, max_size=4), min_size=2, max_size=5))
-def test_a_new_split_moves_the_fewest_buckets_possible(shares: list[list[int]]) -> None:
-    splits = [dict(zip("abcd", each, strict=True)) for each in shares]
-    for upto in range(1, len(splits) + 1):
-        arms, owner = split_buckets(splits[:upto])
-        held = Counter(arms[index] for index in owner.tolist() if index >= 0)
-        assert {arm: held[arm] for arm in arms} == splits[upto - 1]
-    arms, first = split_buckets(splits[:-1])
-    same_arms, second = split_buckets(splits)
-    assert arms == same_arms
-    for arm in "abcd":
-        index = arms.index(arm)
-        stayed = int(((first == index) & (second == index)).sum())
-        assert stayed == min(splits[-2][arm], splits[-1][arm])
 
 
 def test_users_keep_their_arm_when_it_grows_and_an_arm_that_joins_shuffles_nobody() -> None:
@@ -157,16 +111,3 @@ def test_impossible_plans_name_the_field() -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             load_plan(change)
-
-
-def test_a_sample_ratio_mismatch_is_found_and_chance_is_not() -> None:
-    # chi-square 2.0 with one degree of freedom
-    assert sample_ratio_p_value({"a": 5050, "b": 4950}, {"a": 1, "b": 1}) == pytest.approx(0.317311, abs=1e-6)
-    assert sample_ratio_p_value({"a": 5200, "b": 4800}, {"a": 1, "b": 1}) < 0.001
-    for observed, shares in [
-        ({"a": 1}, {"a": 1}),
-        ({"a": 1, "b": 1}, {"a": 1, "c": 1}),
-        ({"a": 0, "b": 0}, {"a": 1, "b": 1}),
-    ]:
-        with pytest.raises(ValueError, match="two or more arms"):
-            sample_ratio_p_value(observed, shares)

@@ -237,7 +237,7 @@ def test_without_an_encoder_an_item_stands_where_its_categories_are(
         wait_for(lambda: is_generatable(client, "new"))
         runtime: RecommenderRuntime = client.app.state.context.runtime  # type: ignore[attr-defined]
         mean = bundle.embeddings.vectors[::4].mean(axis=0)
-        np.testing.assert_allclose(runtime.nearness.vectors[-1], mean, atol=1e-6)
+        np.testing.assert_allclose(runtime.nearness.vectors.further[-1], mean, atol=1e-6)
         client.put("/v1/items/odd", json={"title": "Film number 97", "categories": ["Unheard of"]})
         time.sleep(0.3)
         assert client.get("/v1/items/odd").json()["status"] == "retrievable", "nothing tells where it belongs"

@@ -20,7 +20,7 @@ from recsys.profile.writers import LocalWriter
 from training import profiles as training_profiles
 from training.config import parse_config
 from training.pipeline import run_stages
-from training.profiles import ProfilesConfig, make_profiles, summary, title_judge
+from training.profiles import Kept, ProfilesConfig, make_profiles, summary, title_judge
 from training.stages import build_stages
 from training.stages.profiles import load_frame
 
@@ -60,17 +60,16 @@ def test_profiles_are_written_tuned_and_compared_on_users_that_tuning_never_saw(
 ) -> None:
     lm = save_tiny_lm(tmp_path / "lm", max_positions=2048)
     settings = config(lm)
-    tuned_on: list[int] = []
 
     class Watched:
-        """The judge of tuning and comparison, that keeps whom it was asked about, and with how many texts."""
+        """The judge of tuning and comparison, that keeps whom it was asked about."""
 
         def __init__(self) -> None:
             self._judge = title_judge(str(lm), attributes)
-            self.asked: list[tuple[int, int]] = []
+            self.asked: list[int] = []
 
         def log_probs(self, case, texts):
-            self.asked.append((case.user, len(texts)))
+            self.asked.append(case.user)
             return self._judge.log_probs(case, texts)
 
         def count_tokens(self, text: str) -> int:
@@ -78,8 +77,8 @@ def test_profiles_are_written_tuned_and_compared_on_users_that_tuning_never_saw(
 
     judge = Watched()
     outcome = make_profiles(settings, attributes, cases, judge, tmp_path)
-    tuned_on = [user for user, count in judge.asked if count == 1 + 4]  # two styles, two temperatures, and none
-    assert len(tuned_on) == 6
+    tuned_on, compared = judge.asked[:6], judge.asked[6:]
+    assert compared == outcome.users
     assert not set(tuned_on) & set(outcome.users)
     assert list(outcome.report["arms"]) == ["none", "other_user", "template", "generated", "tuned"]
     tuning = outcome.report["tuning"]
@@ -88,6 +87,35 @@ def test_profiles_are_written_tuned_and_compared_on_users_that_tuning_never_saw(
     assert set(outcome.profiles) == {"template", "generated", "tuned"}
     assert len(summary(outcome.report)) == 6
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_second_call_goes_on_from_what_the_first_was_told(
+    attributes: ItemAttributes, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = save_tiny_lm(tmp_path / "lm", max_positions=2048)
+    settings = config(lm, precision="bfloat16")
+    kept = tmp_path / "kept"
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    judge = title_judge(str(lm), attributes, "bfloat16")
+    first = make_profiles(settings, attributes, cases, judge, tmp_path / "first", Kept(kept))
+    lines = (kept / "answers.jsonl").read_text()
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("was answered before")
+
+    monkeypatch.setattr(LocalWriter, "write", never)
+    monkeypatch.setattr(judge, "log_probs", never)
+    monkeypatch.setattr(training_profiles, "tune_writer", never)
+    second = make_profiles(settings, attributes, cases, judge, tmp_path / "second", Kept(kept))
+    assert second.report == first.report
+    assert second.profiles == first.profiles
+    assert (kept / "answers.jsonl").read_text() == lines
+
+
+def test_the_precision_of_earlier_runs_changes_no_settings() -> None:
+    assert "precision" not in ProfilesConfig().model_dump()
+    assert ProfilesConfig(precision="bfloat16").model_dump()["precision"] == "bfloat16"
 
 
 def test_answers_that_failed_are_counted_and_are_no_profiles(

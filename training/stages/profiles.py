@@ -18,12 +18,12 @@ from recsys.progress import console
 from training.config import RunConfig
 from training.layout import DATA, ENCODE, PROFILES, PROFILES_FILE, PROFILES_REPORT, TOKENIZE, TRAIN
 from training.pipeline import Stage, Workspace
-from training.profiles import Outcome, ProfilesConfig, make_profiles, summary, title_judge
+from training.profiles import Kept, Outcome, ProfilesConfig, make_profiles, summary, title_judge
 from training.stages import data, encode, tokenize, train
 
 
 def stage(config: RunConfig, profiles: ProfilesConfig) -> Stage:
-    """Begins anew after a kill; what a chat model said is kept in its own file."""
+    """After a kill, goes on with the texts, judgements and tuned writer that there are."""
     settings = profiles.model_dump(mode="json", exclude={"wording": True, "chat": {"cache"}})
     settings["judge_model"] = train.model_source(profiles.judge_model)
     if profiles.writer is not None:
@@ -51,7 +51,12 @@ def _build(config: RunConfig, profiles: ProfilesConfig, workspace: Workspace) ->
     counts = np.bincount(interactions.frame["item"].to_numpy(), minlength=catalog.num_items)
     cases = make_cases(interactions.sequences(), counts, profiles.cases)
     outcome = make_profiles(
-        profiles, attributes, cases, _judge(config, profiles, attributes, workspace), workspace.output
+        profiles,
+        attributes,
+        cases,
+        _judge(config, profiles, attributes, workspace),
+        workspace.output,
+        Kept(workspace.resume),
     )
     _frame(outcome, interactions.user_ids).write_parquet(workspace.output / PROFILES_FILE)
     write_json(workspace.output / PROFILES_REPORT, outcome.report)
@@ -61,7 +66,7 @@ def _build(config: RunConfig, profiles: ProfilesConfig, workspace: Workspace) ->
 
 def _judge(config: RunConfig, profiles: ProfilesConfig, attributes: ItemAttributes, workspace: Workspace) -> Judge:
     if profiles.judge == "titles":
-        return title_judge(profiles.judge_model, attributes)
+        return title_judge(profiles.judge_model, attributes, profiles.precision)
     inputs = workspace.inputs
     embeddings, ids = encode.load_embeddings(inputs[ENCODE]), tokenize.load_ids(inputs[TOKENIZE])
     return RecommenderJudge(train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings))

@@ -5,21 +5,20 @@ Answers are kept in a file as they come, so that what broke off goes on where it
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from recsys.errors import ArtifactError, ConfigError, RecsysError
+from recsys.errors import ConfigError, RecsysError
 from recsys.files import sha256_json
 from recsys.generator.lm.config import ChatTeacherConfig
+from recsys.kept_answers import KeptAnswers
 from recsys.progress import progress_bar
 
 _RETRIED = frozenset({408, 429, *range(500, 600)})
@@ -45,7 +44,7 @@ class ChatClient:
         self._config = config
         self._section = section
         self._headers = _authorization(config.api_key_env, section)
-        self._answers = _Answers(config.cache, section)
+        self._answers = KeptAnswers(config.cache, f"mend {section}.cache")
         self._failures_in_a_row = 0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -184,36 +183,3 @@ def _retry_after(response: httpx.Response, limit: float) -> float:
     """Seconds that the server asks for, at most `limit`; 0 where it asks for none, or by a date."""
     seconds = response.headers.get("retry-after", "")
     return min(float(seconds), limit) if seconds.isdecimal() else 0.0
-
-
-class _Answers:
-    """Answers by the hash of their request, in a JSONL file that is only ever added to."""
-
-    def __init__(self, path: Path, section: str) -> None:
-        self._path = path
-        self._known: dict[str, str] = {}
-        self._lock = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            for line in lines:
-                self._read(line)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{path}: cannot be read: {error}; mend {section}.cache") from error
-
-    def get(self, key: str) -> str | None:
-        return self._known.get(key)
-
-    def add(self, key: str, answer: str) -> None:
-        with self._lock:
-            self._known[key] = answer
-            with self._path.open("a", encoding="utf-8") as file:
-                # The line break comes first: a line that a kill cut short stays a line of its own.
-                file.write("\n" + json.dumps({"key": key, "answer": answer}))
-
-    def _read(self, line: str) -> None:
-        try:
-            row = json.loads(line)
-            self._known[row["key"]] = row["answer"]
-        except (ValueError, KeyError, TypeError):
-            pass  # empty, or cut short by a kill: asked again

@@ -53,12 +53,14 @@ def content_vectors(catalog: Catalog, dim: int = 64) -> FloatArray:
     if width < 1:
         return np.ones((catalog.num_items, 1), dtype=np.float32)
     reduced = TruncatedSVD(width, algorithm="randomized", random_state=0).fit_transform(counts)
-    return unit_rows(reduced.astype(np.float32))
+    # In rows: sums over vectors in columns round otherwise, and a loaded model must be the same as the fitted one.
+    return np.ascontiguousarray(unit_rows(reduced.astype(np.float32)))
 
 
 def taste_vectors(log: Sequences, num_items: int, dim: int = 64, window: int = 5) -> FloatArray:
     """float32 [num_items, dim] of unit norm: who was taken near whom in `log`; zero where an item had no neighbour."""
-    return unit_rows(cooccurrence_embeddings(log, num_items, dim=min(dim, num_items - 1), window=window)[0])
+    vectors, _ = cooccurrence_embeddings(log, num_items, dim=min(dim, num_items - 1), window=window)
+    return np.ascontiguousarray(unit_rows(vectors))
 
 
 def _words(categories: list[str]) -> list[str]:

@@ -22,6 +22,9 @@ from recsys.simulator.sessions.crowd import Crowd
 _USERS_AT_ONCE = 256
 _SESSIONS_AT_ONCE = 8192
 
+_ENDS = ("left", "pages", "items")
+_LEFT, _PAGES, _ITEMS = range(3)
+
 
 class PlayConfig(StrictConfig):
     """What is played."""
@@ -197,12 +200,8 @@ def _play_arm(
     )
 
 
-_LEFT, _PAGES, _ITEMS = 0, 1, 2
-_ENDS = ["left", "pages", "items"]
-
-
 def _tables(logs: list[_Log], arms: list[str], user_ids: Sequence[str], item_ids: Sequence[str]) -> Played:
-    ends, names = pl.Series(_ENDS), pl.Series(arms, dtype=pl.String)
+    ends, names = pl.Series(_ENDS, dtype=pl.String), pl.Series(arms, dtype=pl.String)
     users, items = pl.Series(user_ids, dtype=pl.String), pl.Series(item_ids, dtype=pl.String)
 
     def table(part: Callable[[_Log], dict[str, npt.NDArray[np.generic]]], order: list[str]) -> pl.DataFrame:

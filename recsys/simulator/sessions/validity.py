@@ -55,7 +55,7 @@ class Validity:
     """What the distance would be on average if both tables were samples of one distribution."""
 
     def failures(self) -> list[str]:
-        """What is not met, in words."""
+        """What is not met, in words; transitions are judged where the log has sessions."""
         ece, length, transition = self.calibration.ece, self.length_distance, self.transition_distance
         checks = [
             (self.auc.value < LEAST_AUC, f"AUC {self.auc.value:.3f} is below {LEAST_AUC}"),
@@ -65,7 +65,7 @@ class Validity:
                 f"lengths of sessions are {length or 0:.3f} apart, more than {MOST_LENGTH_DISTANCE}",
             ),
             (
-                transition > MOST_TRANSITION_DISTANCE,
+                length is not None and transition > MOST_TRANSITION_DISTANCE,
                 f"transitions of categories are {transition:.3f} apart, more than {MOST_TRANSITION_DISTANCE}",
             ),
         ]

@@ -84,6 +84,60 @@ def draw_slate(
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ListPropensities:
+    """How likely the policy is to show a given list."""
+
+    conditional: FloatArray
+    """float64 [k], of each item given those before it; 0 from the first impossible item on."""
+    marginal: FloatArray
+    """float64 [k], of each item at its place: exact for the first two, an average over draws for the others."""
+    choices: FloatArray
+    """float64 [k, n], of each candidate at a place given the list's own items before it; 0 behind an impossible one."""
+
+
+def list_propensities(
+    scores: FloatArray, order: IntArray, *, epsilon: float, seed: int, temperature: float = 1.0, uniform: float = 1e-3
+) -> ListPropensities:
+    """What `draw_slate` would make of a list that somebody else showed.
+
+    Args:
+        scores: float [n], as in `draw_slate`.
+        order: int64 [k], different candidates in the order of display; -1 = an item that is none.
+        epsilon: as in `draw_slate`.
+        seed: of the draws that marginals are averages over.
+        temperature: as in `draw_slate`.
+        uniform: as in `draw_slate`.
+    """
+    k = len(order)
+    best = np.argsort(-scores, kind="stable")[:k].astype(np.int64)
+    best = np.concatenate([best, np.full(k - len(best), -1)])
+    strengths = _strengths(scores, temperature, uniform)
+    known = k if (order >= 0).all() else int(np.argmin(order >= 0))
+    prefix = np.zeros(k + 1)
+    prefix[: known + 1] = _prefix_probabilities(strengths, order[:known], best[:known], epsilon)
+    conditional = np.divide(prefix[1:], prefix[:-1], out=np.zeros(k), where=prefix[:-1] > 0)
+    choices = np.zeros((k, len(scores)))
+    rest = strengths.copy()
+    drawn, is_best = 1.0, True
+    for place in range(min(known + 1, k)):
+        if prefix[place] <= 0 or not rest.any():
+            break
+        choices[place] = epsilon * drawn * rest / rest.sum()
+        if is_best and best[place] >= 0:
+            choices[place, best[place]] += 1 - epsilon
+        choices[place] /= prefix[place]
+        if place < known:
+            drawn *= rest[order[place]] / rest.sum()
+            is_best = is_best and bool(order[place] == best[place])
+            rest[order[place]] = 0.0
+    drawn_there = _marginals(strengths, order, np.random.default_rng(seed)) if epsilon > 0 else np.zeros(k)
+    marginal = epsilon * drawn_there + (1 - epsilon) * ((order == best) & (order >= 0))
+    return ListPropensities(
+        conditional=conditional, marginal=np.clip(marginal, np.cumprod(conditional), 1.0), choices=choices
+    )
+
+
 def _strengths(scores: FloatArray, temperature: float, uniform: float) -> FloatArray:
     """float64 [n], positive, of sum 1: the probabilities of the first choice."""
     scaled = scores / temperature
@@ -121,19 +175,20 @@ def _marginals(strengths: FloatArray, order: IntArray, random: np.random.Generat
     """float64 [k], that a drawn list has each item of `order` at its place.
 
     From the third place on the average, over drawn prefixes, of the item's probability to come next: of less variance
-    than counting lists; 0 where it precedes its place in all of them.
+    than counting lists; 0 where it precedes its place in all of them, and where the item is -1.
     """
-    marginals = np.empty(len(order))
-    marginals[0] = strengths[order[0]]
-    if len(order) > 1:
-        second = strengths[order[1]]
-        others = np.delete(strengths, order[1])
-        marginals[1] = (others * second / (1 - others)).sum()
-    if len(order) > 2:
-        prefixes = _draw(strengths, len(order) - 1, random, NUM_DRAWS)
-        left = 1 - np.cumsum(strengths[prefixes], axis=1)  # of at least one item, and none is impossible
-        for place in range(2, len(order)):
-            item = order[place]
+    marginals = np.zeros(len(order))
+    prefixes = _draw(strengths, len(order) - 1, random, NUM_DRAWS) if len(order) > 2 else np.zeros((1, 0), np.int64)
+    left = 1 - np.cumsum(strengths[prefixes], axis=1)  # of at least one item, and none is impossible
+    for place, item in enumerate(order):
+        if item < 0:
+            continue
+        if place == 0:
+            marginals[place] = strengths[item]
+        elif place == 1:
+            others = np.delete(strengths, item)
+            marginals[place] = (others * strengths[item] / (1 - others)).sum()
+        else:
             comes_later = ~(prefixes[:, :place] == item).any(axis=1)
             marginals[place] = (comes_later * strengths[item] / left[:, place - 1]).mean()
     return marginals

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.exploration import draw_slate
+from recsys.simulator.exploration import draw_slate, list_propensities
 
 SCORES = np.array([0.3, -1.0, 1.2, 0.0])
 TEMPERATURE, UNIFORM, EPSILON = 0.7, 0.05, 0.4
@@ -100,10 +100,39 @@ def test_impossible_values_are_refused(change: dict) -> None:
 
 
 def test_no_marginal_is_below_what_is_known_however_few_draws_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.exploration.NUM_DRAWS", 1)
+    monkeypatch.setattr("recsys.simulator.exploration.NUM_DRAWS", 1)
     scores = np.array([0.0, -1.0, -1.5, -2.0, -2.5])
     for seed in range(50):
         slate = draw_slate(scores, 5, epsilon=1.0, seed=seed)
         assert (slate.marginal > 0).all()
         assert (slate.marginal >= np.cumprod(slate.conditional)).all()
         assert (slate.marginal <= 1).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_list_that_another_policy_showed_has_the_probabilities_of_the_enumeration(k: int) -> None:
+    lists = _all_lists(k)
+    for items, probability in lists.items():
+        found = list_propensities(
+            SCORES, np.array(items), epsilon=EPSILON, seed=0, temperature=TEMPERATURE, uniform=UNIFORM
+        )
+        assert found.conditional.prod() == pytest.approx(probability)
+        for place in range(k):
+            marginal = sum(p for each, p in lists.items() if each[place] == items[place])
+            assert found.marginal[place] == pytest.approx(marginal, abs=1e-9 if place < 2 else 0.02)
+            begun = sum(p for each, p in lists.items() if each[:place] == items[:place])
+            for item in range(4):
+                then = sum(p for each, p in lists.items() if each[: place + 1] == (*items[:place], item))
+                assert found.choices[place, item] == pytest.approx(then / begun, abs=1e-12)
+
+
+def test_lists_with_items_that_are_no_candidates_are_impossible_from_there_on() -> None:
+    found = list_propensities(SCORES, np.array([2, -1, 0]), epsilon=EPSILON, seed=0)
+    assert found.conditional[0] > 0
+    assert found.conditional[1:].tolist() == [0, 0]
+    assert found.marginal[1] == 0
+    assert found.marginal[2] > 0, "at its place whatever stands elsewhere"
+    assert found.choices.sum(axis=1) == pytest.approx([1, 1, 0])
+    certain = list_propensities(SCORES, np.array([2, 0]), epsilon=0, seed=0)
+    assert certain.conditional.tolist() == [1, 1]
+    assert list_propensities(SCORES, np.array([2, 1]), epsilon=0, seed=0).conditional.tolist() == [1, 0]
