@@ -5,8 +5,8 @@ after a decision process of its own, beside chance, popularity, nearness to what
 that reads no words. Users of the fit are not foretold. Steps that the output directory holds are not made again, so
 `seconds` are those of the last start.
 
-    recsys bench mirror [--train-users 128] [--test-users 64] [--output runs/bench-mirror] [--data-root FOLDER]
-                        [--seed 0] [--threads 1] [--precision bfloat16] [--json]
+    recsys bench mirror [--train-users 128] [--test-users 64] [--modes direct reasoned] [--data-root FOLDER]
+                        [--output runs/bench-mirror] [--seed 0] [--threads 1] [--precision bfloat16] [--json]
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="recsys bench mirror", description=__doc__)
     parser.add_argument("--train-users", type=int, default=128, help="users that the model learns from")
     parser.add_argument("--test-users", type=int, default=64, help="other users, whose choices are foretold")
+    parser.add_argument("--modes", nargs="+", choices=("direct", "reasoned"), default=("direct", "reasoned"))
     parser.add_argument("--output", type=Path, default=Path("runs/bench-mirror"), help="where steps are kept")
     parser.add_argument("--data-root", type=Path, help=f"folder that holds {_FOLDER}; fetched when not given")
     parser.add_argument("--seed", type=int, default=0)
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         sft=SupervisedConfig(learning_rate=5e-4, warmup_steps=4, max_tokens=512, direct_share=0.6),
         dpo=TuneConfig(loss="dpo", beta=0.1, learning_rate=1e-4, epochs=1, max_tokens=512, seed=options.seed),
         reading=ReadingConfig(together=8, chains=ReasonConfig(chains=1, max_tokens=48, top_p=0.8), seed=options.seed),
+        modes=tuple(options.modes),
         checkpoint_steps=10,
         seed=options.seed,
     )

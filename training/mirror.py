@@ -94,7 +94,8 @@ def arm_adapters(output: Path) -> dict[str, list[Path]]:
 
 def _claim(output: Path, config: MirrorConfig) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    path, values = output / _CONFIG, config.model_dump(mode="json")
+    # Further ways of reading take nothing back.
+    path, values = output / _CONFIG, config.model_dump(mode="json", exclude={"modes"})
     if path.exists() and json.loads(path.read_text()) != values:
         raise ConfigError(f"mirror: {output} was begun with other settings; name another directory, or delete it")
     write_json(path, values)

@@ -97,6 +97,7 @@ def test_a_log_becomes_a_simulator_that_is_judged_on_other_users(shop: Path, lm:
     assert make_mirror(settings, tmp_path / "out") == json.loads((tmp_path / "out" / "report.json").read_text())
     assert evidence.read_text().splitlines() == lines
     assert report == make_mirror(settings, tmp_path / "out")
+    assert "sft reasoned" not in make_mirror(config(shop, lm, modes=["direct"]), tmp_path / "out")["rows"]
     with pytest.raises(ConfigError, match="was begun with other settings; name another directory"):
         make_mirror(config(shop, lm, seed=1), tmp_path / "out")
 
