@@ -21,6 +21,7 @@ from recsys.bundle import Bundle
 from serving.admission import AdmissionMiddleware, overloaded_response
 from serving.batching import OverloadedError
 from serving.context import ServingContext
+from serving.fleet import EndingError
 from serving.guard.audit import AuditLog, AuditMiddleware
 from serving.guard.keys import KeyRing
 from serving.guard.limiter import Buckets, RateLimiter
@@ -29,7 +30,7 @@ from serving.guard.openapi import describe_guards
 from serving.lifecycle import Lifecycle, StoreProbe
 from serving.middleware import REQUEST_ID, BodyLimitMiddleware, ObservationMiddleware, SecurityHeadersMiddleware
 from serving.offline import OfflineExport
-from serving.problems import install_handlers, install_schema
+from serving.problems import install_handlers, install_schema, problem_response
 from serving.routes import admin, catalog, events, insight, items, lookups, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
@@ -116,7 +117,11 @@ def create_app(
         assert isinstance(error, OverloadedError)
         return overloaded_response(error, settings.retry_after_s)
 
+    async def on_ending(_: Request, error: Exception) -> Response:
+        return problem_response(503, f"{error}; ask again", headers={"Retry-After": str(settings.retry_after_s)})
+
     app.add_exception_handler(OverloadedError, on_overload)
+    app.add_exception_handler(EndingError, on_ending)
     for routes in (recommend, lookups, events, catalog, items, profiles, users, operations, insight, admin):
         app.include_router(routes.router)
     install_schema(app, describe_guards)

@@ -31,6 +31,10 @@ BoolArray = npt.NDArray[np.bool_]
 CATEGORIES = "categories"
 _CACHE_BYTES = 64 << 20
 _LEAST_CACHED = 16
+_NODE_BYTES = 8
+"""What a filter takes in memory for each letter of its key, about."""
+_UPDATED = 32
+"""Filters that a newer version of the catalogue has ready, at most: each takes a look at the rows that are new."""
 _FILTER: TypeAdapter[Any] = TypeAdapter(Node)
 
 
@@ -63,7 +67,7 @@ class CatalogRules:
         self._table = FilterTable(catalog.frame)
         self._mutex = threading.Lock()
         self._bitmaps: OrderedDict[str, tuple[Node, BoolArray]] = OrderedDict()
-        self._most_bitmaps = max(_LEAST_CACHED, _CACHE_BYTES // max(1, catalog.num_items))
+        self._cached_bytes = 0
         self._groups = {CATEGORIES: ColumnGroups.of(catalog.frame[CATEGORIES])}
 
     def over(
@@ -74,7 +78,9 @@ class CatalogRules:
         listed: BoolArray | None,
         rankable: BoolArray | None,
     ) -> CatalogRules:
-        """The rules of a newer version of the catalogue; these stay as they are. What was asked for is kept up to date.
+        """The rules of a newer version of the catalogue; these stay as they are.
+
+        Groups that were asked for are kept up to date, and the filters that were asked for last.
 
         Args:
             catalog: all items, as they are now.
@@ -89,21 +95,23 @@ class CatalogRules:
         twin._mutex = threading.Lock()
         with self._mutex:
             twin._bitmaps, twin._groups = self._bitmaps.copy(), self._groups.copy()
+            twin._cached_bytes = self._cached_bytes
         if not len(at):
             return twin
         twin._frame = catalog.frame
         twin._table = self._table.with_rows(catalog.frame, rows, at)
         twin._groups = {column: groups.with_rows(rows[column], at) for column, groups in twin._groups.items()}
         table = FilterTable(rows, twin._table)
-        for key, (node, bitmap) in list(twin._bitmaps.items()):
+        known = list(twin._bitmaps.items())[-_UPDATED:]
+        twin._bitmaps, twin._cached_bytes = OrderedDict(), 0
+        for key, (node, bitmap) in known:
             try:
                 changed = mask(rows, [compiled(node, table)])
             except FilterError:  # the last number of a column is gone, say: who asks is told
-                del twin._bitmaps[key]
                 continue
             bitmap = np.pad(bitmap, (0, catalog.num_items - len(bitmap)))
             bitmap[at] = changed
-            twin._bitmaps[key] = (node, bitmap)
+            twin._keep(key, node, bitmap)
         return twin
 
     @cached_property
@@ -152,10 +160,17 @@ class CatalogRules:
         except FilterError as error:
             raise RuleError(str(error), error.place) from error
         with self._mutex:
-            self._bitmaps[key] = (node, found)
-            if len(self._bitmaps) > self._most_bitmaps:
-                self._bitmaps.popitem(last=False)
+            if key not in self._bitmaps:
+                self._keep(key, node, found)
         return found
+
+    def _keep(self, key: str, node: Node, bitmap: BoolArray) -> None:
+        """Keep what a filter permits, and forget what was not asked for for the longest time."""
+        self._bitmaps[key] = (node, bitmap)
+        self._cached_bytes += len(bitmap) + _NODE_BYTES * len(key)
+        while self._cached_bytes > _CACHE_BYTES and len(self._bitmaps) > _LEAST_CACHED:
+            oldest, (_, dropped) = self._bitmaps.popitem(last=False)
+            self._cached_bytes -= len(dropped) + _NODE_BYTES * len(oldest)
 
     def groups(self, column: str, place: Place = ()) -> Groups:
         """The groups of items that a column makes: equal texts, or lists with a common entry.

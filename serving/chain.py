@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import anyio.to_thread
@@ -77,6 +77,15 @@ class AnswerChain:
                 open_s=settings.breaker.open_s,
                 on_change=partial(metrics.breaker_changed, stage.name),
             )
+        # One thread for all: who wants details must not take the cores of those who want lists.
+        self._codes: Batcher[_CodesAsked, Mapping[str, Sequence[float]]] = Batcher(
+            stage="codes",
+            run=_code_log_probs,
+            workers=1,
+            max_batch=1,
+            max_waiting=settings.batching.max_waiting,
+            observer=metrics,
+        )
         self._shares: dict[StageName, float] = {}
         """Of the time that all beams take, by stage with fewer of them; known after the warm-up."""
         self._default_s = _LEAST_DEADLINE_S
@@ -185,9 +194,27 @@ class AnswerChain:
                 found, source, served = popular, "popularity", "popularity"
         return self._runtime.answer(asked, found, source, failed, unknown, clock, stage=served)
 
+    async def code_log_probs(
+        self, query: Query, item_ids: Sequence[str], deadline: float
+    ) -> Mapping[str, Sequence[float]]:
+        """See `RecommenderRuntime.code_log_probs`; one request at a time.
+
+        Args:
+            query: the request.
+            item_ids: of items with a semantic ID.
+            deadline: as of `answer`.
+
+        Raises:
+            OverloadedError: those before it leave no time.
+            OutOfTimeError: the deadline came, or is too near.
+            StalledError: the model hangs.
+        """
+        asked = (self._runtime, query, item_ids)
+        return (await self._codes.submit(asked, key=None, deadline=deadline)).result
+
     def close(self) -> None:
         """Let the model's threads end."""
-        for batcher in self._batchers.values():
+        for batcher in (*self._batchers.values(), self._codes):
             batcher.close()
 
     def _until(self, further: Sequence[Stage], deadline: float) -> float:
@@ -235,6 +262,13 @@ class AnswerChain:
             return FAILED[stage.name]
         breaker.succeed()
         return outcome
+
+
+_CodesAsked = tuple[RecommenderRuntime, Query, Sequence[str]]
+
+
+def _code_log_probs(batch: Sequence[_CodesAsked]) -> Sequence[Mapping[str, Sequence[float]]]:
+    return [runtime.code_log_probs(query, item_ids) for runtime, query, item_ids in batch]
 
 
 def _lists(batch: Sequence[tuple[Stage, Asked]]) -> Sequence[Listed | None]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import anyio
 import anyio.to_thread
-import numpy as np
 import structlog
 
-from recsys.data.sequences import Sequences
 from serving.answers import Answer, Query
 from serving.context import ServingContext
 from serving.fired import Fired, fired_rules
@@ -18,7 +14,6 @@ from serving.models import ServedModel
 from serving.runtime import RecommenderRuntime
 from serving.schemas.lists import FiredRule, ListDetails, RecommendedItem, TouchedItem
 from serving.schemas.rules import Rules
-from serving.stages import one_thread
 
 _log = structlog.get_logger(__name__)
 
@@ -53,28 +48,13 @@ async def detailed(
     follows_history = query.task in ("next", "rank") and answer.source in ("generator", "fusion")
     if not follows_history or answer.used_profile:
         return list(items), details
-    found: dict[str, list[float]] = {}
+    found: Mapping[str, Sequence[float]] = {}
     try:
-        with anyio.move_on_after(deadline - time.monotonic()):
-            ids = [item.item_id for item in items if item.sid]
-            found = await anyio.to_thread.run_sync(_code_log_probs, runtime, query, ids, abandon_on_cancel=True)
+        ids = [item.item_id for item in items if item.sid]
+        found = await model.chain.code_log_probs(query, ids, deadline)
     except Exception as error:  # whatever fails, the list is there without it
         _log.warning("no details of codes", error=repr(error))
     return [item.model_copy(update={"code_log_probs": found.get(item.item_id)}) for item in items], details
-
-
-def _code_log_probs(runtime: RecommenderRuntime, query: Query, item_ids: Sequence[str]) -> dict[str, list[float]]:
-    """By id, the log-probability of each code of an item after the history; none where no generator tells it."""
-    if runtime.generator is None:
-        return {}
-    one_thread()
-    asked, _ = runtime.ask(query)
-    generator = runtime.generator.weighted(dict(asked.objectives)) if asked.objectives else runtime.generator
-    items = runtime.catalog.index_of(item_ids)
-    (found,) = generator.score_codes(
-        Sequences.from_lists([asked.history]), [items.astype(np.int64)], sessions=[asked.session]
-    )
-    return {item_id: [round(float(each), 4) for each in row] for item_id, row in zip(item_ids, found, strict=True)}
 
 
 def _fired_rule(runtime: RecommenderRuntime, fired: Fired) -> FiredRule:

@@ -119,18 +119,22 @@ def _values(value: str | list[str | None] | None) -> set[str]:
 
 
 def _moved(query: Query, answer: Answer, runtime: RecommenderRuntime, places: Mapping[int, int]) -> Iterator[Fired]:
-    """What boosts and diversity did: the candidates are arranged again without each."""
+    """What boosts and diversity did: the candidates are arranged again without each.
+
+    What exploration drew is no rule's doing: orders are compared as they were before that.
+    """
     if answer.candidates is None:
         return
     asked, _ = runtime.ask(query)
     whole, candidates = asked.arrangement, answer.candidates
     assert whole is not None, "candidates are those of an arrangement"
+    arranged, length = _places(answer.items, answer.pins), len(places)
 
     def fired(field: str, effect: str, less: Arrangement) -> Iterator[Fired]:
         order, _ = arrange(candidates.items, candidates.scores, less, runtime.nearness.directions_of)
         without = _places(order.tolist(), answer.pins)
-        moved = [item for item, place in places.items() if without.get(item, place) != place]
-        num_out = sum(item not in places and place <= len(places) for item, place in without.items())
+        moved = [item for item in places if without.get(item, arranged[item]) != arranged[item]]
+        num_out = sum(place <= length < arranged.get(item, length + 1) for item, place in without.items())
         if moved or num_out:
             yield Fired(
                 field=field,

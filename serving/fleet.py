@@ -9,7 +9,11 @@ from prometheus_client.metrics_core import Metric
 
 from recsys.config import StrictConfig
 from serving.metrics import Metrics
-from serving.models import Models
+from serving.models import ModelError, Models
+
+
+class EndingError(ModelError):
+    """The service is ending: its processes can be asked nothing together any more."""
 
 
 class ModelChange(StrictConfig):
@@ -59,10 +63,18 @@ class Fleet(Protocol):
         """
 
     async def render_metrics(self) -> bytes:
-        """What all of them have counted, as Prometheus scrapes it."""
+        """What all of them have counted, as Prometheus scrapes it.
+
+        Raises:
+            EndingError: nobody is left who would ask them.
+        """
 
     async def collect_metrics(self) -> Iterable[Metric]:
-        """The same as objects; with several processes, each series has a label `worker`."""
+        """The same as objects; with several processes, each series has a label `worker`.
+
+        Raises:
+            EndingError: as above.
+        """
 
 
 class SingleProcess:

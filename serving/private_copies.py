@@ -4,6 +4,9 @@ Weights are maps of files, which all workers share: whoever writes into such a f
 was verified, and whoever cuts it short ends the process. Tokenizer and text encoder are read when they are first
 needed, perhaps after another bundle has taken the place of this one. So a service reads bundles from copies of its own
 below the temporary directory, which share the blocks of the original on file systems that can (XFS, Btrfs).
+
+Processes share a copy, and whoever uses one holds a lock on it (`flock`), which ends with the process however that
+ends: what nobody holds is removed.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +27,8 @@ from recsys.errors import ArtifactError, ConfigError
 from recsys.files import atomic_directory, sha256_json
 
 _PREFIX = "recsys-bundles-"
+_IN_USE, _TURN = ".in-use", ".turn"
+"""Files that are locked: as long as a service runs, and by who makes or removes copies."""
 _SHARE_BLOCKS = 0x40049409
 """FICLONE of Linux."""
 
@@ -35,8 +42,10 @@ class PrivateCopies:
 
     def __init__(self) -> None:
         _remove_leftovers(Path(tempfile.gettempdir()))
+        self._pinned: dict[Path, int] = {}
+        """Locks on copies that stay to the end."""
         try:
-            self._directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+            self._directory, self._in_use = _own_directory()
         except OSError as error:
             raise ConfigError(f"serve: bundles are copied to the temporary directory: {error}; set TMPDIR") from error
 
@@ -45,13 +54,22 @@ class PrivateCopies:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+        for lock in (*self._pinned.values(), self._in_use):
+            os.close(lock)
 
     def take(self, path: Path) -> Path:
-        """A copy of the bundle at `path` as it is now; one that was made of the same content before is taken again.
+        """A copy of the bundle at `path` as it is now, which stays to the end; one of the same content is taken again.
 
         Raises:
             ArtifactError: there is no bundle, or it cannot be copied.
         """
+        with self._turn():
+            copy = self._copied(path)
+            if copy not in self._pinned:
+                self._pinned[copy] = _locked(copy, fcntl.LOCK_SH)
+        return copy
+
+    def _copied(self, path: Path) -> Path:
         files = read_manifest(path).files
         copy = self._directory / sha256_json(files)[:16]
         if copy.is_dir():
@@ -71,23 +89,45 @@ class PrivateCopies:
         return copy
 
     def load(self, path: Path) -> Bundle:
-        """The bundle at `path`, from a copy that, if it is made for it, ends with it.
+        """The bundle at `path`, from a copy that ends with the last bundle that was loaded from it.
 
         Raises:
             ArtifactError: as `Bundle.load`, or it cannot be copied.
         """
-        before = set(self._directory.iterdir())
-        copy = self.take(path)
+        with self._turn():
+            copy = self._copied(path)
+            lock = _locked(copy, fcntl.LOCK_SH)
         try:
             bundle = read(copy, path)
         except ArtifactError:
-            if copy not in before:
-                shutil.rmtree(copy, ignore_errors=True)
+            self._leave(lock)
             raise
-        if copy not in before:
-            # Not at the end of a worker: others may have it still.
-            weakref.finalize(bundle, shutil.rmtree, copy, ignore_errors=True).atexit = False
+        weakref.finalize(bundle, self._leave, lock).atexit = False
         return bundle
+
+    @contextmanager
+    def _turn(self, *, waits: bool = True) -> Iterator[None]:
+        """Let nobody else make or remove copies; what nobody uses any more is removed at the end.
+
+        Raises:
+            OSError: somebody else does, and this one does not wait.
+        """
+        turn = os.open(self._directory / _TURN, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+            for copy in self._directory.iterdir():
+                if not copy.name.startswith("."):
+                    _remove_unless_locked(copy, copy)
+        finally:
+            os.close(turn)
+
+    def _leave(self, lock: int) -> None:
+        """A copy has one user less. In whatever thread collects garbage, perhaps in its own turn: so it waits for no
+        turn, and leaves the copy to the next one."""
+        os.close(lock)
+        with contextlib.suppress(OSError), self._turn(waits=False):
+            pass
 
 
 def read(copy: Path, path: Path) -> Bundle:
@@ -113,6 +153,38 @@ def _copy(source: Path, target: Path) -> None:
 def _remove_leftovers(directory: Path) -> None:
     """Remove what services that were killed have left."""
     for left in directory.glob(f"{_PREFIX}*"):
-        pid = left.name.removeprefix(_PREFIX).split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(left, ignore_errors=True)
+        _remove_unless_locked(left, left / _IN_USE)
+
+
+def _own_directory() -> tuple[Path, int]:
+    """A new directory, and the lock that says so."""
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        (directory / _IN_USE).touch()
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):  # who starts now took it for a leftover
+            lock = _locked(directory / _IN_USE, fcntl.LOCK_EX)
+            if (directory / _IN_USE).exists():
+                return directory, lock
+            os.close(lock)
+
+
+def _locked(path: Path, kind: int) -> int:
+    """An open file or directory with a lock, which closing it ends.
+
+    Raises:
+        OSError: it is not there, or others have a lock on it.
+    """
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, kind | fcntl.LOCK_NB)
+    except OSError:
+        os.close(opened)
+        raise
+    return opened
+
+
+def _remove_unless_locked(directory: Path, lock: Path) -> None:
+    with contextlib.suppress(OSError):
+        opened = _locked(lock, fcntl.LOCK_EX)
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(opened)

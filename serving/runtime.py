@@ -16,7 +16,7 @@ import structlog
 from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.data.rows import Rows
-from recsys.data.sequences import IntArray
+from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ConfigError
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.generator.depth import mixture
@@ -45,6 +45,7 @@ from serving.stages import (
     Stage,
     StageName,
     narrower,
+    one_thread,
     word_reader,
 )
 from serving.tables import ItemTables
@@ -424,6 +425,23 @@ class RecommenderRuntime:
         """
         self._check_objectives(query.objectives)
         return asked_of(query, self.catalog, self.rules, reason)
+
+    def code_log_probs(self, query: Query, item_ids: Sequence[str]) -> Mapping[str, Sequence[float]]:
+        """By id, the log-probability of each code of an item after the history; none where no generator tells it.
+
+        Raises:
+            RuleError: as `ask`.
+        """
+        generator = self.generator
+        if generator is None:
+            return {}
+        one_thread()
+        asked, _ = self.ask(query)
+        if asked.objectives:
+            generator = generator.weighted(dict(asked.objectives))
+        histories = Sequences.from_lists([asked.history])
+        (found,) = generator.score_codes(histories, [self.catalog.index_of(item_ids)], sessions=[asked.session])
+        return {item_id: [round(float(each), 4) for each in row] for item_id, row in zip(item_ids, found, strict=True)}
 
     def _check_objectives(self, weights: Mapping[str, float]) -> None:
         if not weights:

@@ -100,9 +100,10 @@ class ItemTables:
             added: items that the bundle does not have, see `precedes`.
             generatable: bool [N'], items with a semantic ID of their own; None: all.
         """
-        known = self.overlay.items
-        changed = [item for item in overlay.items.values() if known.get(item.item_id) is not item]
         number = {item.item_id: self.catalog.num_items + place for place, item in enumerate(added[len(self.added) :])}
+        # One that no semantic ID was left for was known before it has a row.
+        known = {item_id: item for item_id, item in self.overlay.items.items() if item_id not in number}
+        changed = [item for item in overlay.items.values() if known.get(item.item_id) is not item]
         for item, index in zip(
             changed, self.catalog.index_of([item.item_id for item in changed]).tolist(), strict=True
         ):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
+from recsys.generator.scoring import Step
 from recsys.generator.walk import temper
 
 _LOWEST, _HIGHEST = 0.05, 20.0
@@ -31,7 +31,7 @@ class Calibration:
     """The same at `temperature`; never more on the cases of the fit."""
 
 
-def fit_temperature(steps: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> Calibration:
+def fit_temperature(steps: Sequence[Sequence[Step]]) -> Calibration:
     """The temperature in 0.05..20 with the highest likelihood.
 
     Args:
@@ -40,16 +40,16 @@ def fit_temperature(steps: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> Calibra
     Raises:
         ValueError: no cases.
     """
-    num_cases = sum(len(batch[0][1]) for batch in steps)
+    num_cases = sum(len(batch[0].slots) for batch in steps)
     if num_cases == 0:
         raise ValueError("calibration needs at least one case with a true next item")
 
     def nll(inverse: float) -> float:
         total = 0.0
         for batch in steps:
-            for log_probs, slots in batch:
-                tempered = temper(log_probs.double(), 1.0 / inverse)
-                total -= float(tempered.gather(1, slots.unsqueeze(1)).sum())
+            for step in batch:
+                tempered = temper(step.log_probs.double(), 1.0 / inverse)
+                total -= float(tempered.gather(1, step.slots.unsqueeze(1)).sum())
         return total / num_cases
 
     # Convex in the inverse temperature, so that thirds close in on the lowest point.

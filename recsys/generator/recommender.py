@@ -287,8 +287,7 @@ class GenerativeRecommender:
             raise ValueError(f"items must hold one array a history: {len(histories)}, got {len(items)}")
         if any(len(row) and not 0 <= row.min() <= row.max() < len(self.codes) for row in items):
             raise ValueError(f"items: item indices must lie in 0..{len(self.codes) - 1}")
-        none = np.zeros((0, self.codes.shape[1]), dtype=np.float32)
-        scores: list[npt.NDArray[np.float32]] = [none] * len(items)
+        scores = [np.zeros((0, self.codes.shape[1]), dtype=np.float32)] * len(items)
         for rows, prefix in self._prefixes(histories, batch_size, sessions):
             sizes = [len(items[row]) for row in rows]
             device = prefix.hidden.device
@@ -314,12 +313,7 @@ class GenerativeRecommender:
         """The temperature at which the true next items of `cases`, of validation, are the most likely."""
         self._checked(cases.histories, None, None)
         steps = [
-            [
-                (step.log_probs, step.slots)
-                for step in forced_steps(
-                    self.model, self.trie, self.model.state(prefix), torch.from_numpy(cases.targets[rows])
-                )
-            ]
+            forced_steps(self.model, self.trie, self.model.state(prefix), torch.from_numpy(cases.targets[rows]))
             for rows, prefix in self._prefixes(cases.histories, batch_size, None)
         ]
         return fit_temperature(steps)
@@ -580,14 +574,12 @@ class GenerativeRecommender:
             ArtifactError: codes that the tokenizer cannot have made, or that repeat.
         """
         model: GeneratorModel
+        if self._body_is_exported and self.config.model.lm is not None:
+            raise ConfigError("an exported language model reads no new catalogue; change the catalogue, then export it")
         if self._users is not None or isinstance(self.model, AnyOrderModel):
             whole = np.concatenate([item_vectors.first, item_vectors.further])
             twin = self.with_catalog(codes, whole, np.arange(len(self.codes)), shares_weights=True)
         else:
-            if self._body_is_exported and self.config.model.lm is not None:
-                raise ConfigError(
-                    "an exported language model reads no new catalogue; change the catalogue, then export it"
-                )
             if isinstance(self.model, FlatModel):
                 model = self.model.with_items(codes)
             else:

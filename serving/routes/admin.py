@@ -15,13 +15,10 @@ from serving.traffic import model_requests
 router = APIRouter(prefix="/v1/admin", tags=["admin"])
 
 
-@router.get("/models", operation_id="list_models", responses=responses(409))
+@router.get("/models", operation_id="list_models", responses=responses(503))
 async def list_models(context: Context) -> ModelStates:
     """The models in memory, in the order in which they were loaded."""
-    try:
-        return await _states(context)
-    except ModelError as error:
-        raise ProblemError(409, str(error)) from error
+    return await _states(context)
 
 
 @router.post("/models:load", operation_id="load_model", responses=responses(400, 409, 413, 422))

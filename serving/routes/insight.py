@@ -6,13 +6,14 @@ import anyio.to_thread
 from fastapi import APIRouter
 
 from serving.context import Context
+from serving.problems import responses
 from serving.results import ExperimentsOut
 from serving.traffic import Traffic, traffic_of
 
 router = APIRouter(prefix="/v1", tags=["operations"])
 
 
-@router.get("/traffic", operation_id="get_traffic")
+@router.get("/traffic", operation_id="get_traffic", responses=responses(503))
 async def get_traffic(context: Context) -> Traffic:
     """What the service has done since its start: `/metrics` as JSON, without what only machines read."""
     return traffic_of(await context.fleet.collect_metrics())

@@ -10,6 +10,7 @@ from serving import presentation
 from serving.context import Context, ServingContext
 from serving.lifecycle import Lifecycle, StoreProbe, judge
 from serving.metrics import CONTENT_TYPE
+from serving.problems import responses
 from serving.schemas.operations import Health, ModelResponse
 
 router = APIRouter(tags=["operations"])
@@ -56,7 +57,10 @@ def _unavailable(response: Response, context: ServingContext, checks: dict[str, 
 
 
 @router.get(
-    "/metrics", operation_id="metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+    "/metrics",
+    operation_id="metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, **responses(503)},
 )
 async def metrics(context: Context) -> Response:
     """Metrics for Prometheus."""

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from recsys.errors import ArtifactError, RecsysError
-from serving.fleet import ModelChange
+from serving.fleet import EndingError, ModelChange
 from serving.metrics import Metrics
 from serving.models import ModelError, Models
 from serving.workers.channel import LINE_LIMIT, Message, encode
@@ -133,8 +133,8 @@ class FleetMember:
         self._send({"kind": "result", "number": task["number"], "value": value, "error": error})
 
 
-def _ending() -> ModelError:
-    return ModelError("the service is ending")
+def _ending() -> EndingError:
+    return EndingError("the service is ending")
 
 
 def parts_of(error: Exception) -> tuple[str, str]:

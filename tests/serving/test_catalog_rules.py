@@ -61,13 +61,35 @@ def test_a_filter_is_looked_up_once_and_kept_while_it_is_asked_for(
     assert rules.has_ready([_titled("T")], ["categories"])
     assert not rules.has_ready([_titled("U")], [])
     assert not rules.has_ready([], ["title"])
-    monkeypatch.setattr(rules, "_most_bitmaps", 3)
+    monkeypatch.setattr(catalog_rules, "_LEAST_CACHED", 3)
+    monkeypatch.setattr(catalog_rules, "_CACHE_BYTES", 0)
     for number in range(5):
         rules.permitted(_titled(f"{number}"))
         assert rules.permitted(_titled("T")) is first
     assert not rules.has_ready([_titled("0")], [])
     assert rules.has_ready([_titled("4"), _titled("T")], [])
     assert catalog_rules.filter_key(_titled("T")) == '{"eq":{"column":"title","value":"T"}}'
+
+
+def test_a_newer_version_has_the_filters_ready_that_were_asked_for_last(rules: CatalogRules) -> None:
+    for number in range(3 * catalog_rules._UPDATED):
+        rules.permitted(_titled(f"{number}"))
+    rows, at = ITEMS[:1].with_columns(title=pl.lit("95")), np.array([0])
+    newer = rules.over(Catalog(frame=pl.concat([rows, ITEMS[1:]])), rows, at, None, None)
+    assert [newer.has_ready([_titled(f"{number}")], []) for number in (0, 63, 64, 95)] == [False, False, True, True]
+    assert newer.permitted(_titled("95")).tolist() == [True, False, False, False, False]
+    assert rules.has_ready([_titled("0")], [])
+
+
+def test_long_filters_take_the_room_of_many(rules: CatalogRules, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_rules, "_LEAST_CACHED", 1)
+    monkeypatch.setattr(catalog_rules, "_CACHE_BYTES", 2800)
+    for title in ("U", "T"):
+        rules.permitted(_titled(title))
+    assert rules.has_ready([_titled("U"), _titled("T")], [])
+    rules.permitted(_titled("t" * 256))
+    assert not rules.has_ready([_titled("U")], [])
+    assert rules.has_ready([_titled("T"), _titled("t" * 256)], [])
 
 
 def test_what_is_not_in_the_catalogue_is_named(rules: CatalogRules) -> None:

@@ -18,9 +18,10 @@ from recsys.data import Catalog
 from recsys.generator.filters import Containment, Contains, Eq, Equality, InRange, Range
 from recsys.retrieval.single import SourceRecommender
 from serving.answers import Query
-from serving.overlay import ItemFacts, Overlay
+from serving.overlay import ChangedItem, ItemFacts, Overlay
 from serving.placing import BundlePlacer, Placement, place
 from serving.runtime import Changes, RecommenderRuntime, content_source
+from serving.tables import ItemTables
 
 HISTORY = ("i3", "i7", "n0")
 NEW = tuple(f"n{number}" for number in range(6))
@@ -176,6 +177,22 @@ def test_any_order_of_changes_answers_as_what_is_made_anew(
     assert half is not None
     earlier, told = half
     assert_same(answers(earlier, HISTORY), told)
+
+
+def test_an_item_that_gets_its_place_later_has_a_row_from_then_on(bundle: Bundle) -> None:
+    first, second = (
+        ChangedItem(item_id=item_id, facts=ItemFacts(title=item_id), number=number, is_removed=False)
+        for number, item_id in enumerate(NEW[:2])
+    )
+    overlay = Overlay(version=1, items={NEW[0]: first, NEW[1]: second})
+    tables = ItemTables.of(bundle.catalog, bundle.item_counts, None, None)
+    without = tables.over(overlay, [first], None)
+    assert without.catalog.num_items == NUM_ITEMS + 1
+    later = Overlay(version=2, items=overlay.items)
+    assert without.precedes(later, [first, second])
+    found = without.over(later, [first, second], None)
+    assert found.catalog.item_ids[NUM_ITEMS:] == list(NEW[:2])
+    assert found.words.find(NEW[1], limit=1) == ([NUM_ITEMS + 1], 1)
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from recsys.data import Sequences
 from recsys.generator import GenerativeRecommender
 from serving.app import create_app
 from serving.runtime import RecommenderRuntime
-from serving.settings import ServingSettings
+from serving.settings import ExplorationSettings, ServingSettings
 
 SNAPSHOT = Path(__file__).parent / "explanation.json"
 """Made of the toy model's answer to `REQUEST`. When it has to change, put what the failing test prints in its place."""
@@ -111,6 +112,13 @@ def test_a_rule_that_moves_items_says_where_they_would_stand(client: TestClient,
     assert fired["items"]
 
 
+def test_what_exploration_draws_is_no_rules_doing(runtime: RecommenderRuntime, store: OnlineStore) -> None:
+    settings = SETTINGS.model_copy(update={"exploration": ExplorationSettings(epsilon=1.0)})
+    body = {"history": ["i1", "i4"], "k": 10, "details": True, "boosts": [{"weight": 0, "item_ids": ["i3"]}]}
+    with TestClient(create_app(runtime, store, settings)) as client:
+        assert _rules(_post(client, "recommend", body)).keys() == {"always.titled", "exclude_seen"}
+
+
 def test_rules_without_effect_are_not_told_of(client: TestClient) -> None:
     body = {"history": ["i1"], "k": 3, "details": True, "exclude_seen": False, "max_per_category": 3, "exclude": ["no"]}
     body |= {"boosts": [{"weight": 1, "item_ids": ["i3"]}], "filter": {"exists": {"column": "brand"}}}
@@ -169,3 +177,24 @@ def test_a_list_is_there_without_the_codes_that_cannot_be_told(
     answer = _post(client, "recommend", {"history": ["i1"], "details": True})
     assert (answer["degraded"], answer["details"]["stage"]) == (False, "generator")
     assert {item["code_log_probs"] for item in answer["items"]} == {None}
+
+
+def test_codes_that_take_for_ever_take_one_thread(
+    client: TestClient, runtime: RecommenderRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = [], threading.Event()
+
+    def hang(*_: object, **__: object) -> None:
+        begun.append(1)
+        goes_on.wait()
+
+    monkeypatch.setattr(runtime.generator, "score_codes", hang)
+    try:
+        for _ in range(3):
+            body = {"history": ["i1"], "details": True}
+            answer = client.post("/v1/recommend", json=body, headers={"X-Deadline-Ms": "300"})
+            assert answer.status_code == 200
+            assert {item["code_log_probs"] for item in answer.json()["items"]} == {None}
+        assert len(begun) <= 1
+    finally:
+        goes_on.set()

@@ -92,6 +92,19 @@ def test_a_copy_ends_with_its_bundle_and_the_pinned_one_does_not(tmp_path: Path,
     assert pinned.is_dir()
 
 
+def test_a_bundle_that_is_loaded_again_does_not_lose_its_copy(tmp_path: Path, copies: PrivateCopies) -> None:
+    write_toy_bundle(tmp_path / "a")
+    first, second = copies.load(tmp_path / "a"), copies.load(tmp_path / "a")
+    copy = first.path
+    assert second.path == copy
+    del first
+    gc.collect()
+    assert second.tokenizer.codebook_sizes == (8, 8), "read now, from the copy"
+    del second
+    gc.collect()
+    assert not copy.exists()
+
+
 def test_what_is_damaged_is_refused_by_the_name_that_was_given(tmp_path: Path, copies: PrivateCopies) -> None:
     path = tmp_path / "bundle"
     write_toy_bundle(path)
@@ -107,11 +120,14 @@ def test_what_is_damaged_is_refused_by_the_name_that_was_given(tmp_path: Path, c
 
 def test_what_killed_services_have_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    gone, alive, foreign = (tmp_path / f"recsys-bundles-{name}" for name in ("4194305-x", f"{os.getpid()}-x", "mine"))
-    for directory in (gone, alive, foreign):
-        directory.mkdir()
+    foreign = tmp_path / "recsys-bundles-mine"
+    foreign.mkdir()
     with PrivateCopies():
-        assert [directory.is_dir() for directory in (gone, alive, foreign)] == [False, True, True]
+        (alive,) = set(tmp_path.iterdir()) - {foreign}
+        gone = tmp_path / "recsys-bundles-gone"
+        shutil.copytree(alive, gone)  # no process holds its lock, whatever numbers processes have by now
+        with PrivateCopies():
+            assert [directory.is_dir() for directory in (gone, alive, foreign)] == [False, True, True]
 
 
 def test_no_room_is_said_in_one_line(tmp_path: Path, copies: PrivateCopies, monkeypatch: pytest.MonkeyPatch) -> None:
