@@ -214,8 +214,9 @@ class AnswerChain:
 
     def close(self) -> None:
         """Let the model's threads end."""
-        for batcher in (*self._batchers.values(), self._codes):
+        for batcher in self._batchers.values():
             batcher.close()
+        self._codes.close()
 
     def _until(self, further: Sequence[Stage], deadline: float) -> float:
         """When a stage must be done, so that those behind it still have time."""
