@@ -280,7 +280,7 @@ def off_policy(
     items = log["item_id"].replace_strict(index, return_dtype=pl.Int64).to_numpy()
     weights = chances(users, items) / log["propensity"].to_numpy()[:, None]
     nothing = np.zeros(len(log))
-    metrics = {}
+    metrics: dict[str, CaseMetric] = {}
     for policy, of_policy in zip(lists, weights.T, strict=True):
         if (problem := WeightDiagnostics.of(of_policy).problem(Limits())) is not None:
             raise DataError(f"off-policy estimate of {policy}: {problem}")
