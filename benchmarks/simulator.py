@@ -5,8 +5,8 @@ On MovieLens latest-small and Amazon Scientific, recommenders, simulator and eva
 
     validity      AUC and calibration of held-out choices, lengths of sessions (MovieLens), transitions of categories
     agreement     recommenders from random to fused: held-out NDCG@10 (the last choices of evaluation users), the chance
-                  that a simulated user takes something from the first page, and choices a simulated session; Kendall's
-                  tau between them, intervals over users
+                  that a simulated user takes something from the first page, choices a simulated session, and what a
+                  log of their mixture says of each (SNIPS); Kendall's tau between them, intervals over users
     arms          the table of `recsys simulate` for the same recommenders
     stress        choices a page of users who drift, chase popularity, skim or are adversarial
     robustness    tau between the order of a cell of {temperature} x {position bias} x {satiation} and the order above
@@ -37,6 +37,7 @@ import polars as pl
 
 from recsys.data import DataConfig, Sequences, load_dataset
 from recsys.data.sequences import Examples
+from recsys.errors import DataError
 from recsys.evaluation import SasRecConfig
 from recsys.evaluation.baselines import ItemKnn, Popularity, SasRec, SkipGram
 from recsys.evaluation.baselines.ranking import rank_by_score
@@ -49,9 +50,12 @@ from recsys.simulator.behaviour.folds import FOLDS, UserFolds
 from recsys.simulator.behaviour.logged_sessions import LoggedSessions
 from recsys.simulator.behaviour.model import ChoiceModel
 from recsys.simulator.behaviour.stress import KINDS, Kind, Traits
+from recsys.simulator.off_policy.diagnostics import Limits, WeightDiagnostics
+from recsys.simulator.off_policy.estimators import Rounds, snips
 from recsys.simulator.sessions.agreement import Evaluator, agreement, kendall_tau
-from recsys.simulator.sessions.arms import CachedArm
+from recsys.simulator.sessions.arms import CachedArm, Page, Slates
 from recsys.simulator.sessions.feedback import feedback_loop
+from recsys.simulator.sessions.noise import SLATE, keys, uniform
 from recsys.simulator.sessions.play import PlayConfig, Played, play
 from recsys.simulator.sessions.summary import summarise
 from recsys.simulator.sessions.validity import validity
@@ -66,6 +70,8 @@ _FEW = 400
 """Users of the studies beside the main table."""
 _SPEED = 100_000
 _ROUNDS = 5
+_ROUNDS_PER_USER = 50
+"""Of the log that policies are estimated from."""
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -118,11 +124,17 @@ def _measure(name: str, folder: Path, parts: Sequence[str], epochs: int, seed: i
         for arm, ranker in rankers.items():
             lists = rank_cases(arm, ranker, cases, 10, num_items=catalog.num_items, mask_seen=True, batch_size=256)
             ndcg[arm] = accuracy_metrics(lists, cases.targets, (10,))["ndcg@10"]
-        # An off-policy estimate of the same policies is one more `Evaluator`.
+        # Lists for the histories that sessions begin with.
+        asked = Examples(histories=population, targets=np.array([history[-_LAST[name]] for history in held]))
+        lists = {
+            arm: rank_cases(arm, ranker, asked, 10, num_items=catalog.num_items, mask_seen=True, batch_size=256)
+            for arm, ranker in rankers.items()
+        }
         evaluators = [
             Evaluator.of_cases("held-out NDCG@10", ndcg, cases.histories.users, seed=seed),
             _simulated("simulated first page", _first_page(base), len(population), seed),
             _simulated("simulated session", base.sessions, len(population), seed),
+            off_policy(model, lists, population, catalog.item_ids, seed=seed),
         ]
         arms_found = summarise(base, model, population, train, user_ids=user_ids, item_ids=catalog.item_ids, seed=seed)
         return {
@@ -222,6 +234,59 @@ def _simulated(name: str, sessions: pl.DataFrame, num_users: int, seed: int) -> 
         for key, part in sessions.partition_by("arm", as_dict=True).items()
     }
     return Evaluator.of_cases(name, metrics, users, seed=seed)
+
+
+def off_policy(
+    model: ChoiceModel,
+    lists: dict[str, npt.NDArray[np.int64]],
+    population: Sequences,
+    item_ids: list[str],
+    *,
+    rounds_per_user: int = _ROUNDS_PER_USER,
+    seed: int,
+) -> Evaluator:
+    """SNIPS of each policy on one log: pages of one item, which a policy shows with a chance of 1 / rank in its list.
+
+    The log is of the mixture: one of the policies is drawn, then its item, so that no weight is above their number.
+
+    Args:
+        model: how users choose.
+        lists: of each policy int64 [users, 10], best first, -1 = no more items.
+        population: histories of the users.
+        item_ids: of the catalogue, by dense index.
+        rounds_per_user: pages that each user is shown.
+        seed: of the log and of resampling users.
+    """
+    shown = np.stack(list(lists.values()), axis=1)
+    shares = np.where(shown >= 0, 1 / np.arange(1, shown.shape[2] + 1), 0.0)
+    shares /= shares.sum(axis=2, keepdims=True)
+
+    def chances(users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """float64 [n, policies]: how likely each shows the item."""
+        return np.asarray((shares[users] * (shown[users] == items[:, None, None])).sum(axis=2))
+
+    def mixture(page: Page) -> Slates:
+        luck = uniform(keys(page.seed, page.users, page.sessions, page.step, SLATE))
+        below = np.cumsum(shares[page.users].reshape(len(page.users), -1), axis=1)
+        drawn = (below < luck[:, None] * below[:, -1:]).sum(axis=1)
+        items = shown[page.users].reshape(len(page.users), -1)[np.arange(len(drawn)), drawn]
+        return Slates(items=items[:, None], propensities=chances(page.users, items).mean(axis=1)[:, None])
+
+    users = np.repeat(np.arange(len(population)), rounds_per_user)
+    config = PlayConfig(size=1, max_steps=1, sessions_per_user=rounds_per_user, seed=seed)
+    user_ids = [str(user) for user in range(len(population))]
+    log = play(model, {"": mixture}, population, config, user_ids=user_ids, item_ids=item_ids).impressions
+    index = {item_id: item for item, item_id in enumerate(item_ids)}
+    items = log["item_id"].replace_strict(index, return_dtype=pl.Int64).to_numpy()
+    weights = chances(users, items) / log["propensity"].to_numpy()[:, None]
+    nothing = np.zeros(len(log))
+    metrics: dict[str, CaseMetric] = {}
+    for policy, of_policy in zip(lists, weights.T, strict=True):
+        if (problem := WeightDiagnostics.of(of_policy).problem(Limits())) is not None:
+            raise DataError(f"off-policy estimate of {policy}: {problem}")
+        rounds = Rounds(rewards=log["reward"].to_numpy(), weights=of_policy, predicted=nothing, values=nothing)
+        (metrics[policy],) = snips(rounds)
+    return Evaluator.of_cases("off-policy SNIPS", metrics, users, seed=seed)
 
 
 def _ctr(played: Played) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -52,16 +53,17 @@ def ab(
     from recsys.simulator.sessions.play import PlayConfig
     from training.ab import PAGE, AbConfig, compare
 
-    chosen: dict[str, object] = {} if secondary is None else {"secondary": tuple(secondary)}
-    if guardrail is not None:
-        chosen["guardrails"] = dict(map(_margin, guardrail))
-    plan = AnalysisPlan(
-        control="A",
-        treatment="B",
+    usual = AnalysisPlan(control="A", treatment="B")
+    margins = {} if guardrail is None else dict(map(_margin, guardrail))
+    # What is usual gives way to what was asked for: a metric has one role.
+    asked = {primary, *(secondary or ()), *margins}
+    plan = replace(
+        usual,
         primary=primary,
+        secondary=tuple(secondary or [name for name in usual.secondary if name not in asked]),
+        guardrails=margins or {name: share for name, share in usual.guardrails.items() if name not in asked},
         smallest_lift=smallest_lift,
         alpha=alpha,
-        **chosen,  # type: ignore[arg-type]
     )
     played = PlayConfig(size=places, max_steps=pages, sessions_per_user=sessions, seed=seed)
     with results_only_stdout() as stdout:
@@ -99,6 +101,8 @@ def ab_power(
         raise ConfigError(f"--baseline must be above 0, got {baseline}")
     if deviation is None and baseline >= 1:
         raise ConfigError(f"--baseline {baseline} is no rate below 1; give its standard deviation with --deviation")
+    if deviation is not None and not deviation >= 0:
+        raise ConfigError(f"--deviation must be 0 or more, got {deviation}")
     variance = baseline * (1 - baseline) if deviation is None else deviation**2
     needed = users_per_arm(baseline * lift, variance, alpha=alpha, power=power, correlation=correlation)
     days = None if daily_users is None else days_needed(needed, daily_users, share)

@@ -294,7 +294,7 @@ def replay(
         Literal["error_bound", "error", "slope"],
         typer.Option(help="Parameters of estimators: error_bound keeps intervals honest, the others accept bias."),
     ] = "error_bound",
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """What another policy would have earned, from the log of the one that was served.

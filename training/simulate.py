@@ -22,7 +22,7 @@ from recsys.bundle import Bundle
 from recsys.config import StrictConfig
 from recsys.data import Interactions, Sequences, load_dataset, resolve
 from recsys.data.sequences import IntArray
-from recsys.errors import DataError, RecsysError
+from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.evaluation.baselines import Popularity
 from recsys.evaluation.ranker import Ranker
 from recsys.files import atomic_directory, sha256_json, write_json
@@ -111,7 +111,7 @@ def simulate_run(
     item_ids = bundle.catalog.item_ids
     played = play(model, arms, population, config.play, user_ids=user_ids, item_ids=item_ids, traits=traits)
     summaries = summarise(
-        played, model, population, counted, user_ids=user_ids, item_ids=item_ids, seed=config.play.seed
+        played, model, population, counted, user_ids=user_ids, item_ids=item_ids, seed=config.play.seed, traits=traits
     )
     report = {
         "model_version": bundle.manifest.model_version,
@@ -146,11 +146,15 @@ def service_ranker(url: str, item_ids: Sequence[str], key: str | None = None) ->
     """A running service: what is deployed is what is tested. A request a history.
 
     Raises:
+        ConfigError: the URL or the key is impossible.
         RecsysError: at a call, when the service does not answer with a list.
     """
     index = {item_id: item for item, item_id in enumerate(item_ids)}
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    client = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S)
+    try:
+        client = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S)
+    except (httpx.InvalidURL, UnicodeEncodeError) as error:
+        raise ConfigError(f"service: {url!r} is no URL, or its key is not plain ASCII: {error}") from error
 
     def rank(histories: Sequences, k: int) -> IntArray:
         lists = np.full((len(histories), k), -1, dtype=np.int64)
@@ -165,7 +169,7 @@ def service_ranker(url: str, item_ids: Sequence[str], key: str | None = None) ->
                 raise RecsysError(f"service: {url} answered {error.response.status_code}: {reason}") from error
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
                 raise RecsysError(f"service: {url} gives no list: {error}; is it running?") from error
-            kept = [item for item in items if item >= 0]
+            kept = [item for item in items if item >= 0][:k]
             lists[row, : len(kept)] = kept
         return lists
 
@@ -205,9 +209,9 @@ def _model(
     made_of = sha256_json(
         {
             "config": config.model_dump(mode="json"),
-            "items": bundle.catalog.item_ids,
+            "items": bundle.catalog.frame.select("item_id", "title", "categories").to_dict(as_series=False),
             "users": interactions.user_ids,
-            "log": interactions.frame["item"].to_list(),
+            "log": interactions.frame.select("user", "item", "timestamp").to_dict(as_series=False),
         }
     )
     if path.is_dir():

@@ -149,6 +149,8 @@ def test_a_running_service_is_an_arm(place: Path, tmp_path: Path, service: str) 
     [
         (["nowhere", "b"], "no bundle at"),
         (["a", "http://127.0.0.1:9"], "gives no list"),
+        # Usual secondary metrics and guardrails give way: the next thing to fail is the service.
+        (["a", "http://127.0.0.1:9", "--primary", "session_length"], "gives no list"),
         (["a", "b", "--primary", "clicks"], "unknown metric 'clicks'; there are choices_per_user"),
         (["a", "b", "--guardrail", "variety"], "expected METRIC=SHARE"),
         (["a", "b", "--guardrail", "choices_per_user=0.1"], "has two roles"),
@@ -205,6 +207,7 @@ def test_the_size_of_a_live_test() -> None:
         (["--baseline", 0], "--baseline must be above 0"),
         (["--baseline", 3], "give its standard deviation"),
         (["--lift", 0], "difference must be"),
+        (["--deviation", -1], "--deviation must be 0 or more"),
         (["--power", 1], "power must lie between 0 and 1"),
     ]:
         code, _, errors = run(*options, *change)

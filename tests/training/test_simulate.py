@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
 from recsys.data import Sequences
-from recsys.errors import DataError, RecsysError
+from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.simulator.behaviour.fitting import FitConfig
 from recsys.simulator.sessions.play import PlayConfig
 from training.cli import app
@@ -63,6 +64,23 @@ def test_a_simulation_is_written_and_the_same_seed_repeats_it(run_dir: Path, log
     simulate_run(run_dir, CONFIG, log=str(log))
     assert (run_dir / "simulate" / "report.json").read_bytes() == written
     assert (run_dir / "simulate" / "choice_model" / "choice_model.json").stat().st_mtime_ns == before
+
+
+def test_another_log_of_the_same_choices_fits_the_users_anew(run_dir: Path, log: Path, tmp_path: Path) -> None:
+    simulate_run(run_dir, CONFIG, log=str(log))
+    folder = tmp_path / "log"
+    folder.mkdir()
+    pl.read_parquet(log / "items.parquet").write_parquet(folder / "items.parquet")
+    events = pl.read_parquet(log / "interactions.parquet").with_columns(timestamp=pl.col("timestamp") * 3_600)
+    events.write_parquet(folder / "interactions.parquet")
+    report = simulate_run(run_dir, CONFIG, log=str(folder))
+    alone = simulate_run(_copy(run_dir, tmp_path / "run"), CONFIG, log=str(folder))
+    assert report["parameters"] == alone["parameters"]
+
+
+def _copy(run_dir: Path, to: Path) -> Path:
+    shutil.copytree(run_dir, to, ignore=shutil.ignore_patterns("simulate"))
+    return to
 
 
 def test_users_whom_the_run_was_trained_on_are_reported(run_dir: Path, log: Path, tmp_path: Path) -> None:
@@ -127,3 +145,6 @@ def test_a_service_is_an_arm_and_its_refusals_are_one_line() -> None:
         server.server_close()
     with pytest.raises(RecsysError, match="is it running"):
         rank(Sequences.from_lists([[0]]), 4)
+    for impossible, key in (("http://localhost:abc", None), (url, "schlüssel")):
+        with pytest.raises(ConfigError, match="is no URL"):
+            service_ranker(impossible, ["i0"], key)

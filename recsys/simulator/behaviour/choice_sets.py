@@ -37,7 +37,8 @@ class ChoiceSets:
     features: FloatArray
     """float32 [n, S, F], see `Featurizer`."""
     corrections: DoubleArray
-    """float64 [n, S], added to utilities: -log q of a drawn option, 0 of one that was shown, -inf of an empty place."""
+    """float64 [n, S], added to utilities: -log q of a drawn option (of the taken one, plus the log of how often it was
+    drawn, itself included), 0 of one that was shown, -inf of an empty place."""
     chosen: IntArray
     """int64 [n]: the place of the choice; -1 = none."""
     owners: IntArray
@@ -118,7 +119,7 @@ def sampled_choices(
             can only be told from taste where there are some.
 
     Returns:
-        The taken item stands at place 0.
+        The taken item stands at place 0, once, and counts as often as it was drawn, plus one.
 
     Raises:
         DataError: no history has two items.
@@ -142,7 +143,10 @@ def sampled_choices(
     )
     options = np.concatenate([taken[:, None], drawn], axis=1)
     corrections = -np.log(mixture)[options]
-    corrections[:, 1:][_had_before(log, rows, positions, drawn, num_items) | (drawn == taken[:, None])] = -np.inf
+    # A draw of what was taken is one place with it, which counts as often: dropped, popular items would look less so.
+    again = drawn == taken[:, None]
+    corrections[:, 0] += np.log(1 + again.sum(axis=1))
+    corrections[:, 1:][_had_before(log, rows, positions, drawn, num_items) | again] = -np.inf
     features = np.empty((*options.shape, featurize.num_features), dtype=np.float32)
     for choices, memories, recent in _states(log, rows, positions, featurize, session_starts):
         features[choices] = featurize(memories, recent, options[choices])

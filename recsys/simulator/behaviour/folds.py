@@ -7,7 +7,6 @@ A user's fold follows from a hash of the id alone, so that it is the same in eve
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +14,11 @@ import numpy as np
 
 from recsys.data.sequences import IntArray
 from recsys.errors import DataError
+from recsys.simulator.experiment.assignment import bucket_of
 
 RECOMMENDER, SIMULATOR, EVALUATION = "recommender", "simulator", "evaluation"
 FOLDS = (RECOMMENDER, SIMULATOR, EVALUATION)
 
-_BUCKETS = 10_000
 _FIRST_BUCKET = {RECOMMENDER: 0, SIMULATOR: 6_000, EVALUATION: 8_000}
 _SALT = "folds of users"
 
@@ -42,15 +41,10 @@ class UserFolds:
         Raises:
             DataError: nobody is left to fit the simulator on, or to simulate. The recommender's may be elsewhere.
         """
-        buckets = np.fromiter((_bucket(user_id) for user_id in user_ids), dtype=np.int64, count=len(user_ids))
+        buckets = np.fromiter((bucket_of(_SALT, user_id) for user_id in user_ids), dtype=np.int64, count=len(user_ids))
         fold = np.searchsorted(list(_FIRST_BUCKET.values()), buckets, side="right") - 1
         groups = {name: np.flatnonzero(fold == index) for index, name in enumerate(FOLDS)}
         for name in (SIMULATOR, EVALUATION):
             if len(groups[name]) == 0:
                 raise DataError(f"folds: none of {len(user_ids)} users falls into the {name} fold; give more users")
         return cls(**groups)
-
-
-def _bucket(user_id: str) -> int:
-    digest = hashlib.sha256(f"{_SALT}\0{user_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % _BUCKETS

@@ -26,7 +26,7 @@ _KEYS = ("user_id", "session")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SlateLog:
+class SessionLog:
     """P pages of sessions, sorted by session and step."""
 
     session: IntArray
@@ -53,7 +53,7 @@ class SlateLog:
         *,
         user_ids: Sequence[str],
         item_ids: Sequence[str],
-    ) -> SlateLog:
+    ) -> SessionLog:
         """Read the log of one arm.
 
         Args:
@@ -147,7 +147,7 @@ class SlateLog:
         )
 
 
-def fit_on_slates(model: ChoiceModel, log: SlateLog, *, penalty: float = 1e-4) -> ChoiceModel:
+def fit_on_slates(model: ChoiceModel, log: SessionLog, *, penalty: float = 1e-4) -> ChoiceModel:
     """The same vectors with all parameters fitted to slates. What a user's history tells is not cross-fitted here: the
     vectors must come from other users or an earlier time."""
     weights = fit_weights(log.choices(model.featurizer), penalty)

@@ -21,6 +21,7 @@ from recsys.simulator.experiment.sequential import TUNING_USERS, always_valid_p_
 
 _FEWEST_IN_SEGMENT = 20
 _FEWEST_AT_LOOK = 50
+_FEWEST_USERS = 2
 
 Safety: TypeAlias = Literal["safe", "harmed", "unclear"]
 
@@ -176,7 +177,9 @@ def analyse(outcomes: pl.DataFrame, plan: AnalysisPlan) -> ExperimentReport:
 def _measured(rows: pl.DataFrame, plan: AnalysisPlan, name: str) -> tuple[Effect, float | None]:
     """The effect in some users, and what CUPED left of the variance."""
     arms = [rows.filter(pl.col("arm") == arm) for arm in (plan.control, plan.treatment)]
-    if short := [arm for arm, of_arm in zip((plan.control, plan.treatment), arms, strict=True) if of_arm.height < 2]:
+    if short := [
+        arm for arm, of_arm in zip((plan.control, plan.treatment), arms, strict=True) if of_arm.height < _FEWEST_USERS
+    ]:
         raise DataError(f"the arm {short[0]!r} has fewer than two users; an effect needs two or more in each arm")
     metric = metric_named(name)
     values = [metric.values(of_arm) for of_arm in arms]
@@ -231,7 +234,9 @@ def _looks(rows: pl.DataFrame, plan: AnalysisPlan) -> tuple[Look, ...]:
     found = []
     for end in ends[ends >= min(_FEWEST_AT_LOOK, len(order))].tolist():
         arrived = rows.filter(pl.col("user_id").is_in(order.head(end).to_list()))
-        found.append((end, _measured(arrived, plan, plan.primary)[0]))
+        # Of a small arm nobody may have arrived yet.
+        if min((arrived["arm"] == arm).sum() for arm in (plan.control, plan.treatment)) >= _FEWEST_USERS:
+            found.append((end, _measured(arrived, plan, plan.primary)[0]))
     users = np.array([end for end, _ in found], dtype=np.float64)
     differences = np.array([effect.difference.value for _, effect in found])
     variances = users * np.array([effect.standard_error for _, effect in found]) ** 2

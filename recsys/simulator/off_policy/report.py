@@ -153,7 +153,7 @@ def evaluate_policy(
         reporter.add("mrdr", doubly_robust(replace(rounds, predicted=robust.predicted, values=robust.values)))
     balanced = balanced_weights(log, target, num_folds=config.num_folds, seed=config.seed)
     if reporter.judge("balanced", WeightDiagnostics.of(balanced), ["balanced_ips"]):
-        reporter.add("balanced_ips", ips(replace(rounds, weights=balanced)))
+        reporter.add("balanced_ips", snips(replace(rounds, weights=balanced)))
     if codes is not None and log.behaviour is not None:
         _add_prefixes(reporter, log, target, rounds, codes, config)
     return reporter.report(ModelDiagnostics.of(model.predicted, log.rewards))

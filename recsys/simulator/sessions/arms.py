@@ -115,9 +115,11 @@ class CachedArm:
     def _drawn(self, page: Page, pool: IntArray) -> Slates:
         logits = np.where(pool >= 0, -np.log(np.arange(1, pool.shape[1] + 1)) / self.spread, -np.inf)
         parts = (page.users[:, None], page.sessions[:, None], page.step, SLATE, pool)
-        order = np.argsort(-(logits + gumbel(keys(page.seed, *parts))), axis=1, kind="stable")[:, : page.size]
-        taken = np.take_along_axis(np.exp(logits), order, axis=1)
-        remaining = np.exp(logits).sum(axis=1, keepdims=True) - np.cumsum(taken, axis=1) + taken
+        order = np.argsort(-(logits + gumbel(keys(page.seed, *parts))), axis=1, kind="stable")
+        weights = np.take_along_axis(np.exp(logits), order, axis=1)
+        # What is left before each place, summed from the last one up: subtracting from the whole would cancel.
+        remaining = np.cumsum(weights[:, ::-1], axis=1)[:, ::-1][:, : page.size]
+        taken, order = weights[:, : page.size], order[:, : page.size]
         items = np.take_along_axis(pool, order, axis=1)
         chances = np.divide(taken, remaining, out=np.ones_like(taken), where=items >= 0)
         return Slates(items=items, propensities=np.clip(chances, np.finfo(float).tiny, 1.0))

@@ -14,6 +14,7 @@ from recsys.data.sequences import Sequences
 from recsys.evaluation.bootstrap import Interval, UserBootstrap
 from recsys.evaluation.metrics import CaseMetric, ItemPopularity, list_metrics
 from recsys.simulator.behaviour.model import ChoiceModel
+from recsys.simulator.behaviour.stress import Traits
 from recsys.simulator.sessions.crowd import Crowd
 from recsys.simulator.sessions.play import Played
 
@@ -49,6 +50,7 @@ def summarise(
     user_ids: Sequence[str],
     item_ids: Sequence[str],
     seed: int,
+    traits: Traits | None = None,
 ) -> dict[str, ArmSummary]:
     """By arm, in their order.
 
@@ -60,6 +62,7 @@ def summarise(
         user_ids: of the rows of `population`.
         item_ids: of the catalogue, by dense index.
         seed: of the resampling of users.
+        traits: of the users, as in `play`; None for ordinary ones.
     """
     popularity = ItemPopularity.of(train, model.num_items)
     by_arm = {str(key[0]): part for key, part in played.sessions.partition_by("arm", as_dict=True).items()}
@@ -68,7 +71,8 @@ def summarise(
     first_pages = played.impressions.filter((pl.col("step") == 0) & (pl.col("session") == 0))
     pages = first_pages.join(index, on="item_id").join(rows, on="user_id").sort("row", "position")
     size = int(played.impressions["position"].max() or 0) + 1  # type: ignore[arg-type]
-    best = oracle_chances(model, population, size)
+    everyone = Traits.ordinary(len(population)) if traits is None else traits
+    best = oracle_chances(model, population, size, everyone)
     # Sessions of all arms are sorted alike, which makes differences paired.
     any_arm = next(iter(by_arm.values()))
     _, users = np.unique(any_arm["user_id"].to_numpy(), return_inverse=True)
@@ -133,13 +137,14 @@ def _page_metrics(
     return found | bootstrap.exposure_intervals(lists, model.num_items)
 
 
-def oracle_chances(model: ChoiceModel, population: Sequences, size: int) -> DoubleArray:
+def oracle_chances(model: ChoiceModel, population: Sequences, size: int, traits: Traits) -> DoubleArray:
     """float64 [users]: the chance of a choice from the best slate of items that the user has not had."""
     chances = np.empty(len(population))
     for begin in range(0, len(population), 256):
         rows = np.arange(begin, min(begin + 256, len(population)))
         histories = population.select(rows)
-        crowd = Crowd(model, histories, users=rows, sessions=np.zeros_like(rows), seed=0)
+        sessions = np.zeros_like(rows)
+        crowd = Crowd(model, histories, users=rows, sessions=sessions, seed=0, traits=traits.select(rows))
         utilities = crowd.catalogue()
         utilities[np.repeat(np.arange(len(rows)), histories.lengths), histories.items] = -np.inf
         best = np.argsort(-utilities, axis=1, kind="stable")[:, :size]

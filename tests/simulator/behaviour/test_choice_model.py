@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from simulated_world import NUM_ITEMS, make_catalog, make_log, make_model
 
 from recsys.data import Sequences
 from recsys.errors import ArtifactError, DataError
 from recsys.simulator.behaviour.choice_sets import sampled_choices
 from recsys.simulator.behaviour.fit import fit_choice_model
-from recsys.simulator.behaviour.fitting import FitConfig, fit_weights
+from recsys.simulator.behaviour.fitting import FitConfig, choice_probabilities, fit_weights
 from recsys.simulator.behaviour.history import remembered, unit_blocks
 from recsys.simulator.behaviour.logged_sessions import LoggedSessions
 from recsys.simulator.behaviour.model import ChoiceModel
@@ -112,6 +114,22 @@ def test_drawn_alternatives_with_their_correction_find_the_weights_of_the_whole_
     there = np.isfinite(picked.corrections)
     assert np.corrcoef(predicted[there], truth[there])[0, 1] > 0.97
     assert found[-2] == pytest.approx(model.parameters.popularity, abs=0.08)
+
+
+def test_draws_of_what_was_taken_do_not_bend_the_weight_of_popularity() -> None:
+    # Few items, so that the popular ones are drawn again often; users choose by popularity alone, with weight 1.
+    model, random = make_model(), np.random.default_rng(0)
+    shares = np.exp(model.log_popularity.astype(float) * 2)
+    shares /= shares.sum()
+    lists = [random.choice(NUM_ITEMS, 2, replace=False, p=shares) for _ in range(20_000)]
+    featurize = replace(model.featurizer, log_popularity=np.log(shares).astype(np.float32))
+    sets = sampled_choices(Sequences.from_lists(lists), featurize, alternatives=32, most_per_user=1, seed=0)
+    found = minimize_scalar(
+        lambda weight: -np.log(choice_probabilities(sets, np.eye(sets.features.shape[2])[-2] * weight)[:, 0]).mean(),
+        bounds=(0.5, 1.5),
+        method="bounded",
+    )
+    assert found.x == pytest.approx(1, abs=0.02)
 
 
 def test_alternatives_are_never_what_the_user_had_before() -> None:

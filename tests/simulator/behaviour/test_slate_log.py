@@ -7,7 +7,7 @@ from simulated_world import NUM_ITEMS, make_log, make_model
 
 from recsys.data import Sequences
 from recsys.errors import DataError
-from recsys.simulator.behaviour.slate_log import SlateLog, fit_on_slates
+from recsys.simulator.behaviour.slate_log import SessionLog, fit_on_slates
 from recsys.simulator.sessions.arms import CachedArm
 from recsys.simulator.sessions.play import PlayConfig, Played, play
 
@@ -28,8 +28,8 @@ def played() -> Played:
     return play(make_model(), {"": CachedArm(ranker=shuffled)}, HISTORIES, config, user_ids=USER_IDS, item_ids=ITEM_IDS)
 
 
-def read(impressions: pl.DataFrame, sessions: pl.DataFrame) -> SlateLog:
-    return SlateLog.of(impressions, sessions, HISTORIES, user_ids=USER_IDS, item_ids=ITEM_IDS)
+def read(impressions: pl.DataFrame, sessions: pl.DataFrame) -> SessionLog:
+    return SessionLog.of(impressions, sessions, HISTORIES, user_ids=USER_IDS, item_ids=ITEM_IDS)
 
 
 def test_what_users_were_made_of_is_found_again_from_the_slates_that_they_saw(played: Played) -> None:

@@ -59,6 +59,16 @@ def test_a_lift_is_found_and_said_in_words() -> None:
     assert report.sample_ratio_p_value is None
 
 
+def test_looks_begin_when_both_arms_have_users() -> None:
+    rows = users(4_000, 0.0, paired=False).sort("arrival", "arm")
+    # One user of a hundred is in B.
+    lopsided = rows.filter((pl.col("arm") == "A") | (pl.col("arrival") % 100 == 99))
+    shares = {"A": int((lopsided["arm"] == "A").sum()), "B": int((lopsided["arm"] == "B").sum())}
+    report = analyse(lopsided, replace(LIVE, shares=shares, looks=40))
+    assert 0 < len(report.looks) < 40
+    assert report.looks[-1].users == len(lopsided)
+
+
 def test_a_fall_is_worse() -> None:
     assert verdict(analyse(users(400, -0.1), PAIRED)).decision == "worse"
 

@@ -179,6 +179,25 @@ def test_a_classifier_finds_the_weights_that_the_propensities_give() -> None:
     assert weights.mean() == pytest.approx(1, abs=0.02)
 
 
+def test_balanced_estimates_of_short_logs_are_not_too_high() -> None:
+    world = World.drawn(seed=0)
+    errors = []
+    for seed in range(10):
+        log = world.log(1_000, seed=seed)
+        weights = balanced_weights(log, world.target, num_folds=3, seed=seed)
+        terms = single.snips(Rounds(rewards=log.rewards, weights=weights, predicted=log.rewards, values=log.rewards))
+        errors.append(estimate(terms) - world.truth)
+    assert abs(np.mean(errors)) < 0.02
+
+
+def test_a_fold_without_users_is_left_out_of_the_classifier() -> None:
+    world = World.drawn(num_contexts=2, num_actions=4, seed=5)
+    log = world.log(400, seed=6, rounds_per_user=200)
+    weights = balanced_weights(log, world.target, num_folds=3, seed=0)
+    assert (weights > 0).all()
+    assert np.isfinite(weights).all()
+
+
 def test_slope_takes_the_narrowest_estimate_that_agrees_with_all_wider_ones() -> None:
     assert by_slope([1.0, 1.1, 1.05, 9.0], [1.0, 0.5, 0.2, 0.1]) == 2
     assert by_slope([9.0, 1.05, 1.1, 1.0], [0.1, 0.2, 0.5, 1.0]) == 1, "by width, not by place"

@@ -11,6 +11,8 @@ from recsys.data import Sequences
 from recsys.errors import DataError
 from recsys.evaluation.baselines import Popularity, SkipGram
 from recsys.evaluation.metrics import CaseMetric
+from recsys.simulator.behaviour.model import ChoiceModel
+from recsys.simulator.behaviour.stress import Traits
 from recsys.simulator.sessions.agreement import Evaluator, agreement, kendall_tau
 from recsys.simulator.sessions.arms import CachedArm
 from recsys.simulator.sessions.feedback import feedback_loop
@@ -102,8 +104,24 @@ def test_summaries_add_up_and_the_oracle_has_no_regret() -> None:
     assert difference.value == pytest.approx(oracle_metrics["expected"].value - popular["expected"].value)
     assert difference.low > 0
     assert found["popularity"].minus_first == {}
-    assert oracle_chances(model, POPULATION, 5).shape == (40,)
+    assert oracle_chances(model, POPULATION, 5, Traits.ordinary(40)).shape == (40,)
     assert 0 < oracle_metrics["ild"].value < 1
+
+
+def test_regret_is_over_what_the_users_themselves_like_best() -> None:
+    model = make_model()
+    traits = Traits.of(["popularity_chaser"] * len(POPULATION))
+    arms = {"popularity": CachedArm(ranker=lambda histories, k: _most_popular(model, histories, k))}
+    config = PlayConfig(size=5, max_steps=1)
+    played = play(model, arms, POPULATION, config, user_ids=USER_IDS, item_ids=ITEM_IDS, traits=traits)
+    found = summarise(played, model, POPULATION, TRAIN, user_ids=USER_IDS, item_ids=ITEM_IDS, seed=0, traits=traits)
+    assert found["popularity"].metrics["regret"].value == pytest.approx(0, abs=1e-6)
+
+
+def _most_popular(model: ChoiceModel, histories: Sequences, k: int) -> np.ndarray:
+    worth = np.tile(model.log_popularity, (len(histories), 1))
+    worth[np.repeat(np.arange(len(histories)), histories.lengths), histories.items] = -np.inf
+    return np.argsort(-worth, axis=1, kind="stable")[:, :k]
 
 
 def test_a_recommender_that_learns_from_its_own_lists_narrows_what_it_shows() -> None:

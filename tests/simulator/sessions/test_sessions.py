@@ -196,6 +196,26 @@ def test_drawn_slates_say_their_propensities() -> None:
     np.testing.assert_allclose(slates.propensities[rows][second, 1], weights[1] / weights[1:].sum())
 
 
+def test_propensities_of_draws_that_are_nearly_certain_are_exact() -> None:
+    # Weights from 1 down to 12 ** -20: what is left after the first ones is far below the precision of their sum.
+    arm = CachedArm(ranker=BEST, spread=0.05)
+    page = Page(
+        population=POPULATION,
+        users=np.zeros(50, dtype=int),
+        sessions=np.arange(50),
+        choices=np.zeros((50, 0), dtype=int),
+        size=12,
+        max_steps=1,
+        seed=0,
+    )
+    slates = arm(page)
+    pool = BEST(POPULATION.select(np.array([0])), 12)[0]
+    for items, propensities in zip(slates.items, slates.propensities, strict=True):
+        ranks = [pool.tolist().index(item) + 1.0 for item in items]
+        expected = [ranks[place] ** -20 / sum(rank**-20 for rank in ranks[place:]) for place in range(12)]
+        np.testing.assert_allclose(propensities, expected, rtol=1e-9)
+
+
 def test_an_arm_without_items_ends_the_session() -> None:
     result = played(PlayConfig(size=40, max_steps=9, seed=1), best=CachedArm(ranker=BEST))
     ended = result.sessions["ended"].value_counts()
