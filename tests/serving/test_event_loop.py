@@ -92,7 +92,13 @@ def test_no_operation_blocks_the_event_loop(
         write_toy_bundle(tmp_path / f"run-{seed}" / "bundle", seed=seed)
     bundle = Bundle.load(tmp_path / "run-0" / "bundle")
     runtime = RecommenderRuntime.from_bundle(bundle)
-    app = create_app(runtime, store, seed=lambda: store.seed_histories("v1", bundle.histories()), bundles=tmp_path)
+    app = create_app(
+        runtime,
+        store,
+        seed=lambda: store.seed_histories("v1", bundle.histories()),
+        bundles=tmp_path,
+        read_bundle=lambda path: Bundle.load(path),  # looked up when it is called: it is watched
+    )
     watch = Watch(monkeypatch)
     with TestClient(app) as client:
         statuses = _ask_everything(app, client)
