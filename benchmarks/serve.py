@@ -408,7 +408,7 @@ def _serve(arguments: list[str]) -> None:
     build: Callable[[argparse.Namespace], Any] = _product if options.kind == "server" else _plain_service
     app = build(options)
     print("port", listener.getsockname()[1], flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(app, loop="asyncio", log_config=None, access_log=False)).run(sockets=[listener])
 
 
 def _product(options: argparse.Namespace) -> Any:

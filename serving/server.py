@@ -246,7 +246,14 @@ class HttpServer(uvicorn.Server):
     def __init__(self, api: FastAPI, on_ready: Callable[[], object], drain_s: float) -> None:
         super().__init__(
             uvicorn.Config(
-                api, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE_S
+                api,
+                # Not uvloop, which keeps the interpreter to itself for whole turns: under overload the threads of the
+                # model then got half of the answers done (`recsys bench serve`).
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_GRACE_S,
             )
         )
         self._on_ready = on_ready
