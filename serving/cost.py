@@ -12,6 +12,9 @@ others use too is slow for batches of all sizes."""
 _HALF_LIFE_S = 5.0
 """What is known of a model that nobody asks any more: half as long after this time, so that one hiccup which makes it
 look too slow for every deadline does not keep it from ever being asked again."""
+_LEAST_USEFUL = 8
+"""No batch need be smaller. Under overload estimates err, and small batches alone never show what large ones would save:
+a service that once believed that sharing saves nothing would stay at the pace of single requests."""
 _DIMINISHING = 0.1
 """A batch is large enough when one more request would save less than this share of its cost."""
 
@@ -78,4 +81,4 @@ class CostModel:
         """
         if len(self._classes) < 2:
             return limit
-        return max(2, min(limit, int(self.fixed_s / (_DIMINISHING * self.each_s)))) if limit > 1 else 1
+        return min(limit, max(_LEAST_USEFUL, int(self.fixed_s / (_DIMINISHING * self.each_s))))

@@ -308,6 +308,14 @@ def test_costs_are_a_fixed_part_and_one_for_each() -> None:
     assert cost.largest_useful(8) == 8
 
 
+def test_batches_are_never_kept_so_small_that_sharing_could_not_show() -> None:
+    cost = CostModel()
+    for size in (1, 2):
+        cost.observe(size, 0.010 * size, now=0.0)
+    assert cost.largest_useful(32) == 8
+    assert cost.largest_useful(1) == 1
+
+
 def test_without_two_sizes_nothing_is_taken_to_be_shared() -> None:
     cost = CostModel(first_s=0.05)
     assert cost.seconds(1, now=0.0) == pytest.approx(0.05)
