@@ -13,8 +13,8 @@ _HALF_LIFE_S = 5.0
 """What is known of a model that nobody asks any more: half as long after this time, so that one hiccup which makes it
 look too slow for every deadline does not keep it from ever being asked again."""
 _LEAST_USEFUL = 8
-"""No batch need be smaller. Under overload estimates err, and small batches alone never show what large ones would save:
-a service that once believed that sharing saves nothing would stay at the pace of single requests."""
+"""No batch need be smaller. Under overload estimates err, and small batches never show what large ones would save: a
+service that once believed that sharing saves nothing would stay at the pace of single requests."""
 _DIMINISHING = 0.1
 """A batch is large enough when one more request would save less than this share of its cost."""
 
