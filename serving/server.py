@@ -247,8 +247,8 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 api,
-                # Not uvloop, which keeps the interpreter to itself for whole turns: under overload the threads of the
-                # model then got half of the answers done (`recsys bench serve`).
+                # Not uvloop, where it is installed: an answer took 7.8 ms of a processor with it, 7.0 without (closed
+                # loop of `recsys bench serve`, in turns).
                 loop="asyncio",
                 log_config=None,
                 access_log=False,
