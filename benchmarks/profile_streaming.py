@@ -130,8 +130,8 @@ def _compared(scored: dict[str, list[Scored]], writers: Sequence[str], seed: int
     users = np.array([each.user for each in scored[NONE]], dtype=np.int64)
     bootstrap = UserBootstrap(users, n_resamples=RESAMPLES, seed=seed, confidence=CONFIDENCE)
     values = {
-        "utility": {name: _mean_of([each.utility for each in arm]) for name, arm in scored.items()},
-        "ndcg@10": {name: _mean_of([each.ndcg for each in arm]) for name, arm in scored.items()},
+        "utility": {name: CaseMetric.mean_of([each.utility for each in arm]) for name, arm in scored.items()},
+        "ndcg@10": {name: CaseMetric.mean_of([each.ndcg for each in arm]) for name, arm in scored.items()},
     }
     table: dict[str, dict[str, Any]] = {name: {} for name in scored}
     differences: dict[str, dict[str, Any]] = {name: {} for name in writers}
@@ -165,10 +165,6 @@ def _drift(
         report[what] = [step[what] for step in shares]
         report[f"{what}_half_life"] = half_life(report[what])
     return report
-
-
-def _mean_of(values: Sequence[float]) -> CaseMetric:
-    return CaseMetric(numerator=np.array(values, dtype=np.float64), denominator=np.ones(len(values)))
 
 
 def _data(root: Path | None) -> DataConfig:

@@ -230,7 +230,7 @@ def _simulated(name: str, sessions: pl.DataFrame, num_users: int, seed: int) -> 
     per_user = len(sessions) // num_users // sessions["arm"].n_unique()
     users = np.repeat(np.arange(num_users), per_user)
     metrics = {
-        str(key[0]): CaseMetric(numerator=part["expected"].to_numpy(), denominator=np.ones(len(part)))
+        str(key[0]): CaseMetric.mean_of(part["expected"].to_numpy())
         for key, part in sessions.partition_by("arm", as_dict=True).items()
     }
     return Evaluator.of_cases(name, metrics, users, seed=seed)

@@ -39,6 +39,12 @@ class CaseMetric:
     denominator: FloatArray
     """float64 [n], not negative; all 1 for a plain mean."""
 
+    @classmethod
+    def mean_of(cls, values: npt.ArrayLike) -> CaseMetric:
+        """The plain mean of a value a case, [n]."""
+        numerator = np.asarray(values, dtype=np.float64)
+        return cls(numerator=numerator, denominator=np.ones(len(numerator)))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ItemPopularity:
@@ -82,11 +88,10 @@ def accuracy_metrics(lists: IntArray, targets: IntArray, ks: tuple[int, ...]) ->
     ranks = hit_ranks(lists, targets)
     gain = np.where(ranks > 0, 1 / np.log2(np.maximum(ranks, 1) + 1), 0.0)
     within = {k: (ranks > 0) & (ranks <= k) for k in (*ks, LIST_LENGTH)}
-    ones = np.ones(len(ranks))
     metrics = {f"recall@{k}": within[k].astype(np.float64) for k in ks}
     metrics |= {f"ndcg@{k}": np.where(within[k], gain, 0.0) for k in ks}
     metrics[f"mrr@{LIST_LENGTH}"] = np.where(within[LIST_LENGTH], 1 / np.maximum(ranks, 1), 0.0)
-    return {name: CaseMetric(numerator=values, denominator=ones) for name, values in metrics.items()}
+    return {name: CaseMetric.mean_of(values) for name, values in metrics.items()}
 
 
 def list_metrics(lists: IntArray, popularity: ItemPopularity) -> dict[str, CaseMetric]:

@@ -78,10 +78,13 @@ def judged(
 def _report(scored: Mapping[str, Sequence[Scored]], seed: int) -> dict[str, Any]:
     users = np.array([each.user for each in scored[NONE]], dtype=np.int64)
     bootstrap = UserBootstrap(users, n_resamples=RESAMPLES, seed=seed, confidence=CONFIDENCE)
-    before = _mean_of([each.ndcg for each in scored[NONE]])
+    before = CaseMetric.mean_of([each.ndcg for each in scored[NONE]])
     table = {}
     for name, results in scored.items():
-        utility, ndcg = _mean_of([each.utility for each in results]), _mean_of([each.ndcg for each in results])
+        utility, ndcg = (
+            CaseMetric.mean_of([each.utility for each in results]),
+            CaseMetric.mean_of([each.ndcg for each in results]),
+        )
         of_utility, of_ndcg = bootstrap.intervals([utility, ndcg])
         (gain,) = bootstrap.differences([(ndcg, before)])
         table[name] = {
@@ -99,7 +102,3 @@ def distinct_2(texts: Sequence[str]) -> float:
     """Share of the pairs of neighbouring words over all texts that are different ones; 0 without any."""
     pairs = [pair for text in texts for pair in pairwise(text.casefold().split())]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
-
-
-def _mean_of(values: Sequence[float]) -> CaseMetric:
-    return CaseMetric(numerator=np.array(values, dtype=np.float64), denominator=np.ones(len(values)))

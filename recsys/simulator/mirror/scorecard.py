@@ -59,7 +59,7 @@ def score(scenes: Sequence[Scene], chances: Sequence[DoubleArray], seed: int) ->
         "log_loss": [_log_loss(scene, row) for scene, row in zip(scenes, chances, strict=True)],
         "log_loss_calibrated": [_log_loss(scene, row) for scene, row in zip(scenes, calibrated, strict=True)],
     }
-    intervals = bootstrap.intervals([_mean_of(values) for values in per_scene.values()])
+    intervals = bootstrap.intervals([CaseMetric.mean_of(values) for values in per_scene.values()])
     taken = np.concatenate([np.arange(len(row)) == scene.chosen for scene, row in zip(scenes, calibrated, strict=True)])
     return {
         **{name: asdict(interval) for name, interval in zip(per_scene, intervals, strict=True)},
@@ -74,7 +74,8 @@ def gain(
     users = np.array([scene.user for scene in scenes], dtype=np.int64)
     bootstrap = UserBootstrap(users, n_resamples=RESAMPLES, seed=seed, confidence=CONFIDENCE)
     both = [
-        _mean_of([top_share(scene, row) for scene, row in zip(scenes, rows, strict=True)]) for rows in (chances, others)
+        CaseMetric.mean_of([top_share(scene, row) for scene, row in zip(scenes, rows, strict=True)])
+        for rows in (chances, others)
     ]
     return asdict(bootstrap.differences([(both[0], both[1])])[0])
 
@@ -132,7 +133,3 @@ def _auc(scene: Scene, chances: DoubleArray) -> float:
 
 def _log_loss(scene: Scene, chances: DoubleArray) -> float:
     return float(-np.log(max(chances[scene.chosen], 1e-12)))
-
-
-def _mean_of(values: Sequence[float]) -> CaseMetric:
-    return CaseMetric(numerator=np.array(values, dtype=np.float64), denominator=np.ones(len(values)))

@@ -64,7 +64,7 @@ def influence(terms: Terms) -> FloatArray:
 
 def mean(values: FloatArray) -> Terms:
     """A plain mean over rounds."""
-    return (CaseMetric(numerator=values, denominator=np.ones(len(values))),)
+    return (CaseMetric.mean_of(values),)
 
 
 def on_policy(rounds: Rounds) -> Terms:
