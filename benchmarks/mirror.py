@@ -23,11 +23,11 @@ from recsys.profile.template import TemplateConfig
 from recsys.simulator.mirror.distillation import DistillConfig
 from recsys.simulator.mirror.scenes import SceneConfig
 from recsys.simulator.mirror.simulator import ReadingConfig
+from training.bench import SMALL_MOVIELENS, small_movielens
 from training.mirror import make_mirror
 from training.mirror_world import MirrorConfig, SupervisedConfig
 from training.profile_tuning import TuneConfig
 
-_FOLDER = "ml_latest_small"
 _MODEL = "smollm2-135m-instruct"
 
 
@@ -38,18 +38,14 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--test-users", type=int, default=64, help="other users, whose choices are foretold")
     parser.add_argument("--modes", nargs="+", choices=("direct", "reasoned"), default=("direct", "reasoned"))
     parser.add_argument("--output", type=Path, default=Path("runs/bench-mirror"), help="where steps are kept")
-    parser.add_argument("--data-root", type=Path, help=f"folder that holds {_FOLDER}; fetched when not given")
+    parser.add_argument("--data-root", type=Path, help=f"folder that holds {SMALL_MOVIELENS}; fetched when not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="of the products")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    if options.data_root is None:
-        data = {"source": "movielens", "name": "ml-latest-small", "min_item_interactions": 5}
-    else:
-        data = {"source": "files", "path": options.data_root / _FOLDER, "min_item_interactions": 5}
     config = MirrorConfig(
-        data=data,
+        data=small_movielens(options.data_root),
         model=_MODEL,
         precision=options.precision,
         train_users=options.train_users,

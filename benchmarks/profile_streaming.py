@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recsys.data import DataConfig, IntArray, load_dataset
+from recsys.data import IntArray, load_dataset
 from recsys.errors import DataError
 from recsys.evaluation.bootstrap import UserBootstrap
 from recsys.evaluation.metrics import CaseMetric
@@ -37,9 +37,9 @@ from recsys.profile.template import TemplateConfig, TemplateProfiler
 from recsys.profile.utility import Judge, LengthConfig, Scored
 from recsys.profile.wording import Wording
 from recsys.profile.writers import TextWriter
+from training.bench import SMALL_MOVIELENS, small_movielens
 from training.profiles import Kept, WriterConfig, local_writer, title_judge
 
-_FOLDER = "ml_latest_small"
 _MODEL = "smollm2-135m-instruct"
 _STREAM = StreamConfig()
 _WRITER = WriterConfig(name=_MODEL, max_tokens=48, batch_size=16)
@@ -53,14 +53,14 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--targets", type=int, default=2, help="items of a user that the judge asks for")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of all models")
     parser.add_argument("--kept", type=Path, help="folder from which a killed benchmark goes on")
-    parser.add_argument("--data-root", type=Path, help=f"folder that holds {_FOLDER}; fetched when not given")
+    parser.add_argument("--data-root", type=Path, help=f"folder that holds {SMALL_MOVIELENS}; fetched when not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads; what PyTorch chooses when not given")
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     started = time.monotonic()
-    dataset = load_dataset(_data(options.data_root))
+    dataset = load_dataset(small_movielens(options.data_root))
     attributes = ItemAttributes(dataset.catalog)
     counts = np.bincount(dataset.interactions.frame["item"].to_numpy(), minlength=dataset.catalog.num_items)
     settings = CaseConfig(targets=options.targets, min_compressed=_STREAM.length, seed=options.seed)
@@ -165,9 +165,3 @@ def _drift(
         report[what] = [step[what] for step in shares]
         report[f"{what}_half_life"] = half_life(report[what])
     return report
-
-
-def _data(root: Path | None) -> DataConfig:
-    if root is None:
-        return DataConfig(source="movielens", name="ml-latest-small", min_item_interactions=5)
-    return DataConfig(source="files", path=root / _FOLDER, min_item_interactions=5)

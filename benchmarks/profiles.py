@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from recsys.data import DataConfig, load_dataset
+from recsys.data import load_dataset
 from recsys.profile.attributes import ItemAttributes
 from recsys.profile.cases import CaseConfig, make_cases
 from recsys.profile.pairs import PairConfig
 from recsys.profile.template import TemplateConfig
+from training.bench import SMALL_MOVIELENS, small_movielens
 from training.profile_tuning import TuneConfig
 from training.profiles import Kept, ProfilesConfig, TuningConfig, WriterConfig, make_profiles, title_judge
 
-_FOLDER = "ml_latest_small"
 _MODEL = "smollm2-135m-instruct"
 
 
@@ -43,14 +43,14 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--no-tuning", action="store_true", help="leave the tuned writer out")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of all models")
     parser.add_argument("--kept", type=Path, help="folder from which a killed benchmark goes on")
-    parser.add_argument("--data-root", type=Path, help=f"folder that holds {_FOLDER}; fetched when not given")
+    parser.add_argument("--data-root", type=Path, help=f"folder that holds {SMALL_MOVIELENS}; fetched when not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads; what PyTorch chooses when not given")
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     started = time.monotonic()
-    dataset = load_dataset(_data(options.data_root))
+    dataset = load_dataset(small_movielens(options.data_root))
     attributes = ItemAttributes(dataset.catalog)
     counts = np.bincount(dataset.interactions.frame["item"].to_numpy(), minlength=dataset.catalog.num_items)
     tuning = TuningConfig(
@@ -76,9 +76,3 @@ def main(arguments: list[str]) -> dict[str, Any]:
         outcome = make_profiles(config, attributes, cases, judge, Path(folder), kept)
     examples = {arm: profiles[0].text for arm, profiles in outcome.profiles.items()}
     return {**outcome.report, "examples": examples, "seconds": time.monotonic() - started}
-
-
-def _data(root: Path | None) -> DataConfig:
-    if root is None:
-        return DataConfig(source="movielens", name="ml-latest-small", min_item_interactions=5)
-    return DataConfig(source="files", path=root / _FOLDER, min_item_interactions=5)

@@ -19,7 +19,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from recsys.data import Dataset, Split, load_dataset, make_split
+from recsys.data import DataConfig, Dataset, Split, load_dataset, make_split
 from recsys.errors import RecsysError
 from recsys.files import write_json
 from recsys.retrieval import load_report
@@ -74,6 +74,17 @@ def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
 
 COMPARED = {"beauty": "amazon14_beauty", "scientific": "amazon18_scientific"}
 """Configurations whose data sets methods are compared on, and the folders of those in a `--data-root`."""
+
+
+SMALL_MOVIELENS = "ml_latest_small"
+"""The folder of MovieLens latest-small in those of a `--data-root`."""
+
+
+def small_movielens(root: Path | None) -> DataConfig:
+    """MovieLens latest-small without its rarest items: from its folder below `root`, or fetched without a root."""
+    if root is None:
+        return DataConfig(source="movielens", name="ml-latest-small", min_item_interactions=5)
+    return DataConfig(source="files", path=root / SMALL_MOVIELENS, min_item_interactions=5)
 
 
 def data_overrides(config: str, root: Path | None) -> list[str]:
