@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 
 from recsys.evaluation.bootstrap import UserBootstrap
 from recsys.evaluation.metrics import CaseMetric
+from recsys.generator.calibration import expected_calibration_error
 from recsys.simulator.mirror.scenes import Scene
 from recsys.simulator.mirror.simulator import Calibration, Read
 
@@ -63,7 +64,7 @@ def score(scenes: Sequence[Scene], chances: Sequence[DoubleArray], seed: int) ->
     taken = np.concatenate([np.arange(len(row)) == scene.chosen for scene, row in zip(scenes, calibrated, strict=True)])
     return {
         **{name: asdict(interval) for name, interval in zip(per_scene, intervals, strict=True)},
-        "ece_calibrated": calibration_error(np.concatenate(calibrated), taken),
+        "ece_calibrated": expected_calibration_error(np.concatenate(calibrated), taken, _BINS, equal_width=True),
     }
 
 
@@ -112,13 +113,6 @@ def by_place(scenes: Sequence[Scene], reads: Sequence[Read]) -> dict[str, Any]:
         "accuracy": accuracy,
         "accuracy_spread": max(known) - min(known),
     }
-
-
-def calibration_error(chances: DoubleArray, taken: npt.NDArray[np.bool_]) -> float:
-    """Expected calibration error over ten equal bins: sum of |frequency - mean probability| by share of the options."""
-    bins = np.minimum((chances * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.bincount(bins, chances - taken, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(chances))
 
 
 def top_share(scene: Scene, chances: DoubleArray) -> float:

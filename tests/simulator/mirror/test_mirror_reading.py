@@ -15,6 +15,7 @@ from tiny_lm import save_tiny_lm
 from recsys.data import Catalog
 from recsys.data.sequences import Sequences
 from recsys.errors import AssetError, ConfigError, DataError
+from recsys.generator.calibration import expected_calibration_error
 from recsys.generator.lm.backbone import Backbone, load_causal_lm
 from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.attributes import ItemAttributes
@@ -25,7 +26,7 @@ from recsys.simulator.mirror.prompts import ScenePrompts, letters, order_of
 from recsys.simulator.mirror.rationales import RuleWriter, TextRationales
 from recsys.simulator.mirror.reader import OptionReader
 from recsys.simulator.mirror.scenes import NOTHING, Scene
-from recsys.simulator.mirror.scorecard import agreement, by_place, calibration_error, cross_calibrated, gain, score
+from recsys.simulator.mirror.scorecard import agreement, by_place, cross_calibrated, gain, score
 from recsys.simulator.mirror.simulator import Calibration, MirrorSimulator, ReadingConfig, read_scenes
 from recsys.simulator.mirror.wording import MirrorWording
 
@@ -172,8 +173,8 @@ def test_calibration_finds_the_temperature_and_the_weight_of_nothing() -> None:
     assert found.nothing == pytest.approx(1.0, abs=0.1)
     calibrated = cross_calibrated(scenes, chances, 0)
     taken = np.concatenate([np.arange(4) == scene.chosen for scene in scenes])
-    assert calibration_error(np.concatenate(calibrated), taken) < 0.03
-    assert calibration_error(np.concatenate(chances), taken) > 0.05
+    assert expected_calibration_error(np.concatenate(calibrated), taken, 10, equal_width=True) < 0.03
+    assert expected_calibration_error(np.concatenate(chances), taken, 10, equal_width=True) > 0.05
     with pytest.raises(DataError, match="no scene to fit it on"):
         Calibration.fit([], [])
 
