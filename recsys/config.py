@@ -17,6 +17,15 @@ class StrictConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, strict=False)
 
 
+def read_yaml_over(packaged: Path, path: Path | None) -> dict[str, Any]:
+    """The keys and values of a packaged file; top-level keys that the file `path` holds take that file's.
+
+    Raises:
+        ConfigError: see `read_yaml`.
+    """
+    return read_yaml(packaged) | ({} if path is None else read_yaml(path))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file.
 

@@ -118,11 +118,11 @@ async def _respond(
         shown = best(found, length)
     else:
         shown = await anyio.to_thread.run_sync(draw, found, length, epsilon)
-    answer = shown.answer
+    answer, page = shown.answer, shown.answer.picks[: request.k]
     recommendation_id, cursor = uuid.uuid4().hex, None
     if len(answer.picks) > request.k:
         cursor = _freeze(context, model, query, answer, recommendation_id, request.k)
-    items = presentation.recommended(model.runtime, answer)[: request.k]
+    items = presentation.recommended(model.runtime, replace(answer, picks=page))
     items = await explained(context, model, items, known.history, request.explain, deadline)
     details = None
     if request.details:
@@ -138,7 +138,7 @@ async def _respond(
         timings_ms=timings,
         certified=answer.certified,
         # Deciles and drift are over the items of the active model, which may have changed meanwhile.
-        items=[pick.item for pick in answer.picks[: request.k]] if model.version == context.model.version else (),
+        items=[pick.item for pick in page] if model.version == context.model.version else (),
     )
     return response_of(
         model,

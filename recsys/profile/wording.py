@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from recsys.config import StrictConfig, read_yaml
+from recsys.config import StrictConfig, read_yaml_over
 from recsys.errors import ConfigError
 from recsys.profile.attributes import Attribute
 
@@ -71,9 +71,7 @@ def load_wording(kind: type[WordingT], packaged: Path, path: Path | None) -> Wor
     Raises:
         ConfigError: the file cannot be read, or a key or placeholder is unknown or missing.
     """
-    values = read_yaml(packaged)
-    if path is not None:
-        values |= read_yaml(path)
+    values = read_yaml_over(packaged, path)
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from recsys.config import StrictConfig, read_yaml
+from recsys.config import StrictConfig, read_yaml, read_yaml_over
 from recsys.errors import ConfigError
 from recsys.generator.lm.examples import Items, Piece
 
@@ -168,9 +168,7 @@ class Templates(StrictConfig):
         Raises:
             ConfigError: the file cannot be read, or a task or placeholder is unknown or missing.
         """
-        values = read_yaml(PACKAGED)
-        if path is not None:
-            values |= read_yaml(path)
+        values = read_yaml_over(PACKAGED, path)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
