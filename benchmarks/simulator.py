@@ -158,7 +158,7 @@ def _measure(name: str, folder: Path, parts: Sequence[str], epochs: int, seed: i
     once = config.model_copy(update={"sessions_per_user": 1})
     held_sessions = LoggedSessions.of(interactions, folds.evaluation)
     measures: dict[str, Callable[[], Any]] = {
-        "validity": lambda: validity(model, catalog, held_sessions, seed).to_json(),
+        "validity": lambda: validity(model, held_sessions, seed).to_json(),
         "agreement": agree,
         "speed": lambda: _speed(model, arms["skip_gram"], population, user_ids, catalog.item_ids, seed),
         "stress": lambda: {kind: _ctr(played(model, once, few, kind)) for kind in KINDS},
