@@ -66,7 +66,7 @@ def ab(place: Path, first: str, second: str, out: Path, *options: object) -> dic
         "--pages",
         3,
         "--sessions",
-        2,
+        20,
         "--out",
         out,
         *options,
