@@ -207,7 +207,7 @@ class ChoiceModel:
             facts = json.loads((directory / _FILE).read_text())
             if facts["format"] != _FORMAT:
                 raise ArtifactError(
-                    f"choice model: {directory} has format {facts['format']}, this version reads {_FORMAT}; fit again"
+                    f"choice model: {directory} has format {facts['format']}, not {_FORMAT}; delete it and fit again"
                 )
             tensors = load_file(directory / "vectors.safetensors")
             model = cls(
