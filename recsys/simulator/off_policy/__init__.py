@@ -23,7 +23,7 @@ from recsys.simulator.off_policy.report import (
     evaluate_slates,
 )
 from recsys.simulator.off_policy.rewards import Predictions, cross_fitted, known_rewards
-from recsys.simulator.off_policy.slates import Slates
+from recsys.simulator.off_policy.slates import WeightedSlates
 
 __all__ = [
     "BadLogError",
@@ -39,8 +39,8 @@ __all__ = [
     "Rounds",
     "SlateLog",
     "SlateTarget",
-    "Slates",
     "WeightDiagnostics",
+    "WeightedSlates",
     "cross_fitted",
     "evaluate_policy",
     "evaluate_propensities",

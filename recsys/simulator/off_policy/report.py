@@ -33,7 +33,7 @@ from recsys.simulator.off_policy.log import BanditLog, FloatArray, SlateLog, Sla
 from recsys.simulator.off_policy.prefixes import marginalised_weights, prefix_groups
 from recsys.simulator.off_policy.rewards import Predictions, cross_fitted, robust_round_weights
 from recsys.simulator.off_policy.slates import (
-    Slates,
+    WeightedSlates,
     cascade,
     cascade_dr,
     independent,
@@ -202,7 +202,7 @@ def evaluate_slates(
         BadLogError: the target does not fit the log.
     """
     config = config or OffPolicyConfig()
-    slates = Slates.of(log, target)
+    slates = WeightedSlates.of(log, target)
     reporter = _Reporter(log.user_of, log.rewards.sum(axis=1), config)
     last = slates.prefix_weights[:, -1]
     if reporter.judge("standard", WeightDiagnostics.of(last), ["sips", "snsips"]):

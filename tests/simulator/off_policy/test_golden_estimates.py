@@ -12,9 +12,9 @@ from recsys.simulator.off_policy import (
     BanditLog,
     Rounds,
     SlateLog,
-    Slates,
     SlateTarget,
     WeightDiagnostics,
+    WeightedSlates,
     known_rewards,
 )
 from recsys.simulator.off_policy import estimators as single
@@ -96,7 +96,7 @@ def test_two_lists_of_two_places() -> None:
         marginal=np.full((2, 2), 0.5),
     )
     target = SlateTarget(conditional=np.array([[0.8, 0.7], [0.2, 0.3]]), marginal=np.array([[0.8, 0.7], [0.2, 0.3]]))
-    slates = Slates.of(log, target)
+    slates = WeightedSlates.of(log, target)
     assert slates.prefix_weights * [[0.5, 0.25]] == pytest.approx(np.array([[0.8, 0.56], [0.2, 0.06]]))
     predicted = np.array([[0.6, 0.4], [0.3, 0.2]])
     expected = np.array([[0.8 * 0.6 + 0.2 * 0.3, 0.3 * 0.2 + 0.7 * 0.4]] * 2)
