@@ -120,7 +120,8 @@ def print_replay(document: Mapping[str, Any]) -> None:
             table.add_row(title, Text("refused", style="red"), "", "", "", "", "")
             continue
         lift = outcome["lift"]
-        style = "green" if lift["low"] > 0 else "red" if lift["high"] < 0 else "yellow"
+        low, high = lift["low"], lift["high"]
+        style = "green" if low is not None and low > 0 else "red" if high is not None and high < 0 else "yellow"
         table.add_row(
             title,
             _number(outcome["value"]),
@@ -212,5 +213,9 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _interval(interval: Mapping[str, float] | None) -> str:
-    return "" if interval is None else f"[{_number(interval['low'])}, {_number(interval['high'])}]"
+def _interval(interval: Mapping[str, float | None] | None) -> str:
+    """Documents have null where a limit is infinite."""
+    if interval is None:
+        return ""
+    low, high = interval["low"], interval["high"]
+    return f"[{'-∞' if low is None else _number(low)}, {'∞' if high is None else _number(high)}]"

@@ -261,8 +261,8 @@ class _Reporter:
         notes = []
         if self._num_rewarded < _FEW_REWARDS:
             notes.append(
-                f"only {self._num_rewarded} of {len(self._rewards):,} have a reward: percentile and Student's t "
-                "intervals are too narrow, read Bernstein's"
+                f"only {self._num_rewarded} of {len(self._rewards):,} have a reward: Student's t is too narrow above, and "
+                "the bootstrap may have no limit there"
             )
         return OffPolicyReport(
             num_rounds=len(self._rewards),
