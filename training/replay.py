@@ -93,7 +93,7 @@ def replay(log: Path, options: ReplayOptions, config: OffPolicyConfig) -> dict[s
     if options.places is not None:
         raise ConfigError(f"places: {log} has no lists (no column 'position')")
     if logged.policy is not None:
-        report = evaluate_policy(logged.log, logged.policy, config)
+        report = evaluate_policy(logged.log, logged.policy, config, codes=logged.codes)
     else:
         assert logged.propensities is not None
         report = evaluate_propensities(logged.log, logged.propensities, config)
@@ -135,6 +135,8 @@ def print_replay(document: Mapping[str, Any]) -> None:
     for reason, titles in refusals.items():
         console.print(Text(f"Refused ({', '.join(titles)}): {reason}.", style="red"), soft_wrap=True)
     console.print(_weights_table(document["weights"]))
+    if document["calibration"] is not None:
+        console.print(_calibration_table(document["calibration"]))
     for note in _notes(document):
         console.print(Text(note, style="dim"), soft_wrap=True)
 
@@ -192,6 +194,19 @@ def _weights_table(weights: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{found['top_percent_share']:.1%}",
             "unknown" if found["support"] is None else f"{found['support']:.1%}",
         )
+    return table
+
+
+def _calibration_table(calibration: Mapping[str, Any]) -> Table:
+    slope, error = calibration["slope"], calibration["slope_error"]
+    found = "all equal" if slope is None else f"slope {slope:.3f} ± {error:.3f}, 1 is right"
+    table = Table(
+        title=f"Propensities against what was taken ({found}; p = {calibration['p_value']:.2g})", box=box.SIMPLE_HEAD
+    )
+    for title in ("pairs", "propensity", "taken"):
+        table.add_column(title, justify="right")
+    for each in calibration["bins"]:
+        table.add_row(f"{each['num_chances']:,}", f"{each['propensity']:.5f}", f"{each['frequency']:.5f}")
     return table
 
 

@@ -81,6 +81,47 @@ def test_a_table_of_rounds_and_one_of_the_target_give_every_estimate(tmp_path: P
     json.dumps(document, allow_nan=False)
 
 
+def test_a_table_with_semantic_ids_gives_estimates_by_prefix_and_holds_propensities_against_the_log(
+    tmp_path: Path,
+) -> None:
+    frame, target, expected = _rounds()
+    frame.write_csv(tmp_path / "log.csv")
+    policy = pl.read_csv(_policy_table(tmp_path / "target.csv", target))
+    codes = pl.col("item_id").replace_strict({"a": "0-4", "b": "1-4", "c": "1-0"})
+    policy.with_columns(semantic_id=codes).write_csv(tmp_path / "target.csv")
+    options = ReplayOptions(target=tmp_path / "target.csv")
+    document = replay(tmp_path / "log.csv", options, _CONFIG)
+    mips = document["outcomes"]["mips"]
+    assert mips["parameter"] in (1, 2)
+    assert mips["value"] == pytest.approx((target * expected).sum(axis=1).mean(), abs=0.06)
+    assert document["weights"]["prefixes"]["effective_share"] >= document["weights"]["actions"]["effective_share"]
+    calibration = document["calibration"]
+    assert (calibration["slope"], len(calibration["bins"])) == (None, 1)
+    assert calibration["bins"][0] == {"num_chances": 12_000, "propensity": 1 / 3, "frequency": 1 / 3}
+    print_replay(document)
+
+
+@pytest.mark.parametrize(
+    ("semantic_ids", "message"),
+    [
+        (["0-4", "1-4", "x", "0-4", "1-4", "x"], r"'semantic_id' must be whole numbers .* row 3: 'x', row 6: 'x'"),
+        (["0-4", "1-4", "1", "0-4", "1-4", "1"], r"'semantic_id' must have 2 codes .* row 3: '1', row 6: '1'"),
+        (["0-4", "1-4", "1-0", "0-4", "1-4", "1-1"], r"not the same in all contexts .* row 3: '1-0', row 6: '1-1'"),
+    ],
+)
+def test_bad_semantic_ids_are_named(tmp_path: Path, semantic_ids: list[str], message: str) -> None:
+    frame, target, _ = _rounds(10)
+    frame.write_csv(tmp_path / "log.csv")
+    table = _policy_table(tmp_path / "target.csv", target)
+    policy = pl.read_csv(table).with_columns(semantic_id=pl.Series(semantic_ids))
+    policy.write_csv(table)
+    with pytest.raises(DataError, match=message):
+        replay(tmp_path / "log.csv", ReplayOptions(target=table), _CONFIG)
+    policy.drop("logged_propensity").write_csv(table)
+    with pytest.raises(DataError, match="'semantic_id' needs 'logged_propensity'"):
+        replay(tmp_path / "log.csv", ReplayOptions(target=table), _CONFIG)
+
+
 def test_a_table_of_lists_gives_the_golden_values(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         {
@@ -131,7 +172,8 @@ def test_a_target_that_is_no_policy_or_of_other_items_is_refused(tmp_path: Path)
     frame, target, _ = _rounds(10)
     frame.write_parquet(tmp_path / "log.parquet")
     table = _policy_table(tmp_path / "target.csv", target * 0.9)
-    with pytest.raises(DataError, match=r"'propensity' sums to 0.9 in context 'new' \(2 contexts\)"):
+    problem = r"'propensity' must sum to 1 over the items of a context, and sums to 0.9 in 6 of 6 rows, e.g. row 1"
+    with pytest.raises(DataError, match=problem):
         replay(tmp_path / "log.parquet", ReplayOptions(target=table), _CONFIG)
     pl.DataFrame({"item_id": ["a"] * 2, "context": ["new", "old"], "propensity": [1.0, 1.0]}).write_csv(table)
     with pytest.raises(DataError, match=r"'item_id' is not in target\.csv"):

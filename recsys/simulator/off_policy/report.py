@@ -13,6 +13,7 @@ import numpy as np
 from recsys.data.sequences import IntArray
 from recsys.evaluation.bootstrap import Interval
 from recsys.simulator.off_policy.balance import balanced_weights
+from recsys.simulator.off_policy.calibration import PropensityCalibration
 from recsys.simulator.off_policy.choice import by_slope, squared_error_bound
 from recsys.simulator.off_policy.diagnostics import Limits, ModelDiagnostics, WeightDiagnostics, support_of
 from recsys.simulator.off_policy.errors import BadLogError
@@ -44,6 +45,8 @@ from recsys.simulator.off_policy.slates import (
 )
 
 _FEW_REWARDS = 30
+_DOUBTFUL = 0.001
+"""Of the chi-squared test of the propensities."""
 _WITHOUT_MODEL = ("replay", "ips", "snips", "clipped_ips", "subgaussian_ips")
 _WITH_MODEL = ("direct", "dr", "sndr", "switch_dr", "dros", "subgaussian_dr", "mrdr", "balanced_ips")
 
@@ -93,6 +96,8 @@ class OffPolicyReport:
     """By the kind of weight."""
     model: ModelDiagnostics | None
     """Of the reward model; None where there is none."""
+    calibration: PropensityCalibration | None
+    """Of the propensities; None where it is not known what else could have been taken."""
     notes: Sequence[str]
     """What a reader must know."""
 
@@ -130,7 +135,7 @@ def evaluate_policy(
     """
     config = config or OffPolicyConfig()
     check_policy("target", target, log)
-    reporter = _Reporter(log.user_of, log.rewards, config)
+    reporter = _Reporter(log.user_of, log.rewards, config, PropensityCalibration.of_log(log))
     weights = target[log.context_of, log.actions] / log.propensities
     support = None
     if log.behaviour is not None:
@@ -225,10 +230,17 @@ def evaluate_slates(
 class _Reporter:
     """Gathers terms and refusals, and makes all intervals on the same resamples."""
 
-    def __init__(self, users: IntArray, rewards: FloatArray, config: OffPolicyConfig) -> None:
+    def __init__(
+        self,
+        users: IntArray,
+        rewards: FloatArray,
+        config: OffPolicyConfig,
+        calibration: PropensityCalibration | None = None,
+    ) -> None:
         self.units = UserUnits(users, n_resamples=config.n_resamples, seed=config.seed, confidence=config.confidence)
         self._config = config
         self._rewards = rewards
+        self._calibration = calibration
         self._num_rewarded = int((rewards != 0).sum())
         self._terms: dict[str, Terms] = {}
         self._parameters: dict[str, float | None] = {}
@@ -239,7 +251,10 @@ class _Reporter:
     def judge(self, kind: str, weights: WeightDiagnostics, names: Sequence[str]) -> bool:
         """Whether estimators with these weights may answer; those that may not are refused."""
         self._weights[kind] = weights
-        problem = weights.problem(self._config.limits)
+        limits = self._config.limits
+        problem = weights.problem(limits)
+        if problem is None and self._calibration is not None:
+            problem = self._calibration.problem(limits.max_slope_error, limits.max_standard_errors)
         if problem is None and self.units.num_users == 1:
             problem = "all rounds are of one user: nothing says how another would behave"
         if problem is not None:
@@ -261,8 +276,13 @@ class _Reporter:
         notes = []
         if self._num_rewarded < _FEW_REWARDS:
             notes.append(
-                f"only {self._num_rewarded} of {len(self._rewards):,} have a reward: Student's t is too narrow above, and "
-                "the bootstrap may have no limit there"
+                f"only {self._num_rewarded} of {len(self._rewards):,} have a reward: Student's t is too narrow above, "
+                "and the bootstrap may have no limit there"
+            )
+        if self._calibration is not None and self._calibration.p_value < _DOUBTFUL:
+            notes.append(
+                "some actions were taken more or less often than their propensities say "
+                f"(p = {self._calibration.p_value:.1g})"
             )
         return OffPolicyReport(
             num_rounds=len(self._rewards),
@@ -272,6 +292,7 @@ class _Reporter:
             outcomes=found | self._outcomes,
             weights=self._weights,
             model=model,
+            calibration=self._calibration,
             notes=notes,
         )
 
@@ -282,6 +303,8 @@ class _Reporter:
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
