@@ -20,6 +20,8 @@ it, and `logged_propensity` where the whole policy that served is known. Each mu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +29,9 @@ import numpy as np
 import polars as pl
 
 from recsys.data.sequences import IntArray
-from recsys.data.tables import as_ids, as_number, as_whole_number, raise_bad_rows, read_table
+from recsys.data.tables import NUM_EXAMPLES, as_ids, as_number, as_whole_number, raise_bad_rows, read_table
 from recsys.errors import DataError
-from recsys.simulator.off_policy import BanditLog, SlateLog, SlateTarget
+from recsys.simulator.off_policy import BadLogError, BanditLog, SlateLog, SlateTarget
 from recsys.simulator.off_policy.log import FloatArray
 
 MAX_CONTEXTS = 256
@@ -115,16 +117,17 @@ def _rounds(name: str, frame: pl.DataFrame, target: Path | None) -> LoggedRounds
     num_contexts = 1 if known_contexts is None else len(known_contexts)
     if num_contexts > MAX_CONTEXTS:
         raise DataError(f"{name}: column 'context' has {num_contexts} values; at most {MAX_CONTEXTS} are possible")
-    log = BanditLog(
-        actions=_index(items, known_items),
-        rewards=rewards,
-        propensities=served,
-        num_actions=len(known_items),
-        users=_index(users, users.unique(maintain_order=True)),
-        contexts=None if contexts is None or known_contexts is None else _index(contexts, known_contexts),
-        features=np.eye(num_contexts) if num_contexts > 1 else None,
-        behaviour=behaviour,
-    )
+    with _naming_requests(name, requests):
+        log = BanditLog(
+            actions=_index(items, known_items),
+            rewards=rewards,
+            propensities=served,
+            num_actions=len(known_items),
+            users=_index(users, users.unique(maintain_order=True)),
+            contexts=None if contexts is None or known_contexts is None else _index(contexts, known_contexts),
+            features=np.eye(num_contexts) if num_contexts > 1 else None,
+            behaviour=behaviour,
+        )
     return LoggedRounds(log=log, policy=policy, propensities=propensities, codes=codes)
 
 
@@ -202,19 +205,30 @@ def _lists(name: str, frame: pl.DataFrame) -> LoggedLists:
 
     first = np.empty(len(known), dtype=np.int64)
     first[row] = _index(users, users.unique(maintain_order=True))
-    log = SlateLog(
-        items=table(_index(items, items.unique(maintain_order=True)), -1).astype(np.int64),
-        rewards=table(_numbers(name, frame, "reward"), 0.0),
-        conditional=table(_propensities(name, frame, "propensity"), 1.0),
-        marginal=table(_propensities(name, frame, "marginal_propensity"), 1.0),
-        users=first,
-        request_ids=known.to_numpy(),
-    )
+    with _naming_requests(name, known):
+        log = SlateLog(
+            items=table(_index(items, items.unique(maintain_order=True)), -1).astype(np.int64),
+            rewards=table(_numbers(name, frame, "reward"), 0.0),
+            conditional=table(_propensities(name, frame, "propensity"), 1.0),
+            marginal=table(_propensities(name, frame, "marginal_propensity"), 1.0),
+            users=first,
+            request_ids=known.to_numpy(),
+        )
     target = SlateTarget(
         conditional=table(_propensities(name, frame, "target_propensity", least=0.0), 1.0),
         marginal=table(_propensities(name, frame, "target_marginal_propensity", least=0.0), 1.0),
     )
     return LoggedLists(log=log, target=target)
+
+
+@contextmanager
+def _naming_requests(name: str, requests: pl.Series) -> Iterator[None]:
+    """Rows of a log have no numbers in a table: refusals name requests too."""
+    try:
+        yield
+    except BadLogError as error:
+        named = ", ".join(repr(requests[row]) for row in error.rows[:NUM_EXAMPLES])
+        raise DataError(f"{name}: {error}: request_id {named}") from error
 
 
 def _ids(name: str, frame: pl.DataFrame, column: str) -> pl.Series:

@@ -13,6 +13,7 @@ from feature_store.offline import OfflineStore
 from feature_store.slates import history_hash
 from recsys.bundle import Bundle
 from recsys.data.sequences import IntArray, Sequences
+from recsys.data.tables import raise_bad_rows
 from recsys.errors import DataError
 from recsys.generator.constraints import Constraints
 from recsys.progress import progress_bar
@@ -67,16 +68,21 @@ def read_store(
         policies: only lists that these sources made, such as `generator`; none: all.
 
     Raises:
-        DataError: no list was drawn at random, or the histories of too many are not to be found.
+        DataError: no list was drawn at random or is of a source that was named, a request stands twice, or the
+            histories of too many are not to be found.
         StoreConfigError: there is no store, or it is damaged.
     """
     store = OfflineStore(directory)
     lists = store.slates()
     num_lists = len(lists)
+    raise_bad_rows(str(directory), lists["request_id"], lists["request_id"].is_duplicated(), "stands twice")
     forced = pl.col("exposures").list.eval(pl.element().struct.field("forced")).list.any().fill_null(False)
     left_out = {"forced by a tester": int(lists.select(forced.sum()).item())}
     lists = lists.filter(~forced)
     if policies:
+        there = lists["policy"].unique().sort().to_list()
+        if unknown := [name for name in policies if name not in there]:
+            raise DataError(f"{directory}: no list of source {unknown[0]!r}; there are lists of {', '.join(there)}")
         left_out["of other sources"] = int((~lists["policy"].is_in(list(policies))).sum())
         lists = lists.filter(pl.col("policy").is_in(list(policies)))
     left_out["not drawn at random"] = int((lists["epsilon"] == 0).sum())
