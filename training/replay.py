@@ -69,7 +69,8 @@ def replay(log: Path, options: ReplayOptions, config: OffPolicyConfig) -> dict[s
         config: how estimates are made.
 
     Returns:
-        `kind` (`rounds` or `lists`), of a store `num_lists` and `left_out`, and what
+        `kind` (`rounds` or `lists`), of a store `target`, `served`, `num_lists`, `num_known` (lists with the
+        propensities that the bundle which was served gives them) and `left_out`, and what
         `OffPolicyReport.as_document` says.
 
     Raises:
@@ -158,14 +159,24 @@ def _replay_store(
         raise DataError(str(error)) from error
     policy = TargetPolicy(epsilon=options.epsilon, candidates=options.candidates)
     bundle = Bundle.load(target)
-    slate_target, model = target_of(
-        bundle, lists, policy, num_folds=config.num_folds, penalty=config.penalty, seed=config.seed
+    served = bundle if seeds == target else Bundle.load(seeds)
+    answers = target_of(
+        bundle, served, lists, policy, num_folds=config.num_folds, penalty=config.penalty, seed=config.seed
     )
-    report = evaluate_slates(lists.log, slate_target, config, model=model)
+    report = evaluate_slates(
+        lists.log,
+        answers.slate_target,
+        config,
+        model=answers.model,
+        prefix_weights=answers.prefix_weights,
+        calibration=answers.calibration,
+    )
     return {
         "kind": "lists",
         "target": bundle.manifest.model_version,
+        "served": served.manifest.model_version,
         "num_lists": lists.num_lists,
+        "num_known": answers.num_known,
         "left_out": lists.left_out,
         **report.as_document(),
     }
@@ -215,6 +226,12 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
     if document.get("left_out"):
         parts = ", ".join(f"{count:,} {reason}" for reason, count in document["left_out"].items())
         notes.append(f"Left out of {document['num_lists']:,} lists: {parts}.")
+    if "num_known" in document:
+        notes.append(
+            f"{document['num_known']:,} of {document['num_rounds']:,} lists have the propensities that "
+            f"{document['served']} gives them"
+            + ("." if document["calibration"] else ": too few to check them, or to estimate by prefixes.")
+        )
     notes.append(f"{document['num_rewarded']:,} with a reward, {document['num_users']:,} users.")
     if document["model"] is not None:
         model = document["model"]

@@ -327,17 +327,33 @@ def test_the_lists_of_a_store_say_what_a_bundle_would_have_earned(bundle: Path, 
     document = replay(tmp_path / "offline", same, _CONFIG)
     assert document["left_out"] == {"forced by a tester": 1}
     assert (document["num_lists"], document["num_rounds"], document["num_users"]) == (240, 239, NUM_USERS)
-    assert set(document["outcomes"]) == {"sips", "snsips", "iips", "sniips", "rips", "snrips", "cascade_dr"}
+    assert set(document["outcomes"]) == {*("sips", "snsips", "iips", "sniips", "rips", "snrips", "cascade_dr", "mips")}
     for kind in ("standard", "cascade"):
         assert document["weights"][kind]["mean_weight"] == pytest.approx(1, abs=1e-6), "the policy that served itself"
     assert document["weights"]["independent"]["mean_weight"] == pytest.approx(1, abs=0.05), "averages over draws"
     served = document["served"]["value"]
     assert served > 0
-    for name in ("sips", "snsips", "rips", "snrips", "cascade_dr"):
+    assert document["weights"]["prefixes"]["mean_weight"] == pytest.approx(1, abs=1e-6), "both policies are known"
+    assert document["num_known"] == 239
+    calibration = document["calibration"]
+    assert calibration["slope"] == pytest.approx(1, abs=3 * calibration["slope_error"])
+    assert calibration["slope_error"] < 0.1
+    assert calibration["p_value"] > 0.01
+    for name in ("sips", "snsips", "rips", "snrips", "cascade_dr", "mips"):
         assert document["outcomes"][name]["value"] == pytest.approx(served, abs=0.02)
     always_best = replay(tmp_path / "offline", ReplayOptions(target=bundle, candidates=_CANDIDATES, places=2), _CONFIG)
     assert all("value" in outcome for outcome in always_best["outcomes"].values())
     assert always_best["weights"]["standard"]["mean_weight"] == pytest.approx(1, abs=0.2)
+    print_replay(document)
+
+
+def test_lists_of_a_policy_that_is_not_to_be_found_have_no_estimate_by_prefixes(bundle: Path, tmp_path: Path) -> None:
+    _served(Bundle.load(bundle), tmp_path / "offline", num_lists=60)
+    options = ReplayOptions(target=bundle, epsilon=_EPSILON, candidates=_CANDIDATES - 1)
+    document = replay(tmp_path / "offline", options, _CONFIG)
+    assert document["num_known"] == 0
+    assert document["calibration"] is None
+    assert "mips" not in document["outcomes"]
     print_replay(document)
 
 

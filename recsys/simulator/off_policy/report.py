@@ -128,7 +128,8 @@ def evaluate_policy(
         target: float64 [C, K], the policy under test.
         config: how.
         predictions: of a reward model of one's own; a cross-fitted one is made when None.
-        codes: int64 [K, levels], semantic IDs of the actions: with a log that has `behaviour`, adds MIPS.
+        codes: int64 [K, levels], semantic IDs of the actions: with a log that has `behaviour`, adds MIPS, which may
+            answer where weights of actions may not.
 
     Raises:
         BadLogError: the target is no policy for the log.
@@ -141,7 +142,18 @@ def evaluate_policy(
     if log.behaviour is not None:
         shares = np.bincount(log.context_of, minlength=log.num_contexts) / len(log)
         support = support_of(target[: len(shares)], log.behaviour[: len(shares)], shares)
-    if not reporter.judge("actions", WeightDiagnostics.of(weights, support), [*_WITHOUT_MODEL, *_WITH_MODEL]):
+    answers = reporter.judge("actions", WeightDiagnostics.of(weights, support), [*_WITHOUT_MODEL, *_WITH_MODEL])
+    if codes is not None and log.behaviour is not None:
+        of_prefixes = [
+            marginalised_weights(log, target, prefix_groups(codes, depth)) for depth in range(1, codes.shape[1] + 1)
+        ]
+        reporter.add_prefixes(
+            [WeightDiagnostics.of(each) for each in of_prefixes],
+            [mean(each * log.rewards) for each in of_prefixes],
+            [(weights - each) * log.rewards for each in of_prefixes] if answers else None,
+            weights,
+        )
+    if not answers:
         return reporter.report(None)
 
     fit = partial(cross_fitted, log, target, num_folds=config.num_folds, penalty=config.penalty, seed=config.seed)
@@ -159,8 +171,6 @@ def evaluate_policy(
     balanced = balanced_weights(log, target, num_folds=config.num_folds, seed=config.seed)
     if reporter.judge("balanced", WeightDiagnostics.of(balanced), ["balanced_ips"]):
         reporter.add("balanced_ips", snips(replace(rounds, weights=balanced)))
-    if codes is not None and log.behaviour is not None:
-        _add_prefixes(reporter, log, target, rounds, codes, config)
     return reporter.report(ModelDiagnostics.of(model.predicted, log.rewards))
 
 
@@ -194,6 +204,8 @@ def evaluate_slates(
     config: OffPolicyConfig | None = None,
     *,
     model: tuple[FloatArray, FloatArray] | None = None,
+    prefix_weights: Sequence[FloatArray] = (),
+    calibration: PropensityCalibration | None = None,
 ) -> OffPolicyReport:
     """Every estimator for lists.
 
@@ -202,20 +214,33 @@ def evaluate_slates(
         target: of the policy under test, for the same lists.
         config: how.
         model: `predicted` and `expected` of `cascade_dr`, which is left out when None.
+        prefix_weights: float64 [n, L] for each number of codes from 1 on: by how much the target is more likely to show
+            any item of the shown one's prefix at its place. They add MIPS, by places that do not depend on others.
+        calibration: of the log's propensities, for the report.
 
     Raises:
         BadLogError: the target does not fit the log.
     """
     config = config or OffPolicyConfig()
     slates = WeightedSlates.of(log, target)
-    reporter = _Reporter(log.user_of, log.rewards.sum(axis=1), config)
+    reporter = _Reporter(log.user_of, log.rewards.sum(axis=1), config, calibration)
     last = slates.prefix_weights[:, -1]
     if reporter.judge("standard", WeightDiagnostics.of(last), ["sips", "snsips"]):
         reporter.add("sips", standard(slates))
         reporter.add("snsips", self_normalised_standard(slates))
-    if reporter.judge("independent", _worst(slates.marginal_weights, config.limits), ["iips", "sniips"]):
+    answers = reporter.judge("independent", _worst(slates.marginal_weights, config.limits), ["iips", "sniips"])
+    if answers:
         reporter.add("iips", independent(slates))
         reporter.add("sniips", self_normalised_independent(slates))
+    if prefix_weights:
+        reporter.add_prefixes(
+            [_worst(each, config.limits) for each in prefix_weights],
+            [independent(replace(slates, marginal_weights=each)) for each in prefix_weights],
+            [((slates.marginal_weights - each) * log.rewards).sum(axis=1) for each in prefix_weights]
+            if answers
+            else None,
+            slates.marginal_weights.sum(axis=1),
+        )
     names = ["rips", "snrips"] + (["cascade_dr"] if model is not None else [])
     if reporter.judge("cascade", _worst(slates.prefix_weights, config.limits), names):
         reporter.add("rips", cascade(slates))
@@ -247,6 +272,7 @@ class _Reporter:
         self._lost: dict[str, FloatArray | None] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._weights: dict[str, WeightDiagnostics] = {}
+        self._notes: list[str] = []
 
     def judge(self, kind: str, weights: WeightDiagnostics, names: Sequence[str]) -> bool:
         """Whether estimators with these weights may answer; those that may not are refused."""
@@ -265,6 +291,35 @@ class _Reporter:
         """Take an estimate; see `Estimate` for the rest, whose `bias` is the mean of `lost`, float64 [n]."""
         self._terms[name], self._parameters[name], self._lost[name] = terms, parameter, lost
 
+    def add_prefixes(
+        self,
+        diagnostics: Sequence[WeightDiagnostics],
+        terms: Sequence[Terms],
+        lost: Sequence[FloatArray] | None,
+        weights: FloatArray,
+    ) -> None:
+        """Take the estimate by prefixes of as many codes as are best, out of those whose weights may answer.
+
+        Args:
+            diagnostics: of the weights of prefixes of 1, 2, .. codes.
+            terms: of their estimates.
+            lost: what each leaves out of each round, float64 [n]; None where weights of whole semantic IDs may not
+                answer, which alone could tell: then the longest prefix that may is taken.
+            weights: float64 [n], of whole semantic IDs.
+        """
+        limits = self._config.limits
+        able = [place for place, each in enumerate(diagnostics) if each.problem(limits) is None]
+        if not able:
+            self.judge("prefixes", diagnostics[0], ["mips"])
+            return
+        chosen = able[-1]
+        if lost is not None:
+            chosen = able[_best([(terms[each], lost[each]) for each in able], weights, self.units, self._config)]
+        if self.judge("prefixes", diagnostics[chosen], ["mips"]):
+            self.add("mips", terms[chosen], float(chosen + 1), None if lost is None else lost[chosen])
+            if lost is None:
+                self._notes.append("MIPS takes items of one prefix as liked alike, which this log cannot tell")
+
     def report(self, model: ModelDiagnostics | None) -> OffPolicyReport:
         """All that was taken and judged."""
         served = mean(self._rewards)
@@ -273,7 +328,7 @@ class _Reporter:
             name: replace(each, parameter=self._parameters[name], bias=self._bias(self._lost[name]))
             for name, each in zip(self._terms, others, strict=True)
         }
-        notes = []
+        notes = [*self._notes]
         if self._num_rewarded < _FEW_REWARDS:
             notes.append(
                 f"only {self._num_rewarded} of {len(self._rewards):,} have a reward: Student's t is too narrow above, "
@@ -322,38 +377,26 @@ def _chosen(name: str, rounds: Rounds, units: UserUnits, config: OffPolicyConfig
     """The estimate with the parameter that was chosen, the parameter, and what it leaves out of each round."""
     family = SHRUNKEN[name]
     parameters = family.parameters(rounds)
-    candidates = [(family.terms(rounds, each), each, family.lost(rounds, each)) for each in parameters]
-    return candidates[_best(candidates, rounds.weights, units, config)]
+    candidates = [(family.terms(rounds, each), family.lost(rounds, each)) for each in parameters]
+    best = _best(candidates, rounds.weights, units, config)
+    terms, lost = candidates[best]
+    return terms, parameters[best], lost
 
 
 def _best(
-    candidates: Sequence[tuple[Terms, float, FloatArray]],
+    candidates: Sequence[tuple[Terms, FloatArray]],
     weights: FloatArray,
     units: UserUnits,
     config: OffPolicyConfig,
 ) -> int:
     if config.tuning == "slope":
-        intervals = [units.student_t(units.summed(terms)) for terms, _, _ in candidates]
+        intervals = [units.student_t(units.summed(terms)) for terms, _ in candidates]
         return by_slope([each.value for each in intervals], [each.high - each.value for each in intervals])
     confidence = config.confidence if config.tuning == "error_bound" else None
     errors = [
-        squared_error_bound(terms[0].numerator, lost, weights, confidence=confidence) for terms, _, lost in candidates
+        squared_error_bound(terms[0].numerator, lost, weights, confidence=confidence) for terms, lost in candidates
     ]
     return int(np.argmin(errors))
-
-
-def _add_prefixes(
-    reporter: _Reporter, log: BanditLog, target: FloatArray, rounds: Rounds, codes: IntArray, config: OffPolicyConfig
-) -> None:
-    depths = range(1, codes.shape[1] + 1)
-    weights = [marginalised_weights(log, target, prefix_groups(codes, depth)) for depth in depths]
-    candidates = [
-        (ips(replace(rounds, weights=each)), float(depth), (rounds.weights - each) * rounds.rewards)
-        for depth, each in zip(depths, weights, strict=True)
-    ]
-    chosen = _best(candidates, rounds.weights, reporter.units, config)
-    if reporter.judge("prefixes", WeightDiagnostics.of(weights[chosen]), ["mips"]):
-        reporter.add("mips", *candidates[chosen])
 
 
 def _worst(weights: FloatArray, limits: Limits) -> WeightDiagnostics:

@@ -116,6 +116,31 @@ def test_a_target_far_from_the_log_is_refused_and_gets_no_number() -> None:
     assert report.served.value == pytest.approx(log.rewards.mean())
 
 
+def test_prefixes_may_answer_where_items_may_not() -> None:
+    num_actions, random = 200, np.random.default_rng(0)
+    actions = random.integers(0, num_actions, 4_000)
+    log = BanditLog(
+        actions=actions,
+        rewards=(random.random(4_000) < np.where(actions < 100, 0.6, 0.2)).astype(np.float64),
+        propensities=np.full(4_000, 1 / num_actions),
+        num_actions=num_actions,
+        behaviour=np.full((1, num_actions), 1 / num_actions),
+    )
+    target = np.zeros((1, num_actions))
+    target[0, [3, 150]] = 0.7, 0.3
+    codes = np.stack([np.arange(num_actions) // 100, np.arange(num_actions) % 100], axis=1)
+    report = evaluate_policy(log, target, _QUICK, codes=codes)
+    assert isinstance(report.outcomes["ips"], Refused)
+    found = report.outcomes["mips"]
+    assert isinstance(found, Estimate)
+    assert (found.parameter, found.bias) == (1, None), "nothing says what the prefix leaves out"
+    assert found.bootstrap.low <= 0.7 * 0.6 + 0.3 * 0.2 <= found.bootstrap.high
+    assert "liked alike, which this log cannot tell" in report.notes[0]
+    alone = np.eye(num_actions)[None, 3]
+    narrow = np.stack([np.arange(num_actions) // 2, np.arange(num_actions) % 2], axis=1)
+    assert isinstance(evaluate_policy(log, alone, _QUICK, codes=narrow).outcomes["mips"], Refused)
+
+
 def test_a_log_that_cannot_take_what_the_target_chooses_is_refused() -> None:
     random = np.random.default_rng(0)
     log = BanditLog(
@@ -200,6 +225,12 @@ def test_estimates_of_lists_and_each_refusal_by_its_own_weights() -> None:
     assert {name for name, each in report.outcomes.items() if isinstance(each, Refused)} == {
         *("sips", "snsips", "rips", "snrips", "cascade_dr")
     }
+    of_prefixes = [np.ones((n, places)), chance / 0.5]
+    with_mips = evaluate_slates(log, target, _QUICK, prefix_weights=of_prefixes).outcomes["mips"]
+    assert isinstance(with_mips, Estimate)
+    assert with_mips.parameter is not None
+    assert with_mips.bias is not None
+    assert with_mips.value + with_mips.bias.value == pytest.approx(values["iips"])
     mild = np.where(log.items == 0, 0.6, 0.4)
     whole = evaluate_slates(
         log,
