@@ -69,7 +69,7 @@ def replay(log: Path, options: ReplayOptions, config: OffPolicyConfig) -> dict[s
         config: how estimates are made.
 
     Returns:
-        `kind` (`rounds` or `lists`), of a store `target`, `served`, `num_lists`, `num_known` (lists with the
+        `kind` (`rounds` or `lists`), of a store `target`, `served_by`, `num_lists`, `num_known` (lists with the
         propensities that the bundle which was served gives them) and `left_out`, and what
         `OffPolicyReport.as_document` says.
 
@@ -174,7 +174,7 @@ def _replay_store(
     return {
         "kind": "lists",
         "target": bundle.manifest.model_version,
-        "served": served.manifest.model_version,
+        "served_by": served.manifest.model_version,
         "num_lists": lists.num_lists,
         "num_known": answers.num_known,
         "left_out": lists.left_out,
@@ -211,9 +211,9 @@ def _weights_table(weights: Mapping[str, Mapping[str, Any]]) -> Table:
 def _calibration_table(calibration: Mapping[str, Any]) -> Table:
     slope, error = calibration["slope"], calibration["slope_error"]
     found = "all equal" if slope is None else f"slope {slope:.3f} ± {error:.3f}, 1 is right"
-    table = Table(
-        title=f"Propensities against what was taken ({found}; p = {calibration['p_value']:.2g})", box=box.SIMPLE_HEAD
-    )
+    if calibration["p_value"] is not None:
+        found += f"; p = {calibration['p_value']:.2g}"
+    table = Table(title=f"Propensities against what was taken ({found})", box=box.SIMPLE_HEAD)
     for title in ("pairs", "propensity", "taken"):
         table.add_column(title, justify="right")
     for each in calibration["bins"]:
@@ -229,7 +229,7 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
     if "num_known" in document:
         notes.append(
             f"{document['num_known']:,} of {document['num_rounds']:,} lists have the propensities that "
-            f"{document['served']} gives them"
+            f"{document['served_by']} gives them"
             + ("." if document["calibration"] else ": too few to check them, or to estimate by prefixes.")
         )
     notes.append(f"{document['num_rewarded']:,} with a reward, {document['num_users']:,} users.")

@@ -338,7 +338,7 @@ def test_the_lists_of_a_store_say_what_a_bundle_would_have_earned(bundle: Path, 
     calibration = document["calibration"]
     assert calibration["slope"] == pytest.approx(1, abs=3 * calibration["slope_error"])
     assert calibration["slope_error"] < 0.1
-    assert calibration["p_value"] > 0.01
+    assert calibration["p_value"] is None, "no history comes so often"
     for name in ("sips", "snsips", "rips", "snrips", "cascade_dr", "mips"):
         assert document["outcomes"][name]["value"] == pytest.approx(served, abs=0.02)
     always_best = replay(tmp_path / "offline", ReplayOptions(target=bundle, candidates=_CANDIDATES, places=2), _CONFIG)

@@ -40,8 +40,9 @@ class PropensityCalibration:
     None where all are equal."""
     slope_error: float | None
     """Its standard error if the propensities are true."""
-    p_value: float
-    """Of the chi-squared test that all actions were taken as often as their propensities say; small ones say no."""
+    p_value: float | None
+    """Of the chi-squared test that all actions were taken as often as their propensities say; small ones say no. None
+    where each kind of choice was made too seldom to tell."""
 
     @classmethod
     def of(cls, chances: FloatArray, taken: IntArray, counts: IntArray) -> PropensityCalibration:
@@ -106,7 +107,7 @@ def _bins(chances: FloatArray, taken: IntArray, trials: IntArray) -> list[Propen
     ]
 
 
-def _p_value(chances: FloatArray, taken: IntArray, trials: IntArray) -> float:
+def _p_value(chances: FloatArray, taken: IntArray, trials: IntArray) -> float | None:
     expected = chances * trials
     is_rare = expected < _LEAST_EXPECTED
     wanted, found = (
@@ -116,4 +117,4 @@ def _p_value(chances: FloatArray, taken: IntArray, trials: IntArray) -> float:
     there = wanted >= _LEAST_EXPECTED
     statistic = float((np.square(found - wanted)[there] / wanted[there]).sum())
     freedom = int(np.maximum(there.sum(axis=1) - 1, 0).sum())
-    return float(stats.chi2.sf(statistic, freedom)) if freedom else 1.0
+    return float(stats.chi2.sf(statistic, freedom)) if freedom else None

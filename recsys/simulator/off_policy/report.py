@@ -334,11 +334,9 @@ class _Reporter:
                 f"only {self._num_rewarded} of {len(self._rewards):,} have a reward: Student's t is too narrow above, "
                 "and the bootstrap may have no limit there"
             )
-        if self._calibration is not None and self._calibration.p_value < _DOUBTFUL:
-            notes.append(
-                "some actions were taken more or less often than their propensities say "
-                f"(p = {self._calibration.p_value:.1g})"
-            )
+        chance = None if self._calibration is None else self._calibration.p_value
+        if chance is not None and chance < _DOUBTFUL:
+            notes.append(f"some actions were taken more or less often than their propensities say (p = {chance:.1g})")
         return OffPolicyReport(
             num_rounds=len(self._rewards),
             num_users=self.units.num_users,

@@ -24,6 +24,7 @@ def _of(world: World, num_rounds: int, seed: int) -> PropensityCalibration:
 def test_true_propensities_have_slope_1_and_tenths_that_agree() -> None:
     found = _of(_WORLD, 40_000, seed=1)
     assert found.slope == pytest.approx(1, abs=0.05)
+    assert found.p_value is not None
     assert found.p_value > 0.01
     assert len(found.bins) == 10
     assert sum(each.num_chances for each in found.bins) == 40_000 * 10
@@ -50,6 +51,7 @@ def test_equal_propensities_have_no_slope_and_are_tested_all_the_same() -> None:
     uniform = replace(_WORLD, behaviour=np.full((5, 10), 0.1))
     found = _of(uniform, 5_000, seed=0)
     assert (found.slope, len(found.bins)) == (None, 1)
+    assert found.p_value is not None
     assert found.p_value > 0.01
     skewed = replace(_WORLD.log(5_000, seed=0), propensities=np.full(5_000, 0.1), behaviour=uniform.behaviour)
     report = evaluate_policy(skewed, uniform.behaviour, _QUICK)
