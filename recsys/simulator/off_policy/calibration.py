@@ -49,12 +49,13 @@ class PropensityCalibration:
         """Of kinds of choices, each of which was made some number of times.
 
         Args:
-            chances: float64 [C, K], the propensities of all actions, of sum 1.
+            chances: float64 [C, K], the propensities of all actions, of sum 1; 0 of those that cannot be taken.
             taken: int64 [C, K], how often each was taken.
             counts: int64 [C], how often a choice of the kind was made.
         """
-        trials = np.broadcast_to(counts[:, None], chances.shape)
-        above = chances - (counts @ chances).sum() / (counts.sum() * chances.shape[1])
+        # What cannot be taken says nothing.
+        trials = np.where(chances > 0, counts[:, None], 0)
+        above = chances - (trials * chances).sum() / trials.sum()
         spread = float((trials * np.square(above)).sum())
         slope = error = None
         if spread > 1e-12 * counts.sum():

@@ -47,6 +47,16 @@ def test_slope_and_its_error_are_those_of_a_regression_over_all_that_could_have_
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
+def test_what_cannot_be_taken_does_not_count() -> None:
+    chances, taken = np.array([[0.7, 0.3]]), np.array([[650, 350]])
+    found = PropensityCalibration.of(chances, taken, np.array([1_000]))
+    padded = [np.pad(each, ((0, 0), (0, 3))) for each in (chances, taken)]
+    assert PropensityCalibration.of(*padded, np.array([1_000])) == found
+    assert found.slope == pytest.approx(0.75)
+    assert [each.num_chances for each in found.bins] == [1_000, 1_000]
+    assert found.p_value == pytest.approx(stats.chisquare([650, 350], [700, 300]).pvalue)
+
+
 def test_equal_propensities_have_no_slope_and_are_tested_all_the_same() -> None:
     uniform = replace(_WORLD, behaviour=np.full((5, 10), 0.1))
     found = _of(uniform, 5_000, seed=0)
