@@ -202,10 +202,8 @@ def target_of(
                 first_taken[row, : len(logged.items)] = np.arange(len(logged.items)) == logged.order[0]
                 for weights, group in zip(prefix_weights, groups, strict=True):
                     of_shown = group[in_bundle[log.items[row, :count]]]
-                    wanted, found = (
-                        np.einsum("ki,ik->k", each, (group[items][:, None] == of_shown).astype(np.float64))
-                        for each, items in ((likely.marginals, answer.items), (told.marginals, to_tested[logged.items]))
-                    )
+                    wanted = _of_groups(likely.marginals, group[answer.items], of_shown)
+                    found = _of_groups(told.marginals, group[to_tested[logged.items]], of_shown)
                     may_be = (found > 0) & (of_shown >= 0)
                     weights[row, :count] = np.divide(wanted, found, out=np.zeros(count), where=may_be)
             advance(len(rows), "")
@@ -224,6 +222,11 @@ def target_of(
         else None,
         num_known=int(is_known.sum()),
     )
+
+
+def _of_groups(marginals: FloatArray, groups: IntArray, of_shown: IntArray) -> FloatArray:
+    """float64 [k], how likely any candidate of a group stands at each of k places; `marginals` is [k, candidates]."""
+    return np.asarray((marginals * (groups == of_shown[:, None])).sum(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
