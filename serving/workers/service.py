@@ -21,7 +21,7 @@ from serving.context import ServingContext
 from serving.metrics import Metrics
 from serving.offline import OfflineExport
 from serving.server import HttpServer, Service
-from serving.slate_log import SlateLog
+from serving.slate_writer import SlateWriter
 from serving.workers.buckets import SharedBuckets
 from serving.workers.channel import receive_now, send_now
 from serving.workers.child import Main
@@ -147,7 +147,7 @@ class _Worker:
                 bundle,
                 runtime,
                 store,
-                slates=SlateLog(store) if self._service.settings.offline.slates else None,
+                slates=SlateWriter(store) if self._service.settings.offline.slates else None,
                 seed=self._one_at_a_time,
                 buckets=self._buckets,
             )
