@@ -27,7 +27,7 @@ from recsys.simulator.behaviour.logged_sessions import LoggedSessions
 from recsys.simulator.behaviour.model import ChoiceModel
 from recsys.simulator.experiment.analysis import AnalysisPlan, ExperimentReport, analyse
 from recsys.simulator.experiment.assignment import bucket_of
-from recsys.simulator.experiment.interleaving import probabilistic, team_draft
+from recsys.simulator.experiment.interleaving import Preference, probabilistic, team_draft
 from recsys.simulator.experiment.outcomes import user_outcomes
 from recsys.simulator.experiment.page import Evidence, OtherSimulator, report_document, save_page
 from recsys.simulator.experiment.verdict import Verdict, verdict
@@ -127,20 +127,7 @@ def compare(config: AbConfig) -> AbResult:
     report = analyse(outcomes, plan)
     evidence = Evidence(
         simulators=tuple(_other_simulators(model, lists, crowd, catalog, config.play, plan)),
-        interleaved={
-            name: simulated_preference(
-                merge,
-                lists[treatment],
-                lists[control],
-                model,
-                crowd.histories,
-                config.play,
-                user_ids=crowd.user_ids,
-                item_ids=catalog.item_ids,
-                alpha=plan.alpha,
-            )
-            for name, merge in (("team draft", team_draft), ("probabilistic", probabilistic))
-        },
+        interleaved=_interleaved(model, lists, crowd, catalog, config.play, plan),
     )
     learned = set(own) | {user for user, _ in (treatment_bundle.histories() if treatment_bundle else ())}
     facts = {
@@ -246,6 +233,31 @@ def _other_simulators(
                         effect=found.primary.effect,
                     )
                     advance(1, "")
+
+
+def _interleaved(
+    model: ChoiceModel,
+    lists: Mapping[str, IntArray],
+    crowd: _Crowd,
+    catalog: Catalog,
+    config: PlayConfig,
+    plan: AnalysisPlan,
+) -> dict[str, Preference]:
+    """By the way of merging both arms' lists, whose items users take."""
+    return {
+        name: simulated_preference(
+            merge,
+            lists[plan.treatment],
+            lists[plan.control],
+            model,
+            crowd.histories,
+            config,
+            user_ids=crowd.user_ids,
+            item_ids=catalog.item_ids,
+            alpha=plan.alpha,
+        )
+        for name, merge in (("team draft", team_draft), ("probabilistic", probabilistic))
+    }
 
 
 def careful(answer: Verdict, report: ExperimentReport, evidence: Evidence, facts: Mapping[str, Any]) -> Verdict:
