@@ -326,7 +326,8 @@ def _in_plain_words(facts: Mapping[str, Any]) -> dict[str, str]:
         "Users from": f"{facts['log']}",
         "How users choose": f"fitted on {facts['simulator_users']:,} other users; of two items, one of which a user "
         f"whom it does not know took, it favours the right one {auc['value']:.1%} of the time "
-        f"({auc['low']:.1%} to {auc['high']:.1%}, {quality['num_users']:,} users); calibration error {quality['calibration']['ece']:.3f}; "
+        f"({auc['low']:.1%} to {auc['high']:.1%}, {quality['num_users']:,} users); "
+        f"calibration error {quality['calibration']['ece']:.3f}; "
         f"{'not met: ' + '; '.join(failures) if failures else 'meets what a simulator must meet here'}",
         "Fitted or set": "; ".join(f"{name.replace('_', ' ')}: {how}" for name, how in simulator["origin"].items()),
         "Chance": f"seed {facts['seed']}; both arms meet the same users with the same luck, and the same bundles, "
