@@ -70,9 +70,11 @@ def served(folder: Path, keys: KeyRing | None = None, *, further: int = 0, **set
     thread.start()
     assert started.wait(60)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @contextmanager
