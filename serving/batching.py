@@ -2,8 +2,8 @@
 
 Nothing waits for company: a request that finds a worker idle is run at once, with whatever else has come in the same
 turn of the event loop. While all workers are busy the next batch collects, so batches grow with the load by themselves;
-their size ends where sharing saves no more (`CostModel.largest_useful`), and where the first of them would miss its
-deadline. A worker is a thread; the event loop never blocks.
+their size ends where sharing saves no more (`CostModel.largest_useful`), unless many more wait than that, and where the
+first of them would miss its deadline. A worker is a thread; the event loop never blocks.
 
 Who cannot be answered in time is told so before it costs any model time: at the door, by what those before it and it
 itself will take, and again when its turn comes.
@@ -172,12 +172,20 @@ class Batcher(Generic[Q, R]):
     def wait_s(self, ahead: int) -> float:
         """Seconds until a query is answered that has `ahead` others before it; its batch is the larger for them."""
         now = self.clock()
-        size = self.cost.largest_useful(self.max_batch)
+        size = self._largest(ahead)
         busy = 0.0
         if len(self._running) == self.workers:
             busy = min(max(0.0, running.started + running.expected_s - now) for running in self._running)
         full, beside = divmod(ahead, size)
         return busy + full * self.cost.seconds(size, now) / self.workers + self.cost.seconds(beside + 1, now)
+
+    def _largest(self, waiting: int) -> int:
+        """The size of a batch, at most, when so many wait.
+
+        A long line waits for the throughput, not for the first batch: half of it at once makes nobody behind wait
+        longer, and shows what larger batches cost, which small ones never do.
+        """
+        return min(self.max_batch, max(self.cost.largest_useful(self.max_batch), waiting // 2))
 
     async def submit(self, query: Q, *, key: Hashable, deadline: float) -> Timed[R]:
         """The answer to `query`, from a batch with others of the same `key`.
@@ -233,7 +241,7 @@ class Batcher(Generic[Q, R]):
     def _take(self) -> list[_Waiting[Q, Timed[R]]]:
         """The next batch: the first in line that can still be answered, and those of its key that fit its time."""
         now = self.clock()
-        limit = self.cost.largest_useful(self.max_batch)
+        limit = self._largest(len(self._queue))
         batch: list[_Waiting[Q, Timed[R]]] = []
         passed: list[_Waiting[Q, Timed[R]]] = []
         slack = float("inf")
