@@ -26,9 +26,7 @@ _FADING = 0.6
 
 def successions(log: Sequences, num_items: int) -> sparse.csr_array:
     """float32 [V, V]: how often column came up to five places after row, a place further counting for less."""
-    counts = transitions(log, num_items, LATEST, _FADING)
-    counts.sum_duplicates()
-    return counts
+    return transitions(log, num_items, LATEST, _FADING)
 
 
 def succession_evidence(counts: sparse.csr_array, latest: IntArray, items: IntArray | None) -> FloatArray:
@@ -42,12 +40,12 @@ def succession_evidence(counts: sparse.csr_array, latest: IntArray, items: IntAr
     fading = _FADING ** np.arange(latest.shape[1] - 1, -1, -1, dtype=np.float32)
     weights = np.where(latest >= 0, fading, np.float32(0)).astype(np.float32)
     if items is None:
-        row, place = np.nonzero(latest >= 0)
-        of_items = (weights[row, place], (row, latest[row, place]))
-        found = (sparse.csr_array(of_items, shape=(len(latest), counts.shape[0])) @ counts).toarray()
+        users, places = np.nonzero(latest >= 0)
+        cells = (weights[users, places], (users, latest[users, places]))
+        found = (sparse.csr_array(cells, shape=(len(latest), counts.shape[0])) @ counts).toarray()
     else:
         found = np.zeros(items.shape, dtype=np.float32)
-        for place, weight in enumerate(weights.T):
-            before = np.repeat(latest[:, place], items.shape[1])
-            found += weight[:, None] * np.asarray(counts[before, items.ravel()]).reshape(items.shape)
-    return np.log1p(found, dtype=np.float32)
+        for before, weight in zip(latest.T, weights.T, strict=True):
+            rows = np.repeat(before, items.shape[1])
+            found += weight[:, None] * np.asarray(counts[rows, items.ravel()]).reshape(items.shape)
+    return np.asarray(np.log1p(found), dtype=np.float32)
