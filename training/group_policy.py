@@ -39,7 +39,8 @@ from recsys.generator.lm.reason import ReasonConfig
 from recsys.generator.placement import place
 from recsys.generator.recommender import GeneratorModel
 from recsys.progress import console, progress_bar
-from training.fit import Checkpoint, in_vain, learning_rate_factor, restore
+from training.checkpoints import Checkpoint, restore
+from training.fit import in_vain, learning_rate_factor
 
 _LOG_EVERY = 10
 _LEVEL_BATCHES = 4

@@ -1,0 +1,81 @@
+"""Processes of one machine under torch's elastic agent, which is what the command `torchrun` runs."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from recsys.errors import ConfigError, EngineError, RecsysError
+from recsys.ranks import Ranks
+from training.engines.config import TorchrunEngine
+
+TIMEOUT = timedelta(hours=2)
+"""For a process that waits for the others. One that died is noticed at once; this is for one that hangs."""
+
+
+def run(engine: TorchrunEngine, work: Callable[[Ranks], None]) -> None:
+    """See `training.engines.start`."""
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < engine.processes:
+        raise ConfigError(
+            f"engine.processes={engine.processes}, and this machine has {gpus} GPUs; set engine.processes={gpus}, or "
+            "CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=engine.processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=engine.max_restarts,
+    )
+    try:
+        answers = elastic_launch(launch, _in_process)(work, engine.parallel == "fsdp")
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise EngineError(
+            f"engine torchrun: process {rank} of {engine.processes} failed {engine.max_restarts + 1} times: "
+            f"{_last_line(failure.message)}; see above, or raise engine.max_restarts"
+        ) from error
+    for answer in answers.values():
+        if answer is not None:
+            raise answer
+
+
+def _in_process(work: Callable[[Ranks], None], sharded: bool) -> RecsysError | None:
+    """In each process. An error that is the input's fault is an answer: another start would bring the same."""
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    # The agent keeps one store. Processes that are started again must not find in it where those before them were.
+    agent = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], agent)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    try:
+        work(Ranks(rank=rank, size=size, sharded=sharded))
+    except RecsysError as error:
+        return error
+    # A process that leaves while others still talk to it can make them fail.
+    dist.barrier()
+    dist.destroy_process_group()
+    return None
+
+
+def _last_line(message: object) -> str:
+    text = message.get("message", "") if isinstance(message, dict) else str(message)
+    lines = str(text).strip().splitlines()
+    return lines[-1] if lines else "no message"
