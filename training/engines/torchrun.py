@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -40,7 +42,8 @@ def run(engine: TorchrunEngine, work: Callable[[Ranks], None]) -> None:
         max_restarts=engine.max_restarts,
     )
     try:
-        answers = elastic_launch(launch, _in_process)(work, engine.parallel == "fsdp")
+        with _own_signals():
+            answers = elastic_launch(launch, _in_process)(work, engine.parallel == "fsdp")
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise EngineError(
@@ -50,6 +53,18 @@ def run(engine: TorchrunEngine, work: Callable[[Ranks], None]) -> None:
     for answer in answers.values():
         if answer is not None:
             raise answer
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """The agent handles signals to take its processes along, and leaves its handlers behind."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _in_process(work: Callable[[Ranks], None], sharded: bool) -> RecsysError | None:
