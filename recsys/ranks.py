@@ -80,15 +80,25 @@ class Ranks:
         for parameter, part in zip(chosen, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def gathered(self, part: Tensor, count: int) -> Tensor:
-        """Rows [count, ...] of all processes in their order, from the `part` of this one; no gradient flows back."""
+    def with_others(self, own: Tensor, count: int) -> Tensor:
+        """Rows [count, ...] of all processes in their order; gradients flow back to this one's `own`."""
         if self.size == 1:
-            return part
-        whole = part.new_zeros(count, *part.shape[1:])
-        whole[self.part(count)] = part.detach()
-        # Everything that is not this process's own is 0.
+            return own
+        whole = own.new_zeros(count, *own.shape[1:])
+        whole[self.part(count)] = own.detach()
+        # What is not this process's own is 0.
         dist.all_reduce(whole)
+        whole[self.part(count)] = own
         return whole
+
+    def interleaved(self, own: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors of all processes, of which every `size`-th is this one's; no gradient flows back."""
+        if self.size == 1:
+            return list(own)
+        parts: list[list[Tensor]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, [tensor.detach().cpu() for tensor in own])
+        everyones = [parts[number % self.size][number // self.size] for number in range(sum(map(len, parts)))]
+        return [tensor.to(own[0].device) for tensor in everyones] if own else everyones
 
     def told(self, value: T) -> T:
         """The leader's value, in all processes."""

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, write_json
 from recsys.ranks import ALONE, Ranks
 
@@ -70,7 +71,11 @@ class Checkpoint:
                 shutil.rmtree(directory)
 
     def load(self, model: nn.Module, optimizer: torch.optim.AdamW) -> tuple[dict[str, Tensor], Curve] | None:
-        """Restore model and optimizer from the newest state; the best weights and the curve. None: there is none."""
+        """Restore model and optimizer from the newest state; the best weights and the curve. None: there is none.
+
+        Raises:
+            ArtifactError: an earlier version wrote it.
+        """
         checkpoints = self._by_epoch()
         if not checkpoints:
             return None
@@ -81,6 +86,8 @@ class Checkpoint:
         state: dict[str, Tensor] = {}
         for name, stored in reader.read_metadata().state_dict_metadata.items():
             assert isinstance(stored, TensorStorageMetadata), "only tensors are stored"
+            if not name.startswith((_MODEL, _BEST, _MOMENTS)):
+                raise ArtifactError(f"{newest} was written by an earlier version; delete it to begin the fit anew")
             if name.startswith(_MOMENTS):
                 like = parameters[int(name.removeprefix(_MOMENTS).split(".")[0])]
                 # Moments are split as their weights are; the count of steps is a scalar.

@@ -13,18 +13,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_group_policy as policies
 import torch
+from torch import nn
 
 from recsys.data.sequences import Sequences
+from recsys.encoder.alignment.gradient_cache import backward_in_chunks
 from recsys.errors import ConfigError, DataError
 from recsys.generator.config import GeneratorConfig, ModelConfig
 from recsys.generator.recommender import GenerativeRecommender, build_model
+from recsys.progress import console
 from recsys.ranks import ALONE, Ranks
+from recsys.tokenizer.config import RQVAEConfig
+from recsys.tokenizer.rqvae import RQVAETokenizer
 from training.config import RunConfig, load_config
 from training.engines import RayEngine, TorchrunEngine, start
+from training.engines.start import build_in_rank
 from training.fit import FitConfig, fit_generator
 from training.objectives import WindowObjective
-from training.pipeline import Stage
+from training.pipeline import Stage, Workspace
 from training.stages import build_stages
 
 NUM_ITEMS, SIZES = 30, (4, 8)
@@ -77,10 +84,32 @@ def test_no_result_depends_on_the_engine(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings[0] == settings[1] == settings[2]
 
 
-def test_ray_without_its_extra_says_which_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_without_its_extra_says_which_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'recsys\[ray\]'"):
-        start(RayEngine(name="ray"), print)
+        start(RayEngine(name="ray"), print, tmp_path)
+
+
+def write(workspace: Workspace) -> None:
+    (workspace.output / "result").write_text(f"process {workspace.ranks.rank}")
+    (workspace.run_dir / "metrics.jsonl").write_text("")
+    console.print("progress")
+
+
+def test_only_the_leader_writes_and_shows_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "quiet", False)
+    output, run_dir = tmp_path / "output", tmp_path / "run"
+    for directory in (output, run_dir):
+        directory.mkdir()
+    (output / "of an attempt that died").touch()
+    workspace = Workspace(inputs={}, output=output, resume=tmp_path, run_dir=run_dir)
+    build_in_rank(write, workspace, None, Ranks(rank=0, size=2))
+    assert [file.name for file in output.iterdir()] == ["result"]
+    build_in_rank(write, workspace, None, Ranks(rank=1, size=2))
+    assert (output / "result").read_text() == "process 0"
+    assert capsys.readouterr().err.count("progress") == 1
 
 
 # --- parts of batches -------------------------------------------------------------------------------------------------
@@ -173,9 +202,63 @@ def test_one_process_follows_the_committed_trajectory(tmp_path: Path) -> None:
     check(tmp_path)
 
 
+def everything(directory: Path, ranks: Ranks) -> None:
+    """What several processes can do together, in one start of them, as starting takes longest."""
+    fit(directory, None, 9, ranks)
+    encode_together(ranks)
+    tune_together(ranks)
+    tokenize_together(ranks)
+
+
+def encode_together(ranks: Ranks) -> None:
+    """Gradients of a contrastive loss over chunks that processes share."""
+    gradients = []
+    for those in (ALONE, ranks):
+        torch.manual_seed(0)
+        network, chunks = nn.Linear(4, 3), torch.randn(7, 2, 4).unbind()
+        backward_in_chunks(chunks, network, lambda rows: (rows @ rows.T).logsumexp(1).mean(), those)
+        those.add_gradients(network.parameters())
+        gradients.append([weight.grad for weight in network.parameters()])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def tune_together(ranks: Ranks) -> None:
+    """Group policy optimisation on prompts that processes share."""
+    tuned = []
+    for those in (ALONE, ranks):
+        recommender = policies.fresh()
+        config = policies.settings(updates=4, dropout=False, policy={"kl_weight": 0.1, "supervised_weight": 0.1})
+        result = policies.tune(recommender, config, ranks=those)
+        tuned.append(([entry["reward"] for entry in result.curve], policies.weights(recommender)))
+    assert tuned[1][0] == pytest.approx(tuned[0][0], rel=1e-4)
+    # Adam's steps follow the sign even of a gradient that is rounding.
+    torch.testing.assert_close(tuned[1][1], tuned[0][1], rtol=0, atol=5e-3)
+
+
+def tokenize_together(ranks: Ranks) -> None:
+    """RQ-VAE on batches that processes share, whatever keeps its codebooks."""
+    vectors = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
+    for codebook in ("ema", "gradient", "simvq"):
+        config = RQVAEConfig(
+            levels=2,
+            codebook_size=8,
+            code_dim=4,
+            hidden=(8,),
+            batch_size=31,
+            warmup_steps=5,
+            steps=15,
+            codebook=codebook,
+        )
+        alone, together = RQVAETokenizer(config), RQVAETokenizer(config)
+        alone.fit(vectors)
+        together.fit(vectors, ranks=ranks)
+        for one, other in zip(alone.codebooks, together.codebooks, strict=True):
+            np.testing.assert_allclose(other, one, atol=1e-3, err_msg=codebook)
+
+
 def test_two_processes_learn_what_one_does_though_one_of_them_is_killed(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    start(TWO, partial(fit, tmp_path, None, 9))
+    start(TWO, partial(everything, tmp_path), tmp_path / "engine")
     assert (tmp_path / "killed").exists()
     check(tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -184,11 +267,11 @@ def test_two_processes_learn_what_one_does_though_one_of_them_is_killed(tmp_path
 def test_split_weights_of_two_processes_go_on_in_one_and_then_in_three(tmp_path: Path) -> None:
     split = TorchrunEngine(name="torchrun", processes=2, parallel="fsdp", max_restarts=0)
     with pytest.raises(DataError, match="enough"):
-        start(split, partial(fit, tmp_path, 7, None))
+        start(split, partial(fit, tmp_path, 7, None), tmp_path / "engine")
     assert len(list(tmp_path.glob("resume/checkpoint-1/*.safetensors"))) == 2
     with pytest.raises(DataError, match="enough"):
         fit(tmp_path, 12, None, ALONE)
-    start(split.model_copy(update={"processes": 3}), partial(fit, tmp_path, None, None))
+    start(split.model_copy(update={"processes": 3}), partial(fit, tmp_path, None, None), tmp_path / "engine")
     check(tmp_path)
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from recsys.data.sequences import Sequences
+from recsys.errors import ArtifactError
 from recsys.generator.config import GeneratorConfig, ModelConfig
 from recsys.generator.nested import NestedModel
 from recsys.generator.placement import place
@@ -138,6 +140,16 @@ def test_a_fit_killed_anywhere_in_a_save_goes_on_from_a_whole_checkpoint(
     resumed = run(tmp_path / "killed")
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert [path.name for path in (tmp_path / "killed").iterdir()] == ["checkpoint-3"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named(tmp_path: Path) -> None:
+    old = tmp_path / "checkpoint-1"
+    old.mkdir()
+    save_file({"body.weight": torch.zeros(2)}, old / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"checkpoint-1 .*delete it"):
+        fit_generator(
+            fresh("nested").model, cycles(), FitConfig(), seed=0, validate=lambda: 0.0, checkpoint_dir=tmp_path
+        )
 
 
 def test_the_weights_of_the_best_validation_are_kept_and_patience_ends_the_fit() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +17,8 @@ from recsys.ranks import Ranks
 from training.engines.config import RayEngine
 from training.engines.torchrun import TIMEOUT
 
-_ERROR = "error"
 
-
-def run(engine: RayEngine, work: Callable[[Ranks], None]) -> None:
+def run(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> None:
     """See `training.engines.start`."""
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("engine: ray needs the extra 'ray'; install it with: pip install 'recsys[ray]'")
@@ -32,10 +30,8 @@ def run(engine: RayEngine, work: Callable[[Ranks], None]) -> None:
 
     started = not ray.is_initialized()
     if started:
-        ray.init(include_dashboard=False, log_to_driver=True)
+        ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
     on_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    # Ray's own notes on the attempts; what a fit goes on from lies in the run's directory.
-    storage = tempfile.mkdtemp(prefix="recsys-ray-")
     try:
         outcome = TorchTrainer(
             _in_process,
@@ -44,8 +40,11 @@ def run(engine: RayEngine, work: Callable[[Ranks], None]) -> None:
             torch_config=TorchConfig(
                 backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout_s=int(TIMEOUT.total_seconds())
             ),
+            # Ray's own notes on the attempts; what a fit goes on from is no business of Ray's.
             run_config=RunConfig(
-                name="stage", storage_path=storage, failure_config=FailureConfig(max_failures=engine.max_restarts)
+                name="stage",
+                storage_path=str(scratch.absolute()),
+                failure_config=FailureConfig(max_failures=engine.max_restarts),
             ),
         ).fit()
     except ray.train.TrainingFailedError as error:
@@ -53,14 +52,14 @@ def run(engine: RayEngine, work: Callable[[Ranks], None]) -> None:
             f"engine ray: the processes failed {engine.max_restarts + 1} times; see above, or raise engine.max_restarts"
         ) from error
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         if started:
             ray.shutdown()
-    if outcome.metrics and (found := outcome.metrics.get(_ERROR)) is not None:
-        raise found
+    if outcome.return_value is not None:
+        raise outcome.return_value
 
 
-def _in_process(settings: dict[str, Any]) -> None:
+def _in_process(settings: dict[str, Any]) -> RecsysError | None:
     """In each process; Ray has brought the process group up. See the same in `training.engines.torchrun`."""
     import ray.train.torch
 
@@ -69,6 +68,6 @@ def _in_process(settings: dict[str, Any]) -> None:
     try:
         settings["work"](Ranks(rank=dist.get_rank(), size=dist.get_world_size(), sharded=settings["sharded"]))
     except RecsysError as error:
-        ray.train.report({_ERROR: error})
-        return
+        return error
     dist.barrier()
+    return None

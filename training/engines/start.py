@@ -17,12 +17,13 @@ from training.engines.config import LocalEngine, RayEngine, TorchrunEngine
 from training.pipeline import Stage, Workspace
 
 
-def start(engine: LocalEngine | TorchrunEngine | RayEngine, work: Callable[[Ranks], None]) -> None:
+def start(engine: LocalEngine | TorchrunEngine | RayEngine, work: Callable[[Ranks], None], scratch: Path) -> None:
     """Call `work` in every process of the engine, and return when all are done.
 
     Args:
         engine: who starts them. It starts all of them again when one dies, so that `work` goes on from what it stored.
         work: what a process does; pickled for engines that start other processes.
+        scratch: a directory that the engine may make, and removes; on a cluster, where all machines see it.
 
     Raises:
         EngineError: a process died more often than it is started again, or the engine's extra is not installed.
@@ -39,7 +40,7 @@ def start(engine: LocalEngine | TorchrunEngine | RayEngine, work: Callable[[Rank
         case RayEngine():
             from training.engines.ray import run as run_on_ray
 
-            run_on_ray(engine, work)
+            run_on_ray(engine, work, scratch)
 
 
 def build_with(
@@ -49,14 +50,15 @@ def build_with(
 
     def build(stage: Stage, workspace: Workspace) -> None:
         if stage.shared and not isinstance(engine, LocalEngine):
-            start(engine, partial(_build_in_rank, stage.build, workspace, threads))
+            work = partial(build_in_rank, stage.build, workspace, threads)
+            start(engine, work, workspace.output.with_name("engine"))
         else:
             stage.build(workspace)
 
     return build
 
 
-def _build_in_rank(build: Callable[[Workspace], None], workspace: Workspace, threads: int | None, ranks: Ranks) -> None:
+def build_in_rank(build: Callable[[Workspace], None], workspace: Workspace, threads: int | None, ranks: Ranks) -> None:
     """One process's part of a stage. What any but the leader writes beside checkpoints is thrown away."""
     if threads is not None:
         torch.set_num_threads(threads)

@@ -12,6 +12,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -50,6 +51,9 @@ def run(engine: TorchrunEngine, work: Callable[[Ranks], None]) -> None:
             f"engine torchrun: process {rank} of {engine.processes} failed {engine.max_restarts + 1} times: "
             f"{_last_line(failure.message)}; see above, or raise engine.max_restarts"
         ) from error
+    except SignalException as stop:
+        # The agent has taken its processes along; this one ends as it would have without an agent.
+        raise SystemExit(128 + stop.sigval) from stop
     for answer in answers.values():
         if answer is not None:
             raise answer
