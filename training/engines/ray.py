@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from recsys.errors import ConfigError, EngineError, RecsysError
 from recsys.ranks import Ranks
 from training.engines.config import RayEngine
-from training.engines.torchrun import TIMEOUT
+from training.engines.work import TIMEOUT, answer
 
 
 def run(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> None:
@@ -60,14 +59,9 @@ def run(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> None
 
 
 def _in_process(settings: dict[str, Any]) -> RecsysError | None:
-    """In each process; Ray has brought the process group up. See the same in `training.engines.torchrun`."""
+    """In each process; Ray has brought the process group up."""
     import ray.train.torch
 
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())
-    try:
-        settings["work"](Ranks(rank=dist.get_rank(), size=dist.get_world_size(), sharded=settings["sharded"]))
-    except RecsysError as error:
-        return error
-    dist.barrier()
-    return None
+    return answer(settings["work"], sharded=settings["sharded"])

@@ -7,7 +7,6 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -19,9 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from recsys.errors import ConfigError, EngineError, RecsysError
 from recsys.ranks import Ranks
 from training.engines.config import TorchrunEngine
-
-TIMEOUT = timedelta(hours=2)
-"""For a process that waits for the others. One that died is noticed at once; this is for one that hangs."""
+from training.engines.work import TIMEOUT, answer
 
 
 def run(engine: TorchrunEngine, work: Callable[[Ranks], None]) -> None:
@@ -54,9 +51,8 @@ def run(engine: TorchrunEngine, work: Callable[[Ranks], None]) -> None:
     except SignalException as stop:
         # The agent has taken its processes along; this one ends as it would have without an agent.
         raise SystemExit(128 + stop.sigval) from stop
-    for answer in answers.values():
-        if answer is not None:
-            raise answer
+    if answers[0] is not None:
+        raise answers[0]
 
 
 @contextmanager
@@ -72,7 +68,7 @@ def _own_signals() -> Iterator[None]:
 
 
 def _in_process(work: Callable[[Ranks], None], sharded: bool) -> RecsysError | None:
-    """In each process. An error that is the input's fault is an answer: another start would bring the same."""
+    """In each process."""
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -84,14 +80,7 @@ def _in_process(work: Callable[[Ranks], None], sharded: bool) -> RecsysError | N
     store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], agent)
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    try:
-        work(Ranks(rank=rank, size=size, sharded=sharded))
-    except RecsysError as error:
-        return error
-    # A process that leaves while others still talk to it can make them fail.
-    dist.barrier()
-    dist.destroy_process_group()
-    return None
+    return answer(work, sharded=sharded)
 
 
 def _last_line(message: object) -> str:
