@@ -153,7 +153,7 @@ def encode_catalog(
             `collaborative_weight` above 0). Never pass validation or test items: they would leak into the codes.
         held_out: int64 [m], items that no graph encoder is fitted on; they are placed as any new item would be.
         tuned_model: directory for the tuned text model; needed for `alignment`.
-        ranks: processes that tune it together. All of them encode.
+        ranks: processes that tune its layers together; alone where only a head is tuned.
 
     Raises:
         ConfigError: the template fits no column, the training sequences or the directory are missing, or a catalogue
@@ -218,9 +218,13 @@ def _text_vectors(
     tune_encoder(config, catalog, train, config.alignment, tuned_model, cache_dir, ranks)
     if config.alignment.trainable_layers == 0:
         return apply_head(tuned_model, encode_cached(TextEncoder(config, cache_dir), texts, cache_dir))
-    return encode_cached(
-        TextEncoder(config.model_copy(update={"model": str(tuned_model)}), cache_dir), texts, cache_dir
-    )
+    vectors = None
+    if ranks.leads:
+        tuned = TextEncoder(config.model_copy(update={"model": str(tuned_model)}), cache_dir)
+        vectors = encode_cached(tuned, texts, cache_dir)
+    vectors = ranks.told(vectors)
+    assert vectors is not None, "the leader encoded"
+    return vectors
 
 
 def _read_modality(config: ModalityConfig, catalog: Catalog) -> Modality:

@@ -82,8 +82,8 @@ def tune_encoder(
         config: what is trained and how.
         directory: replaced if it exists.
         cache_dir: of encoded texts; $RECSYS_CACHE or ~/.cache/recsys when None.
-        ranks: processes that tune together, each with a `directory` of its own. They share the texts of a batch where
-            layers are trained; a head over cached vectors is trained in each of them, as there is little to share.
+        ranks: processes that tune together, of which the leader writes. They share the texts of a batch where layers
+            are trained; a head over cached vectors is trained in each of them, as there is little to share.
 
     Raises:
         ConfigError: the model cannot be tuned as asked.
@@ -127,6 +127,8 @@ def tune_encoder(
             markup=False,
             soft_wrap=True,
         )
+    if not ranks.leads:
+        return report
     with atomic_directory(directory) as temporary:
         model.cpu().eval().save(str(temporary), create_model_card=False)
         facts = {"base": Path(encoder.model).name, "config": config.model_dump(mode="json"), "report": asdict(report)}
