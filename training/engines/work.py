@@ -31,10 +31,10 @@ def answer(work: Callable[[Ranks], None], *, sharded: bool) -> RecsysError | Non
     except RecsysError as found:
         error = found
     store, names = _get_default_store(), [f"answer/{rank}" for rank in range(ranks.size)]
-    store.set(names[ranks.rank], pickle.dumps(error))
+    store.set(names[ranks.rank], pickle.dumps(error).hex())
     try:
         store.wait(names, TIMEOUT if error is None else _SAME_ERROR)
     except dist.DistError as late:
         raise error if error is not None else late from None
-    answers: list[RecsysError | None] = [pickle.loads(store.get(name)) for name in names]
+    answers: list[RecsysError | None] = [pickle.loads(bytes.fromhex(store.get(name).decode())) for name in names]
     return next((found for found in answers if found is not None), None)
