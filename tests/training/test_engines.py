@@ -264,6 +264,7 @@ def test_two_processes_learn_what_one_does_though_one_of_them_is_killed(tmp_path
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow  # starts processes twice
 def test_split_weights_of_two_processes_go_on_in_one_and_then_in_three(tmp_path: Path) -> None:
     split = TorchrunEngine(name="torchrun", processes=2, parallel="fsdp", max_restarts=0)
     with pytest.raises(DataError, match="enough"):
