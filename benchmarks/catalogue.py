@@ -24,29 +24,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import psutil
 import torch
 
 from feature_store import OnlineStore
-from recsys.bundle import Bundle, Manifest
+from recsys.bundle import Bundle
 from recsys.data import Catalog
-from recsys.encoder import EncoderConfig, ItemEmbeddings
-from recsys.errors import AssetError
-from recsys.generator import GenerativeRecommender, GeneratorConfig, ItemTrie, ModelConfig, build_model
+from recsys.generator import GeneratorConfig, ItemTrie, ModelConfig
 from recsys.generator.filters import InRange, Range
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
 from recsys.retrieval.towers import ContentTower
-from recsys.tokenizer import RKMeansConfig, SemanticIds, build_tokenizer
 from serving.answers import Query
 from serving.overlay import ItemFacts, Overlay
 from serving.placing import BundlePlacer, Placement, place
 from serving.runtime import ModelInfo, RecommenderRuntime
+from training.random_twins import random_bundle
 
-_DIM, _LEVELS, _CODES = 64, 4, 256
-_SAMPLE = 5000
+_DIM = 64
+_GENERATOR = GeneratorConfig(model=ModelConfig(hidden_size=_DIM, num_layers=1, num_heads=2), beams=20)
 _BULK = 1000
 _CHEAP = InRange(range=Range(column="price", max=50))
 _MIB = 1 << 20
@@ -64,9 +61,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 
 def _measured(size: int, repeats: int) -> dict[str, Any]:
-    bundle = _bundle(size)
+    bundle = random_bundle(size, dim=_DIM, config=_GENERATOR)
     started = time.process_time()
-    trie = ItemTrie(bundle.semantic_ids.codes, (_CODES,) * _LEVELS)
+    trie = ItemTrie(bundle.semantic_ids.codes, bundle.semantic_ids.codebook_sizes)
     trie_ms = _ms(started)
     del trie
     with tempfile.TemporaryDirectory() as directory:
@@ -163,55 +160,6 @@ class _Live:
 
 def _facts(turn: int) -> ItemFacts:
     return ItemFacts(title=f"New item {turn}", categories=(f"c{turn % 50}", "d1"), attributes={"price": "20"})
-
-
-def _bundle(size: int) -> Bundle:
-    random = np.random.default_rng(0)
-    numbers = np.arange(size)
-    catalog = Catalog(
-        frame=pl.DataFrame({"n": numbers}).select(
-            item_id=pl.format("B{}", "n"),
-            title=pl.format("Item number {} of the catalogue", "n"),
-            categories=pl.concat_list(pl.format("c{}", pl.col("n") % 50), pl.format("d{}", pl.col("n") % 1000)),
-            price=(pl.col("n") % 100).cast(pl.String),
-        )
-    )
-    vectors = random.normal(size=(size, _DIM)).astype(np.float32)
-    tokenizer = build_tokenizer(RKMeansConfig(levels=_LEVELS, codebook_size=_CODES))
-    tokenizer.fit(random.normal(size=(_SAMPLE, _DIM)).astype(np.float32))
-    drawn = np.unique(random.integers(0, _CODES**_LEVELS, size=size + size // 100 + 10))
-    drawn = random.permutation(drawn)[:size]
-    codes = np.stack([drawn >> (8 * level) & 255 for level in reversed(range(_LEVELS))], axis=1)
-    config = GeneratorConfig(model=ModelConfig(hidden_size=_DIM, num_layers=1, num_heads=2), beams=20)
-    sizes = (_CODES,) * _LEVELS
-    torch.manual_seed(0)
-    model = build_model(config, codes, sizes, vectors)
-    bundle = Bundle(
-        path=Path(),
-        manifest=Manifest(
-            name="bench",
-            model_version="bench",
-            created_at=datetime.now(UTC),
-            libraries={},
-            config={},
-            metrics={},
-            files={},
-        ),
-        catalog=catalog,
-        embeddings=ItemEmbeddings(vectors=vectors, text_dim=_DIM, encoder=EncoderConfig()),
-        semantic_ids=SemanticIds(codes=codes, raw_codes=codes, codebook_sizes=sizes),
-        recommender=GenerativeRecommender(config, codes, sizes, vectors, model),
-        fused=None,
-        item_counts=np.random.default_rng(1).integers(0, 100, size),
-        report={},
-    )
-    bundle.__dict__.update(tokenizer=tokenizer, text_encoder=_NoEncoder())
-    return bundle
-
-
-class _NoEncoder:
-    def encode_few(self, texts: object) -> object:
-        raise AssetError("the benchmark has no text encoder")
 
 
 def _rss_mib() -> float:

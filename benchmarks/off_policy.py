@@ -2,10 +2,11 @@
 millions of rounds take seconds, and on the Open Bandit sample no more is concluded than so few clicks allow.
 
 Worlds have 5 contexts and 10 actions. `errors` compares a reward model fitted on other users with one that is 20 % low;
-`coverage` is of 95 % intervals at 1,000 rounds. Open Bandit: the log of one policy estimates the other, whose own log
-is the truth, itself uncertain; the policy "bts" is what its log shows how often at each position, as it learned.
+`coverage` is of 95 % intervals at 1,000 rounds: of a usual world, of one with 2 rewards in 100 rounds, and of one whose
+users have five rounds each and tastes of their own. Open Bandit: the log of one policy estimates the other, whose own
+log is the truth, itself uncertain; the policy "bts" is what its log shows how often at each position, as it learned.
 
-    recsys bench off_policy [--runs 500] [--rows 1000000] [--data-root FOLDER] [--json]
+    recsys bench off_policy [--runs 500] [--coverage-runs 2000] [--rows 5000000] [--data-root FOLDER] [--json]
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,22 +49,31 @@ from recsys.simulator.off_policy.synthetic import World
 
 _SIZES = (250, 1_000, 4_000)
 _WORLD = World.drawn(seed=0)
+_WORLDS: dict[str, tuple[World, dict[str, Any]]] = {
+    "usual": (_WORLD, {}),
+    "rare_rewards": (replace(_WORLD, expected=0.05 * _WORLD.expected), {}),
+    "users_with_tastes": (_WORLD, {"rounds_per_user": 5, "taste": 0.6}),
+}
+_CODES = np.stack([np.arange(10) // 2, np.arange(10)], axis=1)
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
     """`speed`, `errors`, `coverage` and, with a data root, `open_bandit` by campaign and direction."""
     parser = argparse.ArgumentParser(prog="recsys bench off_policy", description=__doc__)
     parser.add_argument("--runs", type=int, default=500, help="logs of each size")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rounds of the speed test")
+    parser.add_argument("--coverage-runs", type=int, default=2_000, help="logs of each world")
+    parser.add_argument("--rows", type=int, default=5_000_000, help="rounds of the speed test")
     parser.add_argument("--data-root", type=Path, help="folder with open_bandit_sample")
     options = parser.parse_args(arguments)
     found: dict[str, Any] = {
         "speed": _speed(options.rows),
         "truth": _WORLD.truth,
         "errors": _errors(options.runs),
-        "coverage": _coverage(options.runs, "error_bound"),
+        "coverage_runs": options.coverage_runs,
+        "coverage": {name: _coverage(name, options.coverage_runs) for name in _WORLDS},
         "coverage_by_tuning": {
-            tuning: _coverage(options.runs // 10, tuning, names=list(SHRUNKEN)) for tuning in ("error", "slope")
+            tuning: _coverage("usual", options.coverage_runs // 10, tuning, names=list(SHRUNKEN))
+            for tuning in ("error", "slope")
         },
     }
     if options.data_root is not None:
@@ -119,29 +130,38 @@ def _error_row(by_size: dict[int, list[float]]) -> dict[str, Any]:
 
 
 def _coverage(
-    runs: int, tuning: Literal["error_bound", "error", "slope"], names: Sequence[str] | None = None
+    world_name: str,
+    runs: int,
+    tuning: Literal["error_bound", "error", "slope"] = "error_bound",
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """By estimator: how often each kind of interval held the truth, its mean width, the bias, the share of refusals."""
+    """By estimator: how often each kind of interval held the truth, its median width, the bias, the share of
+    refusals."""
+    world, options = _WORLDS[world_name]
     held: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in range(runs):
-        report = evaluate_policy(
-            _WORLD.log(1_000, seed=run),
-            _WORLD.target,
-            OffPolicyConfig(n_resamples=400, seed=run, penalty=20.0, tuning=tuning),
-        )
+        config = OffPolicyConfig(seed=run, penalty=20.0, tuning=tuning)
+        report = evaluate_policy(world.log(1_000, seed=run, **options), world.target, config, codes=_CODES)
         for name in names or report.outcomes:
             outcome = report.outcomes[name]
             held[name]["refused"].append(isinstance(outcome, Refused))
             if isinstance(outcome, Refused):
                 print(f"run {run}: {name} refused: {outcome.reason}", file=sys.stderr)
                 continue
-            held[name]["bias"].append(outcome.value - _WORLD.truth)
+            held[name]["bias"].append(outcome.value - world.truth)
             for kind in ("bootstrap", "student_t", "bernstein"):
                 interval = getattr(outcome, kind)
                 if interval is not None:
-                    held[name][kind].append(interval.low <= _WORLD.truth <= interval.high)
+                    held[name][kind].append(interval.low <= world.truth <= interval.high)
                     held[name][f"{kind}_width"].append(interval.high - interval.low)
-    return {name: {kind: float(np.mean(values)) for kind, values in found.items()} for name, found in held.items()}
+    return {
+        name: {
+            # Widths may be infinite.
+            kind: float(np.median(values) if kind.endswith("width") else np.mean(values))
+            for kind, values in found.items()
+        }
+        for name, found in held.items()
+    }
 
 
 def _open_bandit(root: Path) -> dict[str, Any]:
@@ -204,7 +224,7 @@ def _against(report: OffPolicyReport, own: pl.DataFrame) -> dict[str, Any]:
         differences[name] = {
             "relative_error": abs(gap) / truth,
             "difference": {"value": gap, "low": gap - margin, "high": gap + margin},
-            "relative_half_width": (outcome.bootstrap.high - outcome.bootstrap.low) / 2 / outcome.value,
+            "relative_half_width": (outcome.student_t.high - outcome.value) / outcome.value,
         }
     return {
         "clicks": report.num_rewarded,

@@ -1,8 +1,9 @@
 """The claim: concurrent requests that share calls of the model are served faster, on time, and overload does no harm.
 
-One process serves a bundle with its store, this one asks over loopback, both on the same cores. Open loop: requests
-leave at a constant rate whatever becomes of those before, and each counts from the moment at which it was due, so that
-a server that stalls cannot hide it. Closed loop: a number of clients, each of whom asks again when it has its answer.
+`recsys serve` serves a bundle with a worker a core and its store, this process asks over loopback, all on the same
+cores. Open loop: requests leave at a constant rate whatever becomes of those before, and each counts from the moment at
+which it was due, so that a server that stalls cannot hide it. Closed loop: a number of clients, each of whom asks again
+when it has its answer.
 
     recsys bench serve [--bundle runs/NAME/bundle] [--seconds 10] [--json]
 
@@ -20,12 +21,13 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -36,18 +38,21 @@ import numpy as np
 import psutil
 
 _K = 10
-_START_S = 300.0
 _RATES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5)
 """Shares of the closed loop's throughput, at which the open loop asks."""
 _OVERLOAD = 3.0
+_MORE_CLIENTS = (8, 128)
+"""Of further closed loops: throughput at rising concurrency."""
 _MOST_CONNECTIONS = 1024
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
-    """Throughput is answers a second of the closed loop; milliseconds are of good answers, from when they were due.
+    """`throughput` is the most answers a second of a closed loop; milliseconds are of good answers, from when they
+    were due.
 
-    `_cpu` compares the server's processor time an answer, which other processes disturb least; `goodput_at_3x` is a
-    share of the most good answers a second at any rate.
+    `batching_speedup` is between services with and without shared calls, at `--clients`; `_cpu` compares the processor
+    time an answer, which other processes disturb least. `goodput_at_3x` is a share of the most good answers a second at
+    any rate of the open loop, whose rates are shares of `throughput`.
     """
     parser = argparse.ArgumentParser(prog="recsys bench serve", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("runs/beauty-seed-0/bundle"))
@@ -62,29 +67,33 @@ def main(arguments: list[str]) -> dict[str, Any]:
     requests = _Requests(bundle, options.users, options.deadline)
     measured: dict[str, Any] = {}
     for name, max_batch in (("batching", 32), ("single", 1)):
-        with _service(["server", str(bundle), "--max-batch", str(max_batch)]) as service:
+        with _product(bundle, max_batch) as service:
             measured[name] = asyncio.run(_measure(service, requests, options))
-    with_batches, without = measured["batching"], measured["single"]
+    with_batches, without = (measured[name]["closed"] for name in ("batching", "single"))
+    same = f"{options.clients}"
     found: dict[str, Any] = {
-        "batching_speedup": with_batches["closed"]["per_second"] / without["closed"]["per_second"],
-        "batching_speedup_cpu": without["closed"]["cpu_ms_an_answer"] / with_batches["closed"]["cpu_ms_an_answer"],
-        "throughput": with_batches["closed"]["per_second"],
-        "p50_ms_alone": with_batches["alone"]["p50_ms"],
-        "p99_ms_at_half_load": with_batches["open"]["0.5"]["p99_ms"],
-        "goodput_at_3x": _goodput_share(with_batches),
+        "batching_speedup": with_batches[same]["per_second"] / without[same]["per_second"],
+        "batching_speedup_cpu": without[same]["cpu_ms_an_answer"] / with_batches[same]["cpu_ms_an_answer"],
+        "throughput": _most(with_batches),
+        "p50_ms_alone": measured["batching"]["alone"]["p50_ms"],
+        "p99_ms_at_half_load": measured["batching"]["open"]["0.5"]["p99_ms"],
+        "goodput_at_3x": _goodput_share(measured["batching"]),
     }
     if options.generate_seconds:
-        with _service(["generate", str(bundle)]) as service:
-            seconds = options.generate_seconds
-            closed = asyncio.run(_closed(service, requests.histories(), options.clients, seconds, warm=1))
-            measured["generate"] = {"closed": closed, "alone": asyncio.run(_alone(service, requests.histories()))}
-        found["speedup_vs_generate"] = found["throughput"] / measured["generate"]["closed"]["per_second"]
-        found["speedup_vs_generate_cpu"] = (
-            measured["generate"]["closed"]["cpu_ms_an_answer"] / with_batches["closed"]["cpu_ms_an_answer"]
+        with _plain(bundle) as service:
+            measured["generate"] = {
+                "closed": asyncio.run(
+                    _concurrencies(service, requests.histories(), options.clients, options.generate_seconds)
+                ),
+                "alone": asyncio.run(_alone(service, requests.histories())),
+            }
+        plain = measured["generate"]
+        found["speedup_vs_generate"] = found["throughput"] / _most(plain["closed"])
+        found["speedup_vs_generate_same_clients"] = (
+            with_batches[same]["per_second"] / plain["closed"][same]["per_second"]
         )
-        found["speedup_vs_generate_alone"] = (
-            measured["generate"]["alone"]["p50_ms"] / measured["batching"]["alone"]["p50_ms"]
-        )
+        found["speedup_vs_generate_cpu"] = _least_cpu(plain["closed"]) / _least_cpu(with_batches)
+        found["speedup_vs_generate_alone"] = plain["alone"]["p50_ms"] / measured["batching"]["alone"]["p50_ms"]
     return {
         **found,
         "settings": {
@@ -96,6 +105,16 @@ def main(arguments: list[str]) -> dict[str, Any]:
         },
         **measured,
     }
+
+
+def _most(closed: dict[str, Any]) -> float:
+    """Answers a second of the closed loop that got most."""
+    return float(max(found["per_second"] for found in closed.values()))
+
+
+def _least_cpu(closed: dict[str, Any]) -> float:
+    """Milliseconds of processors an answer, in the closed loop that took least."""
+    return float(min(found["cpu_ms_an_answer"] for found in closed.values()))
 
 
 def _goodput_share(measured: dict[str, Any]) -> float:
@@ -258,15 +277,25 @@ async def _measure(service: _Service, requests: _Requests, options: argparse.Nam
     bodies, hurried = requests.by_user(in_time=False), requests.by_user(in_time=True)
     await _closed(service, bodies, options.clients, min(2.0, options.seconds), warm=options.clients)
     alone = await _alone(service, bodies)
-    closed = await _closed(service, bodies, options.clients, options.seconds)
+    closed = await _concurrencies(service, bodies, options.clients, options.seconds)
     rates = {}
     for share in (*_RATES, _OVERLOAD):
-        rate = share * closed["per_second"]
+        rate = share * _most(closed)
         rates[f"{share:g}"] = {
             "rate": rate,
             **await _open(service, hurried, rate, options.seconds, deadline_ms=options.deadline),
         }
     return {"alone": alone, "closed": closed, "open": rates}
+
+
+async def _concurrencies(
+    service: _Service, bodies: Iterator[bytes], clients: int, seconds: float
+) -> dict[str, dict[str, Any]]:
+    """Closed loops of fewer and more clients, and of `clients`, each warmed up by one request a client."""
+    return {
+        str(number): await _closed(service, bodies, number, seconds, warm=number)
+        for number in sorted({clients, *_MORE_CLIENTS})
+    }
 
 
 async def _alone(service: _Service, bodies: Iterator[bytes], count: int = 30) -> dict[str, Any]:
@@ -345,92 +374,67 @@ class _Service:
     process: psutil.Process
 
     def cpu_s(self) -> float:
-        """Seconds of processors that it has used, its store aside."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        """Seconds of processors that its processes have used, the store aside."""
+        times = [
+            process.cpu_times()
+            for process in (self.process, *self.process.children(recursive=True))
+            if "python" in process.name() or "recsys" in process.name()
+        ]
+        return float(sum(used.user + used.system for used in times))
 
 
 @contextmanager
-def _service(arguments: Sequence[str]) -> Iterator[_Service]:
-    """This file as a service in a process of its own."""
+def _product(bundle: Path, max_batch: int) -> Iterator[_Service]:
+    """`recsys serve` with a worker a core, whose calls of the model are of at most `max_batch` requests."""
     with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-        log = Path(home) / "log"
-        with log.open("w") as errors:
-            process = subprocess.Popen(
-                # Not with this directory on the path: its scripts have names that packages have too.
-                [sys.executable, "-P", __file__, *arguments, "--home", home],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-            )
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line.startswith("port "):
-                raise RuntimeError(f"the service did not start: {log.read_text()[-2000:]}")
-            port = int(line.split()[1])
-            asyncio.run(_wait_until_ready(port))
-            yield _Service(port=port, process=psutil.Process(process.pid))
-        finally:
-            process.terminate()
-            process.wait(60)
+        settings = Path(home) / "serve.yaml"
+        settings.write_text(f"batching: {{max_batch: {max_batch}}}\noffline: {{directory: {home}/offline}}\n")
+        command = ["-c", "from serving.cli import app; app()", "serve", str(bundle), "--port", "0", "--workers", "0"]
+        with _started([*command, "--data-dir", f"{home}/store", "--settings", str(settings)], Path(home)) as service:
+            yield service
 
 
-async def _wait_until_ready(port: int) -> None:
-    ends = time.perf_counter() + _START_S
-    while time.perf_counter() < ends:
-        try:
-            _, connection = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.2)
-            continue
-        connection.close()
-        return
-    raise RuntimeError("the service did not open its port")
+@contextmanager
+def _plain(bundle: Path) -> Iterator[_Service]:
+    """The service around `generate`."""
+    # Not with this directory on the path: its scripts have names that packages have too.
+    with tempfile.TemporaryDirectory() as home, _started(["-P", __file__, str(bundle)], Path(home)) as service:
+        yield service
 
 
-def _serve(arguments: list[str]) -> None:
-    """The process that serves."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("server", "generate"))
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--max-batch", type=int, default=32)
-    parser.add_argument("--home", type=Path, required=True)
-    options = parser.parse_args(arguments)
+@contextmanager
+def _started(arguments: Sequence[str], home: Path) -> Iterator[_Service]:
+    """A Python program that prints a line with its URL once it answers."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    log = home / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://[^:]+:(\d+)", process.stdout.readline())
+        if found is None:
+            raise RuntimeError(f"the service did not start: {log.read_text()[-2000:]}")
+        yield _Service(port=int(found[1]), process=psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        process.wait(60)
 
+
+def _serve_plain(bundle: Path) -> None:
+    """The process of the service around `generate`."""
     import uvicorn
 
     from serving.server import listen
 
     listener = listen("127.0.0.1", 0)
-    build: Callable[[argparse.Namespace], Any] = _product if options.kind == "server" else _plain_service
-    app = build(options)
-    print("port", listener.getsockname()[1], flush=True)
+    app = _plain_service(bundle)
+    print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     uvicorn.Server(uvicorn.Config(app, loop="asyncio", log_config=None, access_log=False)).run(sockets=[listener])
 
 
-def _product(options: argparse.Namespace) -> Any:
-    from feature_store import OnlineStore
-    from recsys.bundle import Bundle
-    from serving.app import create_app
-    from serving.logs import configure_logging
-    from serving.runtime import RecommenderRuntime
-    from serving.settings import BatchingSettings, ServingSettings
-
-    configure_logging()
-    bundle = Bundle.load(options.bundle)
-    store = OnlineStore.embedded(options.home / "store")
-    return create_app(
-        RecommenderRuntime.from_bundle(bundle),
-        store,
-        ServingSettings(batching=BatchingSettings(max_batch=options.max_batch)),
-        seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories()),
-    )
-
-
-def _plain_service(options: argparse.Namespace) -> Any:
+def _plain_service(path: Path) -> Any:
     """FastAPI around `generate`, with as many calls at a time as there are cores, one thread each."""
     import threading
 
@@ -444,7 +448,7 @@ def _plain_service(options: argparse.Namespace) -> Any:
     from training.transformers_twin import PrefixTable, causal_lm, generate, item_tokens
 
     torch.set_num_threads(1)
-    bundle = Bundle.load(options.bundle)
+    bundle = Bundle.load(path)
     config, codes = bundle.recommender.config, bundle.semantic_ids.codes
     flat = random_recommender(
         "flat",
@@ -481,4 +485,4 @@ def _plain_service(options: argparse.Namespace) -> Any:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1:])
+    _serve_plain(Path(sys.argv[1]))

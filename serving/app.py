@@ -34,7 +34,7 @@ from serving.problems import install_handlers, install_schema, problem_response
 from serving.routes import admin, catalog, events, insight, items, lookups, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
-from serving.slate_log import SlateLog
+from serving.slate_writer import SlateWriter
 from serving.tracing import TracingMiddleware
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def create_app(
     loopback_only: bool = False,
     tracer_provider: TracerProvider | None = None,
     offline: OfflineExport | None = None,
-    slates: SlateLog | None = None,
+    slates: SlateWriter | None = None,
     buckets: Buckets | None = None,
     outcomes: OfflineStore | None = None,
 ) -> FastAPI:

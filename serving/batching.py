@@ -2,8 +2,8 @@
 
 Nothing waits for company: a request that finds a worker idle is run at once, with whatever else has come in the same
 turn of the event loop. While all workers are busy the next batch collects, so batches grow with the load by themselves;
-their size ends where sharing saves no more (`CostModel.largest_useful`), and where the first of them would miss its
-deadline. A worker is a thread; the event loop never blocks.
+their size ends where sharing saves no more (`CostModel.largest_useful`), unless many more wait than that, and where the
+first of them would miss its deadline. A worker is a thread; the event loop never blocks.
 
 Who cannot be answered in time is told so before it costs any model time: at the door, by what those before it and it
 itself will take, and again when its turn comes.
@@ -146,6 +146,7 @@ class Batcher(Generic[Q, R]):
         self._running: set[_Running] = set()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix=f"model-{self.stage}")
         self._is_scheduled = False
+        self._is_closed = False
 
     @property
     def depth(self) -> int:
@@ -172,12 +173,20 @@ class Batcher(Generic[Q, R]):
     def wait_s(self, ahead: int) -> float:
         """Seconds until a query is answered that has `ahead` others before it; its batch is the larger for them."""
         now = self.clock()
-        size = self.cost.largest_useful(self.max_batch)
+        size = self._largest(ahead)
         busy = 0.0
         if len(self._running) == self.workers:
             busy = min(max(0.0, running.started + running.expected_s - now) for running in self._running)
         full, beside = divmod(ahead, size)
         return busy + full * self.cost.seconds(size, now) / self.workers + self.cost.seconds(beside + 1, now)
+
+    def _largest(self, waiting: int) -> int:
+        """The size of a batch, at most, when so many wait.
+
+        A long line waits for the throughput, not for the first batch: half of it at once makes nobody behind wait
+        longer, and shows what larger batches cost, which small ones never do.
+        """
+        return min(self.max_batch, max(self.cost.largest_useful(self.max_batch), waiting // 2))
 
     async def submit(self, query: Q, *, key: Hashable, deadline: float) -> Timed[R]:
         """The answer to `query`, from a batch with others of the same `key`.
@@ -185,14 +194,14 @@ class Batcher(Generic[Q, R]):
         Raises:
             OverloadedError: too many wait, or those before it leave no time until `deadline`.
             OutOfTimeError: there is too little time even if nobody was before it, or the deadline came.
-            StalledError: no worker will be free.
+            StalledError: no worker will be free: all hang, or were told to end.
             Exception: what `run` gave or raised for it.
         """
         now = self.clock()
         slack, alone = deadline - now, self.alone_s()
-        if self.is_stalled:
+        if self.is_stalled or self._is_closed:
             self.observer.dropped(self.stage, "stalled")
-            raise StalledError(f"the {self.stage} hangs")
+            raise StalledError(f"the {self.stage} hangs, or has ended")
         if slack < alone:
             self.observer.dropped(self.stage, "expired")
             raise OutOfTimeError("too_near")
@@ -215,7 +224,8 @@ class Batcher(Generic[Q, R]):
             raise OutOfTimeError("waited") from None
 
     def close(self) -> None:
-        """Let the threads end once they are idle; what waits is answered first."""
+        """Let the threads end once they are idle; what runs is answered first, and nothing else is taken."""
+        self._is_closed = True
         self._threads.shutdown(wait=False)
 
     def _schedule(self) -> None:
@@ -233,7 +243,7 @@ class Batcher(Generic[Q, R]):
     def _take(self) -> list[_Waiting[Q, Timed[R]]]:
         """The next batch: the first in line that can still be answered, and those of its key that fit its time."""
         now = self.clock()
-        limit = self.cost.largest_useful(self.max_batch)
+        limit = self._largest(len(self._queue))
         batch: list[_Waiting[Q, Timed[R]]] = []
         passed: list[_Waiting[Q, Timed[R]]] = []
         slack = float("inf")

@@ -1,4 +1,4 @@
-"""The commands `recsys serve`, `events`, `import`, `intents` and `keys`. The service itself is in `serving.server`.
+"""The commands `recsys serve`, `events`, `import`, `intents`, `keys` and `plan`. The service is in `serving.server`.
 
 Imports that load PyTorch happen inside the command, so that `recsys --help` answers at once.
 """
@@ -12,12 +12,14 @@ import typer
 
 from serving import events_cli, import_cli, intents_cli
 from serving.guard import cli as keys_cli
+from serving.sizing.cli import plan_command
 
 app = typer.Typer(help="Serve a trained model.")
 app.add_typer(events_cli.app, name="events")
 app.add_typer(import_cli.app, name="import")
 app.add_typer(intents_cli.app, name="intents")
 app.add_typer(keys_cli.app, name="keys")
+app.command("plan")(plan_command)
 
 
 @app.command()

@@ -35,7 +35,7 @@ from serving.results import ExperimentResults
 from serving.runtime import RecommenderRuntime
 from serving.search import CatalogSearch
 from serving.settings import ServingSettings
-from serving.slate_log import SlateLog
+from serving.slate_writer import SlateWriter
 
 _T = TypeVar("_T")
 
@@ -72,7 +72,7 @@ class ServingContext:
         seed: Callable[[], object] | None = None,
         bundles: Path | None = None,
         offline: OfflineExport | None = None,
-        slates: SlateLog | None = None,
+        slates: SlateWriter | None = None,
         outcomes: OfflineStore | None = None,
         read_bundle: Callable[[Path], Bundle] = Bundle.load,
     ) -> None:

@@ -32,7 +32,7 @@ from serving.offline import OfflineExport
 from serving.private_copies import PrivateCopies, read
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
-from serving.slate_log import SlateLog
+from serving.slate_writer import SlateWriter
 from serving.tracing import otlp_provider
 from serving.warming import warm_up
 
@@ -78,7 +78,7 @@ class Service:
         store: OnlineStore,
         *,
         offline: OfflineExport | None = None,
-        slates: SlateLog | None = None,
+        slates: SlateWriter | None = None,
         seed: Callable[[Callable[[], object]], object] = lambda work: work(),
         buckets: Buckets | None = None,
     ) -> FastAPI:
@@ -221,7 +221,7 @@ def _run_alone(service: Service, listener: socket.socket, url: str, store_url: s
         raise ConfigError(str(error)) from error
     writes_offline = service.writes_offline(owns_store=store_url is None)
     offline = OfflineExport(store, service.offline_directory) if writes_offline else None
-    slates = SlateLog(store) if service.settings.offline.slates else None
+    slates = SlateWriter(store) if service.settings.offline.slates else None
     try:
         api = service.app(bundle, runtime, store, offline=offline, slates=slates)
         ready = f"serving {service.shown(runtime)} at {url}"

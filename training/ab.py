@@ -7,7 +7,7 @@ same luck, so that their difference is that of the arms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ from recsys.simulator.behaviour.logged_sessions import LoggedSessions
 from recsys.simulator.behaviour.model import ChoiceModel
 from recsys.simulator.experiment.analysis import AnalysisPlan, ExperimentReport, analyse
 from recsys.simulator.experiment.assignment import bucket_of
+from recsys.simulator.experiment.interleaving import Preference, probabilistic, team_draft
 from recsys.simulator.experiment.outcomes import user_outcomes
-from recsys.simulator.experiment.page import report_document, save_page
+from recsys.simulator.experiment.page import Evidence, OtherSimulator, report_document, save_page
 from recsys.simulator.experiment.verdict import Verdict, verdict
 from recsys.simulator.sessions.arms import CachedArm
+from recsys.simulator.sessions.interleaved import simulated_preference
 from recsys.simulator.sessions.play import PlayConfig, play
-from training.arms import bundle_lists, find_bundle, is_service, names_of, service_lists
+from recsys.simulator.sessions.validity import validity
+from training.arms import ArmLists, bundle_lists, find_bundle, is_service, names_of, service_lists
 from training.simulate import other_log, own_log
 
 REPORT, PAGE = "report.json", "report.html"
@@ -57,9 +60,9 @@ class AbConfig:
     """The data set whose users teach the simulator and are simulated; None: the histories of the first bundle."""
     key: str | None = None
     """API key of a service."""
-    users: int = 1000
+    users: int = 2000
     """Simulated ones, at most."""
-    play: PlayConfig = field(default_factory=lambda: PlayConfig(size=5, max_steps=10, sessions_per_user=4))
+    play: PlayConfig = field(default_factory=lambda: PlayConfig(size=5, max_steps=10, sessions_per_user=10))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +71,17 @@ class AbResult:
 
     report: ExperimentReport
     verdict: Verdict
+    evidence: Evidence
     facts: Mapping[str, Any]
 
     def document(self) -> dict[str, Any]:
         """JSON-able; the same bundles, data and seed give the same bytes."""
-        return report_document(self.report, self.verdict, self.facts)
+        return report_document(self.report, self.verdict, self.evidence, self.facts)
 
     def save(self, directory: Path) -> None:
         """Write `report.json` and `report.html`."""
         write_json(directory / REPORT, self.document())
-        save_page(self.report, self.verdict, self.facts, directory / PAGE)
+        save_page(self.report, self.verdict, self.evidence, _in_plain_words(self.facts), directory / PAGE)
 
 
 def compare(config: AbConfig) -> AbResult:
@@ -85,28 +89,26 @@ def compare(config: AbConfig) -> AbResult:
 
     Raises:
         ConfigError: an arm or a data set is not there, or a number is impossible.
-        DataError: the arms have different catalogues, or there are too few users.
+        DataError: the arms have different catalogues, one has nothing to show, or there are too few users.
         ArtifactError: a bundle is damaged.
         RecsysError: a service does not answer.
     """
     second = None if is_service(config.second) else find_bundle(config.second)
     control_bundle = Bundle.load(find_bundle(config.first))
+    treatment_bundle = None if second is None else Bundle.load(second)
     catalog, own = control_bundle.catalog, dict(control_bundle.histories())
     log = own_log(control_bundle, own) if config.log is None else other_log(control_bundle, config.log)
     folds = UserFolds.of(log.user_ids)
-    model = fit_choice_model(catalog, LoggedSessions.of(log, folds.simulator), FitConfig(seed=config.play.seed))
     crowd = _crowd(log, folds.evaluation, config.users, config.play.seed)
     k = config.play.size * config.play.max_steps
-    learned = set(own)
-    # A service first: it may not answer.
-    if second is None:
+    # The lists first: an arm that has none is known before the simulator is fitted.
+    if treatment_bundle is None:
         of_second = service_lists(config.second, config.key, catalog, crowd.histories, k)
     else:
-        treatment_bundle = Bundle.load(second)
-        learned |= {user for user, _ in treatment_bundle.histories()}
         of_second = bundle_lists(treatment_bundle, catalog, crowd.histories, k)
     arms = (bundle_lists(control_bundle, catalog, crowd.histories, k), of_second)
     control, treatment = names_of(arms)
+    lists = {control: arms[0].lists, treatment: arms[1].lists}
     plan = replace(
         config.plan,
         control=control,
@@ -115,16 +117,21 @@ def compare(config: AbConfig) -> AbResult:
         covariate=_HISTORY + "_length",
         segments=(_HISTORY, _TASTE),
     )
-    lists = {control: arms[0].lists, treatment: arms[1].lists}
+
+    model = fit_choice_model(catalog, LoggedSessions.of(log, folds.simulator), FitConfig(seed=config.play.seed))
+    quality = validity(model, LoggedSessions.of(log, folds.evaluation), config.play.seed)
     item_counts = np.bincount(log.sequences().items, minlength=catalog.num_items)
     outcomes = _played(model, lists, crowd, catalog, config.play).join(
         crowd.facts(item_counts), on="user_id", how="left", maintain_order="left"
     )
     report = analyse(outcomes, plan)
-    kept, simulators = _robustness(model, lists, crowd, catalog, config.play, plan, report)
+    evidence = Evidence(
+        simulators=tuple(_other_simulators(model, lists, crowd, catalog, config.play, plan)),
+        interleaved=_interleaved(model, lists, crowd, catalog, config.play, plan),
+    )
+    learned = set(own) | {user for user, _ in (treatment_bundle.histories() if treatment_bundle else ())}
     facts = {
-        "control": {"name": arms[0].name, "version": arms[0].version},
-        "treatment": {"name": arms[1].name, "version": arms[1].version},
+        **{role: _of_arm(arm) for role, arm in zip(("control", "treatment"), arms, strict=True)},
         "seed": config.play.seed,
         "simulated_users": len(crowd.user_ids),
         "sessions_per_user": config.play.sessions_per_user,
@@ -135,9 +142,20 @@ def compare(config: AbConfig) -> AbResult:
         "simulator_users_that_an_arm_learned_from": sum(log.user_ids[row] in learned for row in folds.simulator),
         "simulated_users_that_an_arm_learned_from": sum(user in learned for user in crowd.user_ids),
         "simulator": model.parameters.model_dump(mode="json"),
-        "simulators_with_this_sign": f"{kept} of {simulators}",
+        "simulator_validity": quality.to_json(),
     }
-    return AbResult(report=report, verdict=careful(verdict(report), facts, kept / simulators), facts=facts)
+    return AbResult(
+        report=report, verdict=careful(verdict(report), report, evidence, facts), evidence=evidence, facts=facts
+    )
+
+
+def _of_arm(arm: ArmLists) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "version": arm.version,
+        "degraded_lists": arm.num_degraded,
+        "unknown_items": arm.num_unknown,
+    }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,7 +200,7 @@ def _played(
     """Numbers of each user in each arm."""
     arms = {name: CachedArm(ranker=_repeating(shown)) for name, shown in lists.items()}
     played = play(model, arms, crowd.histories, config, user_ids=crowd.user_ids, item_ids=catalog.item_ids)
-    return user_outcomes(played.impressions)
+    return user_outcomes(played.impressions, played.sessions)
 
 
 def _repeating(lists: IntArray) -> Any:
@@ -190,50 +208,128 @@ def _repeating(lists: IntArray) -> Any:
     return lambda histories, k: lists[histories.users, :k]
 
 
-def _robustness(
+def _other_simulators(
     model: ChoiceModel,
     lists: Mapping[str, IntArray],
     crowd: _Crowd,
     catalog: Catalog,
     config: PlayConfig,
     plan: AnalysisPlan,
-    report: ExperimentReport,
-) -> tuple[int, int]:
-    """In how many of some differing simulators the primary difference has the report's sign, and how many there are."""
-    sign = np.sign(report.primary.effect.difference.value)
-    worlds = [
-        model.having(temperature=temperature, position_bias=bias, satiation=satiation)
-        for temperature in _TEMPERATURES
-        for bias in (model.parameters.position_bias, (0.0,))
-        for satiation in _SATIATIONS
-    ]
+) -> Iterator[OtherSimulator]:
+    """The primary effect where users are other than they were fitted."""
     short = config.model_copy(update={"sessions_per_user": 1})
     alone = replace(plan, secondary=(), guardrails={}, covariate=None, segments=(), looks=1)
-    kept = 0
-    with progress_bar("Other simulators", len(worlds)) as advance:
-        for world in worlds:
-            outcomes = _played(world, lists, crowd, catalog, short)
-            found = analyse(outcomes, alone)
-            kept += int(np.sign(found.primary.effect.difference.value) == sign)
-            advance(1, "")
-    return kept, len(worlds)
+    fitted = model.parameters.position_bias
+    with progress_bar("Other simulators", len(_TEMPERATURES) * 2 * len(_SATIATIONS)) as advance:
+        for temperature in _TEMPERATURES:
+            for bias in (fitted, (0.0,)):
+                for satiation in _SATIATIONS:
+                    world = model.having(temperature=temperature, position_bias=bias, satiation=satiation)
+                    found = analyse(_played(world, lists, crowd, catalog, short), alone)
+                    yield OtherSimulator(
+                        temperature=temperature,
+                        position_bias=bias is fitted,
+                        satiation=satiation,
+                        effect=found.primary.effect,
+                    )
+                    advance(1, "")
 
 
-def careful(answer: Verdict, facts: Mapping[str, Any], kept: float) -> Verdict:
+def _interleaved(
+    model: ChoiceModel,
+    lists: Mapping[str, IntArray],
+    crowd: _Crowd,
+    catalog: Catalog,
+    config: PlayConfig,
+    plan: AnalysisPlan,
+) -> dict[str, Preference]:
+    """By the way of merging both arms' lists, whose items users take."""
+    return {
+        name: simulated_preference(
+            merge,
+            lists[plan.treatment],
+            lists[plan.control],
+            model,
+            crowd.histories,
+            config,
+            user_ids=crowd.user_ids,
+            item_ids=catalog.item_ids,
+            alpha=plan.alpha,
+        )
+        for name, merge in (("team draft", team_draft), ("probabilistic", probabilistic))
+    }
+
+
+def careful(answer: Verdict, report: ExperimentReport, evidence: Evidence, facts: Mapping[str, Any]) -> Verdict:
     """The verdict with what simulated users cannot say."""
-    remarks = [answer.text]
-    decision = answer.decision
+    decision, text = answer.decision, answer.text
     if decision in ("better", "better_but_unsafe", "worse"):
-        held = f"The sign holds in {facts['simulators_with_this_sign']} simulators with other settings"
-        if kept < ROBUST:
-            decision = "inconclusive"
-            remarks = [f"Inconclusive: it depends on the simulator. As fitted, {answer.text} {held}: too few."]
+        kept, count = evidence.same_sign(report), len(evidence.simulators)
+        held = f"The sign holds in {kept} of {count} simulators whose users are set otherwise"
+        if kept < ROBUST * count:
+            decision, text = (
+                "inconclusive",
+                f"Inconclusive: it depends on the simulator. {held}: too few. As fitted: {text}",
+            )
         else:
-            remarks.append(f"{held}.")
+            text = f"{text} {held}."
+    cautions = []
+    versions = [facts[role]["version"] for role in ("control", "treatment")]
+    if versions[0] is not None and versions[0] == versions[1]:
+        cautions.append("Both arms are the same model: a test of an arm against itself, which should show nothing.")
+    sign = np.sign(report.primary.effect.difference.value)
+    if against := [
+        name
+        for name, found in evidence.interleaved.items()
+        if found.p_value < report.plan.alpha and np.sign(found.wins - found.losses) == -sign
+    ]:
+        cautions.append(
+            f"In lists merged of both arms ({', '.join(against)}) users prefer the other arm: find out why."
+        )
+    for role in ("control", "treatment"):
+        arm = facts[role]
+        if arm["degraded_lists"]:
+            cautions.append(
+                f"{arm['name']} says that {arm['degraded_lists']:,} of its {facts['simulated_users']:,} lists were "
+                "made in poor health: look at its log, and test again."
+            )
+        if arm["unknown_items"]:
+            cautions.append(
+                f"{arm['name']} listed {arm['unknown_items']:,} items that the catalogue of {facts['control']['name']} "
+                "does not have; they were left out."
+            )
+    if failures := facts["simulator_validity"]["failures"]:
+        cautions.append(f"Simulated users are not yet like real ones: {'; '.join(failures)}.")
     if known := facts["simulated_users_that_an_arm_learned_from"]:
-        remarks.append(
+        cautions.append(
             f"An arm learned from {known:,} of the {facts['simulated_users']:,} simulated users, which may flatter "
             "the one that remembers more: train on a folder of `recsys data folds`, and give the other as --log."
         )
-    remarks.append("Users are simulated; a live test has the last word.")
-    return Verdict(decision=decision, text=" ".join(remarks))
+    cautions.append("Users are simulated; a live test has the last word.")
+    return Verdict(decision=decision, text=text, cautions=tuple(cautions))
+
+
+def _in_plain_words(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What was done, for a page: a title and a sentence each."""
+    quality, simulator = facts["simulator_validity"], facts["simulator"]
+    auc, failures = quality["auc"], quality["failures"]
+    arms = {
+        role.capitalize(): f"{facts[role]['name']}"
+        + (f", model version {facts[role]['version']}" if facts[role]["version"] else "")
+        for role in ("control", "treatment")
+    }
+    return {
+        **arms,
+        "Simulated": f"{facts['simulated_users']:,} users with {facts['sessions_per_user']} sessions each, of at most "
+        f"{facts['pages']} lists of {facts['places']} items; {facts['simulated_users_that_an_arm_learned_from']:,} of "
+        "them are users whom an arm learned from",
+        "Users from": f"{facts['log']}",
+        "How users choose": f"fitted on {facts['simulator_users']:,} other users; of two items, one of which a user "
+        f"whom it does not know took, it favours the right one {auc['value']:.1%} of the time "
+        f"({auc['low']:.1%} to {auc['high']:.1%}, {quality['num_users']:,} users); "
+        f"calibration error {quality['calibration']['ece']:.3f}; "
+        f"{'not met: ' + '; '.join(failures) if failures else 'meets what a simulator must meet here'}",
+        "Fitted or set": "; ".join(f"{name.replace('_', ' ')}: {how}" for name, how in simulator["origin"].items()),
+        "Chance": f"seed {facts['seed']}; both arms meet the same users with the same luck, and the same bundles, "
+        "data and seed give the same numbers",
+    }

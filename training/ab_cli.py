@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,8 +27,8 @@ def ab(
         ),
     ] = None,
     key: Annotated[str | None, typer.Option(envvar="RECSYS_API_KEY", help="API key of the service.")] = None,
-    users: Annotated[int, typer.Option(min=2, help="Simulated users, at most.")] = 1000,
-    sessions: Annotated[int, typer.Option(min=1, help="Sessions of each.")] = 4,
+    users: Annotated[int, typer.Option(min=2, help="Simulated users, at most.")] = 2000,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions of each.")] = 10,
     places: Annotated[int, typer.Option(min=1, help="Items of a list.")] = 5,
     pages: Annotated[int, typer.Option(min=1, help="Lists of a session, at most.")] = 10,
     primary: Annotated[str, typer.Option(metavar="METRIC", help="What decides.")] = "choices_per_user",
@@ -73,6 +73,8 @@ def ab(
             print_document(stdout, result.document())
     if not as_json:
         typer.echo(result.verdict.text)
+        for caution in result.verdict.cautions:
+            typer.echo(f"- {caution}")
         typer.echo(f"report: {out / PAGE}")
 
 
@@ -89,13 +91,16 @@ def ab_power(
     share: Annotated[float, typer.Option(help="Of the users in the test, both arms together.")] = 1.0,
     alpha: Annotated[float, typer.Option(help="Of the two-sided test.")] = 0.05,
     power: Annotated[float, typer.Option(help="Chance to see such a lift.")] = 0.8,
+    users: Annotated[
+        int | None, typer.Option(metavar="N", help="In each arm: what can so many show? Instead of how many it takes.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How many users a live test needs, and how long it takes.
+    """How many users a live test needs, or what those that there are can show, and how long it takes.
 
     For example: recsys ab-power --baseline 0.04 --lift 0.05 --correlation 0.6 --daily-users 20000
     """
-    from recsys.simulator.experiment.power import days_needed, users_per_arm
+    from recsys.simulator.experiment.power import days_needed, detectable_difference, power_of, users_per_arm
 
     if not baseline > 0:
         raise ConfigError(f"--baseline must be above 0, got {baseline}")
@@ -104,12 +109,20 @@ def ab_power(
     if deviation is not None and not deviation >= 0:
         raise ConfigError(f"--deviation must be 0 or more, got {deviation}")
     variance = baseline * (1 - baseline) if deviation is None else deviation**2
-    needed = users_per_arm(baseline * lift, variance, alpha=alpha, power=power, correlation=correlation)
-    days = None if daily_users is None else days_needed(needed, daily_users, share)
+    size = users_per_arm(baseline * lift, variance, alpha=alpha, power=power, correlation=correlation)
+    document: dict[str, Any] = {"users_per_arm": size}
+    smallest = ""
+    if users is not None:
+        size = users
+        least = detectable_difference(users, variance, alpha=alpha, power=power, correlation=correlation) / baseline
+        smallest = f" The smallest lift that they show with {power:.0%} is {least:.1%}."
+        power = power_of(baseline * lift, users, variance, alpha=alpha, correlation=correlation)
+        document = {"users_per_arm": users, "power": power, "detectable_lift": least}
+    days = None if daily_users is None else days_needed(size, daily_users, share)
     if as_json:
-        typer.echo(json.dumps({"users_per_arm": needed, "days": days}, indent=2))
+        typer.echo(json.dumps({**document, "days": days}, indent=2))
         return
-    typer.echo(f"{needed:,} users in each of two arms show a lift of {lift:.1%} with {power:.0%} power.")
+    typer.echo(f"{size:,} users in each of two arms show a lift of {lift:.1%} with {power:.0%} power.{smallest}")
     if days is not None:
         typer.echo(f"That takes {days:,.1f} days.")
 

@@ -15,7 +15,8 @@ from recsys.errors import ConfigError, DataError
 from recsys.evaluation.ranker import Ranker
 from recsys.progress import progress_bar
 from training.layout import BUNDLE, RUNS
-from training.simulate import bundle_ranker, service_ranker
+from training.service_arm import ServiceRanker
+from training.simulate import bundle_ranker
 
 _USERS_AT_ONCE = 64
 _MANIFEST = "manifest.json"
@@ -29,9 +30,13 @@ class ArmLists:
 
     name: str
     version: str | None
-    """Of a bundle's model."""
+    """Of the model; None for a service that does not say."""
     lists: IntArray
     """int64 [users, k], best first, by the indices of the common catalogue; -1 = no more items."""
+    num_degraded: int = 0
+    """Lists that a service in good health would have made better."""
+    num_unknown: int = 0
+    """Items that a service listed and that the catalogue does not have; they were left out."""
 
 
 def is_service(arm: str) -> bool:
@@ -96,8 +101,15 @@ def service_lists(url: str, key: str | None, catalog: Catalog, histories: Sequen
     """
     if k > _MOST_OF_A_SERVICE:
         raise ConfigError(f"a service lists {_MOST_OF_A_SERVICE} items at most, and {k} are needed; give fewer --pages")
-    lists = _asked(url, service_ranker(url, catalog.item_ids, key), histories, k)
-    return ArmLists(name=url, version=None, lists=lists)
+    ranker = ServiceRanker(url, catalog.item_ids, key)
+    lists = _asked(url, ranker, histories, k)
+    return ArmLists(
+        name=url,
+        version=ranker.model_version,
+        lists=lists,
+        num_degraded=ranker.num_degraded,
+        num_unknown=len(ranker.unknown_items),
+    )
 
 
 def names_of(arms: Sequence[ArmLists]) -> list[str]:

@@ -301,7 +301,8 @@ def replay(
 
     Every estimator with its intervals, and none where the log cannot say: refused, with the reason. Tables have columns
     request_id, user_id, item_id, reward, propensity and target_propensity; of lists also position,
-    marginal_propensity and target_marginal_propensity.
+    marginal_propensity and target_marginal_propensity. A table of the target has item_id and propensity, and may have
+    logged_propensity (checks the log, by tenths) and semantic_id, such as 17-3-201 (adds estimates by prefixes).
     """
     from recsys.simulator.off_policy import OffPolicyConfig
     from training.replay import ReplayOptions, print_replay

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor, nn
 
-from recsys.data import IntArray, Sequences
+from recsys.bundle import Bundle, Manifest
+from recsys.data import Catalog, IntArray, Sequences
+from recsys.encoder import EncoderConfig, ItemEmbeddings
+from recsys.errors import AssetError
 from recsys.generator.config import GeneratorConfig, ModelConfig
 from recsys.generator.flat import FlatModel
 from recsys.generator.recommender import GenerativeRecommender, build_model
+from recsys.tokenizer import RKMeansConfig, SemanticIds, build_tokenizer
 from training.transformers_twin import item_tokens
 
 T = TypeVar("T")
@@ -26,6 +33,8 @@ LEVELS = 4
 """Codes of a synthetic semantic ID."""
 CODES = 256
 """Size of each of its codebooks."""
+_TOKENIZER_SAMPLE = 5000
+"""Vectors that a random bundle's tokenizer is fitted to."""
 
 
 def synthetic_codes(num_items: int) -> IntArray:
@@ -138,3 +147,56 @@ def timed(action: Callable[[], T]) -> tuple[T, float]:
     started = clock()
     result = action()
     return result, clock() - started
+
+
+def random_bundle(num_items: int, *, dim: int, config: GeneratorConfig) -> Bundle:
+    """A bundle that was not read from disk: random vectors, codes and weights, two categories an item, a title.
+
+    It has a fitted tokenizer, and no text encoder.
+
+    Args:
+        num_items: of the catalogue.
+        dim: components of an item's vector.
+        config: of the generator.
+    """
+    random, numbers = np.random.default_rng(0), np.arange(num_items)
+    catalog = Catalog(
+        frame=pl.DataFrame({"n": numbers}).select(
+            item_id=pl.format("B{}", "n"),
+            title=pl.format("Item number {} of the catalogue", "n"),
+            categories=pl.concat_list(pl.format("c{}", pl.col("n") % 50), pl.format("d{}", pl.col("n") % 1000)),
+            price=(pl.col("n") % 100).cast(pl.String),
+        )
+    )
+    vectors = random.normal(size=(num_items, dim)).astype(np.float32)
+    tokenizer = build_tokenizer(RKMeansConfig(levels=LEVELS, codebook_size=CODES))
+    tokenizer.fit(random.normal(size=(_TOKENIZER_SAMPLE, dim)).astype(np.float32))
+    codes, sizes = synthetic_codes(num_items), (CODES,) * LEVELS
+    torch.manual_seed(0)
+    model = build_model(config, codes, sizes, vectors)
+    bundle = Bundle(
+        path=Path(),
+        manifest=Manifest(
+            name="random",
+            model_version="random",
+            created_at=datetime.now(UTC),
+            libraries={},
+            config={},
+            metrics={},
+            files={},
+        ),
+        catalog=catalog,
+        embeddings=ItemEmbeddings(vectors=vectors, text_dim=dim, encoder=EncoderConfig()),
+        semantic_ids=SemanticIds(codes=codes, raw_codes=codes, codebook_sizes=sizes),
+        recommender=GenerativeRecommender(config, codes, sizes, vectors, model),
+        fused=None,
+        item_counts=np.random.default_rng(1).integers(0, 100, num_items),
+        report={},
+    )
+    bundle.__dict__.update(tokenizer=tokenizer, text_encoder=_NoEncoder())
+    return bundle
+
+
+class _NoEncoder:
+    def encode_few(self, texts: object) -> object:
+        raise AssetError("a random bundle has no text encoder")

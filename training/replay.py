@@ -69,7 +69,8 @@ def replay(log: Path, options: ReplayOptions, config: OffPolicyConfig) -> dict[s
         config: how estimates are made.
 
     Returns:
-        `kind` (`rounds` or `lists`), of a store `num_lists` and `left_out`, and what
+        `kind` (`rounds` or `lists`), of a store `target`, `served_by`, `num_lists`, `num_known` (lists with the
+        propensities that the bundle which was served gives them) and `left_out`, and what
         `OffPolicyReport.as_document` says.
 
     Raises:
@@ -93,7 +94,7 @@ def replay(log: Path, options: ReplayOptions, config: OffPolicyConfig) -> dict[s
     if options.places is not None:
         raise ConfigError(f"places: {log} has no lists (no column 'position')")
     if logged.policy is not None:
-        report = evaluate_policy(logged.log, logged.policy, config)
+        report = evaluate_policy(logged.log, logged.policy, config, codes=logged.codes)
     else:
         assert logged.propensities is not None
         report = evaluate_propensities(logged.log, logged.propensities, config)
@@ -120,7 +121,8 @@ def print_replay(document: Mapping[str, Any]) -> None:
             table.add_row(title, Text("refused", style="red"), "", "", "", "", "")
             continue
         lift = outcome["lift"]
-        style = "green" if lift["low"] > 0 else "red" if lift["high"] < 0 else "yellow"
+        low, high = lift["low"], lift["high"]
+        style = "green" if low is not None and low > 0 else "red" if high is not None and high < 0 else "yellow"
         table.add_row(
             title,
             _number(outcome["value"]),
@@ -134,6 +136,8 @@ def print_replay(document: Mapping[str, Any]) -> None:
     for reason, titles in refusals.items():
         console.print(Text(f"Refused ({', '.join(titles)}): {reason}.", style="red"), soft_wrap=True)
     console.print(_weights_table(document["weights"]))
+    if document["calibration"] is not None:
+        console.print(_calibration_table(document["calibration"]))
     for note in _notes(document):
         console.print(Text(note, style="dim"), soft_wrap=True)
 
@@ -155,14 +159,24 @@ def _replay_store(
         raise DataError(str(error)) from error
     policy = TargetPolicy(epsilon=options.epsilon, candidates=options.candidates)
     bundle = Bundle.load(target)
-    slate_target, model = target_of(
-        bundle, lists, policy, num_folds=config.num_folds, penalty=config.penalty, seed=config.seed
+    served = bundle if seeds == target else Bundle.load(seeds)
+    answers = target_of(
+        bundle, served, lists, policy, num_folds=config.num_folds, penalty=config.penalty, seed=config.seed
     )
-    report = evaluate_slates(lists.log, slate_target, config, model=model)
+    report = evaluate_slates(
+        lists.log,
+        answers.slate_target,
+        config,
+        model=answers.model,
+        prefix_weights=answers.prefix_weights,
+        calibration=answers.calibration,
+    )
     return {
         "kind": "lists",
         "target": bundle.manifest.model_version,
+        "served_by": served.manifest.model_version,
         "num_lists": lists.num_lists,
+        "num_known": answers.num_known,
         "left_out": lists.left_out,
         **report.as_document(),
     }
@@ -194,11 +208,30 @@ def _weights_table(weights: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def _calibration_table(calibration: Mapping[str, Any]) -> Table:
+    slope, error = calibration["slope"], calibration["slope_error"]
+    found = "all equal" if slope is None else f"slope {slope:.3f} ± {error:.3f}, 1 is right"
+    if calibration["p_value"] is not None:
+        found += f"; p = {calibration['p_value']:.2g}"
+    table = Table(title=f"Propensities against what was taken ({found})", box=box.SIMPLE_HEAD)
+    for title in ("pairs", "propensity", "taken"):
+        table.add_column(title, justify="right")
+    for each in calibration["bins"]:
+        table.add_row(f"{each['num_chances']:,}", f"{each['propensity']:.5f}", f"{each['frequency']:.5f}")
+    return table
+
+
 def _notes(document: Mapping[str, Any]) -> list[str]:
     notes = []
     if document.get("left_out"):
         parts = ", ".join(f"{count:,} {reason}" for reason, count in document["left_out"].items())
         notes.append(f"Left out of {document['num_lists']:,} lists: {parts}.")
+    if "num_known" in document:
+        notes.append(
+            f"{document['num_known']:,} of {document['num_rounds']:,} lists have the propensities that "
+            f"{document['served_by']} gives them"
+            + ("." if document["calibration"] else ": too few to check them, or to estimate by prefixes.")
+        )
     notes.append(f"{document['num_rewarded']:,} with a reward, {document['num_users']:,} users.")
     if document["model"] is not None:
         model = document["model"]
@@ -212,5 +245,9 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _interval(interval: Mapping[str, float] | None) -> str:
-    return "" if interval is None else f"[{_number(interval['low'])}, {_number(interval['high'])}]"
+def _interval(interval: Mapping[str, float | None] | None) -> str:
+    """Documents have null where a limit is infinite."""
+    if interval is None:
+        return ""
+    low, high = interval["low"], interval["high"]
+    return f"[{'-∞' if low is None else _number(low)}, {'∞' if high is None else _number(high)}]"

@@ -7,11 +7,9 @@ A run that was trained on all users has seen both; the report then says `disjoin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import polars as pl
 from pydantic import Field
@@ -22,7 +20,7 @@ from recsys.bundle import Bundle
 from recsys.config import StrictConfig
 from recsys.data import Interactions, Sequences, load_dataset, resolve
 from recsys.data.sequences import IntArray
-from recsys.errors import ConfigError, DataError, RecsysError
+from recsys.errors import DataError
 from recsys.evaluation.baselines import Popularity
 from recsys.evaluation.ranker import Ranker
 from recsys.files import atomic_directory, sha256_json, write_json
@@ -39,10 +37,7 @@ from recsys.simulator.sessions.play import PlayConfig, play
 from recsys.simulator.sessions.summary import summarise
 from recsys.simulator.sessions.validity import validity
 from training.layout import BUNDLE, CHOICE_MODEL, SIMULATE, SIMULATION_REPORT
-
-_MOST_HISTORY = 200
-"""Entries of a history that are sent to a service: the most recent ones."""
-_TIMEOUT_S = 30.0
+from training.service_arm import ServiceRanker
 
 
 class SimulateConfig(StrictConfig):
@@ -106,7 +101,7 @@ def simulate_run(
         "bundle": CachedArm(ranker=bundle_ranker(bundle)),
     }
     if url is not None:
-        arms["service"] = CachedArm(ranker=service_ranker(url, bundle.catalog.item_ids, key))
+        arms["service"] = CachedArm(ranker=ServiceRanker(url, bundle.catalog.item_ids, key))
     traits = Traits.of([config.kind] * len(rows))
     item_ids = bundle.catalog.item_ids
     played = play(model, arms, population, config.play, user_ids=user_ids, item_ids=item_ids, traits=traits)
@@ -138,40 +133,6 @@ def bundle_ranker(bundle: Bundle) -> Ranker:
             return bundle.fused.recommend(histories, k, constraints=constraints).items
         beams = max(k, bundle.recommender.config.beams)
         return bundle.recommender.recommend(histories, k, constraints=constraints, beams=beams).items
-
-    return rank
-
-
-def service_ranker(url: str, item_ids: Sequence[str], key: str | None = None) -> Ranker:
-    """A running service: what is deployed is what is tested. A request a history.
-
-    Raises:
-        ConfigError: the URL or the key is impossible.
-        RecsysError: at a call, when the service does not answer with a list.
-    """
-    index = {item_id: item for item, item_id in enumerate(item_ids)}
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    try:
-        client = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S)
-    except (httpx.InvalidURL, UnicodeEncodeError) as error:
-        raise ConfigError(f"service: {url!r} is no URL, or its key is not plain ASCII: {error}") from error
-
-    def rank(histories: Sequences, k: int) -> IntArray:
-        lists = np.full((len(histories), k), -1, dtype=np.int64)
-        for row, history in enumerate(histories):
-            body = {"history": [item_ids[item] for item in history[-_MOST_HISTORY:].tolist()], "k": k}
-            try:
-                answer = client.post("/v1/recommend", json={**body, "explain": "none"})
-                answer.raise_for_status()
-                items = [index.get(item["item_id"], -1) for item in answer.json()["items"]]
-            except httpx.HTTPStatusError as error:
-                reason = " ".join(error.response.text.split())[:200]
-                raise RecsysError(f"service: {url} answered {error.response.status_code}: {reason}") from error
-            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-                raise RecsysError(f"service: {url} gives no list: {error}; is it running?") from error
-            kept = [item for item in items if item >= 0][:k]
-            lists[row, : len(kept)] = kept
-        return lists
 
     return rank
 
@@ -220,7 +181,7 @@ def _model(
             return model, report["validity"]
     model = fit_choice_model(bundle.catalog, LoggedSessions.of(interactions, folds.simulator), config)
     held = LoggedSessions.of(interactions, folds.evaluation)
-    quality = validity(model, bundle.catalog, held, config.seed).to_json()
+    quality = validity(model, held, config.seed).to_json()
     model.save(path, {"made_of": made_of, "validity": quality})
     return ChoiceModel.load(path)[0], quality
 

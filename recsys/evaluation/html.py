@@ -23,7 +23,7 @@ _STYLE = """
 body { margin: 0; background: #f5f7fa; color: #1f2933; font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
   sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 32px 20px 64px; }
-h1 { font-size: 28px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 0 0 4px; }
+h1 { font-size: 28px; margin: 0 0 4px; overflow-wrap: anywhere; } h2 { font-size: 19px; margin: 0 0 4px; }
 .lead { font-size: 17px; margin: 6px 0 22px; max-width: 78ch; }
 section { background: white; border: 1px solid #e4e7eb; border-radius: 10px; padding: 20px 22px; margin: 0 0 20px; }
 .caption { color: #52606d; font-size: 14px; margin: 0 0 10px; max-width: 95ch; }
@@ -34,7 +34,10 @@ th:first-child, td:first-child { text-align: left; }
 thead th { color: #52606d; font-weight: 600; }
 td small { display: block; color: #7b8794; font-size: 12px; }
 td.best { font-weight: 700; color: #0b62a4; }
-.facts td { text-align: left; white-space: normal; } .facts td:first-child { color: #52606d; width: 17em; }
+.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.facts td:first-child { color: #52606d; width: 17em; }
+@media (max-width: 600px) { main { padding: 20px 10px 40px; } section { padding: 14px 12px; }
+  .facts td:first-child { width: 7em; } }
 """
 
 
@@ -49,14 +52,15 @@ def render_html(report: EvaluationReport, *, title: str = "Evaluation") -> str:
     return page(title, headline(report), _sections(report))
 
 
-def page(title: str, lead: str, sections: Iterable[str]) -> str:
-    """An HTML page that needs nothing else: a title, a paragraph, and sections of HTML that `section` made."""
+def page(title: str, lead: str, sections: Iterable[str], style: str = "") -> str:
+    """An HTML page that needs nothing else: a title, a paragraph, and sections of HTML that `section` made; `style` is
+    further CSS."""
     body = "\n".join(sections)
     return (
         "<!doctype html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script></head>\n"
+        f"<style>{_STYLE}{style}</style><script>{get_plotlyjs()}</script></head>\n"
         f'<body><main><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>\n'
         f"{body}\n</main></body></html>\n"
     )

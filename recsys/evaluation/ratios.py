@@ -30,17 +30,20 @@ def user_values(numerators: npt.ArrayLike, denominators: npt.ArrayLike) -> Float
 
     Args:
         numerators: [num_users], such as lists with a click of each user.
-        denominators: [num_users], above 0, such as all lists of each user.
+        denominators: [num_users], 0 or more, such as all lists of each user; not all 0.
 
     Returns:
-        float64 [num_users].
+        float64 [num_users]; who has a denominator of 0 and nothing above it does not move the ratio.
 
     Raises:
-        ValueError: there are no users, the shapes differ, or a denominator is not above 0.
+        ValueError: there are no users, the shapes differ, a denominator is below 0, or all of them are 0.
     """
     above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    if above.ndim != 1 or above.shape != below.shape or not len(above) or not (below > 0).all():
-        raise ValueError("numerators and denominators must be of the same one or more users, with denominators above 0")
+    if above.ndim != 1 or above.shape != below.shape or not (below >= 0).all() or not below.sum() > 0:
+        raise ValueError(
+            "numerators and denominators must be of the same one or more users, with denominators of 0 or more that "
+            "are not all 0"
+        )
     value = above.sum() / below.sum()
     return np.asarray(value + (above - value * below) / below.mean())
 
@@ -61,10 +64,10 @@ class UserRatio:
 
         Args:
             numerators: [num_users], such as lists with a click of each user.
-            denominators: [num_users], above 0, such as all lists of each user.
+            denominators: [num_users], 0 or more, such as all lists of each user; not all 0.
 
         Raises:
-            ValueError: there are no users, the shapes differ, or a denominator is not above 0.
+            ValueError: see `user_values`.
         """
         return cls.of_values(user_values(numerators, denominators))
 

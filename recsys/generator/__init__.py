@@ -6,7 +6,7 @@ from recsys.generator.constraints import Cap, Constraints
 from recsys.generator.groups import Groups
 from recsys.generator.recommendations import Recommendations, Recommender, SearchesBeams
 from recsys.generator.recommender import GenerativeRecommender, build_model
-from recsys.generator.slates import Slates
+from recsys.generator.slates import SampledSlates
 from recsys.generator.trie import ItemTrie
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "ModelConfig",
     "Recommendations",
     "Recommender",
+    "SampledSlates",
     "SearchesBeams",
-    "Slates",
     "build_model",
 ]

@@ -42,7 +42,7 @@ from recsys.generator.recommendations import Recommendations, Shortage
 from recsys.generator.scoring import code_log_probs, forced_steps
 from recsys.generator.sessions import Sessions
 from recsys.generator.set_trie import SetTrie
-from recsys.generator.slates import Slates, draw_slates
+from recsys.generator.slates import SampledSlates, draw_slates
 from recsys.generator.tree_decoding import Prefix
 from recsys.generator.trie import ItemTrie
 from recsys.tokenizer.user_histories import HistoryIndexer
@@ -208,7 +208,7 @@ class GenerativeRecommender:
         sessions: Sequence[str | None] | None = None,
         max_beams: int = 4096,
         temperature: float = 1.0,
-    ) -> Slates:
+    ) -> SampledSlates:
         """A random slate for each history: k items without replacement from the model, with their propensities.
 
         The arguments that `recommend` has too are explained there. A request's slate follows from its history, its
@@ -244,7 +244,7 @@ class GenerativeRecommender:
             log_propensities[rows], exact[rows] = drawn.log_propensities, drawn.exact
             for row, reason in zip(rows.tolist(), drawn.short, strict=True):
                 short[row] = reason
-        return Slates(items=items, scores=scores, log_propensities=log_propensities, exact=exact, short=short)
+        return SampledSlates(items=items, scores=scores, log_propensities=log_propensities, exact=exact, short=short)
 
     def score(
         self,

@@ -27,7 +27,7 @@ from recsys.generator.trie import ItemTrie
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Slates:
+class SampledSlates:
     """Ordered samples of B requests."""
 
     items: npt.NDArray[np.int64]
@@ -56,7 +56,7 @@ def draw_slates(
     constraints: Constraints,
     plan: SearchPlan,
     seeds: Tensor,
-) -> Slates:
+) -> SampledSlates:
     """Slates of B requests; see `lists.find_lists` for the arguments.
 
     Raises:
@@ -77,7 +77,7 @@ def draw_slates(
     )
     exact = found.certified & rest.is_exact.cpu()
     log_propensities = _propensities(found.scores, rest.low.cpu()).masked_fill(~exact.unsqueeze(1), torch.nan)
-    return Slates(
+    return SampledSlates(
         items=found.items.numpy(),
         scores=found.scores.numpy(),
         log_propensities=log_propensities.numpy(),

@@ -72,7 +72,7 @@ def draw_slate(
     order = _draw(strengths, k, random, 1)[0] if was_drawn else best
     prefix = _prefix_probabilities(strengths, order, best, epsilon)
     conditional = prefix[1:] / prefix[:-1]
-    drawn = _marginals(strengths, order, random) if epsilon > 0 else np.zeros(k)
+    drawn = _marginals(strengths, k, random)[np.arange(k), order] if epsilon > 0 else np.zeros(k)
     marginal = epsilon * drawn + (1 - epsilon) * (order == best)
     return DrawnSlate(
         order=order,
@@ -94,6 +94,8 @@ class ListPropensities:
     """float64 [k], of each item at its place: exact for the first two, an average over draws for the others."""
     choices: FloatArray
     """float64 [k, n], of each candidate at a place given the list's own items before it; 0 behind an impossible one."""
+    marginals: FloatArray
+    """float64 [k, n], of each candidate at a place, whatever stands elsewhere."""
 
 
 def list_propensities(
@@ -110,6 +112,10 @@ def list_propensities(
         uniform: as in `draw_slate`.
     """
     k = len(order)
+    if not len(scores):
+        return ListPropensities(
+            conditional=np.zeros(k), marginal=np.zeros(k), choices=np.zeros((k, 0)), marginals=np.zeros((k, 0))
+        )
     best = np.argsort(-scores, kind="stable")[:k].astype(np.int64)
     best = np.concatenate([best, np.full(k - len(best), -1)])
     strengths = _strengths(scores, temperature, uniform)
@@ -131,10 +137,18 @@ def list_propensities(
             drawn *= rest[order[place]] / rest.sum()
             is_best = is_best and bool(order[place] == best[place])
             rest[order[place]] = 0.0
-    drawn_there = _marginals(strengths, order, np.random.default_rng(seed)) if epsilon > 0 else np.zeros(k)
-    marginal = epsilon * drawn_there + (1 - epsilon) * ((order == best) & (order >= 0))
+    # As many places as there are candidates; behind them nothing can stand.
+    length = min(k, len(scores))
+    marginals = np.zeros((k, len(scores)))
+    if epsilon > 0:
+        marginals[:length] = epsilon * _marginals(strengths, length, np.random.default_rng(seed))
+    marginals[np.arange(length), best[:length]] += 1 - epsilon
+    marginal = np.where(order >= 0, marginals[np.arange(k), order], 0.0)
     return ListPropensities(
-        conditional=conditional, marginal=np.clip(marginal, np.cumprod(conditional), 1.0), choices=choices
+        conditional=conditional,
+        marginal=np.clip(marginal, np.cumprod(conditional), 1.0),
+        choices=choices,
+        marginals=marginals,
     )
 
 
@@ -171,24 +185,21 @@ def _left(strengths: FloatArray, order: IntArray) -> FloatArray:
     return left
 
 
-def _marginals(strengths: FloatArray, order: IntArray, random: np.random.Generator) -> FloatArray:
-    """float64 [k], that a drawn list has each item of `order` at its place.
+def _marginals(strengths: FloatArray, k: int, random: np.random.Generator) -> FloatArray:
+    """float64 [k, n], that a drawn list has each candidate at each place.
 
-    From the third place on the average, over drawn prefixes, of the item's probability to come next: of less variance
-    than counting lists; 0 where it precedes its place in all of them, and where the item is -1.
+    From the third place on the average, over drawn prefixes, of the candidate's probability to come next: of less
+    variance than counting lists; 0 where it precedes its place in all of them.
     """
-    marginals = np.zeros(len(order))
-    prefixes = _draw(strengths, len(order) - 1, random, NUM_DRAWS) if len(order) > 2 else np.zeros((1, 0), np.int64)
+    marginals = np.empty((k, len(strengths)))
+    marginals[0] = strengths
+    if k > 1:
+        share = strengths / (1 - strengths)
+        marginals[1] = strengths * (share.sum() - share)
+    prefixes = _draw(strengths, k - 1, random, NUM_DRAWS) if k > 2 else np.zeros((1, 0), np.int64)
     left = 1 - np.cumsum(strengths[prefixes], axis=1)  # of at least one item, and none is impossible
-    for place, item in enumerate(order):
-        if item < 0:
-            continue
-        if place == 0:
-            marginals[place] = strengths[item]
-        elif place == 1:
-            others = np.delete(strengths, item)
-            marginals[place] = (others * strengths[item] / (1 - others)).sum()
-        else:
-            comes_later = ~(prefixes[:, :place] == item).any(axis=1)
-            marginals[place] = (comes_later * strengths[item] / left[:, place - 1]).mean()
+    for place in range(2, k):
+        shares = 1 / left[:, place - 1]
+        drawn_before = np.bincount(prefixes[:, :place].ravel(), np.repeat(shares, place), minlength=len(strengths))
+        marginals[place] = strengths * np.maximum(shares.sum() - drawn_before, 0) / len(shares)
     return marginals

@@ -21,13 +21,14 @@ from serving.context import ServingContext
 from serving.metrics import Metrics
 from serving.offline import OfflineExport
 from serving.server import HttpServer, Service
-from serving.slate_log import SlateLog
+from serving.slate_writer import SlateWriter
 from serving.workers.buckets import SharedBuckets
 from serving.workers.channel import receive_now, send_now
 from serving.workers.child import Main
 from serving.workers.desired import DesiredModels
 from serving.workers.member import FleetMember, parts_of
 from serving.workers.supervisor import Supervisor
+from serving.workers.turns import Acceptor, OpenConnections
 
 _log = structlog.get_logger(__name__)
 
@@ -80,7 +81,8 @@ def run_workers(
 
     guard = service.settings.guard
     limited = service.keys is not None and guard.requests_per_second is not None
-    worker = _Worker(service, listener, open_store, SharedBuckets(guard.burst) if limited else None)
+    buckets = SharedBuckets(guard.burst) if limited else None
+    worker = _Worker(service, listener, OpenConnections(num_workers), open_store, buckets)
     helpers: dict[str, Main] = {}
     if service.writes_offline(owns_store=store_url is None):
         helpers["offline"] = _OfflineWriter(open_store, service.offline_directory)
@@ -106,6 +108,7 @@ class _Worker:
     Args:
         service: what is served.
         listener: the port, which the workers share.
+        connections: how many each of them has.
         open_store: connects to the store.
         buckets: of the clients' rates.
     """
@@ -114,11 +117,13 @@ class _Worker:
         self,
         service: Service,
         listener: socket.socket,
+        connections: OpenConnections,
         open_store: Callable[[], OnlineStore],
         buckets: SharedBuckets | None,
     ) -> None:
         self._service = service
         self._listener = listener
+        self._connections = connections
         self._open_store = open_store
         self._buckets = buckets
         self._seeding = tempfile.TemporaryFile(prefix="recsys-seed-")  # noqa: SIM115 - open as long as the service runs
@@ -142,13 +147,12 @@ class _Worker:
                 bundle,
                 runtime,
                 store,
-                slates=SlateLog(store) if self._service.settings.offline.slates else None,
+                slates=SlateWriter(store) if self._service.settings.offline.slates else None,
                 seed=self._one_at_a_time,
                 buckets=self._buckets,
             )
-            _WorkerServer(api, connection, name, models, self._service.settings.guard.drain_s).run(
-                sockets=[self._listener]
-            )
+            drain_s = self._service.settings.guard.drain_s
+            _WorkerServer(api, connection, name, models, self._connections, drain_s).run(sockets=[self._listener])
         except Exception as error:
             _log.exception("the worker ends")
             send_now(connection, {"kind": "failed", "error": parts_of(error)})
@@ -171,13 +175,23 @@ class _WorkerServer(HttpServer):
         connection: to the supervisor.
         name: of the worker.
         models: that it has to hold before it answers.
+        connections: how many each worker has.
         drain_s: see `HttpServer`.
     """
 
     def __init__(
-        self, api: FastAPI, connection: socket.socket, name: str, models: DesiredModels | None, drain_s: float
+        self,
+        api: FastAPI,
+        connection: socket.socket,
+        name: str,
+        models: DesiredModels | None,
+        connections: OpenConnections,
+        drain_s: float,
     ) -> None:
         super().__init__(api, lambda: None, drain_s)
+        self._connections = connections
+        self._place = int(name)
+        self._acceptors: list[Acceptor] = []
         self._context: ServingContext = api.state.context
         self._desired = models
         self._member = FleetMember(connection, name, self._context.metrics, self._context.models, self._leave)
@@ -187,9 +201,34 @@ class _WorkerServer(HttpServer):
         """Be as the other workers are, open the port, and say so."""
         if self._desired is not None:
             await self._desired.bring_about(self._context.models)
-        await super().startup(sockets)
-        if self.started:
-            await self._member.start()
+        await super().startup([])
+        if not self.started:
+            return
+        self._acceptors = [
+            Acceptor(
+                listener, self._connections, self._place, lambda: len(self.server_state.connections), self._protocol
+            )
+            for listener in sockets or ()
+        ]
+        await self._member.start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Say how many connections there are, of which some have ended."""
+        for acceptor in self._acceptors:
+            acceptor.publish()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, then end."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors = []
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     def _leave(self) -> None:
         """The supervisor is gone: another one will want the port."""

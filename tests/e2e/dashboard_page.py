@@ -23,7 +23,7 @@ from serving.guard.keys import KeyRing
 from serving.offline import OfflineExport
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
-from serving.slate_log import SlateLog
+from serving.slate_writer import SlateWriter
 
 CHROMIUM = os.environ.get("RECSYS_CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
@@ -54,7 +54,7 @@ def served(folder: Path, keys: KeyRing | None = None, *, further: int = 0, **set
         keys=keys,
         bundles=folder,
         offline=OfflineExport(store, folder / "offline", look_s=0.2),
-        slates=SlateLog(store),
+        slates=SlateWriter(store),
         outcomes=OfflineStore(folder / "offline"),
     )
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
@@ -70,9 +70,11 @@ def served(folder: Path, keys: KeyRing | None = None, *, further: int = 0, **set
     thread.start()
     assert started.wait(60)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @contextmanager

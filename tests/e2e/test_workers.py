@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -107,6 +108,20 @@ def test_workers_share_a_port_a_store_and_their_metrics(service: Service) -> Non
         history = _anew(service, "GET", "/v1/users/both").json()["history"]
         assert len(history) == number + 1
         assert _anew(service, "POST", "/v1/events", json=event).json()["duplicates"] == 1
+
+
+def test_clients_that_come_at_once_and_stay_are_shared_among_the_workers(service: Service) -> None:
+    name = 'recsys_request_seconds_count{method="GET",route="/v1/model"'
+    before = _metric(service, name)
+    address = (httpx.URL(service.url).host, httpx.URL(service.url).port)
+    clients = [socket.create_connection(address, timeout=30) for _ in range(16)]
+    for client in clients:
+        client.sendall(b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    for client in clients:
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        client.close()
+    after = _metric(service, name)
+    assert min(after[worker] - before.get(worker, 0) for worker in ("0", "1")) >= 2
 
 
 def test_weights_are_in_memory_once(service: Service) -> None:

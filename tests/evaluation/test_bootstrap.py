@@ -69,6 +69,50 @@ def test_a_ratio_of_nothing_is_zero() -> None:
     assert (interval.value, interval.low, interval.high) == (0, 0, 0)
 
 
+def test_studentized_limits_equal_a_plain_loop_over_drawn_users() -> None:
+    numerator, denominator = RNG.exponential(size=30), RNG.random(30) + 0.5
+    other = RNG.random(30)
+    users = UserBootstrap(np.arange(30), n_resamples=200, seed=5, confidence=0.9)
+    metrics = [CaseMetric(numerator=numerator, denominator=denominator), mean_of(other)]
+
+    def value_and_error(rows: np.ndarray) -> tuple[float, float]:
+        top, below, plain = numerator[rows], denominator[rows], other[rows]
+        ratio = top.sum() / below.sum()
+        moves = (top - ratio * below) / below.sum() + (plain - plain.mean()) / len(rows)
+        return ratio + plain.mean(), float(np.sqrt((moves**2).sum()))
+
+    value, error = value_and_error(np.arange(30))
+    drawn = np.random.default_rng(5).integers(0, 30, size=(200, 30))
+    resampled = [value_and_error(rows) for rows in drawn]
+    steps = np.sort([(each - value) / own_error for each, own_error in resampled])
+    (interval,) = users.studentized([metrics])
+    assert interval.value == pytest.approx(value)
+    assert interval.low == pytest.approx(value - steps[190] * error)
+    assert interval.high == pytest.approx(value - steps[9] * error)
+    assert users.studentized([]) == []
+
+
+def test_studentized_limits_of_symmetric_values_are_those_of_percentiles_and_lean_where_values_are_skewed() -> None:
+    values = RNG.random(400)
+    (percentiles,) = bootstrap(np.arange(400)).intervals([mean_of(values)])
+    (studentized,) = bootstrap(np.arange(400)).studentized([[mean_of(values)]])
+    assert (studentized.low, studentized.high) == pytest.approx((percentiles.low, percentiles.high), abs=0.003)
+    rare = (np.arange(400) % 80 == 0).astype(float) * 7
+    (skewed,) = bootstrap(np.arange(400)).studentized([[mean_of(rare)]])
+    assert skewed.high - skewed.value > 1.5 * (skewed.value - skewed.low)
+
+
+def test_a_constant_is_exact_and_what_a_handful_of_rewards_leaves_open_is_infinite() -> None:
+    constant, one = np.full(50, 0.1), np.eye(50)[0]
+    exact, alone, single = bootstrap(np.arange(50)).studentized(
+        [[mean_of(constant)], [mean_of(one)], [CaseMetric(numerator=one, denominator=one)]]
+    )
+    assert (exact.low, exact.high) == (exact.value, exact.value) == pytest.approx((0.1, 0.1))
+    assert alone.high == np.inf
+    assert -0.01 < alone.low < 0.02
+    assert (single.low, single.value, single.high) == (-np.inf, 1, np.inf), "all that counts is of one user"
+
+
 def test_exposure_interval_surrounds_its_value_although_resamples_cover_less() -> None:
     lists = RNG.integers(0, 300, size=(100, 10))
     intervals = bootstrap(np.arange(100)).exposure_intervals(lists, num_items=300)

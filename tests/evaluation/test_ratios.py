@@ -54,10 +54,19 @@ def test_intervals_hold_what_they_promise_where_lists_of_one_user_are_alike() ->
     assert 0.93 < held / rounds < 0.97
 
 
+def test_who_was_shown_nothing_does_not_move_a_ratio_but_is_one_of_the_users() -> None:
+    # All who saw a list took from half of what they saw: no spread at all.
+    assert UserRatio.of([1, 0, 1], [2, 0, 2]) == UserRatio(value=0.5, variance=0.0, num_users=3)
+    # R = 3/4, mean of lists 4/3; influences (2 - 1.5, 0, 1 - 1.5) * 3/4 = 3/8, 0, -3/8.
+    found = UserRatio.of([2, 0, 1], [2, 0, 2])
+    assert found.value == 0.75
+    assert found.variance == pytest.approx(2 * (3 / 8) ** 2 / 2 / 3, rel=1e-12)
+
+
 def test_nothing_is_said_where_nothing_can_be() -> None:
     some = UserRatio.of([1, 0, 2], [2, 1, 3])
     assert ratio_difference(some, UserRatio.of([1], [2])) is None
     assert ratio_difference(UserRatio.of([0, 0], [1, 2]), UserRatio.of([0, 0], [1, 2])) is None
-    for above, below in [([], []), ([1], [1, 2]), ([1], [0])]:
+    for above, below in [([], []), ([1], [1, 2]), ([0], [0]), ([1, 1], [2, -1])]:
         with pytest.raises(ValueError, match="denominators"):
             UserRatio.of(above, below)

@@ -19,7 +19,7 @@ from serving.experiments import load_plan
 from serving.results import ExperimentResults
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
-from serving.slate_log import SlateLog
+from serving.slate_writer import SlateWriter
 
 LAYER: dict[str, Any] = {
     "name": "page",
@@ -138,7 +138,7 @@ def test_a_list_and_the_event_that_follows_it_are_counted(
         store,
         ServingSettings.model_validate({"experiments": {"layers": [LAYER]}}),
         seed=lambda: store.seed_histories("v1", histories.items()),
-        slates=SlateLog(store),
+        slates=SlateWriter(store),
         outcomes=OfflineStore(tmp_path / "offline"),
     )
     with TestClient(app) as client:

@@ -82,7 +82,7 @@ def test_goodput_is_flat_under_overload(make_runtime) -> None:
 def test_queues_may_be_shorter_after_late_answers_and_longer_again_after_those_in_time() -> None:
     now = [0.0]
     admission = Admission(
-        lambda pending, _: 0.5 * pending, lambda: 1.0, PathMetrics(CollectorRegistry()), clock=lambda: now[0]
+        lambda pending, _: 0.4 * pending, lambda: 1.0, PathMetrics(CollectorRegistry()), clock=lambda: now[0]
     )
 
     def lets_in() -> bool:
@@ -93,14 +93,14 @@ def test_queues_may_be_shorter_after_late_answers_and_longer_again_after_those_i
         return True
 
     held = admission.enter(None)
-    assert lets_in()  # 0.5 s of waiting fit into 0.6 of a second
+    assert lets_in()  # 0.4 s of waiting fit into 0.45 of a second
     for _ in range(3):
         ticket = admission.enter(10.0)
         now[0] += 9.5
         admission.leave(ticket)
-    assert admission.filled == pytest.approx(0.6 * 0.9**3)
+    assert admission.filled == pytest.approx(0.45 * 0.9**3)
     assert not lets_in()
-    for _ in range(40):
+    for _ in range(100):
         admission.leave(admission.enter(10.0))
     assert lets_in()
     admission.leave(held)
@@ -110,7 +110,7 @@ def test_queues_may_be_shorter_after_late_answers_and_longer_again_after_those_i
 def test_who_steps_aside_is_not_waited_for_and_never_late() -> None:
     now = [0.0]
     metrics = PathMetrics(CollectorRegistry())
-    admission = Admission(lambda pending, _: 0.5 * pending, lambda: 1.0, metrics, clock=lambda: now[0])
+    admission = Admission(lambda pending, _: 0.4 * pending, lambda: 1.0, metrics, clock=lambda: now[0])
     slow, other = admission.enter(None), admission.enter(None)
     for _ in range(2):
         admission.step_aside(slow)
@@ -118,7 +118,7 @@ def test_who_steps_aside_is_not_waited_for_and_never_late() -> None:
     admission.leave(other)
     now[0] += 20.0
     admission.leave(slow)
-    assert (admission.pending, admission.filled) == (0, 0.6)
+    assert (admission.pending, admission.filled) == (0, 0.45)
 
 
 def test_clients_that_leave_no_time_do_not_shorten_the_line_of_others() -> None:
@@ -141,4 +141,4 @@ def test_clients_that_leave_no_time_do_not_shorten_the_line_of_others() -> None:
     hurry()
     admission.enter(None)
     hurry()
-    assert (admission.filled, admission.pending) == (0.6, 1)
+    assert (admission.filled, admission.pending) == (0.45, 1)

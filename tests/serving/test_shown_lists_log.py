@@ -26,7 +26,7 @@ from serving.metrics import Metrics
 from serving.offline import OfflineExport
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings
-from serving.slate_log import SlateLog
+from serving.slate_writer import SlateWriter
 
 HISTORIES = {"ann": ["i0", "i1", "i2"], "bob": ["i5"]}
 _K = 4
@@ -38,7 +38,7 @@ _LAYER = {
 
 
 def _service(
-    runtime: RecommenderRuntime, store: OnlineStore, folder: Path, slates: SlateLog | None = None, **settings: Any
+    runtime: RecommenderRuntime, store: OnlineStore, folder: Path, slates: SlateWriter | None = None, **settings: Any
 ) -> TestClient:
     app = create_app(
         runtime,
@@ -46,7 +46,7 @@ def _service(
         ServingSettings.model_validate(settings),
         seed=lambda: store.seed_histories("v1", HISTORIES.items()),
         offline=OfflineExport(store, folder / "offline"),
-        slates=slates or SlateLog(store),
+        slates=slates or SlateWriter(store),
     )
     return TestClient(app)
 
@@ -189,7 +189,7 @@ def test_a_full_queue_drops_and_counts_and_the_answer_does_not_wait(
         return len(slates)
 
     monkeypatch.setattr(store, "log_slates", hang)
-    with _service(runtime, store, tmp_path, SlateLog(store, capacity=2)) as client:
+    with _service(runtime, store, tmp_path, SlateWriter(store, capacity=2)) as client:
         metrics = client.app.state.context.metrics  # type: ignore[attr-defined]
         client.post("/v1/recommend", json={"user_id": "ann"})
         assert taken.wait(5)

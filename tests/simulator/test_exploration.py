@@ -136,3 +136,21 @@ def test_lists_with_items_that_are_no_candidates_are_impossible_from_there_on() 
     certain = list_propensities(SCORES, np.array([2, 0]), epsilon=0, seed=0)
     assert certain.conditional.tolist() == [1, 1]
     assert list_propensities(SCORES, np.array([2, 1]), epsilon=0, seed=0).conditional.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("k", "candidates"), [(1, 4), (2, 4), (4, 4), (5, 12)])
+def test_what_stands_at_a_place_is_one_of_all_candidates(k: int, candidates: int) -> None:
+    scores = np.random.default_rng(0).normal(size=candidates)
+    order = np.random.default_rng(1).permutation(candidates)[:k].astype(np.int64)
+    found = list_propensities(scores, order, epsilon=0.4, seed=3)
+    assert found.marginals.sum(axis=1) == pytest.approx(np.ones(k))
+    assert found.marginals[0] == pytest.approx(found.choices[0])
+    assert np.maximum(found.marginals[np.arange(k), order], np.cumprod(found.conditional)) == pytest.approx(
+        found.marginal
+    )
+
+
+def test_without_candidates_nothing_can_be_shown() -> None:
+    found = list_propensities(np.zeros(0), np.array([-1, -1]), epsilon=0.4, seed=3)
+    assert found.conditional.tolist() == found.marginal.tolist() == [0, 0]
+    assert found.choices.shape == found.marginals.shape == (2, 0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 from toy_bundle import NUM_USERS, write_toy_bundle
+from typer.testing import CliRunner
 
 from feature_store import Event
 from feature_store.events import LogEntry
@@ -19,6 +22,7 @@ from feature_store.keys import shard_of
 from feature_store.offline_writer import OfflineWriter
 from feature_store.slates import Exposure, ServedSlate, Slot, history_hash
 from recsys.bundle import Bundle
+from recsys.cli.main import build_app
 from recsys.data import Sequences
 from recsys.errors import ConfigError, DataError
 from recsys.generator.constraints import Constraints
@@ -81,6 +85,47 @@ def test_a_table_of_rounds_and_one_of_the_target_give_every_estimate(tmp_path: P
     json.dumps(document, allow_nan=False)
 
 
+def test_a_table_with_semantic_ids_gives_estimates_by_prefix_and_holds_propensities_against_the_log(
+    tmp_path: Path,
+) -> None:
+    frame, target, expected = _rounds()
+    frame.write_csv(tmp_path / "log.csv")
+    policy = pl.read_csv(_policy_table(tmp_path / "target.csv", target))
+    codes = pl.col("item_id").replace_strict({"a": "0-4", "b": "1-4", "c": "1-0"})
+    policy.with_columns(semantic_id=codes).write_csv(tmp_path / "target.csv")
+    options = ReplayOptions(target=tmp_path / "target.csv")
+    document = replay(tmp_path / "log.csv", options, _CONFIG)
+    mips = document["outcomes"]["mips"]
+    assert mips["parameter"] in (1, 2)
+    assert mips["value"] == pytest.approx((target * expected).sum(axis=1).mean(), abs=0.06)
+    assert document["weights"]["prefixes"]["effective_share"] >= document["weights"]["actions"]["effective_share"]
+    calibration = document["calibration"]
+    assert (calibration["slope"], len(calibration["bins"])) == (None, 1)
+    assert calibration["bins"][0] == {"num_chances": 12_000, "propensity": 1 / 3, "frequency": 1 / 3}
+    print_replay(document)
+
+
+@pytest.mark.parametrize(
+    ("semantic_ids", "message"),
+    [
+        (["0-4", "1-4", "x", "0-4", "1-4", "x"], r"'semantic_id' must be whole numbers .* row 3: 'x', row 6: 'x'"),
+        (["0-4", "1-4", "1", "0-4", "1-4", "1"], r"'semantic_id' must have 2 codes .* row 3: '1', row 6: '1'"),
+        (["0-4", "1-4", "1-0", "0-4", "1-4", "1-1"], r"not the same in all contexts .* row 3: '1-0', row 6: '1-1'"),
+    ],
+)
+def test_bad_semantic_ids_are_named(tmp_path: Path, semantic_ids: list[str], message: str) -> None:
+    frame, target, _ = _rounds(10)
+    frame.write_csv(tmp_path / "log.csv")
+    table = _policy_table(tmp_path / "target.csv", target)
+    policy = pl.read_csv(table).with_columns(semantic_id=pl.Series(semantic_ids))
+    policy.write_csv(table)
+    with pytest.raises(DataError, match=message):
+        replay(tmp_path / "log.csv", ReplayOptions(target=table), _CONFIG)
+    policy.drop("logged_propensity").write_csv(table)
+    with pytest.raises(DataError, match="'semantic_id' needs 'logged_propensity'"):
+        replay(tmp_path / "log.csv", ReplayOptions(target=table), _CONFIG)
+
+
 def test_a_table_of_lists_gives_the_golden_values(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         {
@@ -105,10 +150,37 @@ def test_a_table_of_lists_gives_the_golden_values(tmp_path: Path) -> None:
     assert first["outcomes"]["sips"]["value"] == pytest.approx(0.8)
 
 
+def _refusal(*arguments: object) -> str:
+    """What `recsys replay` says of a log that it refuses: one line, and nothing that looks like a result."""
+    result = CliRunner().invoke(build_app(), ["replay", *map(str, arguments), "--json"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def _lists() -> pl.DataFrame:
+    """Three lists of two places."""
+    return pl.DataFrame(
+        {
+            "request_id": ["x", "x", "y", "y", "z", "z"],
+            "user_id": ["u", "u", "v", "v", "w", "w"],
+            "item_id": ["a", "b", "b", "a", "a", "b"],
+            "position": [0, 1] * 3,
+            "reward": [1, 0] * 3,
+            "propensity": 0.5,
+            "marginal_propensity": 0.5,
+            "target_propensity": 0.5,
+            "target_marginal_propensity": 0.5,
+        }
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"propensity": 0.0}, r"'propensity' must be above 0 .* row 2: 0.0"),
+        ({"propensity": 1.5}, r"'propensity' must be above 0 and at most 1 .* row 2: 1.5"),
         ({"propensity": None}, r"'propensity' has no value.*row 2"),
         ({"request_id": 0}, r"'request_id' stands twice .*row 1: '0', row 2: '0'"),
         ({"reward": None}, r"'reward' has no finite value.*row 2"),
@@ -117,22 +189,59 @@ def test_a_table_of_lists_gives_the_golden_values(tmp_path: Path) -> None:
         ({"target_propensity": 1.2}, r"'target_propensity' must be 0 to 1.*row 2"),
     ],
 )
-def test_bad_rows_of_a_table_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    frame, _, _ = _rounds(10)
+def test_bad_rounds_are_refused_by_row(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    _refused(tmp_path / "log.parquet", _rounds(10)[0], change, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"propensity": 0.0}, r"'propensity' must be above 0 .* row 2: 0.0"),
+        ({"marginal_propensity": None}, r"'marginal_propensity' has no value.*row 2"),
+        ({"marginal_propensity": 0.2}, r"at least the product of the conditional ones.*: request_id 'x'$"),
+        ({"position": 0}, r"'request_id' has two items at one position .*row 1: 'x', row 2: 'x'"),
+        ({"position": 2}, r"'request_id' has a gap between its positions .*row 1: 'x', row 2: 'x'"),
+        ({"user_id": "v"}, r"'request_id' is of several users .*row 1: 'x', row 2: 'x'"),
+        ({"user_id": None}, r"'user_id' has no value.*row 2"),
+    ],
+)
+def test_bad_lists_are_refused_by_row(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    _refused(tmp_path / "lists.parquet", _lists(), change, message)
+
+
+def _refused(path: Path, frame: pl.DataFrame, change: dict[str, Any], message: str) -> None:
+    """The second row is changed; refused from Python and by the program."""
     for column, value in change.items():
-        new = pl.when(pl.int_range(10) == 1).then(pl.lit(value)).otherwise(pl.col(column))
+        new = pl.when(pl.int_range(len(frame)) == 1).then(pl.lit(value)).otherwise(pl.col(column))
         frame = frame.with_columns(new.alias(column))
-    frame.write_parquet(tmp_path / "log.parquet")
+    frame.write_parquet(path)
     with pytest.raises(DataError, match=message):
-        replay(tmp_path / "log.parquet", ReplayOptions(), _CONFIG)
+        replay(path, ReplayOptions(), _CONFIG)
+    assert re.search(message, _refusal(path))
+
+
+def test_logs_without_propensities_or_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    frame = _rounds(10)[0]
+    frame.drop("propensity").write_parquet(path)
+    assert "no column 'propensity'; there are request_id" in _refusal(path)
+    frame.head(0).write_parquet(path)
+    assert "the table has no rows" in _refusal(path)
 
 
 def test_a_target_that_is_no_policy_or_of_other_items_is_refused(tmp_path: Path) -> None:
     frame, target, _ = _rounds(10)
     frame.write_parquet(tmp_path / "log.parquet")
     table = _policy_table(tmp_path / "target.csv", target * 0.9)
-    with pytest.raises(DataError, match=r"'propensity' sums to 0.9 in context 'new' \(2 contexts\)"):
+    problem = r"'propensity' must sum to 1 over the items of a context, and sums to 0.9 in 6 of 6 rows, e.g. row 1"
+    with pytest.raises(DataError, match=problem):
         replay(tmp_path / "log.parquet", ReplayOptions(target=table), _CONFIG)
+    assert re.search(problem, _refusal(tmp_path / "log.parquet", "--target", table))
+    of_others = pl.read_csv(_policy_table(table, target)).with_columns(logged_propensity=pl.Series([0.4, 0.3, 0.3] * 2))
+    of_others.write_csv(table)
+    assert re.search(
+        "propensities contradict .*: request_id '0', '1', ", _refusal(tmp_path / "log.parquet", "--target", table)
+    )
     pl.DataFrame({"item_id": ["a"] * 2, "context": ["new", "old"], "propensity": [1.0, 1.0]}).write_csv(table)
     with pytest.raises(DataError, match=r"'item_id' is not in target\.csv"):
         replay(tmp_path / "log.parquet", ReplayOptions(target=table), _CONFIG)
@@ -156,8 +265,10 @@ def _likes(item_id: str) -> float:
     return _CLICKED * (1.8 if int(item_id[1:]) % 2 == 0 else 0.2)
 
 
-def _served(bundle: Bundle, directory: Path, *, num_lists: int, epsilon: float = _EPSILON) -> None:
-    """An offline store as a service over the bundle writes it, its users' choices included."""
+def _served(
+    bundle: Bundle, directory: Path, *, num_lists: int, epsilon: float = _EPSILON, repeated: int | None = None
+) -> None:
+    """An offline store as a service over the bundle writes it, its users' choices included; one list may come twice."""
     random = np.random.default_rng(0)
     histories = {user: list(items) for user, items in bundle.histories()}
     entries = []
@@ -203,6 +314,9 @@ def _served(bundle: Bundle, directory: Path, *, num_lists: int, epsilon: float =
             )
             entries.append(LogEntry(shard=shard_of(user), position=(arrival[0] + 1_000, 0), event=event))
             histories[user] = [*history, item]
+    if repeated is not None:
+        again = next(each for each in entries if each.slate is not None and each.slate.request_id == f"r{repeated}")
+        entries.append(replace(again, position=(2_000_000, 0)))
     with OfflineWriter(directory) as writer:
         writer.write(entries)
 
@@ -213,17 +327,33 @@ def test_the_lists_of_a_store_say_what_a_bundle_would_have_earned(bundle: Path, 
     document = replay(tmp_path / "offline", same, _CONFIG)
     assert document["left_out"] == {"forced by a tester": 1}
     assert (document["num_lists"], document["num_rounds"], document["num_users"]) == (240, 239, NUM_USERS)
-    assert set(document["outcomes"]) == {"sips", "snsips", "iips", "sniips", "rips", "snrips", "cascade_dr"}
+    assert set(document["outcomes"]) == {*("sips", "snsips", "iips", "sniips", "rips", "snrips", "cascade_dr", "mips")}
     for kind in ("standard", "cascade"):
         assert document["weights"][kind]["mean_weight"] == pytest.approx(1, abs=1e-6), "the policy that served itself"
     assert document["weights"]["independent"]["mean_weight"] == pytest.approx(1, abs=0.05), "averages over draws"
     served = document["served"]["value"]
     assert served > 0
-    for name in ("sips", "snsips", "rips", "snrips", "cascade_dr"):
+    assert document["weights"]["prefixes"]["mean_weight"] == pytest.approx(1, abs=1e-6), "both policies are known"
+    assert document["num_known"] == 239
+    calibration = document["calibration"]
+    assert calibration["slope"] == pytest.approx(1, abs=3 * calibration["slope_error"])
+    assert calibration["slope_error"] < 0.1
+    assert calibration["p_value"] is None, "no history comes so often"
+    for name in ("sips", "snsips", "rips", "snrips", "cascade_dr", "mips"):
         assert document["outcomes"][name]["value"] == pytest.approx(served, abs=0.02)
     always_best = replay(tmp_path / "offline", ReplayOptions(target=bundle, candidates=_CANDIDATES, places=2), _CONFIG)
     assert all("value" in outcome for outcome in always_best["outcomes"].values())
     assert always_best["weights"]["standard"]["mean_weight"] == pytest.approx(1, abs=0.2)
+    print_replay(document)
+
+
+def test_lists_of_a_policy_that_is_not_to_be_found_have_no_estimate_by_prefixes(bundle: Path, tmp_path: Path) -> None:
+    _served(Bundle.load(bundle), tmp_path / "offline", num_lists=60)
+    options = ReplayOptions(target=bundle, epsilon=_EPSILON, candidates=_CANDIDATES - 1)
+    document = replay(tmp_path / "offline", options, _CONFIG)
+    assert document["num_known"] == 0
+    assert document["calibration"] is None
+    assert "mips" not in document["outcomes"]
     print_replay(document)
 
 
@@ -247,10 +377,18 @@ def test_stores_without_chance_or_with_unknown_histories_are_no_evidence(bundle:
         replay(tmp_path / "drawn", ReplayOptions(target=tmp_path / "other"), _CONFIG)
     with pytest.raises(ConfigError, match="--target"):
         replay(tmp_path / "drawn", ReplayOptions(), _CONFIG)
+    refusal = _refusal(tmp_path / "drawn", "--target", bundle, "--source", "popularity")
+    assert "no list of source 'popularity'; there are lists of generator" in refusal
     with pytest.raises(DataError, match="holds no events"):
         replay(tmp_path, options, _CONFIG)
     with pytest.raises(ConfigError, match="no bundle 'nowhere'"):
         replay(tmp_path / "drawn", ReplayOptions(target=Path("nowhere")), _CONFIG)
+
+
+def test_a_list_that_a_store_holds_twice_is_refused(bundle: Path, tmp_path: Path) -> None:
+    _served(Bundle.load(bundle), tmp_path / "offline", num_lists=12, repeated=3)
+    refusal = _refusal(tmp_path / "offline", "--target", bundle)
+    assert "'request_id' stands twice in 2 of 13 rows, e.g. row 4: 'r3', row 13: 'r3'" in refusal
 
 
 def test_options_that_do_not_fit_the_log_are_refused(bundle: Path, tmp_path: Path) -> None:

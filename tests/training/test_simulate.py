@@ -21,7 +21,8 @@ from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.simulator.behaviour.fitting import FitConfig
 from recsys.simulator.sessions.play import PlayConfig
 from training.cli import app
-from training.simulate import SimulateConfig, service_ranker, simulate_run
+from training.service_arm import ServiceRanker
+from training.simulate import SimulateConfig, simulate_run
 
 CONFIG = SimulateConfig(play=PlayConfig(size=4, max_steps=2, sessions_per_user=2), fit=FitConfig(alternatives=8))
 
@@ -134,7 +135,7 @@ def test_a_service_is_an_arm_and_its_refusals_are_one_line() -> None:
     server = HTTPServer(("127.0.0.1", 0), _Service)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
-    rank = service_ranker(url, [f"i{item}" for item in range(12)], "secret")
+    rank = ServiceRanker(url, [f"i{item}" for item in range(12)], "secret")
     try:
         lists = rank(Sequences.from_lists([[0, 2], list(range(8))]), 4)
         np.testing.assert_array_equal(lists, [[1, 3, 4, 5], [8, 9, -1, -1]])
@@ -147,4 +148,4 @@ def test_a_service_is_an_arm_and_its_refusals_are_one_line() -> None:
         rank(Sequences.from_lists([[0]]), 4)
     for impossible, key in (("http://localhost:abc", None), (url, "schlüssel")):
         with pytest.raises(ConfigError, match="is no URL"):
-            service_ranker(impossible, ["i0"], key)
+            ServiceRanker(impossible, ["i0"], key)

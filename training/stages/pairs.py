@@ -24,7 +24,7 @@ from recsys.alignment.builders.feedback import feedback_pairs
 from recsys.alignment.builders.novelty import novelty_pairs
 from recsys.alignment.builders.perturbed import perturbed_pairs
 from recsys.alignment.builders.ratings import rating_pairs
-from recsys.alignment.builders.slate_log import SlateLog, read_slates
+from recsys.alignment.builders.slate_log import ObservedSlates, read_slates
 from recsys.alignment.candidates import policy_model
 from recsys.alignment.noise.answers import AnswerScores, generator_scores
 from recsys.alignment.noise.clean import clean
@@ -136,7 +136,7 @@ def portable(pairs: PairsConfig) -> dict[str, Any]:
     return settings
 
 
-def _slates(chosen: ClickPairsConfig, catalog: Catalog, split: Split, interactions: Interactions) -> SlateLog:
+def _slates(chosen: ClickPairsConfig, catalog: Catalog, split: Split, interactions: Interactions) -> ObservedSlates:
     """The slates of the log that tell nothing of what came after training."""
     index = {item: number for number, item in enumerate(catalog.frame["item_id"].to_list())}
     return read_slates(chosen.file, index, after_training(interactions, split))

@@ -28,7 +28,7 @@ _OPTIONAL: dict[str, pl.DataType] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlateLog:
+class ObservedSlates:
     """The slates that may be learned from."""
 
     slates: Sequence[ObservedSlate]
@@ -39,7 +39,7 @@ class SlateLog:
 
 def read_slates(
     path: Path, item_index: Mapping[str, int], secrets: Mapping[str, frozenset[int]] | None = None
-) -> SlateLog:
+) -> ObservedSlates:
     """Read a Parquet or JSON-lines file.
 
     Columns `slate_id`, `user_id`, `history` and `items` (lists of item ids) and `outcomes` (of buy, cart, click, skip);
@@ -71,7 +71,7 @@ def read_slates(
         touched = {item for item, outcome in zip(items, slate.outcomes, strict=True) if outcome != "skip"}
         if not asked & {*history, *touched}:
             slates.append(slate)
-    return SlateLog(slates=slates, left_out=len(frame) - len(slates))
+    return ObservedSlates(slates=slates, left_out=len(frame) - len(slates))
 
 
 def _typed(path: Path, frame: pl.DataFrame) -> pl.DataFrame:

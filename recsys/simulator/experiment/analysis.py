@@ -14,10 +14,16 @@ from recsys.errors import ConfigError, DataError
 from recsys.simulator.experiment.cuped import adjust
 from recsys.simulator.experiment.effects import Effect, independent_effect, paired_effect
 from recsys.simulator.experiment.outcomes import FloatArray, check_arms, metric_named
-from recsys.simulator.experiment.power import users_per_arm
+from recsys.simulator.experiment.power import detectable_errors, users_per_arm
 from recsys.simulator.experiment.sample_ratio import sample_ratio_p_value
 from recsys.simulator.experiment.segments import Heterogeneity, SegmentEffect, adjusted, segment_effects
-from recsys.simulator.experiment.sequential import TUNING_USERS, always_valid_p_values, sequence_half_width
+from recsys.simulator.experiment.sequential import (
+    TUNING_USERS,
+    always_valid_p_values,
+    msprt_likelihood_ratio,
+    msprt_p_values,
+    sequence_half_width,
+)
 
 _FEWEST_IN_SEGMENT = 20
 _FEWEST_AT_LOOK = 50
@@ -65,7 +71,6 @@ class AnalysisPlan:
             raise ConfigError(f"the metric {twice[0]} has two roles; a metric is primary, secondary or a guardrail")
         for label, value, below in (
             ("alpha", self.alpha, 1.0),
-            ("power", self.power, 1.0),
             ("smallest lift", self.smallest_lift, np.inf),
             *((f"margin of {name}", margin, 1.0) for name, margin in self.guardrails.items()),
         ):
@@ -75,6 +80,7 @@ class AnalysisPlan:
             raise ConfigError(f"both arms are called {self.control!r}; they need names of their own")
         if self.looks < 1:
             raise ConfigError(f"looks must be 1 or more, got {self.looks}")
+        detectable_errors(self.alpha, self.power)  # raises where there is no such test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +88,8 @@ class MetricResult:
     """What the arms differ in, in one metric."""
 
     name: str
+    label: str
+    """In plain words."""
     meaning: str
     effect: Effect
     adjusted_p_value: float | None
@@ -107,7 +115,9 @@ class Look:
     """Of the interval for one planned look."""
     fixed_high: float
     p_value: float
-    """Always valid; never rises."""
+    """Always valid, of the sequence; never rises."""
+    msprt_p_value: float
+    """The same of a mixture sequential probability ratio test that is tuned to the smallest lift that matters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +127,8 @@ class ExperimentReport:
     plan: AnalysisPlan
     users: Mapping[str, int]
     """Of each arm."""
+    shown_nothing: Mapping[str, int]
+    """Users to whom an arm had nothing to show: they are counted, with no choices and sessions without length."""
     primary: MetricResult
     secondary: tuple[MetricResult, ...]
     guardrails: tuple[MetricResult, ...]
@@ -126,6 +138,9 @@ class ExperimentReport:
     heterogeneity: tuple[Heterogeneity, ...]
     sample_ratio_p_value: float | None
     """How likely the counts of users are under the planned shares; None in a paired test."""
+    detectable_lift: float | None
+    """The smallest relative lift of the primary metric that this test shows with the plan's power; None where the
+    control is not above 0."""
     users_to_decide: int | None
     """With so many users in all the primary interval would be as narrow as the smallest lift that matters, so that any
     result decides; None where the control is not above 0."""
@@ -158,6 +173,9 @@ def analyse(outcomes: pl.DataFrame, plan: AnalysisPlan) -> ExperimentReport:
     return ExperimentReport(
         plan=plan,
         users=users,
+        shown_nothing={
+            arm: compared.filter((pl.col("arm") == arm) & (pl.col("impressions") == 0)).height for arm in users
+        },
         primary=primary,
         secondary=tuple(
             replace(result, adjusted_p_value=p_value) for result, p_value in zip(secondary, corrected, strict=True)
@@ -169,6 +187,11 @@ def analyse(outcomes: pl.DataFrame, plan: AnalysisPlan) -> ExperimentReport:
         sample_ratio_p_value=(
             None if plan.paired else sample_ratio_p_value(users, plan.shares or dict.fromkeys(users, 1))
         ),
+        detectable_lift=(
+            None
+            if primary.effect.lift_error is None
+            else detectable_errors(plan.alpha, plan.power) * primary.effect.lift_error
+        ),
         users_to_decide=_users_to_decide(primary.effect, plan),
         live_users_per_arm=_live_users(compared, plan, primary),
     )
@@ -176,18 +199,32 @@ def analyse(outcomes: pl.DataFrame, plan: AnalysisPlan) -> ExperimentReport:
 
 def _measured(rows: pl.DataFrame, plan: AnalysisPlan, name: str) -> tuple[Effect, float | None]:
     """The effect in some users, and what CUPED left of the variance."""
-    arms = [rows.filter(pl.col("arm") == arm) for arm in (plan.control, plan.treatment)]
-    if short := [
-        arm for arm, of_arm in zip((plan.control, plan.treatment), arms, strict=True) if of_arm.height < _FEWEST_USERS
-    ]:
-        raise DataError(f"the arm {short[0]!r} has fewer than two users; an effect needs two or more in each arm")
+    arms = _by_arm(rows, plan)
     metric = metric_named(name)
+    for arm, of_arm in zip((plan.control, plan.treatment), arms, strict=True):
+        if of_arm.height < _FEWEST_USERS:
+            raise DataError(f"the arm {arm!r} has fewer than two users; an effect needs two or more in each arm")
+        if not metric.defined(of_arm):
+            raise DataError(
+                f"the arm {arm!r} showed nothing to any of its {of_arm.height} users, so it has no {metric.name}; look "
+                "at its lists before it is tested"
+            )
     values = [metric.values(of_arm) for of_arm in arms]
     factor = None
     if plan.covariate is not None:
         values, factor = _adjusted(values, [of_arm[plan.covariate].to_numpy() for of_arm in arms], plan)
     effect_of = paired_effect if plan.paired else independent_effect
     return effect_of(values[0], values[1], plan.alpha), factor
+
+
+def _by_arm(rows: pl.DataFrame, plan: AnalysisPlan) -> list[pl.DataFrame]:
+    return [rows.filter(pl.col("arm") == arm) for arm in (plan.control, plan.treatment)]
+
+
+def _measurable(rows: pl.DataFrame, plan: AnalysisPlan, fewest: int) -> bool:
+    """Whether both arms have so many users, and were shown something if the primary metric is about that."""
+    metric = metric_named(plan.primary)
+    return all(of_arm.height >= fewest and metric.defined(of_arm) for of_arm in _by_arm(rows, plan))
 
 
 def _adjusted(
@@ -207,6 +244,7 @@ def _result(rows: pl.DataFrame, plan: AnalysisPlan, name: str, margin: float | N
     effect, factor = _measured(rows, plan, name)
     return MetricResult(
         name=name,
+        label=metric_named(name).label,
         meaning=metric_named(name).meaning,
         effect=effect,
         adjusted_p_value=None,
@@ -235,13 +273,16 @@ def _looks(rows: pl.DataFrame, plan: AnalysisPlan) -> tuple[Look, ...]:
     for end in ends[ends >= min(_FEWEST_AT_LOOK, len(order))].tolist():
         arrived = rows.filter(pl.col("user_id").is_in(order.head(end).to_list()))
         # Of a small arm nobody may have arrived yet.
-        if min((arrived["arm"] == arm).sum() for arm in (plan.control, plan.treatment)) >= _FEWEST_USERS:
+        if _measurable(arrived, plan, _FEWEST_USERS):
             found.append((end, _measured(arrived, plan, plan.primary)[0]))
+    if not found:
+        return ()
     users = np.array([end for end, _ in found], dtype=np.float64)
     differences = np.array([effect.difference.value for _, effect in found])
     variances = users * np.array([effect.standard_error for _, effect in found]) ** 2
     half = sequence_half_width(users, variances, plan.alpha, TUNING_USERS)
     p_values = always_valid_p_values(differences, users, variances, plan.alpha, TUNING_USERS)
+    msprt = _msprt(differences, users, variances, plan, expected=plan.smallest_lift * abs(found[0][1].control))
     return tuple(
         Look(
             users=end,
@@ -251,16 +292,31 @@ def _looks(rows: pl.DataFrame, plan: AnalysisPlan) -> tuple[Look, ...]:
             fixed_low=effect.difference.low,
             fixed_high=effect.difference.high,
             p_value=p_value,
+            msprt_p_value=of_ratio,
         )
-        for (end, effect), width, p_value in zip(found, half.tolist(), p_values.tolist(), strict=True)
+        for (end, effect), width, p_value, of_ratio in zip(
+            found, half.tolist(), p_values.tolist(), msprt.tolist(), strict=True
+        )
     )
+
+
+def _msprt(
+    differences: FloatArray, users: FloatArray, variances: FloatArray, plan: AnalysisPlan, expected: float
+) -> FloatArray:
+    """P-values for effects of the size `expected`, float64 [looks]; `variances` are n times the squared error."""
+    # Of two arms of n users each, with one user's variance s2, the squared error is 2 s2 / n.
+    per_arm = users if plan.paired else users / 2
+    of_user = variances * per_arm / users / 2
+    exact = of_user == 0
+    ratios = msprt_likelihood_ratio(per_arm, differences, np.where(exact, 1.0, of_user), max(expected, 1e-12) ** 2)
+    return msprt_p_values(np.where(exact, np.where(differences == 0, 1.0, np.inf), ratios))
 
 
 def _segments(rows: pl.DataFrame, plan: AnalysisPlan) -> tuple[list[SegmentEffect], list[Heterogeneity]]:
     def effect_of(dimension: str, segment: str) -> Effect | None:
         of_segment = rows.filter(pl.col(dimension) == segment)
-        fewest = min((of_segment["arm"] == arm).sum() for arm in (plan.control, plan.treatment))
-        return _measured(of_segment, plan, plan.primary)[0] if fewest >= _FEWEST_IN_SEGMENT else None
+        enough = _measurable(of_segment, plan, _FEWEST_IN_SEGMENT)
+        return _measured(of_segment, plan, plan.primary)[0] if enough else None
 
     names = {dimension: rows[dimension].drop_nulls().unique().sort().to_list() for dimension in plan.segments}
     return segment_effects(names, effect_of)

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
+import numpy as np
 import plotly.graph_objects as go
 
 from recsys.evaluation.bootstrap import Interval
 from recsys.evaluation.figures import error_bars, styled, with_legend_below
 from recsys.simulator.experiment.analysis import ExperimentReport, Look, MetricResult
 from recsys.simulator.experiment.segments import SegmentEffect
+from recsys.simulator.experiment.verdict import rounded
 
 _PRIMARY, _OTHER, _MARGIN, _INK = "#0b62a4", "#8c959f", "#d55e00", "#1f2933"
+_SAFETY = {"safe": "#00796b", "harmed": "#b3261e", "unclear": "#b34700"}
 
 
 def lift_dots(report: ExperimentReport) -> go.Figure:
-    """A row a metric: its relative lift with the interval, and the margins of guardrails."""
-    results = [result for result in (report.primary, *report.secondary, *report.guardrails) if result.effect.lift]
-    labels = [f"{result.name}<br><span style='font-size:11px'>{_role(result, report)}</span>" for result in results]
-    lifts = [result.effect.lift for result in results if result.effect.lift is not None]
-    figure = _dots(labels, lifts, [_PRIMARY if result is report.primary else _OTHER for result in results])
-    guarded = [(label, result.margin) for label, result in zip(labels, results, strict=True) if result.margin]
+    """A row a metric that is no guardrail: its relative lift with the interval."""
+    results = (report.primary, *report.secondary)
+    return dots(
+        [(result.label, _role(result, report), result.effect.lift) for result in results],
+        [_PRIMARY] + [_OTHER] * len(report.secondary),
+    )
+
+
+def guardrail_dots(report: ExperimentReport) -> go.Figure:
+    """A row a guardrail: its relative lift with a one-sided test's bounds, and how far it may fall."""
+    level = 1 - report.plan.alpha
+    rows, marks = [], []
+    for result in report.guardrails:
+        low, high = result.effect.lift_bound(level), result.effect.lift_bound(1 - level)
+        if result.effect.lift is None or low is None or high is None or result.margin is None:
+            continue
+        note = f"may fall by {result.margin:.0%}: {result.safety}"
+        rows.append((result.label, note, Interval(value=result.effect.lift.value, low=low, high=high)))
+        marks.append((_label(result.label, note), -100 * result.margin))
+    figure = dots(rows, [_SAFETY[result.safety or "unclear"] for result in report.guardrails])
     figure.add_trace(
         go.Scatter(
-            x=[-100 * margin for _, margin in guarded],
-            y=[label for label, _ in guarded],
+            x=[margin for _, margin in marks],
+            y=[label for label, _ in marks],
             mode="markers",
             marker={"symbol": "line-ns", "size": 22, "line": {"width": 3, "color": _MARGIN}},
-            hovertemplate="%{y} may fall to %{x:.1f} %<extra></extra>",
+            hovertemplate="may fall to %{x:.1f} %<extra></extra>",
         )
     )
     return figure
@@ -74,44 +92,107 @@ def sequential_path(looks: Sequence[Look]) -> go.Figure:
     reach = 1.1 * max((max(abs(look.low), abs(look.high)) for look in later), default=1.0) or 1.0
     figure.update_yaxes(range=[-reach, reach])
     figure.update_xaxes(title_text="users who had arrived")
-    return with_legend_below(styled(figure, height=420))
+    return _close(with_legend_below(styled(figure, height=420)))
 
 
 def segment_dots(segments: Sequence[SegmentEffect]) -> go.Figure:
     """A row a segment: the relative lift of the primary metric."""
-    shown = [each for each in segments if each.effect.lift is not None]
-    labels = [
-        f"{each.dimension}: {each.segment}<br><span style='font-size:11px'>{each.effect.num_users:,} users</span>"
-        for each in shown
-    ]
-    lifts = [each.effect.lift for each in shown if each.effect.lift is not None]
-    return _dots(labels, lifts, [_PRIMARY] * len(shown))
+    return dots(
+        [
+            (f"{each.dimension}: {each.segment}", f"{each.effect.num_users:,} users", each.effect.lift)
+            for each in segments
+        ]
+    )
 
 
-def _dots(labels: Sequence[str], lifts: Sequence[Interval], colors: Sequence[str]) -> go.Figure:
-    percent = [Interval(value=100 * x.value, low=100 * x.low, high=100 * x.high) for x in lifts]
+def power_curve(users_per_arm: int, smallest_lift: float) -> go.Figure:
+    """Users an arm over the lift that they show, from what `smallest_lift` needs; their product with its square stays.
+
+    Args:
+        users_per_arm: that show `smallest_lift`.
+        smallest_lift: relative, such as .02.
+    """
+    lifts = smallest_lift * np.geomspace(0.5, 10, 60)
     figure = go.Figure(
         go.Scatter(
-            x=[each.value for each in percent],
-            y=labels,
+            x=(100 * lifts).tolist(),
+            y=(users_per_arm * (smallest_lift / lifts) ** 2).tolist(),
+            mode="lines",
+            line={"color": _PRIMARY, "width": 2},
+            hovertemplate="a lift of %{x:.1f} % needs %{y:,.0f} users an arm<extra></extra>",
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=[100 * smallest_lift],
+            y=[users_per_arm],
             mode="markers",
-            marker={"size": 11, "color": list(colors)},
-            error_x=error_bars(percent),
+            marker={"size": 11, "color": _PRIMARY},
+            hoverinfo="skip",
+        )
+    )
+    marked = smallest_lift * np.array([0.5, 1, 2, 5, 10])
+    needed = users_per_arm * (smallest_lift / marked) ** 2
+    figure.update_xaxes(
+        title_text="lift",
+        type="log",
+        range=np.log10(100 * smallest_lift * np.array([0.45, 11.5])).tolist(),
+        tickvals=(100 * marked).tolist(),
+        ticktext=[f"{lift:.3g} %" for lift in 100 * marked],
+    )
+    figure.update_yaxes(
+        title_text="users an arm",
+        type="log",
+        tickvals=needed.tolist(),
+        ticktext=[rounded(max(2, round(count))) for count in needed.tolist()],
+    )
+    figure.update_layout(showlegend=False)
+    return _close(styled(figure, height=340))
+
+
+def dots(rows: Sequence[tuple[str, str, Interval | None]], colors: Sequence[str] | None = None) -> go.Figure:
+    """A row a relative lift with its interval, in percent: name, note, and lift. Rows without a lift are left out."""
+    shown = [
+        (_label(name, note), Interval(value=100 * lift.value, low=100 * lift.low, high=100 * lift.high), color)
+        for (name, note, lift), color in zip(rows, colors or [_PRIMARY] * len(rows), strict=True)
+        if lift is not None
+    ]
+    figure = go.Figure(
+        go.Scatter(
+            x=[lift.value for _, lift, _ in shown],
+            y=[label for label, _, _ in shown],
+            mode="markers",
+            marker={"size": 11, "color": [color for _, _, color in shown]},
+            error_x=error_bars([lift for _, lift, _ in shown]),
             hovertemplate="%{y}: %{x:+.2f} %<extra></extra>",
         )
     )
-    for label, each in zip(labels, percent, strict=True):
+    for label, lift, _ in shown:
         figure.add_annotation(
-            x=each.value, y=label, text=f"{each.value:+.1f} %", yshift=16, showarrow=False, bgcolor="white", borderpad=0
+            x=lift.value,
+            y=label,
+            text=f"{lift.value:+.1f} %",
+            yshift=16,
+            showarrow=False,
+            bgcolor="white",
+            borderpad=0,
         )
     figure.add_vline(x=0, line={"color": _INK, "width": 1, "dash": "dash"})
-    figure.update_xaxes(title_text="lift, %", zeroline=False)
+    figure.update_xaxes(title_text="lift, %", zeroline=False, nticks=7)
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_layout(showlegend=False)
-    return styled(figure, height=120 + 52 * len(labels))
+    return _close(styled(figure, height=90 + 46 * len(shown)))
+
+
+def _close(figure: go.Figure) -> go.Figure:
+    """The figure right below its caption."""
+    return figure.update_layout(margin_t=22)
+
+
+def _label(name: str, note: str) -> str:
+    """Of two lines; names may hold anything."""
+    return f"{escape(name)}<br><span style='font-size:11px'>{escape(note)}</span>"
 
 
 def _role(result: MetricResult, report: ExperimentReport) -> str:
-    if result is report.primary:
-        return "decides"
-    return "secondary" if result.margin is None else f"may fall by {result.margin:.0%}"
+    return "decides" if result is report.primary else "secondary"

@@ -29,7 +29,7 @@ class Heterogeneity:
 
     dimension: str
     p_value: float
-    """Of "all segments have the same difference" (Cochran's Q)."""
+    """Of "all segments have the same relative lift" (Cochran's Q); the same difference where one has no lift."""
     adjusted_p_value: float
     """Benjamini and Hochberg's over all dimensions."""
 
@@ -75,10 +75,13 @@ def segment_effects(
 
 def _same_effect(effects: Sequence[Effect]) -> float | None:
     """P-value of Cochran's Q; None with fewer than two effects that have an error."""
-    known = [effect for effect in effects if effect.standard_error > 0]
-    if len(known) < 2:
+    # Lifts and not differences: who takes twice as much loses twice as much by the same cause.
+    found = [(effect.lift.value, effect.lift_error) for effect in effects if effect.lift and effect.lift_error]
+    if len(found) < len(effects):
+        found = [(effect.difference.value, effect.standard_error) for effect in effects if effect.standard_error > 0]
+    if len(found) < 2:
         return None
-    values = np.array([effect.difference.value for effect in known])
-    weights = np.array([effect.standard_error for effect in known]) ** -2.0
+    values, errors = np.array(found).T
+    weights = errors**-2.0
     centre = (weights * values).sum() / weights.sum()
-    return float(stats.chi2.sf((weights * (values - centre) ** 2).sum(), len(known) - 1))
+    return float(stats.chi2.sf((weights * (values - centre) ** 2).sum(), len(found) - 1))

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
+_LARGEST_EXPONENT = 700.0
+"""Beyond it the ratio would be no number, and below it no doubt is left."""
 TUNING_USERS = 5000
 """Where sequences are narrowest by default, in users of all arms together."""
 
@@ -91,7 +93,8 @@ def msprt_likelihood_ratio(
     n, d = np.asarray(num_users, dtype=np.float64), np.asarray(differences, dtype=np.float64)
     s2 = np.asarray(variance, dtype=np.float64)
     whole = 2 * s2 + n * mixing_variance
-    return np.sqrt(2 * s2 / whole) * np.exp(n**2 * mixing_variance * d**2 / (4 * s2 * whole))
+    exponent = n**2 * mixing_variance * d**2 / (4 * s2 * whole)
+    return np.sqrt(2 * s2 / whole) * np.exp(np.minimum(exponent, _LARGEST_EXPONENT))
 
 
 def msprt_p_values(likelihood_ratios: npt.ArrayLike) -> FloatArray:

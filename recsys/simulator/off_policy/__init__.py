@@ -3,11 +3,12 @@
 `BanditLog` and `SlateLog` hold what was logged and refuse what is no evidence; `evaluate_policy` and `evaluate_slates`
 run every estimator. Pieces for one's own use: `estimators` and `slates` (formulas), `rewards` (cross-fitted models),
 `balance` (weights without propensities), `prefixes` (weights of semantic-ID prefixes), `choice` (parameters),
-`intervals`, `diagnostics`.
+`intervals`, `diagnostics`, `calibration` (whether logged propensities are true).
 """
 
 from __future__ import annotations
 
+from recsys.simulator.off_policy.calibration import PropensityCalibration
 from recsys.simulator.off_policy.diagnostics import Limits, ModelDiagnostics, WeightDiagnostics
 from recsys.simulator.off_policy.errors import BadLogError
 from recsys.simulator.off_policy.estimators import Rounds
@@ -23,7 +24,7 @@ from recsys.simulator.off_policy.report import (
     evaluate_slates,
 )
 from recsys.simulator.off_policy.rewards import Predictions, cross_fitted, known_rewards
-from recsys.simulator.off_policy.slates import Slates
+from recsys.simulator.off_policy.slates import WeightedSlates
 
 __all__ = [
     "BadLogError",
@@ -35,12 +36,13 @@ __all__ = [
     "OffPolicyReport",
     "Outcome",
     "Predictions",
+    "PropensityCalibration",
     "Refused",
     "Rounds",
     "SlateLog",
     "SlateTarget",
-    "Slates",
     "WeightDiagnostics",
+    "WeightedSlates",
     "cross_fitted",
     "evaluate_policy",
     "evaluate_propensities",

@@ -21,7 +21,9 @@ class Limits:
     min_support: float = 0.95
     """Of the target's choices, those that the log could have taken."""
     max_standard_errors: float = 3.0
-    """By which the mean weight may miss 1 before its propensities are not believed."""
+    """By which the mean weight, or the slope of the calibration, may miss 1 before propensities are not believed."""
+    max_slope_error: float = 0.05
+    """By which the slope of the calibration may miss 1 besides."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Intervals of off-policy estimates over users: several rounds of one user are not independent.
 
-Three, which fail differently. The bootstrap assumes no shape, but cannot know of rewards that never came. Student's t
-takes users' sums as normal. Empirical Bernstein (Maurer and Pontil, COLT 2009) holds for any number of users whose sums
-lie within the range that was seen, and is wide.
+Three, which fail differently. The studentised bootstrap is the one to read: it follows the skew that rare rewards times
+large weights have. Student's t takes users' sums as normal, and misses on the upper side where they are not. Empirical
+Bernstein (Maurer and Pontil, COLT 2009) holds for any number of users whose sums lie within the range that was seen,
+and is wide. None knows of rewards that never came.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ class Estimate:
 
     value: float
     bootstrap: Interval
-    """Percentiles over resampled users."""
+    """Studentised, over resampled users: read this one. Infinite on a side that a handful of rewards leaves open."""
     student_t: Interval
     """From the spread between users, to first order."""
     bernstein: Interval | None
     """Empirical Bernstein; None for self-normalised estimates, which are no means."""
     lift: Interval
-    """Over the policy that served, on the same resamples of users."""
+    """Over the policy that served, on the same resamples of users, studentised."""
     parameter: float | None = None
     """Of the estimator, as it was chosen; None where it has none. Of `mips` the number of codes in a prefix."""
     bias: Interval | None = None
@@ -83,13 +84,11 @@ class UserUnits:
 
         Args:
             all_terms: of estimators over the n rounds.
-            served: what the policy that served earned, which lifts are over.
+            served: what the policy that served earned, a plain mean, which lifts are over.
         """
         summed = [self.summed(terms) for terms in all_terms]
-        below = tuple(
-            CaseMetric(numerator=-term.numerator, denominator=term.denominator) for term in self.summed(served)
-        )
-        found = self._bootstrap.sums([*summed, *((*terms, *below) for terms in summed)])
+        (below,) = self.summed(served)
+        found = self._bootstrap.studentized([*summed, *(_minus(terms, below) for terms in summed)])
         return [
             Estimate(
                 value=estimate(over_units),
@@ -124,6 +123,13 @@ class UserUnits:
             np.sqrt(2 * moves.var(ddof=1) * odds / self.num_units) + 7 * spread * odds / (3 * (self.num_units - 1))
         )
         return Interval(value=value, low=value - margin, high=value + margin)
+
+
+def _minus(terms: Terms, mean: CaseMetric) -> Terms:
+    first, *others = terms
+    if first.denominator is mean.denominator:
+        return (CaseMetric(numerator=first.numerator - mean.numerator, denominator=mean.denominator), *others)
+    return (*terms, CaseMetric(numerator=-mean.numerator, denominator=mean.denominator))
 
 
 def _is_mean(term: CaseMetric) -> bool:

@@ -26,8 +26,8 @@ class BanditLog:
     """n rounds in each of which one action was taken.
 
     Raises:
-        BadLogError: it is empty, the lengths differ, a value is out of its range, a request stands twice, or the
-            propensities contradict `behaviour`. The message names the rows.
+        BadLogError: it is empty, the lengths differ, a value is out of its range, a round has no user, a request
+            stands twice, or the propensities contradict `behaviour`. The message names the rows.
     """
 
     actions: IntArray
@@ -39,7 +39,7 @@ class BanditLog:
     num_actions: int
     """K."""
     users: IntArray | None = None
-    """int64 [n]: rounds of one user are not independent. None: every round is somebody else's."""
+    """int64 [n], 0 or more: rounds of one user are not independent. None: every round is somebody else's."""
     contexts: IntArray | None = None
     """int64 [n], 0 .. C - 1. None: all rounds have the one context 0."""
     features: FloatArray | None = None
@@ -52,7 +52,7 @@ class BanditLog:
     def __post_init__(self) -> None:
         num_rounds = len(self.actions)
         _check_lengths(num_rounds, self.rewards, self.propensities, self.users, self.contexts, self.request_ids)
-        _check_rounds(self.rewards, self.request_ids)
+        _check_rounds(self.rewards, self.users, self.request_ids)
         refuse_rows(
             (self.actions < 0) | (self.actions >= self.num_actions), f"actions must lie in 0..{self.num_actions - 1}"
         )
@@ -145,7 +145,7 @@ class SlateLog:
             raise BadLogError(
                 f"items, rewards, conditional and marginal must have one shape [lists, places], got {shapes}"
             )
-        _check_rounds(self.rewards, self.request_ids)
+        _check_rounds(self.rewards, self.users, self.request_ids)
         refuse_rows((self.items < 0) & (self.rewards != 0), "rewards must be 0 where no item stands")
         refuse_rows(self.items[:, :1] < 0, "a list must have an item at its first place")
         refuse_rows((self.items[:, :-1] < 0) & (self.items[:, 1:] >= 0), "a list must have no gaps")
@@ -194,8 +194,10 @@ def _check_lengths(num_rounds: int, *columns: npt.NDArray[Any] | None) -> None:
         raise BadLogError(f"all columns must have {num_rounds} rows, got {', '.join(map(str, sorted(lengths)))}")
 
 
-def _check_rounds(rewards: FloatArray, request_ids: npt.NDArray[Any] | None) -> None:
+def _check_rounds(rewards: FloatArray, users: IntArray | None, request_ids: npt.NDArray[Any] | None) -> None:
     refuse_rows(~np.isfinite(rewards), "rewards must be finite numbers")
+    if users is not None:
+        refuse_rows(users < 0, "users must be 0 or more: rounds of nobody are not those of one user")
     if request_ids is not None:
         _, index, counts = np.unique(request_ids, return_inverse=True, return_counts=True)
         refuse_rows(counts[index] > 1, "request ids must be different: a request that counts twice is no evidence")

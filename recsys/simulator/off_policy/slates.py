@@ -25,7 +25,7 @@ from recsys.simulator.off_policy.log import FloatArray, SlateLog, SlateTarget
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Slates:
+class WeightedSlates:
     """What the estimators read, float64 [n, L] each."""
 
     rewards: FloatArray
@@ -34,7 +34,7 @@ class Slates:
     marginal_weights: FloatArray
 
     @classmethod
-    def of(cls, log: SlateLog, target: SlateTarget) -> Slates:
+    def of(cls, log: SlateLog, target: SlateTarget) -> WeightedSlates:
         """Weights of a log under a target.
 
         Raises:
@@ -54,38 +54,38 @@ class Slates:
         )
 
 
-def standard(slates: Slates) -> Terms:
+def standard(slates: WeightedSlates) -> Terms:
     """SIPS."""
     return mean(slates.prefix_weights[:, -1] * slates.rewards.sum(axis=1))
 
 
-def independent(slates: Slates) -> Terms:
+def independent(slates: WeightedSlates) -> Terms:
     """IIPS."""
     return mean((slates.marginal_weights * slates.rewards).sum(axis=1))
 
 
-def cascade(slates: Slates) -> Terms:
+def cascade(slates: WeightedSlates) -> Terms:
     """RIPS."""
     return mean((slates.prefix_weights * slates.rewards).sum(axis=1))
 
 
-def self_normalised_standard(slates: Slates) -> Terms:
+def self_normalised_standard(slates: WeightedSlates) -> Terms:
     """SNSIPS."""
     weights = slates.prefix_weights[:, -1]
     return (CaseMetric(numerator=weights * slates.rewards.sum(axis=1), denominator=weights),)
 
 
-def self_normalised_independent(slates: Slates) -> Terms:
+def self_normalised_independent(slates: WeightedSlates) -> Terms:
     """SNIIPS."""
     return _by_place(slates.marginal_weights, slates.rewards)
 
 
-def self_normalised_cascade(slates: Slates) -> Terms:
+def self_normalised_cascade(slates: WeightedSlates) -> Terms:
     """SNRIPS."""
     return _by_place(slates.prefix_weights, slates.rewards)
 
 
-def cascade_dr(slates: Slates, predicted: FloatArray, expected: FloatArray) -> Terms:
+def cascade_dr(slates: WeightedSlates, predicted: FloatArray, expected: FloatArray) -> Terms:
     """Cascade-DR.
 
     Args:

@@ -48,15 +48,18 @@ class World:
         second = (np.square(self.target) / self.behaviour * self.expected).sum(axis=1).mean()
         return float(second - self.truth**2)
 
-    def log(self, num_rounds: int, *, seed: int, rounds_per_user: int = 1) -> BanditLog:
+    def log(self, num_rounds: int, *, seed: int, rounds_per_user: int = 1, taste: float = 0.0) -> BanditLog:
         """Rounds that the one policy served.
 
         Args:
             num_rounds: n.
             seed: of the rounds.
             rounds_per_user: users come in turn so often.
+            taste: by which share one half of the users likes all actions more, and the other half less: their rounds
+                depend on each other, and the truth is the same.
         """
         random = np.random.default_rng(seed)
+        users = np.arange(num_rounds) // rounds_per_user
         contexts = random.integers(0, len(self.expected), num_rounds)
         cumulative = np.cumsum(self.behaviour, axis=1)
         actions = np.empty(num_rounds, dtype=np.int64)
@@ -64,13 +67,16 @@ class World:
         for context, row in enumerate(cumulative):
             rows = contexts == context
             actions[rows] = np.searchsorted(row, chances[rows] * row[-1], side="right")
-        rewards = (random.random(num_rounds) < self.expected[contexts, actions]).astype(np.float64)
+        likely = self.expected[contexts, actions]
+        if taste:
+            likely = likely * (1 + taste * random.choice([-1.0, 1.0], users[-1] + 1)[users])
+        rewards = (random.random(num_rounds) < likely).astype(np.float64)
         return BanditLog(
             actions=actions,
             rewards=rewards,
             propensities=self.behaviour[contexts, actions],
             num_actions=self.expected.shape[1],
-            users=np.arange(num_rounds) // rounds_per_user,
+            users=users,
             contexts=contexts,
             features=np.eye(len(self.expected)),
             behaviour=self.behaviour,

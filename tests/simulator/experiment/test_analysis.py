@@ -13,9 +13,10 @@ import pytest
 from recsys.errors import ConfigError, DataError
 from recsys.simulator.experiment.analysis import AnalysisPlan, ExperimentReport, analyse
 from recsys.simulator.experiment.effects import independent_effect
-from recsys.simulator.experiment.page import report_document, save_page
+from recsys.simulator.experiment.interleaving import preference_of_users
+from recsys.simulator.experiment.page import Evidence, OtherSimulator, report_document, save_page
 from recsys.simulator.experiment.segments import adjusted
-from recsys.simulator.experiment.verdict import verdict
+from recsys.simulator.experiment.verdict import plain, rounded, verdict
 
 PAIRED = AnalysisPlan(control="A", treatment="B", paired=True)
 LIVE = AnalysisPlan(control="A", treatment="B")
@@ -53,8 +54,12 @@ def test_a_lift_is_found_and_said_in_words() -> None:
     lift = report.primary.effect.lift
     assert lift is not None
     assert lift.low < 0.1 < lift.high
-    assert answer.text.startswith("B is better than A: with 400 users, choices_per_user (items that a user took) goes")
-    assert "it would have been decided after 60 users" in answer.text
+    assert answer.text.startswith(
+        "B is better than A: among 400 users, choices per user (items that a user took) went from "
+    )
+    assert f"a rise of {lift.value:.1%} (95% interval {lift.low:+.1%} to {lift.high:+.1%})." in answer.text
+    assert "The guardrails hold: session length (may fall by 2%), variety (may fall by 10%)." in answer.text
+    assert "the test could have been stopped after 60 users" in answer.text
     assert report.users == {"A": 400, "B": 400}
     assert report.sample_ratio_p_value is None
 
@@ -82,7 +87,7 @@ def test_nothing_that_matters_is_ruled_out_or_more_users_are_asked_for() -> None
     assert answer.decision == "inconclusive"
     assert few.users_to_decide is not None
     assert few.users_to_decide > 200, "or it would have been decided"
-    assert f"about {few.users_to_decide:,} users would decide it" in answer.text
+    assert f"about {rounded(few.users_to_decide)} users would decide it" in answer.text
     # With so many the interval is as narrow as the smallest lift that matters.
     enough = analyse(users(few.users_to_decide, 0.0, noise=8.0), PAIRED).primary.effect.lift
     assert enough is not None
@@ -98,10 +103,11 @@ def test_an_arm_against_itself_is_no_difference() -> None:
 def test_a_guardrail_that_falls_is_not_hidden_by_a_lift() -> None:
     harmed = verdict(analyse(users(400, 0.1, length=0.9), PAIRED))
     assert harmed.decision == "better_but_unsafe"
-    assert "session_length (2%) falls by more than the allowed" in harmed.text
+    assert "A guardrail is broken: session length falls by more than the allowed 2%." in harmed.text
+    assert "Other guardrails hold: variety (may fall by 10%)." in harmed.text
     unclear = verdict(analyse(users(40, 0.1, length=0.98), PAIRED))
     assert unclear.decision == "better_but_unsafe"
-    assert "session_length (2%) is not shown to stay within" in unclear.text
+    assert "Not shown to be safe: session length may fall by more than the allowed 2%." in unclear.text
 
 
 def test_users_that_do_not_fit_the_shares_invalidate_a_test() -> None:
@@ -158,6 +164,52 @@ def test_segments_that_differ_are_found_and_those_that_do_not_are_not() -> None:
     assert "it differs by size" in verdict(report).text
 
 
+def test_an_empty_list_is_an_outcome() -> None:
+    """B has nothing to show to every fifth user: they count in its mean, and are said."""
+    table = users(200, 0.0)
+    nothing = (pl.col("arm") == "B") & (pl.col("arrival") % 5 == 0)
+    emptied = table.with_columns(
+        pl.when(nothing).then(0).otherwise(pl.col(name)).alias(name)
+        for name in ("steps", "impressions", "items", "choices", "reward")
+    )
+    report = analyse(emptied, PAIRED)
+    assert report.shown_nothing == {"A": 0, "B": 40}
+    assert report.users == {"A": 200, "B": 200}
+    assert report.primary.effect.treatment == pytest.approx(emptied.filter(pl.col("arm") == "B")["choices"].mean())
+    rate = {result.name: result for result in report.secondary}["choice_rate"].effect
+    shown = emptied.filter((pl.col("arm") == "B") & (pl.col("impressions") > 0))
+    assert rate.treatment == pytest.approx(shown["choices"].sum() / shown["steps"].sum())
+    assert {each.name: each.safety for each in report.guardrails}["session_length"] == "harmed"
+    assert "B had nothing to show to 40 of 200 users" in verdict(report).text
+
+    silent = table.with_columns(
+        pl.when(pl.col("arm") == "B").then(0).otherwise(pl.col(name)).alias(name)
+        for name in ("steps", "impressions", "items", "choices", "reward")
+    )
+    with pytest.raises(DataError, match="'B' showed nothing to any of its 200 users, so it has no choice_rate"):
+        analyse(silent, PAIRED)
+
+
+def test_two_sequential_tests_agree_on_what_is_clear() -> None:
+    for paired, plan in ((True, PAIRED), (False, LIVE)):
+        found = analyse(users(4000, 0.1, paired=paired), plan)
+        p_values = [look.msprt_p_value for look in found.looks]
+        assert p_values == sorted(p_values, reverse=True)
+        assert p_values[-1] < 0.01
+        assert found.looks[-1].p_value < 0.01
+        same = analyse(users(4000, 0.0, paired=paired), plan)
+        assert same.looks[-1].msprt_p_value > 0.05
+    one = users(50, 0.0).filter(pl.col("arm") == "A")
+    itself = analyse(pl.concat([one, one.with_columns(arm=pl.lit("B"))]), PAIRED)
+    assert [look.msprt_p_value for look in itself.looks] == [1.0] * len(itself.looks)
+
+
+def test_what_the_test_could_have_shown() -> None:
+    report = analyse(users(400, 0.0, noise=8.0), PAIRED)
+    assert report.primary.effect.lift_error is not None
+    assert report.detectable_lift == pytest.approx(2.801585 * report.primary.effect.lift_error, rel=1e-5)
+
+
 def test_small_segments_are_left_out() -> None:
     table = users(100, 0.0).with_columns(
         who=pl.when(pl.col("arrival") < 10).then(pl.lit("few")).otherwise(pl.lit("many"))
@@ -197,6 +249,7 @@ def test_impossible_plans_and_tables_are_refused() -> None:
         ({"smallest_lift": 0.0}, "smallest lift must"),
         ({"treatment": "A"}, "both arms are called 'A'"),
         ({"looks": 0}, "looks must be 1 or more"),
+        ({"power": 0.04}, r"power must lie above alpha \(0.05\)"),
     ]:
         with pytest.raises(ConfigError, match=message):
             replace(PAIRED, **change)
@@ -214,12 +267,30 @@ def _report() -> ExperimentReport:
     return analyse(users(200, 0.1), replace(PAIRED, segments=("size",)))
 
 
+def _evidence(report: ExperimentReport) -> Evidence:
+    """Another simulator that agrees, one that does not, and three users who chose from merged lists."""
+    effect = report.primary.effect
+    against = replace(effect, difference=replace(effect.difference, value=-1.0))
+    return Evidence(
+        simulators=(
+            OtherSimulator(temperature=0.7, position_bias=True, satiation=0.0, effect=effect),
+            OtherSimulator(temperature=1.3, position_bias=False, satiation=0.3, effect=against),
+        ),
+        interleaved={"team draft": preference_of_users(["u", "v", "w"], [1, 1, 0])},
+    )
+
+
 def test_the_same_users_give_the_same_json() -> None:
-    documents = [json.dumps(report_document(report, verdict(report), {"seed": 0})) for report in (_report(), _report())]
+    documents = [
+        json.dumps(report_document(report, verdict(report), _evidence(report), {"seed": 0}))
+        for report in (_report(), _report())
+    ]
     assert documents[0] == documents[1]
     content = json.loads(documents[0])
     assert content["decision"] == "better"
     assert content["primary"]["effect"]["lift"]["value"] == pytest.approx(0.1, abs=0.01)
+    assert content["interleaved"]["team draft"]["wins"] == 2
+    assert content["simulators_with_this_sign"] == 1
 
 
 def test_the_page_shows_everything_and_trusts_no_name(tmp_path: Path) -> None:
@@ -228,13 +299,59 @@ def test_the_page_shows_everything_and_trusts_no_name(tmp_path: Path) -> None:
         size=pl.lit("<b>bold"),
     )
     report = analyse(table, replace(PAIRED, treatment="<script>B", segments=("size",)))
-    save_page(report, verdict(report), {"users <of>": "<i>"}, tmp_path / "page.html")
+    save_page(report, verdict(report), _evidence(report), {"users <of>": "<i>"}, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     body = page[page.index("<body>") :]
     assert "<script>B" not in body
     assert "&lt;script&gt;B is better than A" in body
     assert "users &lt;of&gt;" in body
-    for figure in ("figure-effects", "figure-sequence", "figure-segments"):
-        assert figure in body
+    for figure in ("effects", "guardrails", "simulators", "sequence", "segments", "power"):
+        assert f"figure-{figure}" in body
     for metric in (report.primary, *report.secondary, *report.guardrails):
-        assert metric.name in body
+        assert metric.label in body
+    assert "team draft" in body
+    assert ">Better<" in body
+
+
+def test_a_page_of_a_live_test_has_its_sample_ratio_and_no_simulators(tmp_path: Path) -> None:
+    report = analyse(users(1000, 0.0, paired=False), LIVE)
+    save_page(report, verdict(report), Evidence(), {}, tmp_path / "page.html")
+    body = (tmp_path / "page.html").read_text().split("<body>")[1]
+    assert "500 and 500 users fit the plan" in body
+    assert "figure-simulators" not in body
+    lopsided = users(1000, 0.0, paired=False).filter((pl.col("arm") == "A") | (pl.col("arrival") % 4 > 0))
+    report = analyse(lopsided, LIVE)
+    save_page(report, verdict(report), Evidence(), {}, tmp_path / "page.html")
+    body = (tmp_path / "page.html").read_text().split("<body>")[1]
+    assert "users do not fit the plan" in body
+    assert ">Not valid<" in body
+
+
+def test_a_real_difference_that_is_too_small_to_matter_is_called_so() -> None:
+    answer = verdict(analyse(users(4000, 0.01), PAIRED))
+    assert answer.decision == "better"
+    assert "It is real, but less than the 2.0% that matters." in answer.text
+
+
+def test_segments_with_one_relative_lift_do_not_differ_though_their_differences_do() -> None:
+    """Large users take ten times as much, and gain ten times as much by the same 10 %."""
+    table = users(600, 0.1, noise=0.5).with_columns(
+        choices=pl.when(pl.col("size") == "large").then(10 * pl.col("choices")).otherwise(pl.col("choices"))
+    )
+    found = analyse(table, replace(PAIRED, segments=("size",)))
+    differences = {each.segment: each.effect.difference.value for each in found.segments}
+    assert differences["large"] > 5 * differences["small"]
+    assert found.heterogeneity[0].p_value > 0.05
+    opposite = users(600, 0.1, noise=0.5).with_columns(
+        choices=pl.when((pl.col("size") == "large") & (pl.col("arm") == "B"))
+        .then(0.8 * pl.col("choices"))
+        .otherwise(pl.col("choices"))
+    )
+    differing = analyse(opposite, replace(PAIRED, segments=("size",)))
+    assert differing.heterogeneity[0].p_value < 0.001
+    assert "The effect is not the same for all: it differs by size." in verdict(differing).text
+
+
+def test_numbers_in_words() -> None:
+    assert [rounded(count) for count in (7, 96_448, 1_234_567)] == ["7", "96,400", "1,230,000"]
+    assert [plain(value) for value in (0.01122, 4.4539, 381.0, 12_345.6)] == ["0.0112", "4.45", "381", "12,346"]

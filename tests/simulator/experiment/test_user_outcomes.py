@@ -50,6 +50,36 @@ def test_numbers_of_a_user_by_hand() -> None:
     )
 
 
+def test_who_was_shown_nothing_took_nothing() -> None:
+    """u had a third session without a list; v and w had only such ones, w in one arm."""
+    sessions = pl.DataFrame(
+        [("A", "u", 0), ("A", "u", 1), ("A", "u", 2), ("A", "v", 0), ("A", "w", 0), ("B", "w", 0)],
+        schema=["arm", "user_id", "session"],
+        orient="row",
+    )
+    found = user_outcomes(SHOWN, sessions)
+    assert found.drop("items", "reward").rows() == [
+        ("A", "u", 3, 3, 6, 2),
+        ("A", "v", 1, 0, 0, 0),
+        ("A", "w", 1, 0, 0, 0),
+        ("B", "w", 1, 0, 0, 0),
+    ]
+    in_a = found.filter(pl.col("arm") == "A")
+    means = {name: metric.values(in_a).mean() for name, metric in METRICS.items()}
+    assert means["choices_per_user"] == pytest.approx(2 / 3)
+    assert means["session_length"] == pytest.approx(3 / 5), "lists of five sessions, of which three had none"
+    assert means["choice_rate"] == pytest.approx(2 / 3), "choices by lists, and there were three"
+    in_b = found.filter(pl.col("arm") == "B")
+    assert METRICS["choices_per_user"].values(in_b).tolist() == [0]
+    assert METRICS["choice_rate"].defined(in_a)
+    assert not METRICS["choice_rate"].defined(in_b)
+    assert user_outcomes(SHOWN, sessions.head(2)).equals(user_outcomes(SHOWN))
+    with pytest.raises(DataError, match="1 that showed an item are not in the list of sessions, such as A / u / 0"):
+        user_outcomes(SHOWN, sessions.slice(1))
+    with pytest.raises(DataError, match="list of sessions: the columns session are missing"):
+        user_outcomes(SHOWN, sessions.drop("session"))
+
+
 def test_the_order_of_rows_does_not_matter() -> None:
     more = pl.concat([SHOWN, SHOWN.with_columns(user_id=pl.lit("v")), SHOWN.with_columns(arm=pl.lit("B"))])
     assert user_outcomes(more.sample(fraction=1, shuffle=True, seed=0)).equals(user_outcomes(more))

@@ -29,6 +29,7 @@ def _log(**changes: Any) -> BanditLog:
         ({"actions": np.array([0, 3, -1, 0])}, "actions must lie in 0..2", [1, 2]),
         ({"rewards": np.array([1.0, np.inf, 0.0, 0.0])}, "rewards must be finite", [1]),
         ({"request_ids": np.array(["a", "b", "c", "b"])}, "request ids must be different", [1, 3]),
+        ({"users": np.array([0, -1, 1, 0])}, "users must be 0 or more", [1]),
         ({"contexts": np.array([0, 0, -1, 0])}, "contexts must be 0 or more", [2]),
         ({"behaviour": np.array([[0.5, 0.25, 0.2]])}, "behaviour: .* must sum to 1", [0]),
         ({"behaviour": np.array([[0.5, 0.2, 0.3]])}, "contradict", [1, 2]),

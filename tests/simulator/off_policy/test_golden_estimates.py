@@ -12,9 +12,9 @@ from recsys.simulator.off_policy import (
     BanditLog,
     Rounds,
     SlateLog,
-    Slates,
     SlateTarget,
     WeightDiagnostics,
+    WeightedSlates,
     known_rewards,
 )
 from recsys.simulator.off_policy import estimators as single
@@ -87,6 +87,52 @@ def test_replay_of_one_item_counts_the_rounds_that_showed_it(men: BanditLog) -> 
     assert estimate((term,)) == pytest.approx(0.008695652174, abs=1e-9)
 
 
+_BTS_PRIOR = np.array(
+    [
+        *[(47, 12198), (8, 3566), (62, 15993), (142, 35522), (3, 2367), (6, 3100), (100, 24665), (48, 13210)],
+        *[(23, 7061), (71, 18061), (61, 17449), (13, 5644), (16, 6787), (518, 111326), (30, 8776), (7, 3334)],
+        *[(4, 2271), (23, 7389), (8, 2659), (10, 3665), (11, 4724), (11, 3561), (18, 5085), (121, 27407)],
+        *[(11, 4601), (4, 2923), (32, 8897), (30, 8654), (9, 4000), (22, 6580), (6, 3174), (23, 6766)],
+        *[(5, 2602), (54, 14506)],
+    ]
+)
+"""Of Bernoulli Thompson sampling on the men's campaign, by item: alpha and beta (Open Bandit Pipeline 0.5.5)."""
+
+
+@pytest.mark.shared
+def test_thompson_sampling_by_position_is_that_of_open_bandit_pipeline(shared_data: Path) -> None:
+    """Its policy is drawn by NumPy's legacy generator, and its reward model fitted on the first half of the log."""
+    rows = pl.read_csv(shared_data / "open_bandit_sample" / "random_men" / "men.csv.gz")
+    places, draws = 3, 100_000
+    chances = np.random.RandomState(12345).beta(*_BTS_PRIOR.T, size=(draws, 34))
+    best = np.argsort(chances, axis=1)[:, ::-1][:, :places]
+    target = np.stack([np.bincount(best[:, place], minlength=34) / draws for place in range(places)])
+    log = BanditLog(
+        actions=rows["item_id"].to_numpy(),
+        rewards=rows["click"].to_numpy().astype(np.float64),
+        propensities=rows["propensity_score"].to_numpy(),
+        num_actions=34,
+        contexts=rows["position"].to_numpy() - 1,
+    )
+    half = slice(5_000)
+    clicks, shown = np.bincount(log.actions[half], log.rewards[half]), np.bincount(log.actions[half])
+    model = known_rewards(log, target, np.tile((clicks + 1) / (shown + 100), (places, 1)))
+    rounds = Rounds(
+        rewards=log.rewards,
+        weights=target[log.context_of, log.actions] / log.propensities,
+        predicted=model.predicted,
+        values=model.values,
+    )
+    found = [estimate(terms) for terms in (single.ips(rounds), single.snips(rounds), single.doubly_robust(rounds))]
+    assert found == pytest.approx([0.0045335600, 0.0046042322, 0.0046158580], abs=1e-9)
+
+
+@pytest.mark.shared
+def test_the_other_log_earned_what_is_published(shared_data: Path) -> None:
+    rows = pl.read_csv(shared_data / "open_bandit_sample" / "bts_men" / "men.csv.gz")
+    assert (len(rows), rows["click"].mean()) == (10_000, pytest.approx(0.0069, abs=1e-9))
+
+
 def test_two_lists_of_two_places() -> None:
     items = np.array([[0, 1], [1, 0]])
     log = SlateLog(
@@ -96,7 +142,7 @@ def test_two_lists_of_two_places() -> None:
         marginal=np.full((2, 2), 0.5),
     )
     target = SlateTarget(conditional=np.array([[0.8, 0.7], [0.2, 0.3]]), marginal=np.array([[0.8, 0.7], [0.2, 0.3]]))
-    slates = Slates.of(log, target)
+    slates = WeightedSlates.of(log, target)
     assert slates.prefix_weights * [[0.5, 0.25]] == pytest.approx(np.array([[0.8, 0.56], [0.2, 0.06]]))
     predicted = np.array([[0.6, 0.4], [0.3, 0.2]])
     expected = np.array([[0.8 * 0.6 + 0.2 * 0.3, 0.3 * 0.2 + 0.7 * 0.4]] * 2)

@@ -18,7 +18,7 @@ _BATCH = 500
 _log = structlog.get_logger(__name__)
 
 
-class SlateLog:
+class SlateWriter:
     """A bounded queue with a thread that empties it.
 
     Args:
@@ -40,7 +40,7 @@ class SlateLog:
         Args:
             metrics: are told what becomes of each list.
         """
-        self._thread = threading.Thread(target=self._run, args=(metrics,), name="slate-log", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(metrics,), name="slate-writer", daemon=True)
         self._thread.start()
 
     def put(self, slate: ServedSlate, metrics: Metrics) -> None:
