@@ -150,8 +150,8 @@ class SessionLog:
 
 
 def fit_on_slates(model: ChoiceModel, log: SessionLog, *, penalty: float = 1e-4) -> ChoiceModel:
-    """The same vectors and counts with all parameters fitted to slates. What a user's history tells is not cross-fitted here: the
-    vectors and counts must come from other users or an earlier time."""
+    """The same vectors and counts with all parameters fitted to slates. What a user's history tells is not cross-fitted
+    here: the vectors and counts must come from other users or an earlier time."""
     weights = fit_weights(log.choices(model.featurizer), penalty)
     assert weights.null is not None
     assert weights.places is not None
