@@ -7,6 +7,8 @@ different sources are not comparable); `model_version`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -90,7 +92,7 @@ def plan_job(
     bundle = bundle.absolute()
     model_version = read_manifest(bundle).model_version
     source = str(bundle / "histories.parquet") if histories is None else _pattern(histories)
-    try:
+    with _reading(source):
         frame = pl.scan_parquet(source)
         names = frame.collect_schema().names()
         if missing := [name for name in _COLUMNS if name not in names]:
@@ -107,8 +109,6 @@ def plan_job(
             .collect(engine="streaming")
             .row(0, named=True)
         )
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{source}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     if not row["num_users"]:
         raise DataError(f"{source}: the table has no rows")
     if row["nameless"]:
@@ -136,7 +136,8 @@ def make_shard(job: BatchJob, number: int) -> Shard:
         DataError: a column has another type, or a user has no list of items.
     """
     lists = _loaded(job.bundle, job.model_version)
-    rows = pl.scan_parquet(job.histories).select(_COLUMNS).slice(number * job.shard_size, job.shard_size).collect()
+    with _reading(job.histories):
+        rows = pl.scan_parquet(job.histories).select(_COLUMNS).slice(number * job.shard_size, job.shard_size).collect()
     users = as_ids(rows["user_id"], job.histories)
     histories, num_unknown = lists.numbered(rows["item_ids"], job.histories)
     items, scores = lists.of(histories, job.k, include_seen=job.include_seen)
@@ -216,10 +217,20 @@ def _loaded(path: Path, model_version: str) -> _Lists:
     return _Lists(bundle)
 
 
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{source}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+
 def _pattern(histories: str) -> str:
-    """What a folder's Parquet files are; other files, such as a marker of success, may lie beside them."""
-    is_folder = histories.endswith("/") or ("://" not in histories and Path(histories).is_dir())
-    return f"{histories.rstrip('/')}/**/*.parquet" if is_folder else histories
+    """What polars scans, from anywhere; a folder's other files, such as a marker of success, are no part of it."""
+    is_url = "://" in histories
+    is_folder = histories.endswith("/") or (not is_url and Path(histories).is_dir())
+    place = histories.rstrip("/") if is_url else str(Path(histories).absolute())
+    return f"{place}/**/*.parquet" if is_folder else place
 
 
 def _ragged(values: pl.Series, items: IntArray) -> pl.Series:

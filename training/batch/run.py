@@ -17,7 +17,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
 
-from recsys.bundle import read_manifest
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import sha256_file, write_json
 from recsys.progress import progress_bar
@@ -100,7 +99,7 @@ def _facts(job: BatchJob) -> dict[str, Any]:
 def _note(job: BatchJob, shards: Mapping[int, Shard]) -> None:
     document = {
         "format": FORMAT,
-        "bundle": read_manifest(job.bundle).name,
+        "bundle": str(job.bundle),
         "histories": job.histories,
         "job": _facts(job),
         "num_shards": job.num_shards,
