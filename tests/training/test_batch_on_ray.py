@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +51,48 @@ def test_actors_write_the_files_of_one_process_and_keep_those_that_are_there(tmp
     for path in here.out.glob("*.parquet"):
         assert (there.out / path.name).read_bytes() == path.read_bytes()
     assert pl.read_parquet(there.out / "*.parquet")["user_id"].n_unique() == NUM_USERS
+
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+import training.batch.run as run
+from training.batch.job import make_shard, plan_job
+
+def make(job, number):
+    while number == 2:
+        time.sleep(1)
+    return make_shard(job, number)
+
+run.make_shard = make
+job = plan_job(Path(sys.argv[1]), Path(sys.argv[2]), k=4, shard_size=3, include_seen=False)
+run.run_job(job, engine="ray")
+"""
+
+
+def test_a_job_that_was_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
+    import ray
+
+    write_toy_bundle(tmp_path / "toy")
+    job = plan_job(tmp_path / "toy", tmp_path / "out", k=4, shard_size=3, include_seen=False)
+    with subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(job.bundle), str(job.out)],
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+    ) as process:
+        while not (job.out / "part-00001.parquet").exists() or len(noted(job.out)) < 2:
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+    finished = {path: path.stat().st_mtime_ns for path in job.out.glob("*.parquet")}
+    assert len(finished) == 2
+    document = run_job(job, engine="ray")
+    assert (document["kept_shards"], document["made_shards"]) == (2, 2)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert pl.read_parquet(job.out / "*.parquet")["user_id"].to_list() == [f"u{user}" for user in range(NUM_USERS)]
+
+
+def noted(out: Path) -> list[str]:
+    return [shard["file"] for shard in json.loads((out / "_manifest.json").read_text())["shards"]]
 
 
 def test_an_error_of_the_input_comes_back_as_it_is(tmp_path: Path) -> None:

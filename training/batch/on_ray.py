@@ -36,10 +36,12 @@ def made(make: Callable[[int], Shard], numbers: Sequence[int], workers: int) -> 
             fn_constructor_args=(make,),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(numbers))),
         )
-        for row in shards.iter_rows():
-            if row["error"] is not None:
-                raise row["error"]
-            yield Shard(**row["shard"])
+        # Without prefetching: a shard that waits for the next one would be made again after a kill.
+        for table in shards.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            for row in table.to_pylist():
+                if row["error"] is not None:
+                    raise row["error"]
+                yield Shard(**row["shard"])
     finally:
         if started:
             ray.shutdown()
