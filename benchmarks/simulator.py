@@ -70,6 +70,8 @@ _FEW = 400
 """Users of the studies beside the main table."""
 _SPEED = 100_000
 _ROUNDS = 5
+"""Of the loop of feedback, each of so many sessions that a log of some ten thousand choices grows visibly."""
+_ROUND_SESSIONS = 50_000
 _ROUNDS_PER_USER = 50
 """Of the log that policies are estimated from."""
 
@@ -148,8 +150,8 @@ def _measure(name: str, folder: Path, parts: Sequence[str], epochs: int, seed: i
             model,
             lambda log: make().fit(log, catalog.num_items),
             train,
-            population.select(few),
-            PlayConfig(seed=seed, max_steps=5),
+            population,
+            PlayConfig(seed=seed, max_steps=5, sessions_per_user=-(-_ROUND_SESSIONS // len(population))),
             rounds=_ROUNDS,
             item_ids=catalog.item_ids,
         )
@@ -158,7 +160,7 @@ def _measure(name: str, folder: Path, parts: Sequence[str], epochs: int, seed: i
     once = config.model_copy(update={"sessions_per_user": 1})
     held_sessions = LoggedSessions.of(interactions, folds.evaluation)
     measures: dict[str, Callable[[], Any]] = {
-        "validity": lambda: validity(model, catalog, held_sessions, seed).to_json(),
+        "validity": lambda: validity(model, held_sessions, seed).to_json(),
         "agreement": agree,
         "speed": lambda: _speed(model, arms["skip_gram"], population, user_ids, catalog.item_ids, seed),
         "stress": lambda: {kind: _ctr(played(model, once, few, kind)) for kind in KINDS},

@@ -8,7 +8,7 @@ import polars as pl
 from recsys.data import Catalog, Interactions
 from recsys.simulator.behaviour.model import ChoiceModel, ChoiceParameters
 from recsys.simulator.behaviour.patience import Patience
-from recsys.simulator.behaviour.vectors import ItemVectors, content_vectors
+from recsys.simulator.behaviour.vectors import ItemVectors, content_vectors, main_categories
 
 NUM_ITEMS = 48
 GENRES = ("drama", "comedy", "noir", "western")
@@ -67,5 +67,7 @@ def make_model(**changes: object) -> ChoiceModel:
     return ChoiceModel(
         vectors=ItemVectors(blocks={"content": content_vectors(make_catalog(), 12)}),
         log_popularity=(popularity - popularity.mean()).astype(np.float32),
+        categories=main_categories(make_catalog()),
+        constants=np.array([0.0, 0.3, -0.2, 0.1, 0.0], dtype=np.float32),
         parameters=parameters.model_copy(update=changes),
     )

@@ -119,7 +119,7 @@ def compare(config: AbConfig) -> AbResult:
     )
 
     model = fit_choice_model(catalog, LoggedSessions.of(log, folds.simulator), FitConfig(seed=config.play.seed))
-    quality = validity(model, catalog, LoggedSessions.of(log, folds.evaluation), config.play.seed)
+    quality = validity(model, LoggedSessions.of(log, folds.evaluation), config.play.seed)
     item_counts = np.bincount(log.sequences().items, minlength=catalog.num_items)
     outcomes = _played(model, lists, crowd, catalog, config.play).join(
         crowd.facts(item_counts), on="user_id", how="left", maintain_order="left"

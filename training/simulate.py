@@ -181,7 +181,7 @@ def _model(
             return model, report["validity"]
     model = fit_choice_model(bundle.catalog, LoggedSessions.of(interactions, folds.simulator), config)
     held = LoggedSessions.of(interactions, folds.evaluation)
-    quality = validity(model, bundle.catalog, held, config.seed).to_json()
+    quality = validity(model, held, config.seed).to_json()
     model.save(path, {"made_of": made_of, "validity": quality})
     return ChoiceModel.load(path)[0], quality
 

@@ -72,7 +72,7 @@ def ab(place: Path, first: str, second: str, out: Path, *options: object) -> dic
         "--pages",
         3,
         "--sessions",
-        2,
+        20,
         "--out",
         out,
         *options,
@@ -101,7 +101,7 @@ def test_two_bundles_are_compared_on_users_that_neither_saw(place: Path, tmp_pat
     assert set(found["interleaved"]) == {"team draft", "probabilistic"}
     page = (tmp_path / "one" / "report.html").read_text()
     assert "figure-sequence" in page
-    assert f"{len(folds.evaluation)} users with 2 sessions each, of at most 3 lists of 5 items" in page
+    assert f"{len(folds.evaluation)} users with 20 sessions each, of at most 3 lists of 5 items" in page
     ab(place, "a", "b", tmp_path / "again")
     assert (tmp_path / "one" / "report.json").read_bytes() == (tmp_path / "again" / "report.json").read_bytes()
     other = ab(place, "a", "b", tmp_path / "other", "--seed", 1)

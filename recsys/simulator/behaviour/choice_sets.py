@@ -6,7 +6,8 @@ catalogue, and that they were drawn is corrected for by adding -log q(i) to the 
 "Modelling the choice of residential location"; the same as a sampled softmax). Such a log says which of two items a
 user prefers and by how much; it says nothing about how often users choose nothing, nor about places.
 
-Shapes: n choices, S options, F features, M items that stand for the catalogue, D columns of vectors, L decays.
+Shapes: n choices, S options, F features, C categories, M items that stand for the catalogue, D columns of vectors, L
+decays.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class ChoiceSets:
 
     features: FloatArray
     """float32 [n, S, F], see `Featurizer`."""
+    categories: IntArray
+    """int64 [n, S]: of the options, below `num_categories`; anything at an empty place."""
+    num_categories: int
+    """C."""
     corrections: DoubleArray
     """float64 [n, S], added to utilities: -log q of a drawn option (of the taken one, plus the log of how often it was
     drawn, itself included), 0 of one that was shown, -inf of an empty place."""
@@ -45,6 +50,8 @@ class ChoiceSets:
     """int64 [n]: the user."""
     catalogue: FloatArray | None = None
     """float32 [n, M, F]: a sample of the catalogue as the session began, where nothing could be chosen; else None."""
+    catalogue_categories: IntArray | None = None
+    """int64 [M], likewise."""
     catalogue_size: int = 0
     """V, of which M were sampled."""
 
@@ -62,6 +69,8 @@ class ChoiceSets:
         """All choices of parts that were made alike and have no sample of the catalogue."""
         return cls(
             features=np.concatenate([part.features for part in parts]),
+            categories=np.concatenate([part.categories for part in parts]),
+            num_categories=parts[0].num_categories,
             corrections=np.concatenate([part.corrections for part in parts]),
             chosen=np.concatenate([part.chosen for part in parts]),
             owners=np.concatenate([part.owners for part in parts]),
@@ -78,7 +87,14 @@ class Featurizer:
     vectors: ItemVectors
     log_popularity: FloatArray
     """float32 [V]."""
+    categories: IntArray
+    """int64 [V]: what `vectors.main_categories` says."""
     decays: tuple[float, ...]
+
+    @property
+    def num_categories(self) -> int:
+        """C."""
+        return int(self.categories.max()) + 1
 
     @property
     def num_features(self) -> int:
@@ -152,6 +168,8 @@ def sampled_choices(
         features[choices] = featurize(memories, recent, options[choices])
     return ChoiceSets(
         features=features,
+        categories=featurize.categories[options],
+        num_categories=featurize.num_categories,
         corrections=corrections,
         chosen=np.zeros(len(rows), dtype=np.int64),
         owners=log.users[rows],

@@ -11,16 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.data.catalog import Catalog
-from recsys.data.sequences import Sequences
+from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import DataError
 from recsys.progress import progress_bar
 from recsys.simulator.behaviour.affinity import POWERS
 from recsys.simulator.behaviour.choice_sets import ChoiceSets, Featurizer, log_popularity, sampled_choices
-from recsys.simulator.behaviour.fitting import FitConfig, fit_temperature, fit_weights
+from recsys.simulator.behaviour.fitting import FitConfig, choice_utilities, fit_temperature, fit_weights
 from recsys.simulator.behaviour.logged_sessions import LoggedSessions
 from recsys.simulator.behaviour.model import ChoiceModel, ChoiceParameters
 from recsys.simulator.behaviour.patience import Patience, fit_patience
-from recsys.simulator.behaviour.vectors import FloatArray, ItemVectors, content_vectors, taste_vectors
+from recsys.simulator.behaviour.vectors import (
+    FloatArray,
+    ItemVectors,
+    content_vectors,
+    main_categories,
+    taste_vectors,
+)
 
 DoubleArray = npt.NDArray[np.float64]
 
@@ -48,13 +54,13 @@ def fit_choice_model(catalog: Catalog, sessions: LoggedSessions, config: FitConf
     random = np.random.default_rng(config.seed)
     shuffled = random.permutation(len(log))
     num_held = max(1, round(config.calibration_share * len(log)))
-    content = content_vectors(catalog)
+    content, categories = content_vectors(catalog), main_categories(catalog)
     fitting: list[ChoiceSets] = []
     held: list[ChoiceSets] = []
     with progress_bar("Choices of simulated users", _PARTS) as advance:
         for part in range(_PARTS):
             own = np.arange(len(shuffled)) % _PARTS == part
-            featurize = _featurizer(log.select(shuffled[~own]), content, config)
+            featurize = _featurizer(log.select(shuffled[~own]), content, categories, config)
             for_temperature = np.arange(len(shuffled)) < num_held
             for sets, rows in ((fitting, own & ~for_temperature), (held, own & for_temperature)):
                 chosen = sessions.select(shuffled[rows])
@@ -72,21 +78,25 @@ def fit_choice_model(catalog: Catalog, sessions: LoggedSessions, config: FitConf
             advance(1, "")
     if not fitting or not held:
         raise DataError("choice model: hardly any history has two items; give a longer log")
-    weights = fit_weights(ChoiceSets.concatenate(fitting), config.penalty).features
-    temperature = fit_temperature(ChoiceSets.concatenate(held), weights)
-    final = _featurizer(log, content, config)
+    weights = fit_weights(ChoiceSets.concatenate(fitting), config.penalty)
+    aside = ChoiceSets.concatenate(held)
+    temperature = fit_temperature(aside, choice_utilities(aside, weights.features, weights.constants))
+    final = _featurizer(log, content, categories, config)
     return ChoiceModel(
         vectors=final.vectors,
         log_popularity=final.log_popularity,
-        parameters=_parameters(weights / temperature, sessions, config),
+        categories=categories,
+        constants=(weights.constants / temperature).astype(np.float32),
+        parameters=_parameters(weights.features / temperature, sessions, config),
     )
 
 
-def _featurizer(log: Sequences, content: FloatArray, config: FitConfig) -> Featurizer:
+def _featurizer(log: Sequences, content: FloatArray, categories: IntArray, config: FitConfig) -> Featurizer:
     num_items = len(content)
     return Featurizer(
         vectors=ItemVectors(blocks=dict(zip(BLOCKS, (taste_vectors(log, num_items), content), strict=True))),
         log_popularity=log_popularity(log, num_items),
+        categories=categories,
         decays=config.decays,
     )
 
@@ -110,7 +120,7 @@ def _parameters(features: DoubleArray, sessions: LoggedSessions, config: FitConf
             "taste": fitted,
             "popularity": fitted,
             "decays": "set",
-            "satiation": fitted if timed else no_times,
+            "satiation": fitted + ", not below 0" if timed else no_times,
             "temperature": fitted + "; it is part of the weights",
             "null": no_slates + "; what a slate does not show is found elsewhere",
             "position_bias": no_slates,

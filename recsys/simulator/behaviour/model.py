@@ -3,7 +3,7 @@
 The utility of item i for a user with history h, who took the items `s` last in this session, is
 
     u(i) = sum over blocks, decays and powers of w * cos(memory of h, i)^p
-           + w_pop * log popularity(i) - k * cos(i, mean of s)
+           + w_pop * log popularity(i) + constant of the category of i - k * cos(i, mean of s)
 
 and of a slate the item at place l is chosen with the probability of a multinomial logit with an outside option
 (McFadden, 1974; position bias and no-choice as in RecSim, arXiv:1909.04847, section 4):
@@ -45,7 +45,8 @@ from recsys.simulator.behaviour.vectors import ItemVectors
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 
-_FORMAT = 1
+_FORMAT = 2
+_TABLES = ("log_popularity", "categories", "constants")
 _FILE = "choice_model.json"
 _BLOCK = 256
 
@@ -84,6 +85,10 @@ class ChoiceModel:
     vectors: ItemVectors
     log_popularity: FloatArray
     """float32 [V], mean 0."""
+    categories: IntArray
+    """int64 [V], from 0."""
+    constants: FloatArray
+    """float32 [categories]: utility of an item for its category alone."""
     parameters: ChoiceParameters
 
     def __post_init__(self) -> None:
@@ -94,8 +99,11 @@ class ChoiceModel:
                 f"choice model: parameters.taste must have {shape[0]} x {shape[1]} weights for each of "
                 f"{', '.join(self.vectors.blocks)}, in that order; fit it again"
             )
-        if any(len(block) != len(self.log_popularity) for block in self.vectors.blocks.values()):
-            raise ArtifactError("choice model: vectors and popularity differ in their number of items; fit it again")
+        sizes = {len(self.log_popularity), len(self.categories), *map(len, self.vectors.blocks.values())}
+        if len(sizes) > 1:
+            raise ArtifactError("choice model: its tables differ in their number of items; fit it again")
+        if self.categories.min() < 0 or self.categories.max() >= len(self.constants):
+            raise ArtifactError("choice model: an item is of a category without a constant; fit it again")
 
     @property
     def num_items(self) -> int:
@@ -105,13 +113,23 @@ class ChoiceModel:
     @property
     def featurizer(self) -> Featurizer:
         """Makes the numbers that `feature_weights` weigh."""
-        return Featurizer(vectors=self.vectors, log_popularity=self.log_popularity, decays=self.parameters.decays)
+        return Featurizer(
+            vectors=self.vectors,
+            log_popularity=self.log_popularity,
+            categories=self.categories,
+            decays=self.parameters.decays,
+        )
 
     @cached_property
     def feature_weights(self) -> DoubleArray:
         """float64 [F], as `Featurizer` orders them, by the temperature."""
         taste = [weight for block in self.parameters.taste.values() for decay in block for weight in decay]
         return np.array([*taste, self.parameters.popularity, self.parameters.satiation]) / self.parameters.temperature
+
+    @property
+    def category_constants(self) -> DoubleArray:
+        """float64 [C], by the temperature."""
+        return self.constants.astype(np.float64) / self.parameters.temperature
 
     def remember(self, histories: Sequences) -> FloatArray:
         """float32 [B, L, D]: memories of histories."""
@@ -138,6 +156,7 @@ class ChoiceModel:
         found = tired * np.float32(self.parameters.satiation)
         for weight, column in zip(weights, columns, strict=True):
             found += np.float32(weight) * column
+        found += self.constants[self.categories if items is None else self.categories[items]]
         found *= traits.taste[:, None]
         popularity = np.float32(self.parameters.popularity) + traits.popularity[:, None]
         if items is None:
@@ -167,7 +186,8 @@ class ChoiceModel:
         """Write `vectors.safetensors` and `choice_model.json`; `report` says how good it is."""
         with atomic_directory(directory) as temporary:
             blocks = {f"block.{name}": np.ascontiguousarray(block) for name, block in self.vectors.blocks.items()}
-            save_file({**blocks, "log_popularity": self.log_popularity}, temporary / "vectors.safetensors")
+            tables = {name: getattr(self, name) for name in _TABLES}
+            save_file({**blocks, **tables}, temporary / "vectors.safetensors")
             facts = {
                 "format": _FORMAT,
                 "blocks": list(self.vectors.blocks),
@@ -187,12 +207,12 @@ class ChoiceModel:
             facts = json.loads((directory / _FILE).read_text())
             if facts["format"] != _FORMAT:
                 raise ArtifactError(
-                    f"choice model: {directory} has format {facts['format']}, this version reads {_FORMAT}; fit again"
+                    f"choice model: {directory} has format {facts['format']}, not {_FORMAT}; delete it and fit again"
                 )
             tensors = load_file(directory / "vectors.safetensors")
             model = cls(
                 vectors=ItemVectors(blocks={name: tensors[f"block.{name}"] for name in facts["blocks"]}),
-                log_popularity=tensors["log_popularity"],
+                **{name: tensors[name] for name in _TABLES},
                 parameters=ChoiceParameters.model_validate(facts["parameters"]),
             )
             return model, dict(facts["report"])

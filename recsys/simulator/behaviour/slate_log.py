@@ -7,7 +7,7 @@ sessions ended.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -123,10 +123,13 @@ class SessionLog:
             recent[took] = np.concatenate([recent[took, 1:], items[:, None]], axis=1)
         return ChoiceSets(
             features=features,
+            categories=featurize.categories[self.items],
+            num_categories=featurize.num_categories,
             corrections=np.where(self.items >= 0, 0.0, -np.inf),
             chosen=self.chosen,
             owners=self.users[self.session],
             catalogue=elsewhere[self.session],
+            catalogue_categories=featurize.categories[sample],
             catalogue_size=num_items,
         )
 
@@ -157,7 +160,7 @@ def fit_on_slates(model: ChoiceModel, log: SessionLog, *, penalty: float = 1e-4)
     count = len(parameters.decays)
     blocks = weights.features[:-2].reshape(len(parameters.taste), count, -1).tolist()
     fitted = dict.fromkeys([*parameters.origin, "null", "position_bias", "patience"], "fitted to slates")
-    return model.having(
+    return replace(model, constants=weights.constants.astype(np.float32)).having(
         taste={name: tuple(map(tuple, block)) for name, block in zip(parameters.taste, blocks, strict=True)},
         popularity=float(weights.features[-2]),
         satiation=float(weights.features[-1]),

@@ -15,7 +15,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recsys.data.catalog import Catalog
-from recsys.data.sequences import Sequences
+from recsys.data.sequences import IntArray, Sequences
 from recsys.encoder.collaborative import cooccurrence_embeddings, unit_rows
 
 FloatArray = npt.NDArray[np.float32]
@@ -55,6 +55,14 @@ def content_vectors(catalog: Catalog, dim: int = 64) -> FloatArray:
     reduced = TruncatedSVD(width, algorithm="randomized", random_state=0).fit_transform(counts)
     # In rows: sums over vectors in columns round otherwise, and a loaded model must be the same as the fitted one.
     return np.ascontiguousarray(unit_rows(reduced.astype(np.float32)))
+
+
+def main_categories(catalog: Catalog) -> IntArray:
+    """int64 [num_items]: of each item its first category that not more than half of the items have; 0 = none."""
+    lists = catalog.frame["categories"].to_list()
+    names, counts = np.unique([name for entries in lists for name in set(entries)], return_counts=True)
+    index = {name: place for place, name in enumerate(names[counts <= len(lists) / 2].tolist(), start=1)}
+    return np.array([next((index[name] for name in entries if name in index), 0) for entries in lists], dtype=np.int64)
 
 
 def taste_vectors(log: Sequences, num_items: int, dim: int = 64, window: int = 5) -> FloatArray:

@@ -2,7 +2,8 @@
 
 Each evaluator gives a number a policy and what it is on resamples. Their orders are compared by Kendall's tau-b, whose
 interval comes from the same resamples; where two evaluators resample the same users alike, theirs are paired. Those
-that disagree are flagged: no single number is then to be believed.
+that disagree are flagged: no single number is then to be believed. Which policies two evaluators order differently is
+listed, with whether both are sure of their order: a tie within noise is no disagreement.
 """
 
 from __future__ import annotations
@@ -66,6 +67,16 @@ class Evaluator:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Discordance:
+    """Two policies that two evaluators order differently."""
+
+    better_by_first: str
+    better_by_second: str
+    sure: bool
+    """Both intervals of the difference exclude 0; else it may be noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Agreement:
     """The table of evaluators, and how their orders agree."""
 
@@ -73,6 +84,8 @@ class Agreement:
     """By policy, by evaluator."""
     tau: dict[str, Interval]
     """By `first / second`: Kendall's tau-b over the policies that both judge."""
+    discordances: dict[str, list[Discordance]]
+    """Likewise: the policies that make tau less than 1."""
     disagreements: list[str]
     """The pairs with a tau below 0.3."""
 
@@ -89,6 +102,7 @@ def agreement(evaluators: Sequence[Evaluator]) -> Agreement:
     """
     policies = list(dict.fromkeys(policy for evaluator in evaluators for policy in evaluator.policies))
     taus: dict[str, Interval] = {}
+    discordances: dict[str, list[Discordance]] = {}
     for first, second in combinations(evaluators, 2):
         shared = [policy for policy in first.policies if policy in second.policies]
         if len(shared) < 2:
@@ -97,14 +111,32 @@ def agreement(evaluators: Sequence[Evaluator]) -> Agreement:
         count = min(len(first.replicates), len(second.replicates))
         replicates = kendall_tau(first.replicates[:count, one], second.replicates[:count, other])
         value = kendall_tau(first.values[None, one], second.values[None, other])[0]
-        taus[f"{first.name} / {second.name}"] = _interval(float(value), replicates)
+        pair = f"{first.name} / {second.name}"
+        taus[pair] = _interval(float(value), replicates)
+        discordances[pair] = _discordances(first, second, shared)
     return Agreement(
         values={
             policy: {e.name: e.interval(policy) for e in evaluators if policy in e.policies} for policy in policies
         },
         tau=taus,
+        discordances=discordances,
         disagreements=[pair for pair, tau in taus.items() if tau.value < DISAGREE_BELOW],
     )
+
+
+def _discordances(first: Evaluator, second: Evaluator, shared: Sequence[str]) -> list[Discordance]:
+    found = []
+    for one, other in combinations(shared, 2):
+        signs, sure = [], []
+        for evaluator in (first, second):
+            columns = [evaluator.policies.index(one), evaluator.policies.index(other)]
+            signs.append(float(np.sign(np.subtract(*evaluator.values[columns]))))
+            difference = _interval(0.0, np.subtract(*evaluator.replicates[:, columns].T))
+            sure.append(difference.low > 0 or difference.high < 0)
+        if signs[0] * signs[1] < 0:
+            better, worse = (one, other) if signs[0] > 0 else (other, one)
+            found.append(Discordance(better_by_first=better, better_by_second=worse, sure=all(sure)))
+    return found
 
 
 def kendall_tau(first: DoubleArray, second: DoubleArray) -> DoubleArray:

@@ -135,10 +135,12 @@ class Crowd:
     def react(self, items: IntArray) -> Reaction:
         """Choose from slates int64 [B, S], -1 = an empty place, and go on to the next step."""
         logits = self._logits(items)
+        chances = softmax(logits, axis=1)[:, :-1]
         step_keys = extended(self._keys, self.step)
-        drawn = np.concatenate([items, np.full((len(items), 1), NO_CHOICE)], axis=1)
-        best = (logits + gumbel(extended(step_keys[:, None], drawn))).argmax(axis=1)
-        places = np.where(best < items.shape[1], best, -1)
+        # First whether, then what: whether has luck of its own, so that slates with nothing in common share it too.
+        chose = uniform(extended(step_keys, NO_CHOICE)) < chances.sum(axis=1)
+        best = (logits[:, :-1] + gumbel(extended(step_keys[:, None], items))).argmax(axis=1)
+        places = np.where(chose, best, -1)
         chosen = np.where(places >= 0, items[np.arange(len(items)), places], -1)
         self._remember(chosen, step_keys)
         odds = self.model.parameters.patience.leaving(self.step, self.nulls, (places >= 0).astype(np.float64))
@@ -147,7 +149,7 @@ class Crowd:
         return Reaction(
             places=places,
             items=chosen,
-            chances=softmax(logits, axis=1)[:, :-1],
+            chances=chances,
             left=left,
         )
 

@@ -1,8 +1,9 @@
 """Random numbers that follow from what they are for: the same (seed, user, session, step, item) gives the same number.
 
 Two arms that show a user the same item in the same step therefore meet the same luck, whatever else they show and in
-whatever order users are simulated. Differences between arms then vary much less than with separate streams (common
-random numbers). The generator is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014), folded over the parts.
+whatever order users are simulated; whether anything is taken depends on one number a step, whatever is shown.
+Differences between arms then vary much less than with separate streams (common random numbers). The generator is the
+finalizer of SplitMix64 (Steele, Lea and Flood, 2014), folded over the parts.
 """
 
 from __future__ import annotations

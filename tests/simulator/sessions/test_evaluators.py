@@ -65,6 +65,14 @@ def test_an_evaluator_may_judge_some_policies_only_but_no_fewer_than_two() -> No
         evaluator("x", [1, np.nan])
 
 
+def test_policies_in_different_orders_are_named_and_those_within_noise_are_not_sure() -> None:
+    found = agreement([evaluator("x", [1, 2, 3, 3.01], noise=0.1), evaluator("y", [2, 1, 3, 2.99], noise=0.1, seed=1)])
+    first, second = found.discordances["x / y"]
+    assert (first.better_by_first, first.better_by_second, first.sure) == ("b", "a", True)
+    assert (second.better_by_first, second.better_by_second, second.sure) == ("d", "c", False)
+    assert found.tau["x / y"].value == pytest.approx(1 - 2 * 2 / 6)
+
+
 def test_an_evaluator_of_cases_resamples_users() -> None:
     metric = CaseMetric(numerator=np.array([1.0, 1.0, 0.0, 0.0]), denominator=np.ones(4))
     found = Evaluator.of_cases("x", {"a": metric}, np.array([0, 0, 1, 1]), seed=0)

@@ -165,7 +165,7 @@ def test_a_live_arm_is_asked_with_what_was_taken_in_the_session() -> None:
         seen.append(int(histories.lengths.max()))
         return BEST(histories, k)
 
-    result = played(PlayConfig(size=5, max_steps=4), live=LiveArm(ranker=watched))
+    result = played(PlayConfig(size=5, max_steps=4, sessions_per_user=3), live=LiveArm(ranker=watched))
     assert max(seen) > POPULATION.lengths.max()
     taken = result.impressions.filter("chosen")
     # Who is asked anew leaves out what was taken, so nothing is taken twice.
