@@ -146,6 +146,7 @@ class Batcher(Generic[Q, R]):
         self._running: set[_Running] = set()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix=f"model-{self.stage}")
         self._is_scheduled = False
+        self._is_closed = False
 
     @property
     def depth(self) -> int:
@@ -193,14 +194,14 @@ class Batcher(Generic[Q, R]):
         Raises:
             OverloadedError: too many wait, or those before it leave no time until `deadline`.
             OutOfTimeError: there is too little time even if nobody was before it, or the deadline came.
-            StalledError: no worker will be free.
+            StalledError: no worker will be free: all hang, or were told to end.
             Exception: what `run` gave or raised for it.
         """
         now = self.clock()
         slack, alone = deadline - now, self.alone_s()
-        if self.is_stalled:
+        if self.is_stalled or self._is_closed:
             self.observer.dropped(self.stage, "stalled")
-            raise StalledError(f"the {self.stage} hangs")
+            raise StalledError(f"the {self.stage} hangs, or has ended")
         if slack < alone:
             self.observer.dropped(self.stage, "expired")
             raise OutOfTimeError("too_near")
@@ -223,7 +224,8 @@ class Batcher(Generic[Q, R]):
             raise OutOfTimeError("waited") from None
 
     def close(self) -> None:
-        """Let the threads end once they are idle; what waits is answered first."""
+        """Let the threads end once they are idle; what runs is answered first, and nothing else is taken."""
+        self._is_closed = True
         self._threads.shutdown(wait=False)
 
     def _schedule(self) -> None:

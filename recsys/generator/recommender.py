@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,15 +43,15 @@ from recsys.generator.sessions import Sessions
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.slates import SampledSlates, draw_slates
 from recsys.generator.tree_decoding import Prefix
-from recsys.generator.trie import ItemTrie
+from recsys.generator.trie import ItemTrie, codes_sha256
 from recsys.tokenizer.user_histories import HistoryIndexer
 
 GeneratorModel: TypeAlias = NestedModel | FlatModel | AnyOrderModel
 """A model of any shape: `beam_search` decodes it, `target_log_probs` trains it."""
 
 _FORMAT = 2
-_USERS = "users"
-"""Directory of a saved generator that has tokens of users: what gives them their codes."""
+_USERS, _TRIE = "users", "trie.safetensors"
+"""In a saved generator: what gives users their codes, where it has tokens of users; the tables of its trie."""
 _PER_ITEM = frozenset({"learned", "item_residuals.weight"})
 
 
@@ -63,8 +62,10 @@ def build_model(
     item_vectors: npt.NDArray[np.float32] | None,
     backbone: Backbone | None = None,
     users: HistoryIndexer | None = None,
+    trie: ItemTrie | None = None,
 ) -> GeneratorModel:
-    """A model with random weights over the catalogue of `codes` (int64 [N, L], rows unique).
+    """A model with random weights over the catalogue of `codes` (int64 [N, L], rows unique), whose `trie` is built when
+    None.
 
     Where `config` names a language model, `backbone` is its body; read from its source when None. With `users`, over
     the same items, it has tokens of users, which stand before histories.
@@ -79,14 +80,14 @@ def build_model(
     rows = UserRows(users, backbone) if users is not None and backbone is not None else None
     if config.model.shape == "any_order":
         return AnyOrderModel(config.model, SetTrie(codes, codebook_sizes), codes, item_vectors)
-    trie = ItemTrie(codes, codebook_sizes)
+    trie = ItemTrie(codes, codebook_sizes) if trie is None else trie
+    model: FlatModel | NestedModel
     if config.model.shape == "flat":
-        flat = FlatModel(config.model, trie, codes, backbone, rows)
-        _check_length(config, flat)
-        return flat
-    nested = NestedModel(config.model, trie, codes, item_vectors, backbone, rows)
-    _check_length(config, nested)
-    return nested
+        model = FlatModel(config.model, trie, codes, backbone, rows)
+    else:
+        model = NestedModel(config.model, trie, codes, item_vectors, backbone, rows)
+    _check_length(config, model)
+    return model
 
 
 def _check_length(config: GeneratorConfig, model: FlatModel | NestedModel) -> None:
@@ -595,7 +596,7 @@ class GenerativeRecommender:
         return twin
 
     def save(self, directory: Path) -> None:
-        """Write weights and settings into an existing directory; codes and vectors are artifacts of their own.
+        """Write weights, trie and settings into an existing directory; codes and vectors are artifacts of their own.
 
         The adapters of a language model are merged into it for good.
 
@@ -608,10 +609,12 @@ class GenerativeRecommender:
             self._backbone.merge_adapters()
             self._backbone.save_description(directory)
         save_file(dict(self.model.state_dict()), directory / "model.safetensors")
+        if isinstance(self.trie, ItemTrie):
+            self.trie.save(directory / _TRIE, self.codes)
         facts = {
             "format": _FORMAT,
             "config": self.config.model_dump(mode="json"),
-            "codes_sha256": _digest(self.codes),
+            "codes_sha256": codes_sha256(self.codes),
             "codebook_sizes": list(self.codebook_sizes),
             "vector_dim": None if self.item_vectors is None else self.item_vectors.shape[1],
         }
@@ -652,7 +655,7 @@ class GenerativeRecommender:
             objectives = {str(name): float(weight) for name, weight in facts.get("objectives", {}).items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise ArtifactError(f"generator: cannot read {directory}: {error}") from error
-        if expected != (_digest(codes), tuple(codebook_sizes)):
+        if expected != (codes_sha256(codes), tuple(codebook_sizes)):
             raise ArtifactError(
                 f"generator: the weights in {directory} were trained with other semantic IDs; "
                 "load them with the ones of the same run"
@@ -665,7 +668,9 @@ class GenerativeRecommender:
             if item_vectors is None:
                 raise ArtifactError(f"generator: {directory} makes the codes of users from item vectors; give them")
             users = HistoryIndexer.load(directory / _USERS, item_vectors)
-        model = build_model(config, codes, codebook_sizes, vectors, backbone, users)
+        # Earlier versions wrote none.
+        trie = ItemTrie.load(path, codes, codebook_sizes) if (path := directory / _TRIE).is_file() else None
+        model = build_model(config, codes, codebook_sizes, vectors, backbone, users, trie)
         _same_instruction(model, weights)
         _same_heads(model, objectives)
         try:
@@ -693,7 +698,3 @@ def _same_heads(model: GeneratorModel, objectives: Mapping[str, float]) -> None:
     """Make room in `model` for the weights of a head an objective, where there are any."""
     if objectives and isinstance(model, NestedModel) and isinstance(model.depth, DepthDecoder):
         model.depth = split_heads(model.depth, list(objectives), objectives, noise=0, seed=0)
-
-
-def _digest(codes: IntArray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(codes, dtype=np.int64).tobytes()).hexdigest()

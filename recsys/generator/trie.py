@@ -11,16 +11,23 @@ Level l holds the prefixes of length l + 1; the root is node 0 of "level -1".
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from recsys.data.sequences import IntArray
 from recsys.errors import ArtifactError
+
+_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,6 +74,59 @@ class ItemTrie:
             keys = keys[order]
             starts_of_level = _starts(keys, codebook_sizes)
         self._lay_out(codes, codebook_sizes, order, keys, starts_of_level)
+
+    def save(self, path: Path, codes: IntArray) -> None:
+        """Write its tables as safetensors; `codes`, int64 [N, L], which it was built over, are kept elsewhere."""
+        tables = {"items": self.items, "positions": self.positions, "paths": self.paths}
+        if self._keys is not None:
+            tables["keys"] = torch.from_numpy(self._keys.view(np.int64))
+        for level in range(self.num_levels):
+            tables[f"starts.{level}"] = self.starts[level]
+            tables[f"codes.{level}"] = self.codes[level]
+            tables[f"first_child.{level}"] = self.first_child[level]
+        facts = {
+            "format": _FORMAT,
+            "codes_sha256": codes_sha256(codes),
+            "codebook_sizes": self.codebook_sizes,
+            "max_children": self.max_children,
+        }
+        save_file({name: table.cpu() for name, table in tables.items()}, path, {"trie": json.dumps(facts)})
+
+    @classmethod
+    def load(cls, path: Path, codes: IntArray, codebook_sizes: Sequence[int]) -> ItemTrie:
+        """The trie over `codes`, int64 [N, L], from what `save` wrote.
+
+        Its tables stay maps of the file, one in memory for all processes that load it.
+
+        Raises:
+            ArtifactError: the file is damaged, or it is the trie of other codes.
+        """
+        trie = cls.__new__(cls)
+        trie.num_items, trie.num_levels = codes.shape
+        trie.codebook_sizes = tuple(int(size) for size in codebook_sizes)
+        levels = range(trie.num_levels)
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads(file.metadata()["trie"])
+                if facts["format"] != _FORMAT:
+                    raise ArtifactError(f"trie: {path} has format {facts['format']}, this version reads {_FORMAT}")
+                if (facts["codes_sha256"], tuple(facts["codebook_sizes"])) != (
+                    codes_sha256(codes),
+                    trie.codebook_sizes,
+                ):
+                    raise ArtifactError(
+                        f"trie: {path} was built over other semantic IDs; load it with those of its run"
+                    )
+                trie.max_children = [int(number) for number in facts["max_children"]]
+                trie.items, trie.positions, trie.paths = map(file.get_tensor, ("items", "positions", "paths"))
+                trie.starts = [file.get_tensor(f"starts.{level}") for level in levels]
+                trie.codes = [file.get_tensor(f"codes.{level}") for level in levels]
+                trie.first_child = [file.get_tensor(f"first_child.{level}") for level in levels]
+                fit_one_number = sum(_widths(codebook_sizes)) <= 64
+                trie._keys = file.get_tensor("keys").numpy().view(np.uint64) if fit_one_number else None
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ArtifactError(f"trie: cannot read {path}: {error}; save it again") from error
+        return trie
 
     def with_items(self, codes: IntArray) -> ItemTrie:
         """The trie over these items, int64 [N', L], of which the first N are those of this one, which stays as it is.
@@ -171,6 +231,11 @@ class ItemTrie:
         nodes = self.paths[items, level]
         parents = self.paths[items, level - 1] if level else torch.zeros_like(nodes)
         return parents, nodes - self.first_child[level][parents]
+
+
+def codes_sha256(codes: IntArray) -> str:
+    """Hex SHA-256 of codes, int64 [N, L]."""
+    return hashlib.sha256(np.ascontiguousarray(codes, dtype=np.int64).data).hexdigest()
 
 
 def _keys(codes: IntArray, codebook_sizes: Sequence[int]) -> npt.NDArray[np.uint64] | None:

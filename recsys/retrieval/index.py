@@ -29,7 +29,7 @@ from recsys.generator.constraints import Constraints
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-IndexKind = Literal["flat", "hnsw", "ivf_pq"]
+IndexKind = Literal["flat", "hnsw", "ivf_pq", "ivf_rabitq"]
 
 _FORMAT = 1
 _FACTS, _FAISS = "index.json", "index.faiss"
@@ -39,6 +39,12 @@ _SELECTIVE = 0.1
 """Below this permitted share a filter is worked off before the search: the survivors are few, and exact is cheap."""
 _HNSW_LINKS, _HNSW_BUILD_BREADTH, _HNSW_BREADTH = 32, 80, 128
 _PROBES, _REFINED, _MOST_SUBSPACES, _POINTS_A_CELL = 16, 8, 64, 39
+_SAMPLE_A_CELL = 64
+"""Vectors that cells and codes are fitted to, for each cell: all of them would take hours at ten million items."""
+_REFINED_FLOATS = 2**22
+"""Components of vectors that are compared again at a time, about."""
+_FINITE_ROWS = 2**16
+"""Vectors that are checked at a time."""
 _PRODUCT_FROM = 8
 """Queries from which one matrix product is faster than Faiss, which reads all vectors anew for each of them."""
 _PRODUCT_SCORES = 2**24
@@ -48,10 +54,10 @@ _GPU_DEPTH = 2048
 
 
 def choose_kind(num_items: int) -> IndexKind:
-    """`flat` (exact) up to 50,000 items, `hnsw` up to 5 million, `ivf_pq` (compressed) above."""
+    """`flat` (exact) up to 50,000 items, `hnsw` up to 5 million, `ivf_rabitq` (compressed) above."""
     if num_items <= _FLAT_UP_TO:
         return "flat"
-    return "hnsw" if num_items <= _HNSW_UP_TO else "ivf_pq"
+    return "hnsw" if num_items <= _HNSW_UP_TO else "ivf_rabitq"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,8 +73,10 @@ class Hits:
 class ItemIndex:
     """Maximum inner product over the rows of `vectors`.
 
-    `hnsw` is a graph (arXiv 1603.09320); `ivf_pq` compares 4-bit codes of the vectors in the nearest cells
-    (arXiv 1702.08734, section 4) and ranks the best of them by the vectors themselves.
+    `hnsw` is a graph (arXiv 1603.09320). The others compare codes of the vectors in the nearest cells and rank the best
+    of them by the vectors themselves: `ivf_pq` 4-bit codes of parts (arXiv 1702.08734, section 4) beside a copy of the
+    vectors, `ivf_rabitq` one bit for each component (arXiv 2405.12497) and no copy: at ten million items of 64
+    dimensions it adds a tenth to the vectors, which may be the map of a file, and is built over them as they lie there.
 
     Args:
         vectors: float32 [N, D], finite, N at least 1.
@@ -79,7 +87,7 @@ class ItemIndex:
     """
 
     def __init__(self, vectors: FloatArray, kind: IndexKind | None = None, *, built: Any = None) -> None:
-        if vectors.ndim != 2 or 0 in vectors.shape or not np.isfinite(vectors).all():
+        if vectors.ndim != 2 or 0 in vectors.shape or not _are_finite(vectors):
             found = list(vectors.shape)
             raise DataError(f"an index needs finite vectors [items, dim], found {found}; check the encoder")
         self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -147,7 +155,8 @@ class ItemIndex:
 
     @classmethod
     def load(cls, directory: Path, vectors: FloatArray) -> ItemIndex:
-        """Read what `save` wrote, over the same vectors.
+        """Read what `save` wrote, over the same vectors. The index stays a map of its file, one in memory for all
+        processes that load it: replace the file, do not write into it.
 
         Raises:
             ArtifactError: a file is missing or was changed, or the vectors are others.
@@ -165,7 +174,7 @@ class ItemIndex:
             raise ArtifactError(f"index: {directory / _FAISS} was changed; build it again")
         if vectors_sha256 != _digest(vectors):
             raise ArtifactError(f"index: {directory} was built over other vectors; load it with those of the same run")
-        return cls(vectors, kind, built=faiss.read_index(str(directory / _FAISS)) if faiss_sha256 else None)
+        return cls(vectors, kind, built=_read(directory / _FAISS) if faiss_sha256 else None)
 
     def _further_scores(
         self, queries: FloatArray, allow: BoolArray | None, deny: Sequence[IntArray] | None
@@ -216,8 +225,27 @@ class ItemIndex:
             return torch.cat([top.values for top in best]).numpy(), torch.cat([top.indices for top in best]).numpy()
         # The number of threads belongs to the calling thread.
         faiss.omp_set_num_threads(torch.get_num_threads())
+        if self.kind == "ivf_rabitq":
+            return self._refined(queries, depth)
         found: tuple[FloatArray, IntArray] = (self._on_gpu if on_gpu else self._built).search(queries, depth)
         return found
+
+    def _refined(self, queries: FloatArray, depth: int) -> tuple[FloatArray, IntArray]:
+        """What `_nearest` gives, of several times as many that are near by their codes."""
+        count, dim = self.vectors.shape
+        breadth = min(count, _REFINED * depth)
+        scores = np.empty((len(queries), depth), dtype=np.float32)
+        items = np.empty((len(queries), depth), dtype=np.int64)
+        step = max(1, _REFINED_FLOATS // (breadth * dim))
+        for begin in range(0, len(queries), step):
+            part = slice(begin, begin + step)
+            _, near = self._built.search(queries[part], breadth)
+            products = np.einsum("bd,bnd->bn", queries[part], self.vectors[near])
+            products[near < 0] = -np.inf
+            order = np.argsort(-products, axis=1)[:, :depth]
+            scores[part] = np.take_along_axis(products, order, axis=1)
+            items[part] = np.take_along_axis(near, order, axis=1)
+        return scores, items
 
     def _exact(self, query: FloatArray, n: int, permitted: BoolArray) -> tuple[IntArray, FloatArray]:
         """One row by brute force."""
@@ -268,20 +296,33 @@ def _build(vectors: FloatArray, kind: IndexKind) -> Any:
     else:
         cells = max(1, min(2 ** round(math.log2(4 * math.sqrt(num_items))), num_items // _POINTS_A_CELL))
         subspaces = max(size for size in range(1, min(dim, _MOST_SUBSPACES) + 1) if dim % size == 0)
-        index = faiss.index_factory(dim, f"IVF{cells},PQ{subspaces}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
+        codes, refined = (
+            ("RaBitQ", "") if kind == "ivf_rabitq" else (f"PQ{subspaces}x4fs,RFlat", f",k_factor_rf={_REFINED}")
+        )
+        index = faiss.index_factory(dim, f"IVF{cells},{codes}", faiss.METRIC_INNER_PRODUCT)
         parameters: Any = faiss.ParameterSpace()
-        parameters.set_index_parameters(index, f"nprobe={min(_PROBES, cells)},k_factor_rf={_REFINED}")
-        index.train(vectors)
+        parameters.set_index_parameters(index, f"nprobe={min(_PROBES, cells)}{refined}")
+        index.train(vectors[:: max(1, num_items // (_SAMPLE_A_CELL * cells))])
     index.add(vectors)
     return index
 
 
+def _read(path: Path) -> Any:
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+
+
+def _are_finite(vectors: FloatArray) -> bool:
+    """Without a table of booleans as long as the vectors."""
+    parts = (vectors[begin : begin + _FINITE_ROWS] for begin in range(0, len(vectors), _FINITE_ROWS))
+    return all(np.isfinite(part).all() for part in parts)
+
+
 def _copy_to_gpu(built: Any, kind: IndexKind) -> Any:
-    """The index on the first GPU; None where Faiss has none, or no GPU version of the kind (`hnsw`)."""
-    if faiss.get_num_gpus() == 0 or kind == "hnsw":
+    """The index on the first GPU; None where Faiss has none, or no GPU version of the kind."""
+    if faiss.get_num_gpus() == 0 or kind in ("hnsw", "ivf_rabitq"):
         return None
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, built)
 
 
 def _digest(vectors: FloatArray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(vectors, dtype=np.float32).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(vectors, dtype=np.float32).data).hexdigest()

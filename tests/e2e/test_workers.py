@@ -141,6 +141,16 @@ def test_weights_are_in_memory_once(service: Service) -> None:
         assert share < 0.6 * resident, "of each page a worker has half"
 
 
+def test_the_trie_is_a_map_of_one_file_in_every_worker(service: Service) -> None:
+    copies = set()
+    for worker in ("0", "1"):
+        maps = service.children()[worker].memory_maps(grouped=False)
+        (trie,) = {found.path for found in maps if found.path.endswith("/generator/trie.safetensors")}
+        assert sum(found.private_dirty for found in maps if found.path == trie) == 0, "none was copied"
+        copies.add(trie)
+    assert len(copies) == 1
+
+
 def test_metrics_are_well_formed(service: Service) -> None:
     from prometheus_client.parser import text_string_to_metric_families
 

@@ -67,6 +67,20 @@ def test_saved_and_loaded_weights_give_the_same_list(make_recommender, shape: st
     assert loaded.config == recommender.config
 
 
+@pytest.mark.parametrize("shape", ["nested", "flat"])
+def test_weights_that_were_saved_without_a_trie_give_the_same_list(
+    make_recommender, shape: str, tmp_path: Path
+) -> None:
+    recommender = make_recommender(shape)
+    recommender.save(tmp_path)
+    (tmp_path / "trie.safetensors").unlink()
+    loaded = GenerativeRecommender.load(
+        tmp_path, recommender.codes, recommender.codebook_sizes, recommender.item_vectors
+    )
+    histories = Sequences.from_lists([[1, 2], []])
+    np.testing.assert_array_equal(loaded.recommend(histories, 10).items, recommender.recommend(histories, 10).items)
+
+
 def test_weights_of_another_catalogue_are_refused(make_recommender, tmp_path: Path) -> None:
     recommender = make_recommender()
     recommender.save(tmp_path)
@@ -79,6 +93,7 @@ def test_weights_of_another_catalogue_are_refused(make_recommender, tmp_path: Pa
     ("file", "content"),
     [
         ("model.safetensors", "damaged"),
+        ("trie.safetensors", "damaged"),
         ("generator.json", "{"),
         ("generator.json", "{}"),
         ("generator.json", '{"format": 99}'),
@@ -88,7 +103,7 @@ def test_damaged_or_foreign_files_are_refused(make_recommender, tmp_path: Path, 
     recommender = make_recommender()
     recommender.save(tmp_path)
     (tmp_path / file).write_text(content)
-    with pytest.raises(ArtifactError, match="generator: "):
+    with pytest.raises(ArtifactError, match=r"(generator|trie): "):
         GenerativeRecommender.load(tmp_path, recommender.codes, recommender.codebook_sizes, recommender.item_vectors)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -126,3 +129,60 @@ def test_items_that_do_not_fit_are_not_sorted_in() -> None:
         trie.with_items(np.array([[0, 1], [1, 0], [0, 1]]))
     with pytest.raises(ArtifactError, match="item 2 has code 2 on level 1"):
         trie.with_items(np.array([[0, 1], [1, 0], [0, 2]]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(unique_codes(), st.sampled_from([1, 2**40]))
+def test_a_trie_comes_back_from_its_file_as_it_was_built(case: tuple[np.ndarray, tuple[int, ...]], wider: int) -> None:
+    codes, sizes = case[0], [size * wider for size in case[1]]
+    few = max(1, len(codes) // 2)
+    built = ItemTrie(codes[:few], sizes)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "trie.safetensors"
+        built.save(path, codes[:few])
+        loaded = ItemTrie.load(path, codes[:few], sizes)
+        assert same_tries(loaded, built)
+        assert same_tries(loaded.with_items(codes), ItemTrie(codes, sizes))
+
+
+def same_tries(first: ItemTrie, second: ItemTrie) -> bool:
+    def plain(trie: ItemTrie) -> dict[str, object]:
+        tables = {name: value for name, value in vars(trie).items() if name != "_keys"}
+        lists = {
+            name: [np.asarray(table).tolist() for table in value]
+            if isinstance(value, list)
+            else np.asarray(value).tolist()
+            for name, value in tables.items()
+        }
+        return lists | {"_keys": None if trie._keys is None else trie._keys.tolist()}
+
+    return plain(first) == plain(second)
+
+
+def test_the_tables_of_a_loaded_trie_are_maps_of_its_file(tmp_path: Path) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("no list of maps here")
+    codes = np.array([[0, 1], [1, 0], [1, 1]])
+    ItemTrie(codes, (2, 2)).save(tmp_path / "trie.safetensors", codes)
+    trie = ItemTrie.load(tmp_path / "trie.safetensors", codes, (2, 2))
+    addresses = [
+        tuple(int(part, 16) for part in line.split()[0].split("-"))
+        for line in maps.read_text().splitlines()
+        if line.endswith(str(tmp_path / "trie.safetensors"))
+    ]
+    for table in (trie.items, trie.positions, trie.paths, *trie.starts, *trie.codes, *trie.first_child):
+        assert any(begin <= table.data_ptr() < end for begin, end in addresses)
+
+
+def test_the_file_of_another_trie_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    codes = np.array([[0, 1], [1, 0], [1, 1]])
+    path = tmp_path / "trie.safetensors"
+    ItemTrie(codes, (2, 2)).save(path, codes)
+    with pytest.raises(ArtifactError, match="built over other semantic IDs"):
+        ItemTrie.load(path, codes[::-1], (2, 2))
+    with pytest.raises(ArtifactError, match="built over other semantic IDs"):
+        ItemTrie.load(path, codes, (2, 3))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ArtifactError, match="cannot read"):
+        ItemTrie.load(path, codes, (2, 2))

@@ -23,7 +23,7 @@ def vectors(world: World) -> Rows:
     return Rows(world.vectors, more)
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf_pq"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf_pq", "ivf_rabitq"])
 def test_an_extended_index_finds_the_further_items_and_the_old_one_does_not(kind: IndexKind) -> None:
     vectors = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
     index = ItemIndex(vectors[:390], kind)

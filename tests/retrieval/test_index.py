@@ -90,7 +90,7 @@ def test_no_queries_are_no_lists() -> None:
     assert hits.items.shape == hits.scores.shape == (0, 4)
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq"])
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq", "ivf_rabitq"])
 def test_an_approximate_index_finds_most_and_keeps_every_constraint(kind: IndexKind) -> None:
     random = np.random.default_rng(0)
     centres = random.normal(size=(20, 16))
@@ -111,7 +111,7 @@ def test_an_approximate_index_finds_most_and_keeps_every_constraint(kind: IndexK
         np.testing.assert_allclose(hits.scores, products, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq"])
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq", "ivf_rabitq"])
 def test_what_an_approximate_index_leaves_short_is_filled_up_by_brute_force(kind: IndexKind) -> None:
     vectors = whole_numbers((2000, 8), 3)
     queries = whole_numbers((3, 8), 4)
@@ -127,11 +127,11 @@ def test_the_kind_follows_the_number_of_items() -> None:
         "flat",
         "hnsw",
         "hnsw",
-        "ivf_pq",
+        "ivf_rabitq",
     ]
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf_pq"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf_pq", "ivf_rabitq"])
 def test_an_index_comes_back_from_disk_the_same(kind: IndexKind, tmp_path: Path) -> None:
     vectors, queries = whole_numbers((800, 8), 0), whole_numbers((5, 8), 1)
     index = ItemIndex(vectors, kind)
@@ -143,9 +143,46 @@ def test_an_index_comes_back_from_disk_the_same(kind: IndexKind, tmp_path: Path)
     np.testing.assert_array_equal(first.scores, second.scores)
 
 
-def test_an_index_over_other_vectors_or_from_changed_files_is_refused(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of maps here")
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_pq", "ivf_rabitq"])
+def test_a_loaded_index_is_a_map_of_its_file_and_survives_its_replacement(kind: IndexKind, tmp_path: Path) -> None:
+    vectors, queries = whole_numbers((800, 8), 0), whole_numbers((5, 8), 1)
+    index = ItemIndex(vectors, kind)
+    index.save(tmp_path)
+    loaded = ItemIndex.load(tmp_path, vectors)
+    assert str(tmp_path / "index.faiss") in Path("/proc/self/maps").read_text()
+    ItemIndex(-vectors, kind).save(tmp_path)
+    np.testing.assert_array_equal(loaded.search(queries, 7).items, index.search(queries, 7).items)
+
+
+def test_one_bit_a_component_is_small_and_built_over_a_map_of_the_vectors(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", vectors)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    index = ItemIndex(mapped, "ivf_rabitq")
+    assert np.shares_memory(index.vectors, mapped)
+    index.save(tmp_path)
+    assert (tmp_path / "index.faiss").stat().st_size < vectors.nbytes / 4
+    hits, expected = index.search(vectors[:30], 5), ItemIndex(vectors, "ivf_rabitq").search(vectors[:30], 5)
+    np.testing.assert_array_equal(hits.items, expected.items)
+    assert (hits.items[:, 0] == np.arange(30)).all()
+
+
+def test_what_is_refined_in_parts_is_what_is_refined_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    index = ItemIndex(random.normal(size=(900, 8)).astype(np.float32), "ivf_rabitq")
+    queries = random.normal(size=(7, 8)).astype(np.float32)
+    at_once = index.search(queries, 9)
+    monkeypatch.setattr("recsys.retrieval.index._REFINED_FLOATS", 3 * 8 * 8 * 10)
+    in_parts = index.search(queries, 9)
+    np.testing.assert_array_equal(in_parts.items, at_once.items)
+    np.testing.assert_array_equal(in_parts.scores, at_once.scores)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf_rabitq"])
+def test_an_index_over_other_vectors_or_from_changed_files_is_refused(kind: IndexKind, tmp_path: Path) -> None:
     vectors = whole_numbers((50, 4), 0)
-    ItemIndex(vectors, "hnsw").save(tmp_path)
+    ItemIndex(vectors, kind).save(tmp_path)
     with pytest.raises(ArtifactError, match="built over other vectors"):
         ItemIndex.load(tmp_path, vectors + 1)
     (tmp_path / "index.faiss").write_bytes(b"IxHN" + b"\xff" * 100)

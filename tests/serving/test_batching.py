@@ -359,3 +359,20 @@ def test_a_slow_batch_is_forgotten_with_time_so_that_the_model_is_tried_again() 
     cost.observe(1, 8.0, now=100.0)
     assert cost.seconds(1, now=100.0) == pytest.approx(8.0)
     assert cost.seconds(1, now=110.0) == pytest.approx(2.0)
+
+
+def test_after_its_end_nothing_is_taken_and_what_runs_is_answered() -> None:
+    async def run() -> None:
+        model, observer = Model(), Observer()
+        batcher = _batcher(model, observer)
+        running = asyncio.create_task(batcher.submit(2, key=None, deadline=time.monotonic() + FAR))
+        while not model.calls:
+            await asyncio.sleep(0.001)
+        batcher.close()
+        with pytest.raises(StalledError, match="has ended"):
+            await batcher.submit(3, key=None, deadline=time.monotonic() + FAR)
+        model.gate.set()
+        assert (await running).result == 4
+        assert observer.drops == ["stalled"]
+
+    asyncio.run(run())

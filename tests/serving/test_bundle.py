@@ -93,14 +93,15 @@ def test_nothing_in_a_bundle_can_execute(path: Path) -> None:
     assert suffixes == {".json", ".parquet", ".safetensors"}
 
 
-def test_a_changed_missing_or_foreign_file_is_refused_in_one_line(path: Path) -> None:
-    weights = path / "generator" / "model.safetensors"
+@pytest.mark.parametrize("name", ["model", "trie"])
+def test_a_changed_missing_or_foreign_file_is_refused_in_one_line(path: Path, name: str) -> None:
+    weights = path / "generator" / f"{name}.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    _refuses(path, r"generator/model\.safetensors was changed")
+    _refuses(path, rf"generator/{name}\.safetensors was changed")
     weights.unlink()
-    _refuses(path, r"generator/model\.safetensors is missing")
+    _refuses(path, rf"generator/{name}\.safetensors is missing")
     write_toy_bundle(path)
     (path / "extra.pkl").write_bytes(b"x")
     _refuses(path, r"extra\.pkl is not in the manifest")

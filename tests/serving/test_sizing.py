@@ -80,7 +80,7 @@ def test_the_load_is_read_off_the_measured_curve(p99_ms: float, load: float) -> 
 def test_what_no_machine_can_do_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="p99_ms: 20 is less than the 40 ms"):
         plan(Needs(items=1000, users=10, requests_per_second=1, p99_ms=20), COSTS)
-    with pytest.raises(ConfigError, match=r"memory_gib: 1 workers with 10000000 items take 39\.8 GiB, more"):
+    with pytest.raises(ConfigError, match=r"memory_gib: 1 workers with 10000000 items take 38\.9 GiB, more"):
         plan(Needs(items=10**7, users=10, requests_per_second=1, memory_gib=32), COSTS)
 
 
