@@ -8,6 +8,7 @@ import polars as pl
 from recsys.data import Catalog, Interactions
 from recsys.simulator.behaviour.model import ChoiceModel, ChoiceParameters
 from recsys.simulator.behaviour.patience import Patience
+from recsys.simulator.behaviour.succession import successions
 from recsys.simulator.behaviour.vectors import ItemVectors, content_vectors, main_categories
 
 NUM_ITEMS = 48
@@ -57,6 +58,7 @@ def make_model(**changes: object) -> ChoiceModel:
     parameters = ChoiceParameters(
         decays=(0.5, 0.9),
         taste={"content": ((0.5, 0.2, 0.0), (1.5, 0.5, 0.3))},
+        succession=0.3,
         popularity=0.4,
         satiation=0.5,
         null=-1.0,
@@ -66,6 +68,7 @@ def make_model(**changes: object) -> ChoiceModel:
     popularity = -np.log(1.0 + np.arange(NUM_ITEMS) // 4)
     return ChoiceModel(
         vectors=ItemVectors(blocks={"content": content_vectors(make_catalog(), 12)}),
+        successions=successions(make_log().sequences(), NUM_ITEMS),
         log_popularity=(popularity - popularity.mean()).astype(np.float32),
         categories=main_categories(make_catalog()),
         constants=np.array([0.0, 0.3, -0.2, 0.1, 0.0], dtype=np.float32),

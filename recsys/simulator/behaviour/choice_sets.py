@@ -17,11 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import DataError
 from recsys.simulator.behaviour.affinity import POWERS, affinities
-from recsys.simulator.behaviour.history import SATIATING
+from recsys.simulator.behaviour.history import SATIATING, Memories
+from recsys.simulator.behaviour.succession import succession_evidence
 from recsys.simulator.behaviour.vectors import ItemVectors
 
 FloatArray = npt.NDArray[np.float32]
@@ -81,10 +83,13 @@ class ChoiceSets:
 class Featurizer:
     """Turns memories and items into numbers whose weighted sum is a utility.
 
-    In this order: `affinities` up to the last, the log popularity, the last of `affinities` (satiation).
+    In this order: `affinities` up to the last, the evidence of `succession`, the log popularity, the last of
+    `affinities` (satiation).
     """
 
     vectors: ItemVectors
+    successions: sparse.csr_array
+    """float32 [V, V], see `succession.successions`."""
     log_popularity: FloatArray
     """float32 [V]."""
     categories: IntArray
@@ -99,12 +104,13 @@ class Featurizer:
     @property
     def num_features(self) -> int:
         """F."""
-        return len(self.vectors.blocks) * len(self.decays) * len(POWERS) + 2
+        return len(self.vectors.blocks) * len(self.decays) * len(POWERS) + 3
 
-    def __call__(self, memories: FloatArray, recent: IntArray, items: IntArray) -> FloatArray:
-        """float32 [B, S, F] of items int64 [B, S] for memories [B, L, D] and last choices of a session int64 [B, 3]."""
-        *columns, tired = affinities(self.vectors, memories, recent, items)
-        return np.stack([*columns, self.log_popularity[items], tired], axis=-1)
+    def __call__(self, memories: Memories, recent: IntArray, items: IntArray) -> FloatArray:
+        """float32 [B, S, F] of items int64 [B, S] for B memories and last choices of a session int64 [B, 3]."""
+        *columns, tired = affinities(self.vectors, memories.sums, recent, items)
+        followed = succession_evidence(self.successions, memories.latest, items)
+        return np.stack([*columns, followed, self.log_popularity[items], tired], axis=-1)
 
 
 def log_popularity(log: Sequences, num_items: int) -> FloatArray:
@@ -200,11 +206,10 @@ def _had_before(log: Sequences, rows: IntArray, positions: IntArray, drawn: IntA
 
 def _states(
     log: Sequences, rows: IntArray, positions: IntArray, featurize: Featurizer, session_starts: BoolArray | None
-) -> Iterator[tuple[IntArray, FloatArray, IntArray]]:
+) -> Iterator[tuple[IntArray, Memories, IntArray]]:
     """Yield choices (indices into `rows`), and the memories and last choices that they were made with."""
     vectors = featurize.vectors.joined
-    decays = np.asarray(featurize.decays, dtype=np.float32)[None, :, None]
-    memories = np.zeros((len(log), len(featurize.decays), vectors.shape[1]), dtype=np.float32)
+    memories = Memories.of(Sequences.from_lists([[]] * len(log)), vectors, featurize.decays)
     recent = np.full((len(log), SATIATING), -1, dtype=np.int64)
     bounds = np.searchsorted(positions, np.arange(positions.max() + 2))
     for position in range(int(positions.max()) + 1):
@@ -216,7 +221,7 @@ def _states(
             recent[active[session_starts[places]]] = -1
         for begin in range(bounds[position], bounds[position + 1], _BLOCK):
             choices = np.arange(begin, min(begin + _BLOCK, bounds[position + 1]))
-            yield choices, memories[rows[choices]], recent[rows[choices]]
+            yield choices, memories.select(rows[choices]), recent[rows[choices]]
         items = log.items[places]
-        memories[active] = memories[active] * decays + vectors[items][:, None, :]
+        memories.add(active, items, vectors, featurize.decays)
         recent[active] = np.concatenate([recent[active, 1:], items[:, None]], axis=1)

@@ -20,6 +20,7 @@ from recsys.simulator.behaviour.fitting import FitConfig, choice_utilities, fit_
 from recsys.simulator.behaviour.logged_sessions import LoggedSessions
 from recsys.simulator.behaviour.model import ChoiceModel, ChoiceParameters
 from recsys.simulator.behaviour.patience import Patience, fit_patience
+from recsys.simulator.behaviour.succession import successions
 from recsys.simulator.behaviour.vectors import (
     FloatArray,
     ItemVectors,
@@ -84,6 +85,7 @@ def fit_choice_model(catalog: Catalog, sessions: LoggedSessions, config: FitConf
     final = _featurizer(log, content, categories, config)
     return ChoiceModel(
         vectors=final.vectors,
+        successions=final.successions,
         log_popularity=final.log_popularity,
         categories=categories,
         constants=(weights.constants / temperature).astype(np.float32),
@@ -95,6 +97,7 @@ def _featurizer(log: Sequences, content: FloatArray, categories: IntArray, confi
     num_items = len(content)
     return Featurizer(
         vectors=ItemVectors(blocks=dict(zip(BLOCKS, (taste_vectors(log, num_items), content), strict=True))),
+        successions=successions(log, num_items),
         log_popularity=log_popularity(log, num_items),
         categories=categories,
         decays=config.decays,
@@ -103,7 +106,7 @@ def _featurizer(log: Sequences, content: FloatArray, categories: IntArray, confi
 
 def _parameters(features: DoubleArray, sessions: LoggedSessions, config: FitConfig) -> ChoiceParameters:
     # By block, decay and power, as `Featurizer` has them.
-    by_block = features[:-2].reshape(len(BLOCKS), len(config.decays), len(POWERS)).tolist()
+    by_block = features[:-3].reshape(len(BLOCKS), len(config.decays), len(POWERS)).tolist()
     taste = {name: tuple(map(tuple, weights)) for name, weights in zip(BLOCKS, by_block, strict=True)}
     timed = sessions.starts is not None
     fitted = "fitted to choices among drawn alternatives, temperature to held-out users"
@@ -112,12 +115,14 @@ def _parameters(features: DoubleArray, sessions: LoggedSessions, config: FitConf
     return ChoiceParameters(
         decays=config.decays,
         taste=taste,
+        succession=float(features[-3]),
         popularity=float(features[-2]),
         satiation=float(features[-1]) if timed else 0.0,
         position_bias=tuple((-config.position_decay * np.log2(np.arange(1, _PLACES + 1))).tolist()),
         patience=fit_patience(sessions.leaving()) if timed else Patience(),
         origin={
             "taste": fitted,
+            "succession": fitted,
             "popularity": fitted,
             "decays": "set",
             "satiation": fitted + ", not below 0" if timed else no_times,

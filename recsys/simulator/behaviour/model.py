@@ -3,6 +3,7 @@
 The utility of item i for a user with history h, who took the items `s` last in this session, is
 
     u(i) = sum over blocks, decays and powers of w * cos(memory of h, i)^p
+           + w_suc * log(1 + how often i came soon after the latest items of h in the log)
            + w_pop * log popularity(i) + constant of the category of i - k * cos(i, mean of s)
 
 and of a slate the item at place l is chosen with the probability of a multinomial logit with an outside option
@@ -30,6 +31,7 @@ import numpy.typing as npt
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy import sparse
 
 from recsys.config import StrictConfig
 from recsys.data.sequences import IntArray, Sequences
@@ -37,16 +39,18 @@ from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, write_json
 from recsys.simulator.behaviour.affinity import POWERS, affinities
 from recsys.simulator.behaviour.choice_sets import Featurizer
-from recsys.simulator.behaviour.history import remembered
+from recsys.simulator.behaviour.history import Memories
 from recsys.simulator.behaviour.patience import Patience
 from recsys.simulator.behaviour.stress import Traits
+from recsys.simulator.behaviour.succession import succession_evidence
 from recsys.simulator.behaviour.vectors import ItemVectors
 
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 
-_FORMAT = 2
+_FORMAT = 3
 _TABLES = ("log_popularity", "categories", "constants")
+_SPARSE = ("data", "indices", "indptr")
 _FILE = "choice_model.json"
 _BLOCK = 256
 
@@ -58,6 +62,8 @@ class ChoiceParameters(StrictConfig):
     """How slowly memories fade, an item's age being counted in choices; each in 0..1."""
     taste: dict[str, tuple[tuple[float, ...], ...]]
     """By block of vectors, for each decay a weight for each power of the cosine, see `affinity.POWERS`."""
+    succession: float = 0.0
+    """Weight of what followed the latest items in the log, see `succession.succession_evidence`."""
     popularity: float = 0.0
     """Weight of an item's log count (plus one) in the log of the fit, centred over the catalogue."""
     satiation: float = 0.0
@@ -83,6 +89,8 @@ class ChoiceModel:
     """
 
     vectors: ItemVectors
+    successions: sparse.csr_array
+    """float32 [V, V], see `succession.successions`."""
     log_popularity: FloatArray
     """float32 [V], mean 0."""
     categories: IntArray
@@ -99,7 +107,8 @@ class ChoiceModel:
                 f"choice model: parameters.taste must have {shape[0]} x {shape[1]} weights for each of "
                 f"{', '.join(self.vectors.blocks)}, in that order; fit it again"
             )
-        sizes = {len(self.log_popularity), len(self.categories), *map(len, self.vectors.blocks.values())}
+        vectors = self.vectors.blocks.values()
+        sizes = {len(self.log_popularity), len(self.categories), *self.successions.shape, *map(len, vectors)}
         if len(sizes) > 1:
             raise ArtifactError("choice model: its tables differ in their number of items; fit it again")
         if self.categories.min() < 0 or self.categories.max() >= len(self.constants):
@@ -115,6 +124,7 @@ class ChoiceModel:
         """Makes the numbers that `feature_weights` weigh."""
         return Featurizer(
             vectors=self.vectors,
+            successions=self.successions,
             log_popularity=self.log_popularity,
             categories=self.categories,
             decays=self.parameters.decays,
@@ -124,36 +134,37 @@ class ChoiceModel:
     def feature_weights(self) -> DoubleArray:
         """float64 [F], as `Featurizer` orders them, by the temperature."""
         taste = [weight for block in self.parameters.taste.values() for decay in block for weight in decay]
-        return np.array([*taste, self.parameters.popularity, self.parameters.satiation]) / self.parameters.temperature
+        own = self.parameters
+        return np.array([*taste, own.succession, own.popularity, own.satiation]) / own.temperature
 
     @property
     def category_constants(self) -> DoubleArray:
         """float64 [C], by the temperature."""
         return self.constants.astype(np.float64) / self.parameters.temperature
 
-    def remember(self, histories: Sequences) -> FloatArray:
-        """float32 [B, L, D]: memories of histories."""
-        return remembered(histories, self.vectors.joined, self.parameters.decays)
+    def remember(self, histories: Sequences) -> Memories:
+        """Memories of histories."""
+        return Memories.of(histories, self.vectors.joined, self.parameters.decays)
 
-    def remember_choices(self, memories: FloatArray, items: IntArray) -> FloatArray:
-        """Memories after one more item each, int64 [B]; -1 changes nothing."""
-        decays = np.asarray(self.parameters.decays, dtype=np.float32)[None, :, None]
-        return np.where(
-            (items >= 0)[:, None, None], memories * decays + self.vectors.joined[items][:, None, :], memories
-        )
+    def remember_choices(self, memories: Memories, rows: IntArray, items: IntArray) -> None:
+        """Users at `rows` take one more item each; `memories` are changed in place."""
+        memories.add(rows, items, self.vectors.joined, self.parameters.decays)
 
-    def utilities(self, memories: FloatArray, recent: IntArray, items: IntArray | None, traits: Traits) -> FloatArray:
+    def utilities(self, memories: Memories, recent: IntArray, items: IntArray | None, traits: Traits) -> FloatArray:
         """float32 [B, S].
 
         Args:
-            memories: float32 [B, L, D].
+            memories: of B users.
             recent: int64 [B, 3]: the last choices of the session, -1 where there are none.
             items: int64 [B, S]; an empty place, -1, has -inf. None for the whole catalogue, S = V.
             traits: of the B users.
         """
-        *columns, tired = affinities(self.vectors, memories, recent, items)
+        *columns, tired = affinities(self.vectors, memories.sums, recent, items)
         weights = [weight for block in self.parameters.taste.values() for decay in block for weight in decay]
         found = tired * np.float32(self.parameters.satiation)
+        if self.parameters.succession:
+            followed = succession_evidence(self.successions, memories.latest, items)
+            found += np.float32(self.parameters.succession) * followed
         for weight, column in zip(weights, columns, strict=True):
             found += np.float32(weight) * column
         found += self.constants[self.categories if items is None else self.categories[items]]
@@ -163,12 +174,12 @@ class ChoiceModel:
             return np.asarray(found + popularity * self.log_popularity)
         return np.where(items >= 0, found + popularity * self.log_popularity[items], np.float32(-np.inf))
 
-    def log_worth(self, memories: FloatArray, recent: IntArray, traits: Traits) -> DoubleArray:
+    def log_worth(self, memories: Memories, recent: IntArray, traits: Traits) -> DoubleArray:
         """float64 [B]: log Z, of the sum of exp(utility) over the catalogue."""
         found = np.empty(len(memories))
         for begin in range(0, len(memories), _BLOCK):
             rows = np.arange(begin, min(begin + _BLOCK, len(memories)))
-            utilities = self.utilities(memories[rows], recent[rows], None, traits.select(rows))
+            utilities = self.utilities(memories.select(rows), recent[rows], None, traits.select(rows))
             highest = utilities.max(axis=1)
             found[rows] = highest + np.log(np.exp(utilities - highest[:, None]).sum(axis=1))
         return found
@@ -187,7 +198,8 @@ class ChoiceModel:
         with atomic_directory(directory) as temporary:
             blocks = {f"block.{name}": np.ascontiguousarray(block) for name, block in self.vectors.blocks.items()}
             tables = {name: getattr(self, name) for name in _TABLES}
-            save_file({**blocks, **tables}, temporary / "vectors.safetensors")
+            counts = {f"successions.{part}": getattr(self.successions, part) for part in _SPARSE}
+            save_file({**blocks, **tables, **counts}, temporary / "vectors.safetensors")
             facts = {
                 "format": _FORMAT,
                 "blocks": list(self.vectors.blocks),
@@ -210,8 +222,11 @@ class ChoiceModel:
                     f"choice model: {directory} has format {facts['format']}, not {_FORMAT}; delete it and fit again"
                 )
             tensors = load_file(directory / "vectors.safetensors")
+            counts = [tensors[f"successions.{part}"] for part in _SPARSE]
+            num_items = len(counts[-1]) - 1
             model = cls(
                 vectors=ItemVectors(blocks={name: tensors[f"block.{name}"] for name in facts["blocks"]}),
+                successions=sparse.csr_array(tuple(counts), shape=(num_items, num_items)),
                 **{name: tensors[name] for name in _TABLES},
                 parameters=ChoiceParameters.model_validate(facts["parameters"]),
             )

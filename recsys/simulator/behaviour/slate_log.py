@@ -16,7 +16,7 @@ from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import DataError
 from recsys.simulator.behaviour.choice_sets import ChoiceSets, Featurizer
 from recsys.simulator.behaviour.fitting import fit_weights
-from recsys.simulator.behaviour.history import SATIATING, remembered
+from recsys.simulator.behaviour.history import SATIATING, Memories
 from recsys.simulator.behaviour.model import ChoiceModel
 from recsys.simulator.behaviour.patience import Leaving, fit_patience
 
@@ -105,9 +105,8 @@ class SessionLog:
         sample = np.arange(num_items)
         if num_items > _SAMPLE:
             sample = np.sort(np.random.default_rng(seed).choice(num_items, _SAMPLE, replace=False))
-        decays = np.asarray(featurize.decays, dtype=np.float32)[None, :, None]
         vectors = featurize.vectors.joined
-        memories = remembered(self.histories, vectors, featurize.decays)[self.users]
+        memories = Memories.of(self.histories, vectors, featurize.decays).select(self.users)
         recent = np.full((len(self.users), SATIATING), -1, dtype=np.int64)
         # A user's sessions begin alike.
         everything = np.broadcast_to(sample, (len(self.users), len(sample)))
@@ -116,10 +115,10 @@ class SessionLog:
         for step in range(int(self.steps.max()) + 1):
             pages = np.flatnonzero(self.steps == step)
             here = self.session[pages]
-            features[pages] = featurize(memories[here], recent[here], self.items[pages])
+            features[pages] = featurize(memories.select(here), recent[here], self.items[pages])
             places = self.chosen[pages]
             took, items = here[places >= 0], self.items[pages, places][places >= 0]
-            memories[took] = memories[took] * decays + vectors[items][:, None, :]
+            memories.add(took, items, vectors, featurize.decays)
             recent[took] = np.concatenate([recent[took, 1:], items[:, None]], axis=1)
         return ChoiceSets(
             features=features,
@@ -151,17 +150,18 @@ class SessionLog:
 
 
 def fit_on_slates(model: ChoiceModel, log: SessionLog, *, penalty: float = 1e-4) -> ChoiceModel:
-    """The same vectors with all parameters fitted to slates. What a user's history tells is not cross-fitted here: the
-    vectors must come from other users or an earlier time."""
+    """The same vectors and counts with all parameters fitted to slates. What a user's history tells is not cross-fitted
+    here: the vectors and counts must come from other users or an earlier time."""
     weights = fit_weights(log.choices(model.featurizer), penalty)
     assert weights.null is not None
     assert weights.places is not None
     parameters = model.parameters
     count = len(parameters.decays)
-    blocks = weights.features[:-2].reshape(len(parameters.taste), count, -1).tolist()
+    blocks = weights.features[:-3].reshape(len(parameters.taste), count, -1).tolist()
     fitted = dict.fromkeys([*parameters.origin, "null", "position_bias", "patience"], "fitted to slates")
     return replace(model, constants=weights.constants.astype(np.float32)).having(
         taste={name: tuple(map(tuple, block)) for name, block in zip(parameters.taste, blocks, strict=True)},
+        succession=float(weights.features[-3]),
         popularity=float(weights.features[-2]),
         satiation=float(weights.features[-1]),
         null=weights.null,

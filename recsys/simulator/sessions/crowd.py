@@ -95,7 +95,7 @@ class Crowd:
     def _take(self, source: Crowd, rows: IntArray) -> None:
         self.nulls = source.nulls[rows]
         self.traits = source.traits.select(rows)
-        self.memories = source.memories[rows]
+        self.memories = source.memories.select(rows)
         self.recent = source.recent[rows]
         self._worth = source._worth[rows]
 
@@ -117,13 +117,13 @@ class Crowd:
         for begin in range(0, len(rows), _AT_ONCE):
             part = slice(begin, begin + _AT_ONCE)
             here = rows[part]
-            worth = self.model.utilities(self.memories[here], self.recent[here], None, self.traits.select(here))
+            worth = self.model.utilities(self.memories.select(here), self.recent[here], None, self.traits.select(here))
             utilities = worth / np.float32(self.model.parameters.temperature)
             for row, items in enumerate(had[part]):
                 utilities[row, list(items)] = -np.inf
             item_keys = extended(extended(self._keys[here], self.step)[:, None], np.arange(self.model.num_items))
             taken[part] = (utilities + gumbel(item_keys)).argmax(axis=1)
-        self.memories[rows] = self.model.remember_choices(self.memories[rows], taken)
+        self.model.remember_choices(self.memories, rows, taken)
         self.recent[rows] = np.concatenate([self.recent[rows, 1:], taken[:, None]], axis=1)
         self.step += 1
         return taken
@@ -167,14 +167,15 @@ class Crowd:
     def _remember(self, chosen: IntArray, step_keys: npt.NDArray[np.uint64]) -> None:
         took = chosen >= 0
         self.nulls = np.where(took, 0, self.nulls + 1)
-        self.memories = self.model.remember_choices(self.memories, chosen)
+        self.model.remember_choices(self.memories, np.flatnonzero(took), chosen[took])
         self.recent = np.where(
             took[:, None], np.concatenate([self.recent[:, 1:], chosen[:, None]], axis=1), self.recent
         )
         rows = np.flatnonzero(self.traits.drift > 0)
         if len(rows):
             # One direction for all memories of a user: taste moves as a whole.
-            columns = np.arange(self.memories.shape[2])
+            columns = np.arange(self.memories.sums.shape[2])
             steps = normal(extended(extended(step_keys[rows], DRIFT)[:, None], columns)) / np.sqrt(len(columns))
-            lengths = np.linalg.norm(self.memories[rows], axis=2, keepdims=True) * self.traits.drift[rows, None, None]
-            self.memories[rows] += (lengths * steps[:, None, :]).astype(np.float32)
+            sums = self.memories.sums
+            lengths = np.linalg.norm(sums[rows], axis=2, keepdims=True) * self.traits.drift[rows, None, None]
+            sums[rows] += (lengths * steps[:, None, :]).astype(np.float32)

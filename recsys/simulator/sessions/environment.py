@@ -110,7 +110,7 @@ class SlateSessions(gymnasium.Env[dict[str, Any], IntArray]):
     def _observed(self) -> dict[str, Any]:
         assert self._crowd is not None
         return {
-            "memory": self._crowd.memories[0].ravel().astype(np.float32),
+            "memory": self._crowd.memories.sums[0].ravel().astype(np.float32),
             "last": np.int64(self._last),
             "step": np.int64(self._crowd.step),
         }

@@ -13,7 +13,7 @@ from recsys.errors import ArtifactError, DataError
 from recsys.simulator.behaviour.choice_sets import sampled_choices
 from recsys.simulator.behaviour.fit import fit_choice_model
 from recsys.simulator.behaviour.fitting import FitConfig, choice_probabilities, choice_utilities, fit_weights
-from recsys.simulator.behaviour.history import remembered, unit_blocks
+from recsys.simulator.behaviour.history import unit_blocks
 from recsys.simulator.behaviour.logged_sessions import LoggedSessions
 from recsys.simulator.behaviour.model import ChoiceModel
 from recsys.simulator.behaviour.patience import Leaving, Patience, fit_patience, length_bin
@@ -28,9 +28,12 @@ def test_memories_that_take_one_item_at_a_time_are_those_of_whole_histories() ->
     model = make_model()
     memories = model.remember(Sequences.from_lists([[], [], []]))
     for step in range(4):
-        items = np.array([history[step] if step < len(history) else -1 for history in HISTORIES])
-        memories = model.remember_choices(memories, items)
-    np.testing.assert_allclose(memories, model.remember(HISTORIES), atol=1e-6)
+        rows = np.flatnonzero(HISTORIES.lengths > step)
+        model.remember_choices(memories, rows, np.array([HISTORIES[row][step] for row in rows]))
+    whole = model.remember(HISTORIES)
+    np.testing.assert_allclose(memories.sums, whole.sums, atol=1e-6)
+    np.testing.assert_array_equal(memories.latest, whole.latest)
+    np.testing.assert_array_equal(memories.latest, [[-1, -1, 0, 4, 8], [-1, -1, -1, -1, 1], [-1, 2, 3, 7, 11]])
 
 
 def test_utilities_are_the_written_sum_and_the_same_one_by_one_as_for_the_catalogue() -> None:
@@ -50,6 +53,8 @@ def test_utilities_are_the_written_sum_and_the_same_one_by_one_as_for_the_catalo
         memory = sum(decay**age * vectors[item] for age, item in enumerate([8, 4, 0]))
         cosine = memory @ vectors[9] / np.linalg.norm(memory)
         expected += weights[0] * cosine + weights[1] * max(cosine, 0) ** 2 + weights[2] * max(cosine, 0) ** 6
+    counts = sum(0.6**age * model.successions[[item], [9]][0] for age, item in enumerate([8, 4, 0]))
+    expected += parameters.succession * np.log1p(counts)
     tired = vectors[4] + vectors[8]
     expected -= parameters.satiation * tired @ vectors[9] / np.linalg.norm(tired)
     np.testing.assert_allclose(some[0, 1], expected, rtol=1e-5)
@@ -78,6 +83,7 @@ def test_a_saved_model_is_the_same_and_a_damaged_one_is_refused(tmp_path: Path) 
     assert report == {"auc": 0.8}
     assert loaded.parameters == model.parameters
     np.testing.assert_array_equal(loaded.vectors.joined, model.vectors.joined)
+    np.testing.assert_array_equal(loaded.successions.toarray(), model.successions.toarray())
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["choice_model.json", "vectors.safetensors"]
     (tmp_path / "model" / "vectors.safetensors").write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match="fit it again"):
@@ -97,8 +103,7 @@ def test_drawn_alternatives_with_their_correction_find_the_weights_of_the_whole_
     log = Sequences.from_lists([[*history, item] for history, item in zip(histories, chosen, strict=True)])
     # Only the last place of each history is a choice of the model: tell them apart by their length.
     sets = sampled_choices(log, model.featurizer, alternatives=24, most_per_user=6, seed=1)
-    memory = remembered(Sequences.from_lists(histories), model.vectors.joined, model.parameters.decays)
-    last = model.featurizer(memory, np.full((3000, 3), -1), chosen[:, None])[:, 0]
+    last = model.featurizer(memories, np.full((3000, 3), -1), chosen[:, None])[:, 0]
     # Rows are sorted by position, so that the 3,000 at position 6 come last.
     rows = np.arange(len(sets) - 3000, len(sets))
     np.testing.assert_allclose(sets.features[rows, 0], last, atol=1e-5)

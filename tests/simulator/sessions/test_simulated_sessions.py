@@ -312,11 +312,11 @@ def test_a_drifting_taste_leaves_its_history_and_others_do_not() -> None:
         seed=0,
         traits=Traits.of(["drifting"] * 25 + ["ordinary"] * 25),  # type: ignore[arg-type]
     )
-    begin = crowd.memories.copy()
+    begin = crowd.memories.sums.copy()
     for _ in range(10):
         crowd.react(np.full((count, 2), -1))
-    kept = np.einsum("bd,bd->b", begin[:, 1], crowd.memories[:, 1]) / (
-        np.linalg.norm(begin[:, 1], axis=1) * np.linalg.norm(crowd.memories[:, 1], axis=1)
+    kept = np.einsum("bd,bd->b", begin[:, 1], crowd.memories.sums[:, 1]) / (
+        np.linalg.norm(begin[:, 1], axis=1) * np.linalg.norm(crowd.memories.sums[:, 1], axis=1)
     )
     np.testing.assert_allclose(kept[25:], 1, rtol=1e-5)
     assert kept[:25].mean() < 0.9
