@@ -29,3 +29,7 @@ class ArtifactError(RecsysError):
 
 class QualityError(RecsysError):
     """A cheaper form of a model ranks worse than its settings allow. The message holds the figures."""
+
+
+class EngineError(RecsysError):
+    """Processes that train together could not be started, or died more often than they are started again."""

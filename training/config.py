@@ -26,6 +26,7 @@ from recsys.generator import GeneratorConfig
 from recsys.retrieval import FusionConfig
 from recsys.tokenizer import TokenizerConfig, UserIndexerConfig
 from training.align import AlignConfig
+from training.engines.config import EngineConfig, LocalEngine
 from training.fit import FitConfig
 from training.layout import CONFIG_FILE, RUNS
 from training.profiles import ProfilesConfig
@@ -61,6 +62,8 @@ class RunConfig(StrictConfig):
 
     run: RunSection = RunSection()
     """Where it lives, its seed."""
+    engine: EngineConfig = LocalEngine()
+    """Who starts the processes that train. A name alone stands for its defaults. No result depends on it."""
     data: DataConfig
     """The data set and how it is filtered and split."""
     encoder: EncoderConfig = EncoderConfig()
@@ -286,6 +289,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     for part in parts[:-1]:
         if here.get(part) is None:
             here[part] = {}
+        elif part == "engine" and isinstance(here[part], str):
+            here[part] = {"name": here[part]}
         here = here[part]
         if not isinstance(here, dict):
             raise ConfigError(f"override {override!r}: {part!r} holds a value, not a section")

@@ -1,14 +1,15 @@
 """Fits a generator: the loop, its schedule, early stopping and exact resume. Knows no runs, no stages, no metrics.
 
 Each epoch seeds its own random numbers from (seed, epoch), so that a fit resumed after any epoch is bit for bit the
-fit that was never stopped. Checkpoints are safetensors and JSON.
+fit that was never stopped. Several processes fit one model on the same batches, each on its part of every one; with
+dropout, of which each draws its own, they come to other weights than one process does, without it to the same up to
+rounding.
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +18,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from recsys.config import StrictConfig
 from recsys.data.sequences import Sequences
 from recsys.evaluation.baselines.sasrec_model import pick_device, pick_dtype
-from recsys.files import atomic_directory, write_json
 from recsys.generator.placement import place
 from recsys.generator.recommender import GeneratorModel
 from recsys.progress import progress_bar
+from recsys.ranks import ALONE, Ranks
+from training.checkpoints import Checkpoint, learned_state, restore
 from training.objectives import BatchLoss, Objective, WindowObjective
+from training.shares import SharedLoss, gather_weights
 from training.throughput import Throughput, flops_per_row
 
 
@@ -95,76 +97,11 @@ def build_optimizer(model: GeneratorModel, config: FitConfig, body_rate: float =
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _learned_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a fit changes, and buffers: weights that are frozen need not be kept with every checkpoint."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {name: value.detach() for name, value in model.state_dict().items() if name not in frozen}
-
-
-def restore(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load `state`, which may hold some of the model's weights only."""
-    model.load_state_dict({**model.state_dict(), **state})
-
-
 def learning_rate_factor(progress: float, warmup_share: float) -> float:
     """Linear warm-up, then cosine decay to 0; a factor of the peak rate at `progress` in [0, 1) of the fit."""
     if progress < warmup_share:
         return progress / warmup_share
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
-
-
-class Checkpoint:
-    """The state after an entry of the curve: weights, best weights, Adam moments, and the curve so far.
-
-    Each has a directory of its own, `checkpoint-<entries>`, and older ones go when it is there: a kill at any
-    moment leaves the newest one whole.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def save(
-        self,
-        model: nn.Module,
-        best: dict[str, Tensor],
-        optimizer: torch.optim.AdamW,
-        curve: list[dict[str, float]],
-    ) -> None:
-        """Write the state after the last entry of `curve`; older ones go."""
-        moments = {
-            f"{index}.{name}": value
-            for index, entry in optimizer.state_dict()["state"].items()
-            for name, value in entry.items()
-        }
-        older = self._by_epoch()
-        with atomic_directory(self.directory / f"checkpoint-{len(curve)}") as target:
-            save_file(_learned_state(model), target / "model.safetensors")
-            save_file(best, target / "best.safetensors")
-            save_file(moments, target / "optimizer.safetensors")
-            write_json(target / "curve.json", curve)
-        for directory in older:
-            shutil.rmtree(directory)
-
-    def load(
-        self, model: nn.Module, optimizer: torch.optim.AdamW
-    ) -> tuple[dict[str, Tensor], list[dict[str, float]]] | None:
-        """Restore model and optimizer from the newest state; the best weights and the curve. None: there is none."""
-        checkpoints = self._by_epoch()
-        if not checkpoints:
-            return None
-        newest = checkpoints[-1]
-        restore(model, load_file(newest / "model.safetensors"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(newest / "optimizer.safetensors").items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        curve: list[dict[str, float]] = json.loads((newest / "curve.json").read_text())
-        return load_file(newest / "best.safetensors"), curve
-
-    def _by_epoch(self) -> list[Path]:
-        """Oldest first."""
-        return sorted(self.directory.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def fit_generator(
@@ -176,8 +113,9 @@ def fit_generator(
     validate: Callable[[], float],
     checkpoint_dir: Path | None = None,
     log: Callable[[str, float, int], None] = lambda tag, value, step: None,
-    objective: Objective | None = None,
+    objective: Callable[[GeneratorModel], Objective] | None = None,
     body_rate: float = 1.0,
+    ranks: Ranks = ALONE,
 ) -> FitResult:
     """Fit `model` in place on `train` by the mean negative log-likelihood of items under the trie.
 
@@ -190,30 +128,47 @@ def fit_generator(
         checkpoint_dir: where the state after each epoch is kept; a fit found there is continued. It must have been
             started with the same model, sequences, settings and seed: the caller guarantees it, nothing here checks.
         log: receives (tag, value, step) scalars.
-        objective: where the batches come from; None = windows of `train`.
+        objective: where the batches of a model come from; None = windows of `train`.
         body_rate: learning rate of the body's own weights, as a share of the configured one.
+        ranks: the processes that fit the model together. All make this very call, and `validate` must give all of them
+            the same. `log` is called by all.
 
     Returns:
         The curve; the model holds the weights of the best validation.
     """
-    if objective is None:
-        objective = WindowObjective(model, train, config.batch_positions, config.label_smoothing)
-    device = pick_device(config.device)
-    place(model, device)
+
+    def windows(model: GeneratorModel) -> Objective:
+        return WindowObjective(model, train, config.batch_positions, config.label_smoothing)
+
+    make_objective = windows if objective is None else objective
+    place(model, pick_device(config.device))
+    # Split weights can only be fitted; validation, and whoever serves, reads a model with all of them.
+    fitted = copy.deepcopy(model) if ranks.size > 1 and ranks.sharded else model
+    device = model.learned.device
     if config.precision == "bfloat16" or device.type == "cuda":
-        model.body.precision = pick_dtype(config.precision, device)
+        model.body.precision = fitted.body.precision = pick_dtype(config.precision, device)
     if config.gradient_checkpointing:
-        model.body.transformer.activation_checkpointing_enable({"use_reentrant": False})
-    fit = _Fit(model=model, objective=objective, config=config, seed=seed, log=log, body_rate=body_rate)
-    checkpoint = Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
+        fitted.body.transformer.activation_checkpointing_enable({"use_reentrant": False})
+    fit = _Fit(
+        model=fitted,
+        objective=make_objective(fitted),
+        config=config,
+        seed=seed,
+        log=log,
+        body_rate=body_rate,
+        ranks=ranks,
+    )
+    if fitted is not model:
+        make_objective(model)  # which may set what the model is asked with
+    checkpoint = Checkpoint(checkpoint_dir, ranks) if checkpoint_dir is not None else None
     curve: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
-    restored = checkpoint.load(model, fit.optimizer) if checkpoint is not None else None
+    restored = checkpoint.load(fitted, fit.optimizer) if checkpoint is not None else None
     if restored is not None:
         best, curve = restored
     batches = fit.begin_epoch(len(curve)) if _goes_on(curve, config) else []
     # Only packing tells how long an epoch is; the first one stands for all.
-    epoch_units = sum(map(objective.units, batches))
+    epoch_units = sum(map(fit.objective.units, batches))
     with progress_bar("train", total=config.epochs * epoch_units) as advance:
         advance(len(curve) * epoch_units, "")
         while _goes_on(curve, config):
@@ -223,17 +178,22 @@ def fit_generator(
             entry = fit.run_epoch(epoch, batches, first_step=first_step, advance=advance)
             batches = []
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
+                fitted.eval()
                 model.eval()
+                if fitted is not model:
+                    gather_weights(fitted, model)
                 entry["ndcg@10"] = validate()
                 log("validation/ndcg@10", entry["ndcg@10"], int(entry["steps"]))
                 if entry["ndcg@10"] > max((past.get("ndcg@10", -1.0) for past in curve), default=-1.0):
-                    best = {name: value.clone() for name, value in _learned_state(model).items()}
+                    best = {name: value.clone() for name, value in learned_state(fitted).items()}
             curve.append(entry)
             if checkpoint is not None:
-                checkpoint.save(model, best, fit.optimizer, curve)
-    restore(model, best)
+                checkpoint.save(fitted, best, fit.optimizer, curve)
+    restore(fitted, best)
+    if fitted is not model:
+        gather_weights(fitted, model)
     if config.gradient_checkpointing:
-        model.body.transformer.activation_checkpointing_disable()
+        fitted.body.transformer.activation_checkpointing_disable()
     model.body.precision = torch.float32
     model.eval()
     best_entry = max((entry for entry in curve if "ndcg@10" in entry), key=lambda entry: entry["ndcg@10"])
@@ -262,19 +222,23 @@ class _Fit:
         seed: int,
         log: Callable[[str, float, int], None],
         body_rate: float,
+        ranks: Ranks,
     ) -> None:
         self.model = model
         self.objective = objective
         self.config = config
         self.seed = seed
         self.log = log
+        self.ranks = ranks
+        self.shared_loss = SharedLoss(model, objective, ranks)
+        # After it: what the optimizer takes are the weights that it may have split.
         self.optimizer = build_optimizer(model, config, body_rate)
         self.flops_per_row = flops_per_row(model.body)
 
     def begin_epoch(self, epoch: int) -> Sequence[Any]:
         """The batches of an epoch (numbered from 0), whose random numbers begin here."""
         random = np.random.default_rng([self.seed, epoch])
-        torch.manual_seed(int(random.integers(2**62)))
+        torch.manual_seed(self.ranks.seed(int(random.integers(2**62))))
         # Before the objective's turn, which may want the model without dropout for all of the epoch.
         self.model.train()
         return self.objective.epoch(epoch, random)
@@ -307,9 +271,8 @@ class _Fit:
         }
 
     def _step(self, batch: Any) -> BatchLoss:
-        found = self.objective.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        found.loss.backward()  # type: ignore[no-untyped-call]
+        found = self.shared_loss.backward(batch)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         return found

@@ -1,7 +1,7 @@
 """Tunes a generator by group policy optimisation: the loop, early stopping under guards, and exact resume.
 
 Every update is seeded by (seed, update), so that a fit that goes on from a checkpoint is bit for bit the one that was
-never stopped.
+never stopped. Several processes share the prompts of an update: each proposes, judges and learns on its own of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ from recsys.generator.lm.reason import ReasonConfig
 from recsys.generator.placement import place
 from recsys.generator.recommender import GeneratorModel
 from recsys.progress import console, progress_bar
-from training.fit import Checkpoint, in_vain, learning_rate_factor, restore
+from recsys.ranks import ALONE, Ranks
+from training.checkpoints import Checkpoint, restore
+from training.fit import in_vain, learning_rate_factor
 
 _LOG_EVERY = 10
 _LEVEL_BATCHES = 4
@@ -161,6 +163,7 @@ def fit_group_policy(
     horizon: int = 5,
     checkpoint_dir: Path | None = None,
     log: Callable[[str, float, int], None] = lambda tag, value, step: None,
+    ranks: Ranks = ALONE,
 ) -> GroupPolicyResult:
     """Tune `model` in place; the reference is a copy of it as it is given.
 
@@ -177,6 +180,8 @@ def fit_group_policy(
         checkpoint_dir: where the state after each validation is kept; a fit found there is continued, if it was begun
             with the same model, prompts, settings and seed: nothing here checks.
         log: receives (tag, value, step) scalars, `align/...`, every tenth update.
+        ranks: the processes that tune the model together, without `reasoning`. All make this very call, `validate` must
+            give all of them the same, and what is logged of the loss is the mean over them.
 
     Raises:
         DataError: no prompts.
@@ -185,20 +190,23 @@ def fit_group_policy(
     """
     if len(prompts) == 0:
         raise DataError("align: no prompts; the training sequences are empty or shorter than align.min_history")
+    if len(prompts) < ranks.size:
+        raise DataError(f"align: {len(prompts)} prompts for {ranks.size} processes; lower engine.processes")
     place(model, pick_device(config.device))
     reference = copy.deepcopy(model).requires_grad_(False).eval()
     tuner: _Tuner[Any, Any]
     if config.reasoning is None:
-        loss = GroupPolicyLoss(Policy(model), Policy(reference), config.policy)
-        tuner = _Tuner(loss, model, prompts, rewards, config, seed, mask_seen, horizon)
+        loss = GroupPolicyLoss(Policy(model), Policy(reference), config.policy, ranks)
+        tuner = _Tuner(loss, model, prompts, rewards, config, seed, mask_seen, horizon, ranks)
     else:
+        assert ranks.size == 1, "chains are not shared"
         asked, before = (ChainPolicy(each, config.reasoning) for each in (model, reference))
         chain_loss = ChainPolicyLoss(asked, before, config.policy, config.reasoning)
-        tuner = _Tuner(chain_loss, model, prompts, rewards, config, seed, mask_seen, horizon)
+        tuner = _Tuner(chain_loss, model, prompts, rewards, config, seed, mask_seen, horizon, ranks)
     if rewards.needs_levels:
         # The reference is the same whenever a fit goes on, and so are the levels.
         rewards.fit_levels(tuner.reference_rollouts(number) for number in range(_LEVEL_BATCHES))
-    checkpoint = Checkpoint(checkpoint_dir) if checkpoint_dir is not None else None
+    checkpoint = Checkpoint(checkpoint_dir, ranks) if checkpoint_dir is not None else None
     best = {name: value.clone() for name, value in model.state_dict().items()}
     curve: list[dict[str, float]] = []
     if checkpoint is not None and (stored := checkpoint.load(model, tuner.optimizer)) is not None:
@@ -274,7 +282,9 @@ class _Tuner(Generic[S, J]):
         seed: int,
         mask_seen: bool,
         horizon: int,
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self._objective = objective
         self._prompts = prompts
         self._rewards = rewards
@@ -295,7 +305,7 @@ class _Tuner(Generic[S, J]):
         rollout, step = divmod(number, config.policy.updates_per_rollout)
         if step == 0 or self._judged is None:
             self._judged = self._judge(rollout)
-        torch.manual_seed(int(np.random.default_rng([self._seed, number]).integers(2**62)))
+        torch.manual_seed(self._ranks.seed(int(np.random.default_rng([self._seed, number]).integers(2**62))))
         self._model.train(config.dropout)
         self.optimizer.zero_grad(set_to_none=True)
         health = self._objective.learn(self._judged, is_first=step == 0)
@@ -304,32 +314,36 @@ class _Tuner(Generic[S, J]):
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
         self.optimizer.step()
-        return health | {"gradient_norm": float(norm)}
+        means = [value / self._ranks.size for value in self._ranks.sums(list(health.values()))]
+        return dict(zip(health, means, strict=True)) | {"gradient_norm": float(norm)}
 
     def legality(self) -> float:
         """Unconstrained legality of what was proposed last, under the policy as it stands."""
         assert self._judged is not None, "an update was taken"
-        return self._objective.legality(self._judged)
+        return self._ranks.sums([self._objective.legality(self._judged)])[0] / self._ranks.size
 
     def reference_rollouts(self, rollout: int) -> Rollouts:
-        """What the supervised model proposes for the prompts of a rollout."""
-        return self._proposed(rollout, by_reference=True).rollouts
+        """What the supervised model proposes for all prompts of a rollout."""
+        return self._proposed(rollout, self._numbers(rollout), by_reference=True).rollouts
 
-    def _proposed(self, rollout: int, *, by_reference: bool = False) -> S:
-        chosen = self._prompts.select(self._numbers(rollout))
+    def _proposed(self, rollout: int, numbers: IntArray, *, by_reference: bool = False) -> S:
+        chosen = self._prompts.select(numbers)
+        stream = [self._seed, 1, rollout] if self._ranks.leads else [self._seed, 1, rollout, self._ranks.rank]
         return self._objective.propose(
             chosen.histories(),
             futures=chosen.futures(self._horizon),
             mask_seen=self._mask_seen,
-            random=np.random.default_rng([self._seed, 1, rollout]),
+            random=np.random.default_rng(stream),
             by_reference=by_reference,
         )
 
     def _judge(self, rollout: int) -> J:
-        sampled = self._proposed(rollout)
+        numbers = self._numbers(rollout)
+        numbers = numbers[self._ranks.part(len(numbers))]
+        sampled = self._proposed(rollout, numbers)
         reference = None
         if self._rewards.needs_levels and self._objective.levels_by_history:
-            reference = self.reference_rollouts(rollout)
+            reference = self._proposed(rollout, numbers, by_reference=True).rollouts
         values = self._rewards(sampled.rollouts, reference=reference)
         judged = self._objective.judge(sampled, values.total)
         terms = {f"reward_{name}": mean for name, mean in values.means().items() if name != "total"}
@@ -338,7 +352,8 @@ class _Tuner(Generic[S, J]):
 
     def _numbers(self, rollout: int) -> IntArray:
         """The prompts of a rollout: passes over all of them, each in an order of its own."""
-        size = min(self._config.batch_prompts, len(self._prompts))
+        # At least one for each process.
+        size = min(max(self._config.batch_prompts, self._ranks.size), len(self._prompts))
         a_pass = len(self._prompts) // size
         order = np.random.default_rng([self._seed, 2, rollout // a_pass]).permutation(len(self._prompts))
         begin = rollout % a_pass * size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from recsys.generator.lm.preference import PreferenceWeighting
 from recsys.generator.lm.rows import Packed, packed_batches
 from recsys.generator.lm.tasks import TaskMix
 from recsys.generator.recommender import GeneratorModel
+from recsys.ranks import Ranks
 from training.teach import TeachConfig
 
 
@@ -30,13 +31,19 @@ class BatchLoss:
     """What a step is made of."""
 
     loss: Tensor
-    """Scalar, to be minimised."""
+    """Scalar, to be minimised: a mean."""
+    weight: float
+    """How much the mean is over; the means of a batch's parts, weighted by it, make that of the batch."""
     item_loss: float
     """Mean negative log-likelihood of the batch's target items, in nats; what curves show."""
     num_items: int
     """Target items."""
     num_rows: int
     """Rows that the body read, padding left out."""
+
+    def with_loss(self, loss: Tensor) -> BatchLoss:
+        """The same with another loss."""
+        return replace(self, loss=loss)
 
 
 class Objective(Protocol):
@@ -48,8 +55,11 @@ class Objective(Protocol):
     def units(self, batch: Any) -> int:
         """How much of an epoch a batch is, for progress."""
 
+    def part(self, batch: Any, ranks: Ranks) -> Any | None:
+        """What of a batch is this process's to do, in the form of a batch; None where there is too little for all."""
+
     def loss(self, batch: Any) -> BatchLoss:
-        """The loss of the model as it stands."""
+        """The loss of the model as it stands, of a batch or a part of one."""
 
 
 class WindowObjective:
@@ -71,6 +81,11 @@ class WindowObjective:
         """Windows."""
         return len(batch)
 
+    def part(self, batch: IntArray, ranks: Ranks) -> IntArray | None:
+        """Every so many-th window: those of a batch are sorted by length."""
+        own = batch[ranks.part(len(batch))]
+        return own if len(own) else None
+
     def loss(self, batch: IntArray) -> BatchLoss:
         """Mean over the target items."""
         items, lengths, first_target = padded_windows(self._train, self._windows, batch)
@@ -81,6 +96,7 @@ class WindowObjective:
         loss = -log_probs.mean()
         return BatchLoss(
             loss=loss,
+            weight=float(len(log_probs)),
             item_loss=loss.item(),
             num_items=len(log_probs),
             num_rows=int(lengths.sum()) * self._model.rows_per_item,
@@ -147,8 +163,12 @@ class TaskObjective:
         """Batches."""
         return 1
 
+    def part(self, batch: Packed, ranks: Ranks) -> Packed | None:
+        """Whole lines."""
+        return batch.lines(ranks.part(len(batch.tokens)))
+
     def loss(self, batch: Packed) -> BatchLoss:
-        """See the class."""
+        """See the class. A part's targets of histories have weights of mean 1 by themselves."""
         found = self._language.target_log_probs(batch.to(self._language.device), self._smoothing)
         codes_per_item = self._language.model.trie.num_levels
         weights = torch.ones_like(found.items)
@@ -159,6 +179,7 @@ class TaskObjective:
         count = text_weight * len(found.text) + codes_per_item * len(found.items)
         return BatchLoss(
             loss=-total / max(1.0, count),
+            weight=float(count),
             item_loss=-found.items.detach().mean().item() if len(found.items) else 0.0,
             num_items=len(found.items),
             num_rows=batch.num_rows,

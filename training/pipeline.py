@@ -29,6 +29,7 @@ from typing import Any
 from recsys.errors import RecsysError
 from recsys.files import sha256_file, sha256_json, write_json
 from recsys.progress import console
+from recsys.ranks import ALONE, Ranks
 from training.layout import STAGE_FILE
 
 _ENGINE_FORMAT = 1
@@ -50,6 +51,9 @@ class Workspace:
     """A directory that survives a kill; the stage finds here what an interrupted attempt under the same key left."""
     run_dir: Path
     """The run's directory, for logs that are no result (TensorBoard)."""
+    ranks: Ranks = ALONE
+    """The processes that build the stage together. Only the leader's `output` and `run_dir` are real; the others may
+    write there, and nobody reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,8 @@ class Stage:
     """JSON-able: everything else that the result depends on."""
     build: Callable[[Workspace], None]
     """Writes the result."""
+    shared: bool = False
+    """Several processes can do this stage's work together; `build` can then be pickled."""
 
 
 @contextmanager
@@ -91,8 +97,12 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def run_stages(run_dir: Path, stages: Sequence[Stage]) -> None:
-    """Bring every stage's result up to date. The caller holds `run_lock`."""
+def _build_here(stage: Stage, workspace: Workspace) -> None:
+    stage.build(workspace)
+
+
+def run_stages(run_dir: Path, stages: Sequence[Stage], build: Callable[[Stage, Workspace], None] = _build_here) -> None:
+    """Bring every stage's result up to date, each one by `build`. The caller holds `run_lock`."""
     for number, stage in enumerate(stages, start=1):
         label = f"[bold]{number}/{len(stages)} {stage.name:<9}[/]"
         partial = run_dir / f"{stage.name}.partial"
@@ -104,7 +114,7 @@ def run_stages(run_dir: Path, stages: Sequence[Stage]) -> None:
         resumed = _claim(partial, key)
         console.print(f"{label} {'going on after an interruption' if resumed else 'running'}", highlight=False)
         started = time.monotonic()
-        _build(run_dir, stage, partial, key)
+        _build(run_dir, stage, partial, key, build)
         console.print(f"{label} done in {time.monotonic() - started:.1f} s", highlight=False)
 
 
@@ -153,18 +163,19 @@ def _claim(partial: Path, key: str) -> bool:
     return False
 
 
-def _build(run_dir: Path, stage: Stage, partial: Path, key: str) -> None:
+def _build(run_dir: Path, stage: Stage, partial: Path, key: str, build: Callable[[Stage, Workspace], None]) -> None:
     output = partial / "output"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     started = time.monotonic()
-    stage.build(
+    build(
+        stage,
         Workspace(
             inputs={name: run_dir / name for name in stage.inputs},
             output=output,
             resume=partial / "resume",
             run_dir=run_dir,
-        )
+        ),
     )
     files = {
         str(file.relative_to(output)): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
@@ -182,6 +193,6 @@ def _build(run_dir: Path, stage: Stage, partial: Path, key: str) -> None:
 
 
 def _peak_memory_mib() -> float:
-    """Of this process since it started."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Of this process since it started, or of the largest one that it started and that has ended."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak / 1024 if sys.platform == "linux" else peak / 2**20

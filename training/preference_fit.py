@@ -42,6 +42,7 @@ from recsys.generator.depth import DepthHeads
 from recsys.generator.nested import NestedModel
 from recsys.generator.placement import place
 from recsys.generator.recommender import GenerativeRecommender
+from recsys.ranks import Ranks
 from training.fit import FitConfig, fit_generator
 from training.objectives import BatchLoss
 
@@ -175,7 +176,7 @@ def fit_preferences(
             validate=validate,
             checkpoint_dir=checkpoint_dir,
             log=log,
-            objective=objective,
+            objective=lambda _: objective,
             body_rate=config.body_rate,
         )
     best = max(entry["ndcg@10"] for entry in result.curve if "ndcg@10" in entry)
@@ -364,6 +365,10 @@ class _PairObjective:
         """Pairs."""
         return len(batch)
 
+    def part(self, batch: IntArray, ranks: Ranks) -> IntArray:
+        """All of it: there are losses that compare the pairs of a batch with each other."""
+        return batch
+
     # --- log-probabilities --------------------------------------------------------------------------------------------
 
     def _judged(self, answers: _Answers) -> _Judged:
@@ -442,6 +447,7 @@ class _PairObjective:
         self._step += 1
         return BatchLoss(
             loss=loss,
+            weight=float(len(batch)),
             item_loss=loss.item(),
             num_items=len(batch),
             num_rows=int(self.prompts.lengths[batch].sum()) * self._model.rows_per_item,

@@ -9,6 +9,7 @@ import torch
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import atomic_path
 from training.config import RunConfig, config_yaml
+from training.engines import build_with
 from training.layout import CONFIG_FILE
 from training.pipeline import is_finished, run_lock, run_stages
 from training.stages import build_stages, evaluate
@@ -25,7 +26,7 @@ def execute(config: RunConfig) -> None:
     with run_lock(config.run_dir):
         with atomic_path(config.run_dir / CONFIG_FILE) as temporary:
             temporary.write_text(config_yaml(config))
-        run_stages(config.run_dir, stages)
+        run_stages(config.run_dir, stages, build_with(config.engine, config.run.threads))
 
 
 def evaluate_run(config: RunConfig) -> None:

@@ -24,6 +24,7 @@ from recsys.encoder.text import item_texts
 from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.files import atomic_directory
 from recsys.progress import console
+from recsys.ranks import ALONE, Ranks
 
 _FILE = "item_embeddings.safetensors"
 _GRAPH = "graph"
@@ -140,6 +141,7 @@ def encode_catalog(
     *,
     held_out: IntArray | None = None,
     tuned_model: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> ItemEmbeddings:
     """Vectors of all items of a catalogue; texts encoded before come from the cache.
 
@@ -151,6 +153,7 @@ def encode_catalog(
             `collaborative_weight` above 0). Never pass validation or test items: they would leak into the codes.
         held_out: int64 [m], items that no graph encoder is fitted on; they are placed as any new item would be.
         tuned_model: directory for the tuned text model; needed for `alignment`.
+        ranks: processes that tune its layers together; alone where only a head is tuned.
 
     Raises:
         ConfigError: the template fits no column, the training sequences or the directory are missing, or a catalogue
@@ -167,7 +170,7 @@ def encode_catalog(
             f"encoder.collaborative_weight is above 0, which needs at least 2 items, found {catalog.num_items}; "
             "set it to 0"
         )
-    text = _text_vectors(catalog, config, cache_dir, train, tuned_model)
+    text = _text_vectors(catalog, config, cache_dir, train, tuned_model, ranks)
     modalities = [_read_modality(modality, catalog) for modality in config.modalities]
     check_modalities(modalities, catalog.num_items)
     parts = [(text, 1.0)]
@@ -195,7 +198,12 @@ def _reads_graph(config: EncoderConfig) -> bool:
 
 
 def _text_vectors(
-    catalog: Catalog, config: EncoderConfig, cache_dir: Path | None, train: Sequences | None, tuned_model: Path | None
+    catalog: Catalog,
+    config: EncoderConfig,
+    cache_dir: Path | None,
+    train: Sequences | None,
+    tuned_model: Path | None,
+    ranks: Ranks,
 ) -> FloatArray:
     """float32 [num_items, text_dim], by the model as it is or as it was tuned."""
     texts, cache_dir = item_texts(catalog, config), cache_dir or default_cache_dir()
@@ -207,12 +215,16 @@ def _text_vectors(
 
     if tuned_model is None:
         raise ConfigError("encoder.alignment needs a directory for the tuned model; pass tuned_model")
-    tune_encoder(config, catalog, train, config.alignment, tuned_model, cache_dir)
+    tune_encoder(config, catalog, train, config.alignment, tuned_model, cache_dir, ranks)
     if config.alignment.trainable_layers == 0:
         return apply_head(tuned_model, encode_cached(TextEncoder(config, cache_dir), texts, cache_dir))
-    return encode_cached(
-        TextEncoder(config.model_copy(update={"model": str(tuned_model)}), cache_dir), texts, cache_dir
-    )
+    vectors = None
+    if ranks.leads:
+        tuned = TextEncoder(config.model_copy(update={"model": str(tuned_model)}), cache_dir)
+        vectors = encode_cached(tuned, texts, cache_dir)
+    vectors = ranks.told(vectors)
+    assert vectors is not None, "the leader encoded"
+    return vectors
 
 
 def _read_modality(config: ModalityConfig, catalog: Catalog) -> Modality:

@@ -106,6 +106,8 @@ class ResidualQuantizer(nn.Module):
                 kmeans_init=True,
                 kmeans_iters=kmeans_iterations,
                 rotation_trick=False,
+                # Processes that train together all see the whole batch.
+                sync_codebook=False,
             )
         elif kind == "gradient":
             self.codewords = nn.Parameter(torch.zeros(levels, codebook_size, dim))

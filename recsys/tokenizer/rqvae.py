@@ -7,6 +7,9 @@ The codebooks are `ResidualQuantizer`, which also makes the gradients; here are 
 Every term is a sum over dimensions and a mean over the batch, so that settings carry over between embedding widths; the
 terms in brackets are LETTER's (`recsys.tokenizer.letter`). Once fitted, everything is arrays: `encode` needs no
 quantizer and no randomness.
+
+Several processes share a batch: each encodes and decodes its own rows, and all quantize the whole batch, whose
+statistics move the codebooks. What they learn is what one process does, up to rounding.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from recsys.data import Sequences
 from recsys.errors import ConfigError
 from recsys.progress import console, progress_bar
+from recsys.ranks import ALONE, Ranks
 from recsys.tokenizer.artifact import load_tensors, save_tokenizer
 from recsys.tokenizer.autoencoder import AutoencoderTokenizer
 from recsys.tokenizer.config import RQVAEConfig
@@ -46,8 +50,10 @@ class RQVAETokenizer(AutoencoderTokenizer):
         super().__init__(config)
         self.config: RQVAEConfig = config
 
-    def fit(self, embeddings: FloatArray, train: Sequences | None = None) -> SemanticIds:
+    def fit(self, embeddings: FloatArray, train: Sequences | None = None, ranks: Ranks = ALONE) -> SemanticIds:
         """Train on float32 [n, dim] and name these items. Leaves torch's global random state as it was.
+
+        `ranks` are the processes that train together; all make this very call.
 
         Raises:
             ConfigError: `collaborative_weight` is above 0 and `train` is None.
@@ -57,7 +63,7 @@ class RQVAETokenizer(AutoencoderTokenizer):
         inputs = self._standardise(embeddings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            self._train(torch.from_numpy(inputs), letter)
+            self._train(torch.from_numpy(inputs), letter, ranks)
         ids = self._name_items(self.latents(embeddings))
         other = "" if self.config.codebook == "simvq" else "set tokenizer.codebook to simvq, or "
         warn_about_usage(
@@ -97,13 +103,19 @@ class RQVAETokenizer(AutoencoderTokenizer):
             behaviour = behaviour_vectors(train, num_items, self._code_dim(dim))
         return Letter(config.collaborative_weight, config.diversity_weight, behaviour, config.seed)
 
-    def _train(self, inputs: Tensor, letter: Letter | None) -> None:
+    def _train(self, inputs: Tensor, letter: Letter | None, ranks: Ranks) -> None:
         """Fit networks and codebooks to float32 [n, dim] inputs of unit mean square norm."""
         config = self.config
         num_items, dim = inputs.shape
         batch_size = min(config.batch_size, num_items)
+        if batch_size < ranks.size:
+            raise ConfigError(
+                f"tokenizer.batch_size: {ranks.size} processes share a batch of {batch_size} items; lower "
+                "engine.processes, or raise it"
+            )
         self._build(dim)
-        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        networks = [*self.encoder.parameters(), *self.decoder.parameters()]
+        parameters = list(networks)
         optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
         quantizer: ResidualQuantizer | None = None
@@ -128,9 +140,11 @@ class RQVAETokenizer(AutoencoderTokenizer):
                             letter.regroup(quantizer)
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * cosine_factor(progress)
-                loss = self._loss(inputs, rows, quantizer, letter)
+                loss = self._loss(inputs, rows, quantizer, letter, ranks)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
+                # Codebooks have the gradient of the whole batch already, in every process.
+                ranks.add_gradients(networks)
                 nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 advance(1, f"loss {loss.item():.4f}")
@@ -163,15 +177,22 @@ class RQVAETokenizer(AutoencoderTokenizer):
             return torch.cat([self.encoder(inputs[part]) for part in row_blocks(*inputs.shape)])
 
     def _loss(
-        self, inputs: Tensor, rows: Tensor, quantizer: ResidualQuantizer | None, letter: Letter | None = None
+        self,
+        inputs: Tensor,
+        rows: Tensor,
+        quantizer: ResidualQuantizer | None,
+        letter: Letter | None = None,
+        ranks: Ranks = ALONE,
     ) -> Tensor:
-        """Scalar, of the batch `rows` (int64 [B]) of float [n, dim] inputs."""
-        batch = inputs[rows]
-        latent = self.encoder(batch)
+        """Scalar, of the batch `rows` (int64 [B]) of float [n, dim] inputs; of the error, this process's share."""
+        own = ranks.part(len(rows))
+        batch = inputs[rows[own]]
+        share = len(batch) / len(rows)
+        latent = ranks.with_others(self.encoder(batch), len(rows))
         if quantizer is None:
-            return squared_error(self.decoder(latent), batch)
+            return share * squared_error(self.decoder(latent[own]), batch)
         quantized: Quantized = quantizer(latent)
-        loss = squared_error(self.decoder(quantized.vector), batch) + quantized.loss
+        loss = share * squared_error(self.decoder(quantized.vector[own]), batch) + quantized.loss
         return loss if letter is None else loss + letter.loss(rows, quantized, quantizer)
 
 

@@ -60,7 +60,7 @@ def plan_command(
         ("  workers on each", f"{found.workers_per_machine} ({found.workers} in all)"),
         ("  memory used on each", f"{found.machine_gib:.1f} GiB"),
         ("  an answer", f"{found.answer_cpu_ms:.1f} ms of a core; {100 * found.load:.0f} % of saturation at the peak"),
-        ("store", f"{found.store_shards} shards, {found.store_gib:.1f} GiB of memory, once more for each replica"),
+        ("store", f"shards: {found.store_shards}, memory: {found.store_gib:.1f} GiB, once more for each replica"),
         ("writer of the offline store", f"{found.offline_writer_cores:.2f} cores"),
         ("offline store", f"{found.offline_gib_per_day:.1f} GiB a day"),
         ("network out of the API", f"{found.network_mbit_per_second:.0f} Mbit/s"),

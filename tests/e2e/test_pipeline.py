@@ -29,7 +29,7 @@ KILLS = (
     ("encode", "after", "recsys.encoder.cache:save_file", 1),  # a shard is written and has not taken its name
     ("tokenize", "before", "recsys.tokenizer.rqvae:RQVAETokenizer._loss", 30),
     ("train", "before", "training.scalars:ScalarLog.__call__", 10),
-    ("train", "after", "training.fit:write_json", 1),  # a checkpoint is written and has not taken its name
+    ("train", "after", "training.checkpoints:write_json", 1),  # a checkpoint is written and has not taken its name
     ("retrieve", "before", "recsys.evaluation.baselines.sasrec:SasRec.save", 1),
     ("fuse", "before", "recsys.retrieval.ranker:ConditionalLogit.save", 1),
     ("evaluate", "before", "recsys.evaluation.baselines.sasrec:SasRec.__call__", 1),

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from recsys.data.sequences import Sequences
+from recsys.errors import ArtifactError
 from recsys.generator.config import GeneratorConfig, ModelConfig
 from recsys.generator.nested import NestedModel
 from recsys.generator.placement import place
@@ -108,17 +110,16 @@ def kill_when_called(patch: pytest.MonkeyPatch, target: str, fatal_call: int) ->
     patch.setattr(module, name, deadly)
 
 
-# The points of the second save; the first one has written three tensor files and had no older one to delete.
+# The points of the second save; the first one had no older one to delete.
 @pytest.mark.parametrize(
     ("target", "fatal_call"),
     [
-        ("training.fit:save_file", 4),
-        ("training.fit:save_file", 6),
-        ("training.fit:write_json", 2),
+        ("training.checkpoints:save", 2),
+        ("training.checkpoints:write_json", 2),
         ("os:rename", 2),
         ("os:rmdir", 1),
     ],
-    ids=["first file", "last tensors", "curve", "taking its name", "older one half deleted"],
+    ids=["tensors", "curve", "taking its name", "older one half deleted"],
 )
 def test_a_fit_killed_anywhere_in_a_save_goes_on_from_a_whole_checkpoint(
     target: str, fatal_call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,6 +140,16 @@ def test_a_fit_killed_anywhere_in_a_save_goes_on_from_a_whole_checkpoint(
     resumed = run(tmp_path / "killed")
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert [path.name for path in (tmp_path / "killed").iterdir()] == ["checkpoint-3"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named(tmp_path: Path) -> None:
+    old = tmp_path / "checkpoint-1"
+    old.mkdir()
+    save_file({"body.weight": torch.zeros(2)}, old / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"checkpoint-1 .*delete it"):
+        fit_generator(
+            fresh("nested").model, cycles(), FitConfig(), seed=0, validate=lambda: 0.0, checkpoint_dir=tmp_path
+        )
 
 
 def test_the_weights_of_the_best_validation_are_kept_and_patience_ends_the_fit() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def stage(config: RunConfig, align: AlignConfig) -> Stage:
             *((RETRIEVE,) if reads_scorers(align) else ()),
         ),
         settings={"align": chosen, "mask_seen": config.evaluation.mask_seen, "seed": config.run.seed},
-        build=lambda workspace: _build(config, align, workspace),
+        build=partial(_build, config, align),
+        # Losses of pairs, and chains with their answers, are of a batch as a whole.
+        shared=align.method == "group_policy" and align.group_policy.reasoning is None,
     )
 
 
@@ -256,6 +259,7 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
                 horizon=align.prompts.horizon,
                 checkpoint_dir=workspace.resume,
                 log=log,
+                ranks=workspace.ranks,
             )
             curve, best, raised = policy_fit.curve, policy_fit.best_update, policy_fit.alarms
         else:
@@ -271,6 +275,8 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
                 log=log,
             )
             curve, best, raised = pair_fit.curve, pair_fit.best_epoch, []
+    if not workspace.ranks.leads:
+        return
     after = fitted.served(config, align)
     directly = None
     if before_directly is not None:

@@ -58,7 +58,7 @@ def stage(config: RunConfig) -> Stage:
 def _portable(config: RunConfig) -> dict[str, object]:
     """The configuration without what belongs to this machine."""
     config = config.model_copy(update={"encoder": encode.portable(config.encoder)})
-    settings = config.model_dump(mode="json", exclude={"run": {"dir", "threads"}, "data": {"path"}})
+    settings = config.model_dump(mode="json", exclude={"run": {"dir", "threads"}, "data": {"path"}, "engine": True})
     if config.pairs is not None:
         settings["pairs"] = pairs.portable(config.pairs)
     return settings

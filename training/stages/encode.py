@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,30 @@ _EMBEDDINGS = "embeddings"
 
 def stage(config: RunConfig) -> Stage:
     """What was encoded before a kill is in the encoder's own cache."""
+    alignment = config.encoder.alignment
+    return Stage(
+        name=ENCODE,
+        version=3,
+        inputs=(DATA,),
+        settings=_settings(config),
+        build=partial(_build, config),
+        shared=alignment is not None and alignment.trainable_layers != 0,
+    )
 
-    def build(workspace: Workspace) -> None:
-        source = workspace.inputs[DATA]
-        split = data.load_split(source)
-        embeddings = encode_catalog(
-            data.load_catalog(source),
-            config.encoder,
-            train=split.train,
-            held_out=split.held_out,
-            tuned_model=workspace.output / TEXT_ENCODER,
-        )
-        # What is stored must not depend on where this machine keeps its files.
-        replace(embeddings, encoder=portable(config.encoder)).save(workspace.output / _EMBEDDINGS)
 
-    return Stage(name=ENCODE, version=3, inputs=(DATA,), settings=_settings(config), build=build)
+def _build(config: RunConfig, workspace: Workspace) -> None:
+    source = workspace.inputs[DATA]
+    split = data.load_split(source)
+    embeddings = encode_catalog(
+        data.load_catalog(source),
+        config.encoder,
+        train=split.train,
+        held_out=split.held_out,
+        tuned_model=workspace.output / TEXT_ENCODER,
+        ranks=workspace.ranks,
+    )
+    # What is stored must not depend on where this machine keeps its files.
+    replace(embeddings, encoder=portable(config.encoder)).save(workspace.output / _EMBEDDINGS)
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

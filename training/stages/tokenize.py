@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from recsys.data import Examples, IntArray, Split
 from recsys.encoder.encoder import FloatArray
 from recsys.files import write_json
+from recsys.ranks import Ranks
 from recsys.tokenizer import (
     SemanticIds,
     SemanticIdTokenizer,
@@ -18,6 +20,7 @@ from recsys.tokenizer import (
     new_item_report,
     tokenizer_report,
 )
+from recsys.tokenizer.rqvae import RQVAETokenizer
 from training.config import RunConfig
 from training.layout import DATA, ENCODE, SEMANTIC_IDS, TOKENIZE, TOKENIZER, TOKENIZER_REPORT
 from training.pipeline import Stage, Workspace
@@ -26,34 +29,41 @@ from training.stages import data, encode
 
 def stage(config: RunConfig) -> Stage:
     """Seconds to a few minutes: begins anew after a kill."""
-
-    def build(workspace: Workspace) -> None:
-        embeddings = encode.load_embeddings(workspace.inputs[ENCODE])
-        split = data.load_split(workspace.inputs[DATA])
-        tokenizer = build_tokenizer(config.tokenizer)
-        ids = _name_items(tokenizer, embeddings.vectors, split)
-        ids.save(workspace.output / SEMANTIC_IDS)
-        tokenizer.save(workspace.output / TOKENIZER)
-        # Neither codes nor vectors were fitted on validation transitions, so they judge both.
-        pairs = _transitions(split.valid)
-        report = tokenizer_report(ids, tokenizer, embeddings.vectors, pairs)
-        if len(split.held_out):
-            report["new_items"] = new_item_report(ids, tokenizer, embeddings.vectors, split.held_out)
-        write_json(workspace.output / TOKENIZER_REPORT, report)
-
     return Stage(
         name=TOKENIZE,
         version=3,
         inputs=(DATA, ENCODE),
         settings=config.tokenizer.model_dump(mode="json"),
-        build=build,
+        build=partial(_build, config),
+        shared=config.tokenizer.method == "rqvae",
     )
 
 
-def _name_items(tokenizer: SemanticIdTokenizer, vectors: FloatArray, split: Split) -> SemanticIds:
+def _build(config: RunConfig, workspace: Workspace) -> None:
+    embeddings = encode.load_embeddings(workspace.inputs[ENCODE])
+    split = data.load_split(workspace.inputs[DATA])
+    tokenizer = build_tokenizer(config.tokenizer)
+    ids = _name_items(tokenizer, embeddings.vectors, split, workspace.ranks)
+    if not workspace.ranks.leads:
+        return
+    ids.save(workspace.output / SEMANTIC_IDS)
+    tokenizer.save(workspace.output / TOKENIZER)
+    # Neither codes nor vectors were fitted on validation transitions, so they judge both.
+    pairs = _transitions(split.valid)
+    report = tokenizer_report(ids, tokenizer, embeddings.vectors, pairs)
+    if len(split.held_out):
+        report["new_items"] = new_item_report(ids, tokenizer, embeddings.vectors, split.held_out)
+    write_json(workspace.output / TOKENIZER_REPORT, report)
+
+
+def _name_items(tokenizer: SemanticIdTokenizer, vectors: FloatArray, split: Split, ranks: Ranks) -> SemanticIds:
     """Fit on what may be fitted on; items that are held out are encoded as any new item would be."""
     fitted = split.fitted_items
-    ids = tokenizer.fit(vectors[fitted], split.train.renumber(split.fitted_index))
+    train = split.train.renumber(split.fitted_index)
+    if isinstance(tokenizer, RQVAETokenizer):
+        ids = tokenizer.fit(vectors[fitted], train, ranks)
+    else:
+        ids = tokenizer.fit(vectors[fitted], train)
     if len(split.held_out) == 0:
         return ids
     codes = np.empty((split.num_items, ids.levels), dtype=np.int64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,15 @@ from recsys.generator.lm.initial_rows import ground_rows, ground_users
 from recsys.generator.lm.make import make_task_mix
 from recsys.generator.lm.tasks import TaskMix
 from recsys.generator.placement import place
+from recsys.generator.recommender import GeneratorModel
+from recsys.ranks import Ranks
 from recsys.tokenizer import SemanticIds
 from recsys.tokenizer.user_histories import HistoryIndexer
 from training.config import RunConfig
 from training.fit import fit_generator
 from training.language_report import language_report
 from training.layout import DATA, ENCODE, LANGUAGE_REPORT, TOKENIZE, TRAIN, USERS
-from training.objectives import TaskObjective
+from training.objectives import Objective, TaskObjective
 from training.pipeline import Stage, Workspace
 from training.scalars import ScalarLog
 from training.stages import data, encode, tokenize, users
@@ -54,7 +58,8 @@ def stage(config: RunConfig) -> Stage:
         version=3,
         inputs=(DATA, ENCODE, TOKENIZE, *((USERS,) if config.teach.tasks.user_tokens else ())),
         settings=settings,
-        build=lambda workspace: _build(config, workspace),
+        build=partial(_build, config),
+        shared=True,
     )
 
 
@@ -79,7 +84,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         if indexer is not None:
             ground_users(model, config.run.seed + 1)
         mix = _task_mix(config, workspace, train, fitted, embeddings.vectors, indexer)
-        objective = TaskObjective(model, mix, config.teach, config.fit.batch_positions, config.fit.label_smoothing)
+        objective = _teaching(config, mix)
     cases = sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
     with ScalarLog(workspace.run_dir) as log:
         result = fit_generator(
@@ -87,12 +92,15 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
             train,
             config.fit,
             seed=config.run.seed,
-            validate=lambda: _ndcg_at_10(recommender, cases, config),
+            validate=lambda: _ndcg_at_10(recommender, cases, config, workspace.ranks),
             checkpoint_dir=workspace.resume,
             log=log,
             objective=objective,
             body_rate=1.0 if objective is None else config.teach.language_rate,
+            ranks=workspace.ranks,
         )
+    if not workspace.ranks.leads:
+        return
     if mix is not None:
         told = language_report(recommender, mix, config.teach.line_rows, config.teach.report_samples)
         write_json(workspace.output / LANGUAGE_REPORT, told)
@@ -101,6 +109,10 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         recommender = recommender.with_catalog(ids.codes, embeddings.vectors, known=fitted)
     recommender.save(workspace.output)
     write_json(workspace.output / _CURVE, {"best_epoch": result.best_epoch, "curve": result.curve})
+
+
+def _teaching(config: RunConfig, mix: TaskMix) -> Callable[[GeneratorModel], Objective]:
+    return lambda model: TaskObjective(model, mix, config.teach, config.fit.batch_positions, config.fit.label_smoothing)
 
 
 def _task_mix(
@@ -178,13 +190,17 @@ def sample(cases: Examples, size: int, seed: int) -> Examples:
     return cases.select(np.sort(np.random.default_rng(seed).choice(len(cases), size, replace=False)))
 
 
-def _ndcg_at_10(recommender: GenerativeRecommender, cases: Examples, config: RunConfig) -> float:
-    lists = rank(
-        recommender,
-        cases.histories,
-        10,
-        beams=config.fit.validation_beams,
-        mask_seen=config.evaluation.mask_seen,
-    )
-    ndcg = accuracy_metrics(lists, cases.targets, (10,))["ndcg@10"]
-    return float(ndcg.numerator.mean())
+def _ndcg_at_10(recommender: GenerativeRecommender, cases: Examples, config: RunConfig, ranks: Ranks) -> float:
+    """Over all cases, each process ranking its part of them."""
+    own = cases.select(np.arange(len(cases))[ranks.part(len(cases))])
+    gain = 0.0
+    if len(own):
+        lists = rank(
+            recommender,
+            own.histories,
+            10,
+            beams=config.fit.validation_beams,
+            mask_seen=config.evaluation.mask_seen,
+        )
+        gain = float(accuracy_metrics(lists, own.targets, (10,))["ndcg@10"].numerator.sum())
+    return ranks.mean(gain, len(own))

@@ -19,6 +19,7 @@ from recsys.alignment.group_policy.policy import Policy, Sampled
 from recsys.alignment.group_policy.surrogate import Surrogate, kl_estimate, surrogate
 from recsys.data import Sequences
 from recsys.errors import RewardError
+from recsys.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,15 +58,17 @@ class GroupPolicyLoss:
         policy: learns.
         reference: the supervised model; stays as it is.
         config: the settings.
+        ranks: processes with a batch of proposals each, of which the loss is one: `learn` leaves the gradients of all.
     """
 
     levels_by_history = True
     """See `Objective`."""
 
-    def __init__(self, policy: Policy, reference: Policy, config: GroupPolicyConfig) -> None:
+    def __init__(self, policy: Policy, reference: Policy, config: GroupPolicyConfig, ranks: Ranks = ALONE) -> None:
         self.policy = policy
         self.reference = reference
         self.config = config
+        self._ranks = ranks
 
     def propose(
         self,
@@ -141,21 +144,22 @@ class GroupPolicyLoss:
         )
         live = (judged.advantages != 0).any(1, keepdim=True) & rollouts.is_real
         moved = surrogate_of(config, found.proposals, judged.old, judged.advantages, is_first=is_first)
-        count = live.sum().clamp(min=1)
+        # Means are over the proposals of all processes: what each of them has here adds up to the loss.
+        counts = [int(live.sum()), int(rollouts.is_real.sum()), len(found.history)]
+        num_live, num_real, num_items = self._ranks.sums(counts)
+        count = max(1.0, num_live)
         policy_loss = torch.where(live, moved.loss, 0.0).sum() / count
         loss = policy_loss
         if config.kl_weight > 0 and config.kl_place == "loss":
             divergence = kl_estimate(found.proposals, judged.reference)
-            loss = (
-                loss + config.kl_weight * torch.where(rollouts.is_real, divergence, 0.0).sum() / rollouts.is_real.sum()
-            )
+            loss = loss + config.kl_weight * torch.where(rollouts.is_real, divergence, 0.0).sum() / num_real
         health = judged.health | {
             "policy_loss": policy_loss.item(),
             "clipped": float((moved.clipped & live).sum() / count),
             "early_clipped": float((moved.early & live).sum() / count),
         }
         if config.supervised_weight > 0:
-            supervised = -found.history.mean()
+            supervised = -found.history.sum() / num_items
             loss = loss + config.supervised_weight * supervised
             health["supervised_loss"] = supervised.item()
         return PolicyLoss(loss=loss, health=health)
@@ -164,6 +168,7 @@ class GroupPolicyLoss:
         """See `Objective`."""
         found = self.step(judged, is_first=is_first)
         found.loss.backward()  # type: ignore[no-untyped-call]
+        self._ranks.add_gradients(self.policy.model.parameters())
         return found.health
 
     @torch.no_grad()

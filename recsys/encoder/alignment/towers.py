@@ -21,6 +21,7 @@ from recsys.encoder.alignment.gradient_cache import backward_in_chunks
 from recsys.encoder.alignment.masked_language import MaskedLanguageModel
 from recsys.encoder.alignment.profiles import UserWriter
 from recsys.errors import ConfigError
+from recsys.ranks import ALONE, Ranks
 
 FloatArray = npt.NDArray[np.float32]
 Loss = Callable[[Tensor], Tensor]
@@ -169,9 +170,16 @@ class LiveTower:
     """A sentence-transformers model, of which the top layers and the head are trained."""
 
     def __init__(
-        self, model: Any, item_texts: Sequence[Sequence[str]], writer: UserWriter, config: AlignmentConfig
+        self,
+        model: Any,
+        item_texts: Sequence[Sequence[str]],
+        writer: UserWriter,
+        config: AlignmentConfig,
+        ranks: Ranks = ALONE,
     ) -> None:
         """`item_texts` holds the texts of all items, by phrasing; `writer` writes those of users.
+
+        `ranks` read the chunks of a batch together.
 
         Raises:
             ConfigError: the model has no transformer layers, or fewer than are to be trained, or `mlm_weight` is above
@@ -181,6 +189,7 @@ class LiveTower:
         self._item_texts = item_texts
         self._writer = writer
         self._config = config
+        self._ranks = ranks
         self._layers = trainable_parameters(model, config.trainable_layers)
         for parameter in model.parameters():
             parameter.requires_grad = False
@@ -221,12 +230,18 @@ class LiveTower:
         place = torch.empty(len(order), dtype=torch.int64)
         place[order] = torch.arange(len(order))
         place = place.to(self._model.device)
-        loss = backward_in_chunks(chunks, self._embed, lambda rows: loss_of(functional.embedding(place, rows)))
+        loss = backward_in_chunks(
+            chunks, self._embed, lambda rows: loss_of(functional.embedding(place, rows)), self._ranks
+        ).item()
         if self._language is not None:
-            masked = self._language(chunks[int(rng.integers(len(chunks)))])
-            torch.autograd.backward(self._config.mlm_weight * masked)
-            loss = loss + self._config.mlm_weight * masked.detach()
-        return loss.item()
+            guessed, guess = int(rng.integers(len(chunks))), 0.0
+            if guessed % self._ranks.size == self._ranks.rank:
+                masked = self._config.mlm_weight * self._language(chunks[guessed])
+                torch.autograd.backward(masked)
+                guess = masked.item()
+            loss += self._ranks.sums([guess])[0]
+        self._ranks.add_gradients(weight for group in self.parameter_groups() for weight in group["params"])
+        return loss
 
     def item_vectors(self, items: IntArray) -> FloatArray:
         """See `Tower`."""

@@ -34,6 +34,7 @@ from recsys.encoder.text import item_texts
 from recsys.errors import DataError
 from recsys.files import atomic_directory, write_json
 from recsys.progress import console, progress_bar
+from recsys.ranks import ALONE, Ranks
 
 _RECALL_DEPTH = 20  # EasyRec keeps the step of best Recall@20
 _HOLDOUT_SHARE = 5  # at most one in so many histories gives its last item away
@@ -66,6 +67,7 @@ def tune_encoder(
     config: AlignmentConfig,
     directory: Path,
     cache_dir: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> TuningReport:
     """Tune `encoder.model` and write the result to `directory`, whole or not at all.
 
@@ -80,6 +82,8 @@ def tune_encoder(
         config: what is trained and how.
         directory: replaced if it exists.
         cache_dir: of encoded texts; $RECSYS_CACHE or ~/.cache/recsys when None.
+        ranks: processes that tune together, of which the leader writes. They share the texts of a batch where layers
+            are trained; a head over cached vectors is trained in each of them, as there is little to share.
 
     Raises:
         ConfigError: the model cannot be tuned as asked.
@@ -109,7 +113,10 @@ def tune_encoder(
             tower = _frozen_tower(head, texts, fitted, cuts, holdout, config)
         else:
             model.max_seq_length = min(config.max_tokens, own_limit) if own_limit else config.max_tokens
-            tower = LiveTower(model, texts.items, texts.users, config)
+            tower = LiveTower(model, texts.items, texts.users, config, ranks)
+            if ranks.size > 1:
+                # What is new in the model was drawn alike in all processes; dropout is not to be.
+                torch.manual_seed(ranks.seed(config.seed))
         report = _train(tower, sampler, fitted, holdout, catalog.num_items, config)
     model.max_seq_length = own_limit
     if report.best_step == 0:
@@ -120,6 +127,8 @@ def tune_encoder(
             markup=False,
             soft_wrap=True,
         )
+    if not ranks.leads:
+        return report
     with atomic_directory(directory) as temporary:
         model.cpu().eval().save(str(temporary), create_model_card=False)
         facts = {"base": Path(encoder.model).name, "config": config.model_dump(mode="json"), "report": asdict(report)}

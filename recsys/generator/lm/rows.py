@@ -130,8 +130,13 @@ class Packed:
     """int64 [B, S]: each row's place in its sequence; padding counts as one more sequence."""
     is_history: Tensor
     """bool [B, S], see `Written`."""
-    num_rows: int
-    """Rows that are not padding."""
+    rows: Tensor
+    """int64 [B], on the CPU: how many rows of each line are not padding."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are not padding."""
+        return int(self.rows.sum())
 
     def to(self, device: torch.device) -> Packed:
         """The same on `device`."""
@@ -141,7 +146,20 @@ class Packed:
             is_target=self.is_target.to(device),
             positions=self.positions.to(device),
             is_history=self.is_history.to(device),
-            num_rows=self.num_rows,
+            rows=self.rows,
+        )
+
+    def lines(self, chosen: slice) -> Packed | None:
+        """Some of the lines; None for none."""
+        if len(self.tokens[chosen]) == 0:
+            return None
+        return Packed(
+            tokens=self.tokens[chosen],
+            items=self.items[chosen],
+            is_target=self.is_target[chosen],
+            positions=self.positions[chosen],
+            is_history=self.is_history[chosen],
+            rows=self.rows[chosen],
         )
 
 
@@ -191,7 +209,7 @@ def rectangle(sequences: Sequence[Written], lines: Sequence[Sequence[int]]) -> P
         is_target=torch.from_numpy(is_target),
         positions=torch.from_numpy(positions),
         is_history=torch.from_numpy(is_history),
-        num_rows=sum(len(sequences[index]) for line in lines for index in line),
+        rows=torch.tensor([sum(len(sequences[index]) for index in line) for line in lines]),
     )
 
 
