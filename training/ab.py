@@ -35,7 +35,7 @@ from recsys.simulator.sessions.arms import CachedArm
 from recsys.simulator.sessions.interleaved import simulated_preference
 from recsys.simulator.sessions.play import PlayConfig, play
 from recsys.simulator.sessions.validity import validity
-from training.arms import ArmLists, bundle_lists, find_bundle, is_service, names_of, service_lists
+from training.arms import ArmLists, bundle_lists, find_arm, is_service, names_of, service_lists
 from training.simulate import other_log, own_log
 
 REPORT, PAGE = "report.json", "report.html"
@@ -93,8 +93,8 @@ def compare(config: AbConfig) -> AbResult:
         ArtifactError: a bundle is damaged.
         RecsysError: a service does not answer.
     """
-    second = None if is_service(config.second) else find_bundle(config.second)
-    control_bundle = Bundle.load(find_bundle(config.first))
+    second = None if is_service(config.second) else find_arm(config.second)
+    control_bundle = Bundle.load(find_arm(config.first))
     treatment_bundle = None if second is None else Bundle.load(second)
     catalog, own = control_bundle.catalog, dict(control_bundle.histories())
     log = own_log(control_bundle, own) if config.log is None else other_log(control_bundle, config.log)

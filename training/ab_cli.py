@@ -54,7 +54,7 @@ def ab(
     from training.ab import PAGE, AbConfig, compare
 
     usual = AnalysisPlan(control="A", treatment="B")
-    margins = {} if guardrail is None else dict(map(_margin, guardrail))
+    margins = _margins(guardrail or [])
     # What is usual gives way to what was asked for: a metric has one role.
     asked = {primary, *(secondary or ()), *margins}
     plan = replace(
@@ -88,7 +88,9 @@ def ab_power(
         float, typer.Option(help="Of the metric with what was known before the test, which CUPED takes out.")
     ] = 0.0,
     daily_users: Annotated[float | None, typer.Option(help="New users a day, to say how long it takes.")] = None,
-    share: Annotated[float, typer.Option(help="Of the users in the test, both arms together.")] = 1.0,
+    share: Annotated[
+        float | None, typer.Option(help="Of the daily users in the test, both arms together; without, all.")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Of the two-sided test.")] = 0.05,
     power: Annotated[float, typer.Option(help="Chance to see such a lift.")] = 0.8,
     users: Annotated[
@@ -108,6 +110,10 @@ def ab_power(
         raise ConfigError(f"--baseline {baseline} is no rate below 1; give its standard deviation with --deviation")
     if deviation is not None and not deviation >= 0:
         raise ConfigError(f"--deviation must be 0 or more, got {deviation}")
+    if deviation is None and baseline * (1 + lift) > 1:
+        raise ConfigError(f"--lift {lift} would make the rate {baseline} more than 1; give a lower one")
+    if share is not None and daily_users is None:
+        raise ConfigError("--share is of --daily-users; give both, or neither")
     variance = baseline * (1 - baseline) if deviation is None else deviation**2
     size = users_per_arm(baseline * lift, variance, alpha=alpha, power=power, correlation=correlation)
     document: dict[str, Any] = {"users_per_arm": size}
@@ -118,7 +124,7 @@ def ab_power(
         smallest = f" The smallest lift that they show with {power:.0%} is {least:.1%}."
         power = power_of(baseline * lift, users, variance, alpha=alpha, correlation=correlation)
         document = {"users_per_arm": users, "power": power, "detectable_lift": least}
-    days = None if daily_users is None else days_needed(size, daily_users, share)
+    days = None if daily_users is None else days_needed(size, daily_users, 1.0 if share is None else share)
     if as_json:
         typer.echo(json.dumps({**document, "days": days}, indent=2))
         return
@@ -127,9 +133,16 @@ def ab_power(
         typer.echo(f"That takes {days:,.1f} days.")
 
 
-def _margin(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError as error:
-        raise ConfigError(f"--guardrail: expected METRIC=SHARE such as session_length=0.02, got {text!r}") from error
+def _margins(texts: list[str]) -> dict[str, float]:
+    margins: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name in margins:
+            raise ConfigError(f"--guardrail: {name} has two shares; give one")
+        try:
+            margins[name] = float(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"--guardrail: expected METRIC=SHARE such as session_length=0.02, got {text!r}"
+            ) from error
+    return margins

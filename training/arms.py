@@ -14,12 +14,11 @@ from recsys.data.sequences import IntArray
 from recsys.errors import ConfigError, DataError
 from recsys.evaluation.ranker import Ranker
 from recsys.progress import progress_bar
-from training.layout import BUNDLE, RUNS
+from training.results import find_bundle
 from training.service_arm import ServiceRanker
 from training.simulate import bundle_ranker
 
 _USERS_AT_ONCE = 64
-_MANIFEST = "manifest.json"
 _MOST_OF_A_SERVICE = 100
 """Items of a list, a limit of the API."""
 
@@ -44,20 +43,12 @@ def is_service(arm: str) -> bool:
     return arm.startswith(("http://", "https://"))
 
 
-def find_bundle(arm: str) -> Path:
-    """The directory of a bundle: a path to one, to a run, or the name of a run.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    for directory in (Path(arm), Path(arm) / BUNDLE, RUNS / arm / BUNDLE):
-        if (directory / _MANIFEST).is_file():
-            return directory
-    known = sorted(path.parent.parent.name for path in RUNS.glob(f"*/{BUNDLE}/{_MANIFEST}"))
-    raise ConfigError(
-        f"no bundle at {arm!r}; name a bundle, a run with one (under {RUNS}/: {', '.join(known) or 'none'}), or, as "
-        "the second arm, the URL of a service"
-    )
+def find_arm(arm: str) -> Path:
+    """The directory of the bundle that an arm names, see `find_bundle`."""
+    try:
+        return find_bundle(arm)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or, as the second arm, the URL of a service") from error
 
 
 def bundle_lists(bundle: Bundle, catalog: Catalog, histories: Sequences, k: int) -> ArmLists:

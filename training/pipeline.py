@@ -75,8 +75,12 @@ class Stage:
 
 
 @contextmanager
-def run_lock(run_dir: Path) -> Iterator[None]:
-    """Hold the run's directory for this process; the system releases it when the process ends, however it ends.
+def run_lock(run_dir: Path, other: str = "run.name=") -> Iterator[None]:
+    """Hold a run's directory for this process; the system releases it when the process ends, however it ends.
+
+    Args:
+        run_dir: made if it is not there.
+        other: what a user changes to get another directory.
 
     Raises:
         RunLockedError: another process holds it.
@@ -89,7 +93,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise RunLockedError(
-                f"{run_dir} is being written by {holder}; wait for it, stop it, or choose another run.name="
+                f"{run_dir} is being written by {holder}; wait for it, stop it, or choose another {other}"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()}")

@@ -25,6 +25,8 @@ from training.replay_logs import LoggedLists, first_places, read_log
 
 _OFFLINE = "offline"
 """Beside a bundle: where `recsys serve` writes its events and lists."""
+_WIDEST = 1000
+"""Characters of a line; no table has so many."""
 _TITLES = {
     "on_policy": "as it was served",
     "balanced_ips": "balanced IPS",
@@ -132,14 +134,20 @@ def print_replay(document: Mapping[str, Any]) -> None:
             _interval(outcome["bias"]),
             "" if outcome["parameter"] is None else f"{outcome['parameter']:.4g}",
         )
-    console.print(table)
+    _print_whole(console, table)
     for reason, titles in refusals.items():
         console.print(Text(f"Refused ({', '.join(titles)}): {reason}.", style="red"), soft_wrap=True)
-    console.print(_weights_table(document["weights"]))
+    _print_whole(console, _weights_table(document["weights"]))
     if document["calibration"] is not None:
-        console.print(_calibration_table(document["calibration"]))
+        _print_whole(console, _calibration_table(document["calibration"]))
     for note in _notes(document):
         console.print(Text(note, style="dim"), soft_wrap=True)
+
+
+def _print_whole(console: Console, table: Table) -> None:
+    """As wide as it is: a number that is cut off to fit a narrow terminal or a pipe is another number."""
+    wide = Console(width=_WIDEST)
+    Console(width=max(console.width, wide.measure(table).maximum)).print(table)
 
 
 def _replay_store(

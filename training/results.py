@@ -10,7 +10,20 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.errors import ArtifactError, ConfigError
-from training.layout import CONFIG_FILE, EVALUATE, REPORT, REPORT_PAGE, RUNS, STAGE_FILE, TOKENIZE, TOKENIZER_REPORT
+from training.layout import (
+    BUNDLE,
+    CONFIG_FILE,
+    EVALUATE,
+    REPORT,
+    REPORT_PAGE,
+    RUNS,
+    STAGE_FILE,
+    TOKENIZE,
+    TOKENIZER_REPORT,
+)
+
+_MANIFEST = "manifest.json"
+"""Of a bundle."""
 
 
 def find_run(run: Path) -> Path:
@@ -20,6 +33,21 @@ def find_run(run: Path) -> Path:
             return directory
     known = sorted(path.parent.name for path in RUNS.glob(f"*/{CONFIG_FILE}"))
     raise ConfigError(f"no run {str(run)!r}; known under {RUNS}/: {', '.join(known) or 'none'}")
+
+
+def find_bundle(name: str) -> Path:
+    """The directory of a bundle: a path to one, to a run, or the name of a run.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for directory in (Path(name), Path(name) / BUNDLE, RUNS / name / BUNDLE):
+        if (directory / _MANIFEST).is_file():
+            return directory
+    known = sorted(path.parent.parent.name for path in RUNS.glob(f"*/{BUNDLE}/{_MANIFEST}"))
+    raise ConfigError(
+        f"no bundle at {name!r}; name a bundle, or a run with one (under {RUNS}/: {', '.join(known) or 'none'})"
+    )
 
 
 def read_report(run_dir: Path) -> dict[str, Any]:

@@ -105,18 +105,14 @@ class ItemTrie:
         trie.num_items, trie.num_levels = codes.shape
         trie.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         levels = range(trie.num_levels)
+        expected = (codes_sha256(codes), trie.codebook_sizes)
         try:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads(file.metadata()["trie"])
                 if facts["format"] != _FORMAT:
                     raise ArtifactError(f"trie: {path} has format {facts['format']}, this version reads {_FORMAT}")
-                if (facts["codes_sha256"], tuple(facts["codebook_sizes"])) != (
-                    codes_sha256(codes),
-                    trie.codebook_sizes,
-                ):
-                    raise ArtifactError(
-                        f"trie: {path} was built over other semantic IDs; load it with those of its run"
-                    )
+                if (facts["codes_sha256"], tuple(facts["codebook_sizes"])) != expected:
+                    raise ArtifactError(f"trie: {path} is that of other semantic IDs; load it with those of its run")
                 trie.max_children = [int(number) for number in facts["max_children"]]
                 trie.items, trie.positions, trie.paths = map(file.get_tensor, ("items", "positions", "paths"))
                 trie.starts = [file.get_tensor(f"starts.{level}") for level in levels]

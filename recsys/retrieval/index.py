@@ -174,7 +174,8 @@ class ItemIndex:
             raise ArtifactError(f"index: {directory / _FAISS} was changed; build it again")
         if vectors_sha256 != _digest(vectors):
             raise ArtifactError(f"index: {directory} was built over other vectors; load it with those of the same run")
-        return cls(vectors, kind, built=_read(directory / _FAISS) if faiss_sha256 else None)
+        stored = faiss.read_index(str(directory / _FAISS), faiss.IO_FLAG_MMAP_IFC) if faiss_sha256 else None
+        return cls(vectors, kind, built=stored)
 
     def _further_scores(
         self, queries: FloatArray, allow: BoolArray | None, deny: Sequence[IntArray] | None
@@ -295,20 +296,17 @@ def _build(vectors: FloatArray, kind: IndexKind) -> Any:
         index.hnsw.efSearch = _HNSW_BREADTH
     else:
         cells = max(1, min(2 ** round(math.log2(4 * math.sqrt(num_items))), num_items // _POINTS_A_CELL))
-        subspaces = max(size for size in range(1, min(dim, _MOST_SUBSPACES) + 1) if dim % size == 0)
-        codes, refined = (
-            ("RaBitQ", "") if kind == "ivf_rabitq" else (f"PQ{subspaces}x4fs,RFlat", f",k_factor_rf={_REFINED}")
-        )
+        if kind == "ivf_rabitq":
+            codes, refined = "RaBitQ", ""
+        else:
+            subspaces = max(size for size in range(1, min(dim, _MOST_SUBSPACES) + 1) if dim % size == 0)
+            codes, refined = f"PQ{subspaces}x4fs,RFlat", f",k_factor_rf={_REFINED}"
         index = faiss.index_factory(dim, f"IVF{cells},{codes}", faiss.METRIC_INNER_PRODUCT)
         parameters: Any = faiss.ParameterSpace()
         parameters.set_index_parameters(index, f"nprobe={min(_PROBES, cells)}{refined}")
         index.train(vectors[:: max(1, num_items // (_SAMPLE_A_CELL * cells))])
     index.add(vectors)
     return index
-
-
-def _read(path: Path) -> Any:
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 def _are_finite(vectors: FloatArray) -> bool:

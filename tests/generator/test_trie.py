@@ -179,9 +179,9 @@ def test_the_file_of_another_trie_or_a_damaged_one_is_refused(tmp_path: Path) ->
     codes = np.array([[0, 1], [1, 0], [1, 1]])
     path = tmp_path / "trie.safetensors"
     ItemTrie(codes, (2, 2)).save(path, codes)
-    with pytest.raises(ArtifactError, match="built over other semantic IDs"):
+    with pytest.raises(ArtifactError, match="is that of other semantic IDs"):
         ItemTrie.load(path, codes[::-1], (2, 2))
-    with pytest.raises(ArtifactError, match="built over other semantic IDs"):
+    with pytest.raises(ArtifactError, match="is that of other semantic IDs"):
         ItemTrie.load(path, codes, (2, 3))
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ArtifactError, match="cannot read"):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from recsys.errors import ArtifactError, DataError
 from recsys.generator import Constraints
+from recsys.retrieval.config import FusionConfig
 from recsys.retrieval.index import Hits, IndexKind, ItemIndex, choose_kind
 
 
@@ -129,6 +132,12 @@ def test_the_kind_follows_the_number_of_items() -> None:
         "hnsw",
         "ivf_rabitq",
     ]
+
+
+def test_the_setting_of_a_fusion_names_every_kind_and_no_other() -> None:
+    assert get_args(FusionConfig.model_fields["index"].annotation) == ("auto", *get_args(IndexKind))
+    with pytest.raises(ValidationError, match="index"):
+        FusionConfig.model_validate({"index": "ivf_rabitqfs"})
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf_pq", "ivf_rabitq"])

@@ -202,6 +202,7 @@ def test_a_running_service_is_an_arm(place: Path, tmp_path: Path, service: str) 
         (["a", "b", "--primary", "clicks"], "unknown metric 'clicks'; there are choices_per_user"),
         (["a", "b", "--guardrail", "variety"], "expected METRIC=SHARE"),
         (["a", "b", "--guardrail", "choices_per_user=0.1"], "has two roles"),
+        (["a", "b", "--guardrail", "variety=0.1", "--guardrail", "variety=0.5"], "variety has two shares"),
         (["a", "b", "--alpha", "2"], "alpha must lie above 0 and below 1"),
         (["a", "b", "--log", "no-such-data"], "neither a folder"),
         (["a", "http://127.0.0.1:9", "--pages", "30"], "a service lists 100 items at most"),
@@ -312,6 +313,9 @@ def test_the_size_of_a_live_test() -> None:
         (["--baseline", 0], "--baseline must be above 0"),
         (["--baseline", 3], "give its standard deviation"),
         (["--lift", 0], "difference must be"),
+        (["--lift", 1e-300], "difference must be"),
+        (["--lift", "inf", "--deviation", 1], "difference must be a finite number"),
+        (["--lift", 30], "would make the rate 0.04 more than 1"),
         (["--deviation", -1], "--deviation must be 0 or more"),
         (["--power", 1], "power must lie above alpha (0.05)"),
         (["--power", 0.01], "power must lie above alpha (0.05)"),
@@ -320,3 +324,5 @@ def test_the_size_of_a_live_test() -> None:
         code, _, errors = run(*options, *change)
         assert code == 1
         assert message in errors
+    code, _, errors = run("ab-power", "--baseline", 0.04, "--lift", 0.05, "--share", 0.5)
+    assert (code, errors) == (1, "error: --share is of --daily-users; give both, or neither\n")

@@ -408,6 +408,21 @@ def test_options_that_do_not_fit_the_log_are_refused(bundle: Path, tmp_path: Pat
     print_replay(document)
 
 
+def test_numbers_are_whole_however_narrow_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame, _, _ = _rounds(400)
+    frame.write_parquet(tmp_path / "log.parquet")
+    document = replay(tmp_path / "log.parquet", ReplayOptions(), _CONFIG)
+    monkeypatch.setenv("COLUMNS", "40")
+    print_replay(document)
+    printed = capsys.readouterr().out
+    found = document["outcomes"]["ips"]
+    assert f"[{found['bootstrap']['low']:.4g}, {found['bootstrap']['high']:.4g}]" in printed
+    assert "over what was served" in printed
+    assert "…" not in printed
+
+
 def test_the_command_prints_one_document(tmp_path: Path) -> None:
     frame, _, _ = _rounds(400)
     frame.write_parquet(tmp_path / "log.parquet")

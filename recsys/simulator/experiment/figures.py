@@ -28,17 +28,21 @@ def lift_dots(report: ExperimentReport) -> go.Figure:
 
 
 def guardrail_dots(report: ExperimentReport) -> go.Figure:
-    """A row a guardrail: its relative lift with a one-sided test's bounds, and how far it may fall."""
+    """A row a guardrail: its relative lift with a one-sided test's bounds, and how far it may fall.
+
+    Those without a lift, for the control has nothing of the metric, are left out.
+    """
     level = 1 - report.plan.alpha
-    rows, marks = [], []
+    rows, colors, marks = [], [], []
     for result in report.guardrails:
         low, high = result.effect.lift_bound(level), result.effect.lift_bound(1 - level)
         if result.effect.lift is None or low is None or high is None or result.margin is None:
             continue
         note = f"may fall by {result.margin:.0%}: {result.safety}"
         rows.append((result.label, note, Interval(value=result.effect.lift.value, low=low, high=high)))
+        colors.append(_SAFETY[result.safety or "unclear"])
         marks.append((_label(result.label, note), -100 * result.margin))
-    figure = dots(rows, [_SAFETY[result.safety or "unclear"] for result in report.guardrails])
+    figure = dots(rows, colors)
     figure.add_trace(
         go.Scatter(
             x=[margin for _, margin in marks],
@@ -154,7 +158,7 @@ def dots(rows: Sequence[tuple[str, str, Interval | None]], colors: Sequence[str]
     """A row a relative lift with its interval, in percent: name, note, and lift. Rows without a lift are left out."""
     shown = [
         (_label(name, note), Interval(value=100 * lift.value, low=100 * lift.low, high=100 * lift.high), color)
-        for (name, note, lift), color in zip(rows, colors or [_PRIMARY] * len(rows), strict=True)
+        for (name, note, lift), color in zip(rows, [_PRIMARY] * len(rows) if colors is None else colors, strict=True)
         if lift is not None
     ]
     figure = go.Figure(

@@ -12,6 +12,9 @@ from scipy import optimize, stats
 
 from recsys.errors import ConfigError
 
+_LEAST_SHOWN = 1e-9
+"""Standard deviations; smaller differences would take more users than there are people."""
+
 
 def users_per_arm(
     difference: float, variance: float, *, alpha: float = 0.05, power: float = 0.8, correlation: float = 0.0
@@ -28,9 +31,15 @@ def users_per_arm(
     Raises:
         ConfigError: a value is impossible; the message names it.
     """
-    if difference == 0 or not math.isfinite(difference):
-        raise ConfigError("difference must be a number other than 0: no test can show that nothing differs at all")
-    return max(2, math.ceil(_spread(variance, alpha, power, correlation) / difference**2))
+    if not math.isfinite(difference):
+        raise ConfigError(f"difference must be a finite number, got {difference}")
+    needed = _spread(variance, alpha, power, correlation)
+    if abs(difference) <= _LEAST_SHOWN * math.sqrt(needed):
+        raise ConfigError(
+            f"difference must be a number other than 0 that users can show, got {difference}: no test can show that "
+            "nothing differs at all"
+        )
+    return max(2, math.ceil(needed / difference**2))
 
 
 def power_of(

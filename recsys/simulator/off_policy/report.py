@@ -45,6 +45,7 @@ from recsys.simulator.off_policy.slates import (
 )
 
 _FEW_REWARDS = 30
+_UNREWARDED = "no round that it reads has a reward, so nothing says how seldom one comes; log for longer"
 _DOUBTFUL = 0.001
 """Of the chi-squared test of the propensities."""
 _WITHOUT_MODEL = ("replay", "ips", "snips", "clipped_ips", "subgaussian_ips")
@@ -288,7 +289,13 @@ class _Reporter:
         return problem is None
 
     def add(self, name: str, terms: Terms, parameter: float | None = None, lost: FloatArray | None = None) -> None:
-        """Take an estimate; see `Estimate` for the rest, whose `bias` is the mean of `lost`, float64 [n]."""
+        """Take an estimate; see `Estimate` for the rest, whose `bias` is the mean of `lost`, float64 [n].
+
+        One whose rounds have no reward at all is refused: its intervals would say that it is 0 for certain.
+        """
+        if not any(term.numerator.any() for term in terms):
+            self._outcomes[name] = Refused(reason=_UNREWARDED)
+            return
         self._terms[name], self._parameters[name], self._lost[name] = terms, parameter, lost
 
     def add_prefixes(
@@ -329,7 +336,9 @@ class _Reporter:
             for name, each in zip(self._terms, others, strict=True)
         }
         notes = [*self._notes]
-        if self._num_rewarded < _FEW_REWARDS:
+        if not self._num_rewarded:
+            notes.append(f"none of {len(self._rewards):,} has a reward: the interval of what was served is none")
+        elif self._num_rewarded < _FEW_REWARDS:
             notes.append(
                 f"only {self._num_rewarded} of {len(self._rewards):,} have a reward: Student's t is too narrow above, "
                 "and the bootstrap may have no limit there"

@@ -327,6 +327,17 @@ def test_a_page_of_a_live_test_has_its_sample_ratio_and_no_simulators(tmp_path: 
     assert ">Not valid<" in body
 
 
+def test_the_page_leaves_out_a_guardrail_that_the_control_has_nothing_of(tmp_path: Path) -> None:
+    nothing_taken = users(60, 0.0).with_columns(choices=pl.lit(0.0), reward=pl.lit(0.0))
+    guardrails = {"choice_rate": 0.05, "variety": 0.1}
+    report = analyse(nothing_taken, replace(PAIRED, primary="session_length", secondary=(), guardrails=guardrails))
+    assert [each.safety for each in report.guardrails] == ["unclear", "safe"]
+    save_page(report, verdict(report), Evidence(), {}, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "may fall by 10%: safe" in text
+    assert "may fall by 5%: unclear" not in text
+
+
 def test_a_real_difference_that_is_too_small_to_matter_is_called_so() -> None:
     answer = verdict(analyse(users(4000, 0.01), PAIRED))
     assert answer.decision == "better"

@@ -177,6 +177,23 @@ def test_one_user_says_nothing_of_others_and_few_rewards_are_told() -> None:
     assert "only 3 of 400 have a reward" in report.notes[0]
 
 
+def test_estimates_of_rounds_without_a_reward_are_refused_and_not_0_for_certain() -> None:
+    log = _WORLD.log(400, seed=0)
+    report = evaluate_policy(replace(log, rewards=np.zeros(400)), _WORLD.target, _QUICK)
+    assert set(report.outcomes) == _ALL
+    assert all(isinstance(each, Refused) and "has a reward" in each.reason for each in report.outcomes.values())
+    assert report.notes == ["none of 400 has a reward: the interval of what was served is none"]
+    # The only reward is of an action that the target never takes: models may answer, weights may not.
+    target = _WORLD.target.copy()
+    target[:, log.actions[0]] = 0
+    target /= target.sum(axis=1, keepdims=True)
+    rewards = np.zeros(400)
+    rewards[0] = 1
+    outcomes = evaluate_policy(replace(log, rewards=rewards), target, _QUICK).outcomes
+    assert {name for name, each in outcomes.items() if isinstance(each, Refused)} >= {"replay", "ips", "snips"}
+    assert isinstance(outcomes["dr"], Estimate)
+
+
 def test_rounds_of_one_user_widen_the_intervals() -> None:
     log = _WORLD.log(500, seed=3)
     many = np.repeat(np.arange(500), 4)
