@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Callable
 from datetime import timedelta
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
+from recsys import errors
 from recsys.errors import RecsysError
 from recsys.ranks import Ranks
 
@@ -31,10 +32,16 @@ def answer(work: Callable[[Ranks], None], *, sharded: bool) -> RecsysError | Non
     except RecsysError as found:
         error = found
     store, names = _get_default_store(), [f"answer/{rank}" for rank in range(ranks.size)]
-    store.set(names[ranks.rank], pickle.dumps(error).hex())
+    store.set(names[ranks.rank], json.dumps(None if error is None else [type(error).__name__, str(error)]))
     try:
         store.wait(names, TIMEOUT if error is None else _SAME_ERROR)
     except dist.DistError as late:
         raise error if error is not None else late from None
-    answers: list[RecsysError | None] = [pickle.loads(bytes.fromhex(store.get(name).decode())) for name in names]
-    return next((found for found in answers if found is not None), None)
+    answers = (json.loads(store.get(name)) for name in names)
+    return next((_error_of(*found) for found in answers if found is not None), None)
+
+
+def _error_of(kind: str, message: str) -> RecsysError:
+    """The error that another process has met; of the base class where its own is not known to all."""
+    known = getattr(errors, kind, RecsysError)
+    return known(message) if isinstance(known, type) and issubclass(known, RecsysError) else RecsysError(message)
