@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ab(first: Path, url: str, data: Path, out: Path, *options: str) -> tuple[int, str, dict[str, Any] | None]:
     """Exit code, stderr and the report of `recsys ab`."""
-    arguments = [str(first), url, "--log", str(data), "--pages", "2", "--sessions", "2", "--out", str(out), *options]
+    arguments = [str(first), url, "--log", str(data), "--pages", "2", "--sessions", "20", "--out", str(out), *options]
     result = CliRunner().invoke(build_app(), ["ab", *arguments])
     report = out / "report.json"
     return result.exit_code, result.stderr, json.loads(report.read_text()) if report.is_file() else None
