@@ -22,6 +22,7 @@ from recsys.simulator.off_policy import (
 )
 from training.layout import BUNDLE, CONFIG_FILE, RUNS
 from training.replay_logs import LoggedLists, first_places, read_log
+from training.results import find_bundle
 
 _OFFLINE = "offline"
 """Beside a bundle: where `recsys serve` writes its events and lists."""
@@ -159,8 +160,8 @@ def _replay_store(
     from recsys.bundle import Bundle
     from training.replay_store import TargetPolicy, read_store, target_of
 
-    target = _bundle(options.target)
-    seeds = _bundle(options.served) if options.served is not None else own_bundle or target
+    target = find_bundle(str(options.target))
+    seeds = find_bundle(str(options.served)) if options.served is not None else own_bundle or target
     try:
         lists = read_store(directory, seeds, events=options.events, places=options.places, policies=options.sources)
     except StoreError as error:
@@ -188,14 +189,6 @@ def _replay_store(
         "left_out": lists.left_out,
         **report.as_document(),
     }
-
-
-def _bundle(path: Path) -> Path:
-    """The bundle that a path, a run's directory or a run's name means."""
-    for directory in (path, path / BUNDLE, RUNS / path / BUNDLE):
-        if (directory / "manifest.json").is_file() and (directory / "histories.parquet").is_file():
-            return directory
-    raise ConfigError(f"no bundle {str(path)!r}; name one, or a run whose bundle stage is done")
 
 
 def _weights_table(weights: Mapping[str, Mapping[str, Any]]) -> Table:

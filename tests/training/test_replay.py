@@ -381,7 +381,7 @@ def test_stores_without_chance_or_with_unknown_histories_are_no_evidence(bundle:
     assert "no list of source 'popularity'; there are lists of generator" in refusal
     with pytest.raises(DataError, match="holds no events"):
         replay(tmp_path, options, _CONFIG)
-    with pytest.raises(ConfigError, match="no bundle 'nowhere'"):
+    with pytest.raises(ConfigError, match="no bundle at 'nowhere'"):
         replay(tmp_path / "drawn", ReplayOptions(target=Path("nowhere")), _CONFIG)
 
 
