@@ -30,7 +30,7 @@ _PATHS = frozenset({"/v1/recommend", "/v1/recommend:batch", "/v1/rank"})
 
 _MOST_FILLED, _LEAST_FILLED = 0.45, 0.1
 """Share of a deadline that those who wait may fill, at most and at least. Batches are full with less; with more, the
-slightest error made answers late: at three times the rate of saturation 25 % fewer were good with 0.6."""
+slightest error made answers late: at three times the rate of saturation 17 % fewer were good with 0.6."""
 _MORE, _LESS = 0.001, 0.9
 """What an answer in time adds to that share, and what a late one leaves of it."""
 _PAUSE_S = 0.1
