@@ -10,11 +10,6 @@ would take. The store is not counted.
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +18,8 @@ from typing import Any
 import httpx
 import psutil
 
-_START_S = 300.0
+from training.served import served_bundle
+
 _MIB = 1 << 20
 
 
@@ -72,24 +68,8 @@ def _measure(bundle: Path, workers: int) -> dict[str, Any]:
 @contextmanager
 def _serving(bundle: Path, workers: int) -> Iterator[psutil.Process]:
     """A service that has answered a few requests of each worker."""
-    with tempfile.TemporaryDirectory(prefix="recsys-memory-") as directory:
-        command = [sys.executable, "-c", "from serving.cli import app; app()", "serve", str(bundle), "--port", "0"]
-        command += ["--workers", str(workers), "--data-dir", str(Path(directory) / "store")]
-        settings = Path(directory) / "serve.yaml"
-        settings.write_text(f"offline: {{directory: {directory}/offline}}\n")
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        with subprocess.Popen(
-            [*command, "--settings", str(settings)], stdout=subprocess.PIPE, text=True, env=environment
-        ) as process:
-            try:
-                assert process.stdout is not None
-                found = re.search(r"http://[^\s,]+", process.stdout.readline())
-                if found is None:
-                    raise RuntimeError(f"the service of {bundle} did not start")
-                for number in range(50 * workers):
-                    answer = httpx.post(f"{found[0]}/v1/recommend", json={"history": [], "k": 1 + number % 20})
-                    answer.raise_for_status()
-                yield psutil.Process(process.pid)
-            finally:
-                process.terminate()
-                process.wait(_START_S)
+    with served_bundle(bundle, workers=workers) as served:
+        for number in range(50 * workers):
+            answer = httpx.post(f"{served.url}/v1/recommend", json={"history": [], "k": 1 + number % 20})
+            answer.raise_for_status()
+        yield served.process

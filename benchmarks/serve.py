@@ -21,14 +21,10 @@ import argparse
 import asyncio
 import json
 import os
-import re
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
@@ -36,6 +32,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+
+from training.served import Served, served_bundle, served_by
 
 _K = 10
 _RATES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5)
@@ -67,8 +65,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
     requests = _Requests(bundle, options.users, options.deadline)
     measured: dict[str, Any] = {}
     for name, max_batch in (("batching", 32), ("single", 1)):
-        with _product(bundle, max_batch) as service:
-            measured[name] = asyncio.run(_measure(service, requests, options))
+        # A worker a core.
+        with served_bundle(bundle, workers=0, settings=f"batching: {{max_batch: {max_batch}}}") as served:
+            measured[name] = asyncio.run(_measure(_Service.of(served), requests, options))
     with_batches, without = (measured[name]["closed"] for name in ("batching", "single"))
     same = f"{options.clients}"
     found: dict[str, Any] = {
@@ -80,7 +79,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
         "goodput_at_3x": _goodput_share(measured["batching"]),
     }
     if options.generate_seconds:
-        with _plain(bundle) as service:
+        # Not with this directory on the path: its scripts have names that packages have too.
+        with served_by(["-P", __file__, str(bundle)]) as served:
+            service = _Service.of(served)
             measured["generate"] = {
                 "closed": asyncio.run(
                     _concurrencies(service, requests.histories(), options.clients, options.generate_seconds)
@@ -373,6 +374,11 @@ class _Service:
     port: int
     process: psutil.Process
 
+    @classmethod
+    def of(cls, served: Served) -> _Service:
+        """What is asked of a service."""
+        return cls(port=int(served.url.rpartition(":")[2]), process=served.process)
+
     def cpu_s(self) -> float:
         """Seconds of processors that its processes have used, the store aside."""
         times = [
@@ -381,45 +387,6 @@ class _Service:
             if "python" in process.name() or "recsys" in process.name()
         ]
         return float(sum(used.user + used.system for used in times))
-
-
-@contextmanager
-def _product(bundle: Path, max_batch: int) -> Iterator[_Service]:
-    """`recsys serve` with a worker a core, whose calls of the model are of at most `max_batch` requests."""
-    with tempfile.TemporaryDirectory() as home:
-        settings = Path(home) / "serve.yaml"
-        settings.write_text(f"batching: {{max_batch: {max_batch}}}\noffline: {{directory: {home}/offline}}\n")
-        command = ["-c", "from serving.cli import app; app()", "serve", str(bundle), "--port", "0", "--workers", "0"]
-        with _started([*command, "--data-dir", f"{home}/store", "--settings", str(settings)], Path(home)) as service:
-            yield service
-
-
-@contextmanager
-def _plain(bundle: Path) -> Iterator[_Service]:
-    """The service around `generate`."""
-    # Not with this directory on the path: its scripts have names that packages have too.
-    with tempfile.TemporaryDirectory() as home, _started(["-P", __file__, str(bundle)], Path(home)) as service:
-        yield service
-
-
-@contextmanager
-def _started(arguments: Sequence[str], home: Path) -> Iterator[_Service]:
-    """A Python program that prints a line with its URL once it answers."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    log = home / "log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        )
-    try:
-        assert process.stdout is not None
-        found = re.search(r"http://[^:]+:(\d+)", process.stdout.readline())
-        if found is None:
-            raise RuntimeError(f"the service did not start: {log.read_text()[-2000:]}")
-        yield _Service(port=int(found[1]), process=psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def _serve_plain(bundle: Path) -> None:

@@ -31,7 +31,7 @@ from recsys.simulator.experiment.interleaving import Preference, probabilistic, 
 from recsys.simulator.experiment.outcomes import user_outcomes
 from recsys.simulator.experiment.page import Evidence, OtherSimulator, report_document, save_page
 from recsys.simulator.experiment.verdict import Verdict, verdict
-from recsys.simulator.sessions.arms import CachedArm
+from recsys.simulator.sessions.arms import CachedArm, finished_lists
 from recsys.simulator.sessions.interleaved import simulated_preference
 from recsys.simulator.sessions.play import PlayConfig, play
 from recsys.simulator.sessions.validity import validity
@@ -198,14 +198,9 @@ def _played(
     model: ChoiceModel, lists: Mapping[str, IntArray], crowd: _Crowd, catalog: Catalog, config: PlayConfig
 ) -> pl.DataFrame:
     """Numbers of each user in each arm."""
-    arms = {name: CachedArm(ranker=_repeating(shown)) for name, shown in lists.items()}
+    arms = {name: CachedArm(ranker=finished_lists(shown)) for name, shown in lists.items()}
     played = play(model, arms, crowd.histories, config, user_ids=crowd.user_ids, item_ids=catalog.item_ids)
     return user_outcomes(played.impressions, played.sessions)
-
-
-def _repeating(lists: IntArray) -> Any:
-    """A ranker that repeats finished lists, by the users' numbers."""
-    return lambda histories, k: lists[histories.users, :k]
 
 
 def _other_simulators(

@@ -70,8 +70,7 @@ def bundle_lists(bundle: Bundle, catalog: Catalog, histories: Sequences, k: int)
             f"{len(common - own)}; compare bundles of one catalogue"
         )
     to_own, to_common = bundle.catalog.index_of(catalog.item_ids), catalog.index_of(bundle.catalog.item_ids)
-    named = Sequences(users=histories.users, offsets=histories.offsets, items=to_own[histories.items])
-    found = _asked(bundle.manifest.name, bundle_ranker(bundle), named, k)
+    found = _asked(bundle.manifest.name, bundle_ranker(bundle), histories.renumber(to_own), k)
     lists = np.where(found >= 0, to_common[found], -1)
     return ArmLists(name=bundle.manifest.name, version=bundle.manifest.model_version, lists=lists)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import RecsysError
 from training.batch.job import Shard
+from training.ray_cluster import ray_cluster
 
 
 def made(make: Callable[[int], Shard], numbers: Sequence[int], workers: int) -> Iterator[Shard]:
@@ -19,17 +18,10 @@ def made(make: Callable[[int], Shard], numbers: Sequence[int], workers: int) -> 
         ConfigError: Ray is not installed.
         RecsysError: what `make` raises.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--engine ray needs the extra 'ray'; install it with: pip install 'recsys[ray]'")
-    # Before ray is imported: nothing is sent anywhere unless asked for.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    with ray_cluster("--engine ray"):
+        import ray
 
-    started = not ray.is_initialized()
-    if started:
-        ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
         # A block a shard: each is handed on, and lost with its actor, alone.
         shards = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers)).map(
             _Maker,
@@ -42,9 +34,6 @@ def made(make: Callable[[int], Shard], numbers: Sequence[int], workers: int) -> 
                 if row["error"] is not None:
                     raise row["error"]
                 yield Shard(**row["shard"])
-    finally:
-        if started:
-            ray.shutdown()
 
 
 class _Maker:

@@ -1,9 +1,7 @@
-"""Processes of a Ray cluster, placed, watched and started again by Ray Train. The only module that knows Ray."""
+"""Processes of a Ray cluster, placed, watched and started again by Ray Train."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,25 +9,30 @@ from typing import Any
 
 import torch
 
-from recsys.errors import ConfigError, EngineError, RecsysError
+from recsys.errors import EngineError, RecsysError
 from recsys.ranks import Ranks
 from training.engines.config import RayEngine
 from training.engines.work import TIMEOUT, answer
+from training.ray_cluster import ray_cluster
 
 
 def run(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> None:
     """See `training.engines.start`."""
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("engine: ray needs the extra 'ray'; install it with: pip install 'recsys[ray]'")
-    # Before ray is imported: nothing is sent anywhere unless asked for.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        with ray_cluster("engine: ray"):
+            refused = _fitted(engine, work, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if refused is not None:
+        raise refused
+
+
+def _fitted(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> RecsysError | None:
+    """What the processes answer, see `training.engines.work`."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    started = not ray.is_initialized()
-    if started:
-        ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
     on_gpu = ray.cluster_resources().get("GPU", 0) > 0
     try:
         outcome = TorchTrainer(
@@ -50,12 +53,8 @@ def run(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> None
         raise EngineError(
             f"engine ray: the processes failed {engine.max_restarts + 1} times; see above, or raise engine.max_restarts"
         ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if started:
-            ray.shutdown()
-    if outcome.return_value is not None:
-        raise outcome.return_value
+    answered: RecsysError | None = outcome.return_value
+    return answered
 
 
 def _in_process(settings: dict[str, Any]) -> RecsysError | None:

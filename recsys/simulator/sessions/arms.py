@@ -1,6 +1,6 @@
 """Recommenders under test, as the sessions see them: a page is asked for, slates come back. Knows no users' minds.
 
-An arm is any callable of this form; one that asks a service over HTTP is in `training.simulate`.
+An arm is any callable of this form; one that asks a service over HTTP is in `training.service_arm`.
 """
 
 from __future__ import annotations
@@ -79,6 +79,11 @@ class Slates:
 
 
 Arm: TypeAlias = Callable[[Page], Slates]
+
+
+def finished_lists(lists: IntArray) -> Ranker:
+    """A ranker that repeats `lists`, int64 [users, k], by the users' numbers."""
+    return lambda histories, k: lists[histories.users, :k]
 
 
 @dataclass(kw_only=True, eq=False)

@@ -11,7 +11,7 @@ import polars as pl
 from recsys.data.sequences import IntArray, Sequences
 from recsys.simulator.behaviour.model import ChoiceModel
 from recsys.simulator.experiment.interleaving import Interleaved, Preference, preference_of_users
-from recsys.simulator.sessions.arms import CachedArm
+from recsys.simulator.sessions.arms import CachedArm, finished_lists
 from recsys.simulator.sessions.play import PlayConfig, play
 
 _ARM = "interleaved"
@@ -46,7 +46,7 @@ def simulated_preference(
         Wins are users who took more of the first ranker's items.
     """
     merged = merge(first, second, config.size * config.max_steps, np.random.default_rng(config.seed))
-    arm = CachedArm(ranker=lambda histories, k: merged.items[histories.users, :k])
+    arm = CachedArm(ranker=finished_lists(merged.items))
     numbered = replace(population, users=np.arange(len(population)))
     shown = play(model, {_ARM: arm}, numbered, config, user_ids=user_ids, item_ids=item_ids).impressions
     index = {user_id: row for row, user_id in enumerate(user_ids)}

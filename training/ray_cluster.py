@@ -1,0 +1,36 @@
+"""The connection to Ray, for whoever asks for it: the cluster that RAY_ADDRESS names, else one of this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recsys.errors import ConfigError
+
+
+@contextmanager
+def ray_cluster(asked_by: str) -> Iterator[None]:
+    """Be connected; a connection that was not there before ends with the block, and so does a cluster made for it.
+
+    Args:
+        asked_by: the setting or option, for the error.
+
+    Raises:
+        ConfigError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(f"{asked_by} needs the extra 'ray'; install it with: pip install 'recsys[ray]'")
+    # Before ray is imported: nothing is sent anywhere unless asked for.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}))
+    try:
+        yield
+    finally:
+        ray.shutdown()
