@@ -46,7 +46,7 @@ function examplesOf(schema) {
   return model?.examples ?? (model?.oneOf ?? model?.anyOf ?? []).flatMap((part) => examplesOf(part));
 }
 
-function curl(method, path, parameters, example) {
+function curl(method, path, parameters, type, example) {
   let url = path;
   const query = [];
   for (const parameter of parameters) {
@@ -56,20 +56,25 @@ function curl(method, path, parameters, example) {
     else query.push(`${parameter.name}=${encodeURIComponent(value)}`);
   }
   const target = `'${location.origin}${url}${query.length ? `?${query.join("&")}` : ""}'`;
-  return example === undefined ? `curl ${target}` : `curl ${target} \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(example)}'`;
+  if (example === undefined) return `curl ${target}`;
+  // Lines stay lines.
+  const data = typeof example === "string" ? `--data-binary '${example}'` : `-d '${JSON.stringify(example)}'`;
+  return `curl ${target} \\\n  -H 'Content-Type: ${type}' \\\n  ${data}`;
 }
 
 function operation(method, path, facts) {
   const parameters = facts.parameters ?? [];
-  const body = facts.requestBody?.content["application/json"].schema;
+  // One of the operations takes lines instead of a document.
+  const [type, content] = Object.entries(facts.requestBody?.content ?? {})[0] ?? [];
+  const body = content?.schema;
   const answer = facts.responses["200"]?.content?.["application/json"]?.schema;
-  const examples = body ? examplesOf(body) : [undefined];
+  const examples = content?.example ? [content.example] : body ? examplesOf(body) : [undefined];
   const asked = [...parameters.map((each) => field(each.name, each.schema, each.required, each.description ?? each.schema.description)), ...(body ? fieldsOf(body) : [])];
   const table = (title, rows) => (rows.length ? [el("h3", {}, title), el("table", {}, el("tbody", {}, ...rows))] : []);
   return el("details", { id: facts.operationId },
     el("summary", {}, el("b", { class: `method ${method}` }, method.toUpperCase()), el("code", {}, path), el("span", {}, facts.description?.split("\n")[0] ?? "")),
     el("section", {}, el("p", {}, ...prose(facts.description)),
-      el("h3", {}, "Try it"), ...examples.map((example) => el("pre", {}, curl(method, path, parameters, example))),
+      el("h3", {}, "Try it"), ...examples.map((example) => el("pre", {}, curl(method, path, parameters, type, example))),
       ...table("Request (* required)", asked),
       ...table(`Answer${answer ? `: ${typeOf(answer)}` : ""}`, answer ? fieldsOf(answer) : []),
       ...table("Errors (application/problem+json)", Object.entries(facts.responses).filter(([status]) => status !== "200").map(([status, each]) => el("tr", {}, el("td", {}, status), el("td", {}, each.description))))));
