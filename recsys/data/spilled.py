@@ -103,11 +103,15 @@ class SpilledLog:
         self._parameters: dict[str, Any] = {}
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
-        return self._database.execute(sql, self._parameters).fetchall()
+        return self._database.execute(sql, self._used(sql)).fetchall()
 
-    def _batches(self, sql: str, **parameters: Any) -> Iterator[Columns]:
+    def _used(self, sql: str) -> dict[str, Any]:
+        """The parameters that a query names; DuckDB takes no others."""
+        return {name: value for name, value in self._parameters.items() if f"${name}" in sql}
+
+    def _batches(self, sql: str) -> Iterator[Columns]:
         """The result of a query, as it is computed."""
-        for batch in self._database.sql(sql, params={**self._parameters, **parameters}).to_arrow_reader(_FETCHED_ROWS):
+        for batch in self._database.sql(sql, params=self._used(sql)).to_arrow_reader(_FETCHED_ROWS):
             yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
 
     def know_items(self, item_ids: pl.Series, *, ranked: bool) -> None:
@@ -195,10 +199,10 @@ class SpilledLog:
         order = {"item_id": "items.tie", "shuffled": "shuffled.tie"}
         by = ", ".join(["users.user", *(order.get(key, key) for key in keys), "events.row"])
         shuffled = "JOIN shuffled USING (row)" if "shuffled" in keys else ""
+        self._parameters["types"] = event_types
         return self._batches(
             f"SELECT {', '.join(['users.user', 'items.item', 'code AS event_type', *columns])} FROM events "
             f"JOIN items USING (item_id) JOIN users USING (user_id) {shuffled} "
             "JOIN (SELECT unnest($types) AS event_type, unnest(range(len($types)))::INTEGER AS code) "
-            f"USING (event_type) WHERE {self._kept} ORDER BY {by}",
-            types=event_types,
+            f"USING (event_type) WHERE {self._kept} ORDER BY {by}"
         )

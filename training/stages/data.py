@@ -27,12 +27,14 @@ def stage(config: RunConfig) -> Stage:
 
     def build(workspace: Workspace) -> None:
         dataset = load_dataset(config.data, scratch=workspace.resume / _SCRATCH, threads=torch.get_num_threads())
-        split = make_split(dataset.interactions, config.data)
-        _check_baselines(config, split)
-        dataset.catalog.save(workspace.output / _CATALOG)
-        dataset.interactions.save(workspace.output / _INTERACTIONS)
-        split.save(workspace.output / _SPLIT)
         write_json(workspace.output / "dataset.json", {"name": dataset.name})
+        dataset.catalog.save(workspace.output / _CATALOG)
+        interactions = dataset.interactions
+        del dataset  # the catalogue is not needed any more, and large
+        split = make_split(interactions, config.data)
+        _check_baselines(config, split)
+        interactions.save(workspace.output / _INTERACTIONS)
+        split.save(workspace.output / _SPLIT)
 
     return Stage(name=DATA, version=2, inputs=(), settings=_settings(config), build=build)
 
