@@ -21,6 +21,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recsys.data.sequences import IntArray
+from recsys.errors import DataError
 
 _MEMORY = "2GiB"
 _FETCHED_ROWS = 1 << 20
@@ -66,19 +67,30 @@ def spilled(
         events: columns of EVENT_SCHEMA, whole or in pieces, in the source's order.
         scratch: a directory for the log and for what does not fit into memory, see `scratch_directory`.
         threads: that DuckDB may use; None: one a processor.
+
+    Raises:
+        DataError: the disk is full.
     """
-    with scratch_directory(scratch) as directory:
+    with scratch_directory(scratch) as directory, _without_room(directory), duckdb.connect() as database:
         _write(events, directory)
-        with duckdb.connect() as database:
-            database.execute(f"SET memory_limit = '{_MEMORY}'")
-            database.execute(f"SET temp_directory = '{_quoted(directory / 'overflow')}'")
-            # Rows carry their number, and every order that counts is asked for.
-            database.execute("SET preserve_insertion_order = false")
-            if threads is not None:
-                database.execute(f"SET threads = {threads}")
-            files = _quoted(f"{glob.escape(str(directory))}/events-*.parquet")
-            database.execute(f"CREATE VIEW events AS SELECT * FROM read_parquet('{files}')")
-            yield SpilledLog(database)
+        database.execute(f"SET memory_limit = '{_MEMORY}'")
+        database.execute(f"SET temp_directory = '{_quoted(directory / 'overflow')}'")
+        # Rows carry their number, and every order that counts is asked for.
+        database.execute("SET preserve_insertion_order = false")
+        if threads is not None:
+            database.execute(f"SET threads = {threads}")
+        files = _quoted(f"{glob.escape(str(directory))}/events-*.parquet")
+        database.execute(f"CREATE VIEW events AS SELECT * FROM read_parquet('{files}')")
+        yield SpilledLog(database)
+
+
+@contextmanager
+def _without_room(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{directory}: the log could not be put in order: {reason}; make room on that disk") from error
 
 
 def _write(events: pl.DataFrame | Iterable[pl.DataFrame], directory: Path) -> None:
