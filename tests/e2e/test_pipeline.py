@@ -97,6 +97,20 @@ def test_a_wider_search_evaluates_again_and_fits_nothing_again(finished_run: Pat
     assert Bundle.load(run_dir / "bundle").recommender.config.beams == 20
 
 
+def test_a_sample_of_the_users_is_evaluated_and_the_report_says_so(finished_run: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "toy"
+    shutil.copytree(finished_run, run_dir)
+    settings = ["evaluation.max_users=30", "evaluation.baselines=[popularity]"]
+    execute(load_config(finished_run.parents[1] / "toy.yaml", [f"run.dir={tmp_path}", *settings]))
+    protocol = report_of(run_dir)["protocol"]
+    assert (protocol["num_cases"], protocol["num_users"]) == (30, 30)
+    assert protocol["notes"]["users"] == "a sample of 80"
+    whole, sampled = (pl.read_parquet(path / "evaluate" / "lists.parquet") for path in (finished_run, run_dir))
+    same = sampled.join(whole, on="user", suffix="_of_all")
+    assert same["generator"].to_list() == same["generator_of_all"].to_list()
+    assert len(same) == 30
+
+
 def test_costs_of_every_stage_are_kept(finished_run: Path) -> None:
     costs = stage_costs(finished_run)
     assert list(costs["seconds"]) == [*STAGES, "total"]
