@@ -82,8 +82,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
     return {
         "limit_gib": _LIMIT >> 30,
         "largest_peak_gib": round(max(each["peak_mib"] for row in rows for each in row["steps"].values()) / 1024, 2),
-        "train_microseconds_an_event": {
-            row["items"]: round(1e6 * row["steps"]["train"]["cpu_seconds"] / row["train_events"], 2) for row in rows
+        "train_microseconds_a_further_event": {
+            row["train_events"]: round(1e6 * _further(row, before, "cpu_seconds") / _further(row, before), 2)
+            for before, row in pairwise(rows)
         },
         "growth": growth,
         "rows": rows,
@@ -192,12 +193,13 @@ def _trie(run: Path) -> dict[str, Any]:
 
 def _index(run: Path) -> dict[str, Any]:
     """The kind that the largest catalogues take, at every size, and what it finds of the nearest vectors."""
-    vectors = ItemEmbeddings.load(run / "made" / "encode" / "embeddings").vectors
+    vectors = ItemEmbeddings.load(run / "made" / "encode" / "embeddings").vectors.copy()
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     started = time.process_time()
     index = ItemIndex(vectors, "ivf_rabitq")
     built = time.process_time() - started
     queries = vectors[np.random.default_rng(0).choice(len(vectors), 100, replace=False)]
-    queries = queries + 0.1 * np.random.default_rng(1).standard_normal(queries.shape, dtype=np.float32)
+    queries = queries + 0.02 * np.random.default_rng(1).standard_normal(queries.shape, dtype=np.float32)
     started = time.process_time()
     found = index.search(queries, 10).scores
     searched = time.process_time() - started
@@ -222,6 +224,17 @@ def _load(run: Path) -> dict[str, Any]:
 
 def _size_mib(folder: Path) -> float:
     return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20, 1)
+
+
+def _further(row: Mapping[str, Any], before: Mapping[str, Any], measure: str | None = None) -> float:
+    """How much more of a measure of the training, or by default of events, a world has than the next smaller one.
+
+    What every process spends before it works is in neither.
+    """
+    here, there = (
+        each["train_events"] if measure is None else each["steps"]["train"][measure] for each in (row, before)
+    )
+    return float(here - there)
 
 
 def _power(values: Sequence[float], sizes: Sequence[int]) -> float:
