@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 import threading
 import time
@@ -159,5 +160,7 @@ class TextEncoder:
             return HiddenStateModel(source, self.config.pooling, self.config.max_tokens)
         model = self.load_sentence_model()
         limit = model.get_max_seq_length()
-        model.max_seq_length = min(self.config.max_tokens, limit) if limit else self.config.max_tokens
+        # Tables of words (static embeddings) have no attention that would grow with a text, and no limit to set.
+        if limit != math.inf:
+            model.max_seq_length = min(self.config.max_tokens, limit) if limit else self.config.max_tokens
         return model
