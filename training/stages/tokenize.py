@@ -60,10 +60,9 @@ def _name_items(tokenizer: SemanticIdTokenizer, vectors: FloatArray, split: Spli
     """Fit on what may be fitted on; items that are held out are encoded as any new item would be."""
     fitted = split.fitted_items
     train = split.train.renumber(split.fitted_index)
-    if isinstance(tokenizer, RQVAETokenizer):
-        ids = tokenizer.fit(vectors[fitted], train, ranks)
-    else:
-        ids = tokenizer.fit(vectors[fitted], train)
+    # A copy of the vectors only where some are left out.
+    known = vectors[fitted] if len(split.held_out) else vectors
+    ids = tokenizer.fit(known, train, ranks) if isinstance(tokenizer, RQVAETokenizer) else tokenizer.fit(known, train)
     if len(split.held_out) == 0:
         return ids
     codes = np.empty((split.num_items, ids.levels), dtype=np.int64)
