@@ -47,7 +47,9 @@ from recsys.tokenizer import SemanticIds
 _RESULTS = Path(__file__).parent / "results"
 _LIMIT = 16 << 30
 """Bytes of a process's own memory."""
-_STAGES = ("data", "encode", "tokenize", "train", "evaluate", "bundle")
+_CORES = os.cpu_count() or 1
+_STAGES = {"data": _CORES, "encode": _CORES, "tokenize": _CORES, "train": 1, "evaluate": 1, "bundle": 1}
+"""With their threads: a model of 32 dimensions has no work for more than one."""
 _LISTED, _K = 10_000, 20
 """Users that get lists, and items of each."""
 _A_CATEGORY, _A_USER, _AN_ITEM = 100, 20, 10
@@ -99,8 +101,9 @@ def _world(folder: Path, size: int) -> dict[str, Any]:
     config, users, lists = run / "scale.yaml", run / "users.parquet", run / "lists"
     config.write_text(yaml.safe_dump(_config(folder, world)))
     commands = {
-        stage: ["-m", "recsys", "run", str(config), f"run.dir={run}", "run.name=made", "--until", stage]
-        for stage in _STAGES
+        stage: ["-m", "recsys", "run", str(config), f"run.dir={run}", "run.name=made", f"run.threads={threads}"]
+        + ["--until", stage]
+        for stage, threads in _STAGES.items()
     }
     commands |= {step: ["-P", __file__, step, str(run)] for step in ("trie", "index", "load")}
     recommend = ["recommend", str(run / "made"), str(lists), "--users", str(users), "--k", str(_K)]
@@ -130,7 +133,6 @@ def _world(folder: Path, size: int) -> dict[str, Any]:
 
 def _config(folder: Path, world: Path) -> dict[str, Any]:
     return {
-        "run": {"threads": os.cpu_count()},
         "data": {
             "source": "files",
             "path": str(world),
@@ -263,7 +265,7 @@ def _page(rows: Sequence[Mapping[str, Any]]) -> str:
         figure.update_layout(template="plotly_white", height=480, margin={"t": 20, "b": 50})
         caption = "Both axes are logarithmic: what grows with the catalogue in proportion rises one decade a decade."
         sections.append(section(title, caption, figure_html(measure, figure)))
-    lead = f"Each step in a process of its own, on {os.cpu_count()} cores, with at most {_LIMIT >> 30} GiB."
+    lead = f"Each step in a process of its own, on {_CORES} cores, with at most {_LIMIT >> 30} GiB."
     return page("From ten thousand to ten million items", lead, sections)
 
 

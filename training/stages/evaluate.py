@@ -219,9 +219,7 @@ def _baseline(name: BaselineName, config: RunConfig, inputs: Mapping[str, Path],
     if name == _SASREC and config.fusion is not None:
         baseline = retrieve.load_tower(inputs[RETRIEVE])  # the very model that is a source of the fusion
     else:
-        baseline = build_baseline(name, config.evaluation).fit(
-            split.train.renumber(index), len(fitted), split.valid.renumber(index)
-        )
+        baseline = build_baseline(name, config.evaluation).fit(split.fitted_train, len(fitted), split.fitted_valid)
     # Items that are held out are unknown to a baseline for good; the last entry maps "no item" to itself.
     names = np.append(fitted, -1)
     curve = baseline.training_curve() if isinstance(baseline, SasRec) else None
