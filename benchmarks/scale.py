@@ -100,11 +100,8 @@ def _world(folder: Path, size: int) -> dict[str, Any]:
     run.mkdir(exist_ok=True)
     config, users, lists = run / "scale.yaml", run / "users.parquet", run / "lists"
     config.write_text(yaml.safe_dump(_config(folder, world)))
-    commands = {
-        stage: ["-m", "recsys", "run", str(config), f"run.dir={run}", "run.name=made", f"run.threads={threads}"]
-        + ["--until", stage]
-        for stage, threads in _STAGES.items()
-    }
+    made = ["-m", "recsys", "run", str(config), f"run.dir={run}", "run.name=made"]
+    commands = {stage: [*made, f"run.threads={threads}", "--until", stage] for stage, threads in _STAGES.items()}
     commands |= {step: ["-P", __file__, step, str(run)] for step in ("trie", "index", "load")}
     recommend = ["recommend", str(run / "made"), str(lists), "--users", str(users), "--k", str(_K)]
     commands["recommend"] = ["-m", "recsys", *recommend]
