@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -17,6 +18,8 @@ from recsys.data.interactions import Interactions
 from recsys.data.sequences import Examples, IntArray, Sequences, blocks_of_runs
 from recsys.errors import ArtifactError, DataError
 from recsys.files import atomic_directory
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class SplitProtocol(StrictConfig):
@@ -73,6 +76,20 @@ class Split:
         index = np.full(self.num_items, -1, dtype=np.int64)
         index[self.fitted_items] = np.arange(self.num_items - len(self.held_out))
         return index
+
+    def of_fitted(self, rows: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+        """Those of an array [num_items, ...] that belong to `fitted_items`; the very array where none is held out."""
+        return rows[self.fitted_items] if len(self.held_out) else rows
+
+    @property
+    def fitted_train(self) -> Sequences:
+        """`train`, each item as its place among `fitted_items`."""
+        return self.train.renumber(self.fitted_index) if len(self.held_out) else self.train
+
+    @property
+    def fitted_valid(self) -> Examples:
+        """`valid`, each item as its place among `fitted_items`; without cases whose target is held out."""
+        return self.valid.renumber(self.fitted_index) if len(self.held_out) else self.valid
 
     def save(self, directory: Path) -> None:
         """Write `train.parquet`, `valid.parquet`, `test.parquet` and `split.json`, whole or not at all."""
