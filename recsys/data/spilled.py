@@ -79,9 +79,7 @@ def spilled(
         database.execute("SET preserve_insertion_order = false")
         if threads is not None:
             database.execute(f"SET threads = {threads}")
-        files = _quoted(f"{glob.escape(str(directory))}/events-*.parquet")
-        database.execute(f"CREATE VIEW events AS SELECT * FROM read_parquet('{files}')")
-        yield SpilledLog(database)
+        yield SpilledLog(database, directory)
 
 
 @contextmanager
@@ -109,10 +107,16 @@ def _quoted(text: Path | str) -> str:
 class SpilledLog:
     """The rows of a log, fewer after each `keep_...`, and the items that they may name."""
 
-    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, database: duckdb.DuckDBPyConnection, directory: Path) -> None:
         self._database = database
+        self._directory = directory
         self._kept = "true"
         self._parameters: dict[str, Any] = {}
+        self._view("events", "events-*.parquet")
+
+    def _view(self, name: str, files: str) -> None:
+        pattern = _quoted(f"{glob.escape(str(self._directory))}/{files}")
+        self._database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{pattern}')")
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self._database.execute(sql, self._used(sql)).fetchall()
@@ -196,8 +200,9 @@ class SpilledLog:
             kept[batch["row"]] = True
         tie = np.zeros(end, dtype=np.int64)
         tie[kept] = np.random.default_rng(seed).permutation(int(kept.sum()))
-        ties = pl.DataFrame({"row": pl.int_range(end, eager=True), "tie": tie})
-        self._database.register("shuffled", ties.to_arrow())
+        path = self._directory / "shuffled.parquet"
+        pl.DataFrame({"row": pl.int_range(end, eager=True), "tie": tie}).write_parquet(path, compression="lz4")
+        self._view("shuffled", path.name)
 
     def ordered(self, keys: list[str], columns: list[str], event_types: list[str]) -> Iterator[Columns]:
         """The kept rows by user, then by `keys`, then as they came, in pieces.
