@@ -2,7 +2,7 @@
 
 Writes synthetic worlds of rising size as sharded Parquet and takes each through `recsys run`, stage by stage, every one
 in a process of its own that gets no more than 16 GiB, then through an index and `recsys recommend` for 10,000 users. A
-page shows how time and memory of each step grow with the catalogue.
+page in the folder, scale.html, shows how time and memory of each step grow with the catalogue.
 
     recsys bench scale [--sizes 10000 100000 1000000 10000000] [--folder FOLDER] [--json]
 
@@ -44,7 +44,6 @@ from recsys.generator.trie import ItemTrie
 from recsys.retrieval.index import ItemIndex
 from recsys.tokenizer import SemanticIds
 
-_RESULTS = Path(__file__).parent / "results"
 _LIMIT = 16 << 30
 """Bytes of a process's own memory."""
 _CORES = os.cpu_count() or 1
@@ -80,7 +79,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         for step in rows[0]["steps"]
         if len(rows) > 1
     }
-    (_RESULTS / "scale.html").write_text(_page(rows))
+    (folder / "scale.html").write_text(_page(rows))
     return {
         "limit_gib": _LIMIT >> 30,
         "largest_peak_gib": round(max(each["peak_mib"] for row in rows for each in row["steps"].values()) / 1024, 2),
