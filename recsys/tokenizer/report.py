@@ -29,8 +29,8 @@ from recsys.tokenizer.semantic_ids import SemanticIds, row_numbers
 _ROUNDING_DECIMALS = 6
 _RETRIEVAL_DEPTH = 50
 _MAX_RETRIEVAL_PAIRS = 2000
-# Pairs times items: fewer pairs of a catalogue above 4 million items.
-_MAX_RETRIEVAL_CELLS = 1 << 33
+# Pairs times items: fewer pairs of a catalogue above 2 million items.
+_MAX_RETRIEVAL_CELLS = 1 << 32
 _BLOCK_ROWS = 256
 
 
