@@ -24,7 +24,7 @@ from recsys.tokenizer.residual import (
     summed_codes,
     unit_rows,
 )
-from recsys.tokenizer.semantic_ids import SemanticIds, row_numbers
+from recsys.tokenizer.semantic_ids import SemanticIds, num_distinct, row_numbers
 
 _ROUNDING_DECIMALS = 6
 _RETRIEVAL_DEPTH = 50
@@ -125,7 +125,7 @@ def _num_distinct(embeddings: FloatArray) -> int:
     for part in row_blocks(*embeddings.shape):
         rounded = np.round(embeddings[part], _ROUNDING_DECIMALS) + 0.0  # + 0.0 makes one zero of the two
         hashes[part] = pl.from_numpy(rounded).hash_rows().to_numpy()
-    return len(np.unique(hashes))
+    return num_distinct(hashes)
 
 
 def _perplexity(shares: DoubleArray) -> float:
