@@ -51,19 +51,18 @@ class Interactions:
             raise DataError("interactions: user, item, event_type and position must have no nulls")
         if self.frame.is_empty():
             return
-        item = self.frame["item"]
-        user, position = self.frame["user"].to_numpy(), self.frame["position"].to_numpy()
+        user, item, position = (self.frame[name].to_numpy() for name in ("user", "item", "position"))
         if user.min() < 0 or user.max() >= self.num_users:
             raise DataError(f"interactions: user indices must lie in 0..{self.num_users - 1}")
-        if item.min() < 0 or item.max() >= self.num_items:  # type: ignore[operator]
+        if item.min() < 0 or item.max() >= self.num_items:
             raise DataError(f"interactions: item indices must lie in 0..{self.num_items - 1}")
-        sorted_ = user[0] >= 0 and position[0] == 0
+        in_order = position[0] == 0
         for block in blocks(len(user) - 1):
             later = slice(block.start + 1, block.stop + 1)
             same = user[later] == user[block]
-            sorted_ &= bool((user[later] >= user[block]).all())
-            sorted_ &= bool((position[later] == np.where(same, position[block] + 1, 0)).all())
-        if not sorted_:
+            in_order &= (user[later] >= user[block]).all()
+            in_order &= (position[later] == np.where(same, position[block] + 1, 0)).all()
+        if not in_order:
             raise DataError("interactions: rows must be sorted by user, with positions 0, 1, 2, ... within each")
 
     def __len__(self) -> int:
@@ -118,7 +117,9 @@ class Interactions:
     def load(cls, directory: Path) -> Interactions:
         """Read what `save` wrote. Raises ArtifactError when a file is missing or damaged."""
         try:
-            frame = pl.read_parquet(directory / "interactions.parquet")
+            read = pl.read_parquet(directory / "interactions.parquet")
+            # In one piece, so that arrays of them are no copies; one column after another.
+            frame = pl.DataFrame([read.drop_in_place(name).rechunk() for name in read.columns])
             users = pl.read_parquet(directory / "users.parquet")["user_id"].to_list()
             num_items = int(json.loads((directory / "interactions.json").read_text())["num_items"])
         except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:

@@ -21,8 +21,10 @@ from recsys.data.sources.raw import RawData
 from recsys.data.spilled import Columns, LogFacts, SpilledLog, spilled
 from recsys.data.tables import NUM_EXAMPLES
 from recsys.errors import DataError
+from recsys.progress import progress_bar
 
 BoolArray = npt.NDArray[np.bool_]
+_MANY_ROWS = 10_000_000
 _DTYPES = {"user": np.int32, "item": np.int32, "event_type": np.int32, "rating": np.float64, "timestamp": np.int64}
 
 
@@ -117,13 +119,15 @@ def _order(log: SpilledLog, facts: LogFacts, config: DataConfig, event_types: li
     columns: Columns = {name: np.empty(facts.num_rows, dtype=_DTYPES[name]) for name in names}
     steps = _PositionsFollowTime() if {"timestamp", "position"} <= set(wanted) else None
     begin = 0
-    for batch in log.ordered(keys, wanted, event_types):
-        end = begin + len(batch["user"])
-        for name, column in columns.items():
-            column[begin:end] = batch[name]
-        if steps is not None:
-            steps.look_at(batch)
-        begin = end
+    with progress_bar("order the log", facts.num_rows, least=_MANY_ROWS) as advance:
+        for batch in log.ordered(keys, wanted, event_types):
+            end = begin + len(batch["user"])
+            for name, column in columns.items():
+                column[begin:end] = batch[name]
+            if steps is not None:
+                steps.look_at(batch)
+            advance(end - begin, "")
+            begin = end
     assert begin == facts.num_rows
     if steps is not None:
         steps.check(log, facts.num_rows)

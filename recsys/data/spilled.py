@@ -21,6 +21,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recsys.data.sequences import IntArray
+from recsys.errors import DataError
 
 _MEMORY = "2GiB"
 _FETCHED_ROWS = 1 << 20
@@ -66,19 +67,28 @@ def spilled(
         events: columns of EVENT_SCHEMA, whole or in pieces, in the source's order.
         scratch: a directory for the log and for what does not fit into memory, see `scratch_directory`.
         threads: that DuckDB may use; None: one a processor.
+
+    Raises:
+        DataError: the disk is full.
     """
-    with scratch_directory(scratch) as directory:
+    with scratch_directory(scratch) as directory, _without_room(directory), duckdb.connect() as database:
         _write(events, directory)
-        with duckdb.connect() as database:
-            database.execute(f"SET memory_limit = '{_MEMORY}'")
-            database.execute(f"SET temp_directory = '{_quoted(directory / 'overflow')}'")
-            # Rows carry their number, and every order that counts is asked for.
-            database.execute("SET preserve_insertion_order = false")
-            if threads is not None:
-                database.execute(f"SET threads = {threads}")
-            files = _quoted(f"{glob.escape(str(directory))}/events-*.parquet")
-            database.execute(f"CREATE VIEW events AS SELECT * FROM read_parquet('{files}')")
-            yield SpilledLog(database)
+        database.execute(f"SET memory_limit = '{_MEMORY}'")
+        database.execute(f"SET temp_directory = '{_quoted(directory / 'overflow')}'")
+        # Rows carry their number, and every order that counts is asked for.
+        database.execute("SET preserve_insertion_order = false")
+        if threads is not None:
+            database.execute(f"SET threads = {threads}")
+        yield SpilledLog(database, directory)
+
+
+@contextmanager
+def _without_room(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.IOException, OSError) as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(f"{directory}: the log could not be put in order: {reason}; make room on that disk") from error
 
 
 def _write(events: pl.DataFrame | Iterable[pl.DataFrame], directory: Path) -> None:
@@ -97,10 +107,16 @@ def _quoted(text: Path | str) -> str:
 class SpilledLog:
     """The rows of a log, fewer after each `keep_...`, and the items that they may name."""
 
-    def __init__(self, database: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, database: duckdb.DuckDBPyConnection, directory: Path) -> None:
         self._database = database
+        self._directory = directory
         self._kept = "true"
         self._parameters: dict[str, Any] = {}
+        self._view("events", "events-*.parquet")
+
+    def _view(self, name: str, files: str) -> None:
+        pattern = _quoted(f"{glob.escape(str(self._directory))}/{files}")
+        self._database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{pattern}')")
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self._database.execute(sql, self._used(sql)).fetchall()
@@ -184,8 +200,9 @@ class SpilledLog:
             kept[batch["row"]] = True
         tie = np.zeros(end, dtype=np.int64)
         tie[kept] = np.random.default_rng(seed).permutation(int(kept.sum()))
-        ties = pl.DataFrame({"row": pl.int_range(end, eager=True), "tie": tie})
-        self._database.register("shuffled", ties.to_arrow())
+        path = self._directory / "shuffled.parquet"
+        pl.DataFrame({"row": pl.int_range(end, eager=True), "tie": tie}).write_parquet(path, compression="lz4")
+        self._view("shuffled", path.name)
 
     def ordered(self, keys: list[str], columns: list[str], event_types: list[str]) -> Iterator[Columns]:
         """The kept rows by user, then by `keys`, then as they came, in pieces.

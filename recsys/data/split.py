@@ -314,8 +314,13 @@ def _to_frame(sequences: Sequences) -> pl.DataFrame:
 def _from_frame(frame: pl.DataFrame) -> Sequences:
     offsets = np.zeros(frame.height + 1, dtype=np.int64)
     np.cumsum(frame["items"].list.len().to_numpy(), out=offsets[1:])
-    items = frame["items"].rechunk().to_arrow().flatten()
-    return Sequences(users=frame["user"].to_numpy(), offsets=offsets, items=items.to_numpy().astype(np.int64))
+    items = np.empty(offsets[-1], dtype=np.int64)
+    end = 0
+    for chunk in frame["items"].get_chunks():
+        values = chunk.to_arrow().flatten().to_numpy()
+        items[end : end + len(values)] = values
+        end += len(values)
+    return Sequences(users=frame["user"].to_numpy(), offsets=offsets, items=items)
 
 
 def _examples(frame: pl.DataFrame) -> Examples:

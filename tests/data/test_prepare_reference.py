@@ -198,3 +198,11 @@ def test_what_does_not_fit_into_memory_goes_to_disk_and_nothing_of_it_stays(
     assert tight.frame.equals(roomy.frame)
     assert tight.user_ids == roomy.user_ids
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lack_of_room_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(spilled, "_MEMORY", "100KiB")
+    rows = [Row("u", "a", "view", None, 1, None)]
+    with pytest.raises(DataError, match=r"^.*/log: the log could not be put in order: .*; make room on that disk$"):
+        prepare(as_raw(rows, []), DataConfig(), only_interacted=False, scratch=tmp_path / "log")
+    assert list(tmp_path.iterdir()) == []

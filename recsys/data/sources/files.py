@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,8 +74,7 @@ class _Table:
         """Our name -> cast column, piece by piece. All files must have the columns of the first; of several, some may
         be empty."""
         first: dict[str, pl.DataType] | None = None
-        several = len(self.shards) > 1
-        with progress_bar(f"read {self.shards[0].name}", len(self.shards)) if several else nullcontext() as advance:
+        with progress_bar(f"read {self.shards[0].name}", len(self.shards), least=2) as advance:
             for shard in self.shards:
                 with shard.fetched(scratch) as path:
                     for piece in self._pieces(path, shard.name):
@@ -88,8 +86,7 @@ class _Table:
                                 f"{_listed(first)}; write all files of a table with the same columns"
                             )
                         yield piece
-                if advance is not None:
-                    advance(1, "")
+                advance(1, "")
         if first is None:
             raise DataError(f"{self.shards[0].path}: the table has no rows")
 
