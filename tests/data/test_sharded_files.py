@@ -32,7 +32,8 @@ def write_shards(folder: Path) -> Path:
         (folder / name).mkdir(parents=True)
         for number, (begin, end) in enumerate(pairwise(cuts)):
             frame[begin:end].write_parquet(folder / name / f"part-{number}.parquet")
-    (folder / "log" / "_SUCCESS").touch()
+    for name in ("_SUCCESS", "_all.parquet", "._part-0.parquet"):
+        (folder / "log" / name).touch()
     return folder
 
 
@@ -122,8 +123,9 @@ def test_files_that_are_missing_are_named(tmp_path: Path, store: Any) -> None:
     for path in (tmp_path, "memory://shop"):
         with pytest.raises(DataError, match=r"data.path: no .*items/\*\.parquet, .*log; check the path"):
             fingerprints(DataConfig(source="files", path=path, **SHARDED))
-    with pytest.raises(DataError, match=r"items/\*\.parquet: no such file"):
-        load(tmp_path, **SHARDED)
+    for items in ("items/*.parquet", "/items/*.parquet"):
+        with pytest.raises(DataError, match=r"items/\*\.parquet: no such file"):
+            load(tmp_path, **{**SHARDED, "items": items})
     with pytest.raises(DataError, match=r"data.path: /shop/items/\*\.parquet cannot be read: FileNotFoundError: "):
         load("memory://shop", **SHARDED)
 

@@ -75,7 +75,7 @@ def find_shards(root: Path | str, table: str) -> list[Shard]:
 
     Args:
         root: a folder, or the URL of one.
-        table: a file below it, a folder of Parquet files, or a glob.
+        table: a file below it, a folder of Parquet files, or a glob; what begins with `.` or `_` is none of its files.
 
     Raises:
         ConfigError: fsspec does not know the URL, or needs a package for it that is not installed.
@@ -83,8 +83,8 @@ def find_shards(root: Path | str, table: str) -> list[Shard]:
     """
     if isinstance(root, Path):
         path = root / table
-        several = path.glob("*.parquet") if path.is_dir() else root.glob(table) if glob.has_magic(table) else ()
-        found = [] if path.is_file() else sorted(filter(Path.is_file, several))
+        several = path.glob("*.parquet") if path.is_dir() else root.glob(table) if _is_glob(table) else ()
+        found = [] if path.is_file() else sorted(file for file in several if file.is_file() and _is_data(file.name))
         if not found:
             return [Shard(name=table, path=str(path), store=None)]
         return [Shard(name=file.relative_to(root).as_posix(), path=str(file), store=None) for file in found]
@@ -92,10 +92,20 @@ def find_shards(root: Path | str, table: str) -> list[Shard]:
     url = f"{folder}/{table}"
     with _errors_of(root):
         pattern = glob.escape(url) + "/*.parquet" if store.isdir(url) else f"{glob.escape(folder)}/{table}"
-        files = [] if store.isfile(url) else sorted(filter(store.isfile, store.glob(pattern)))
+        several = [] if store.isfile(url) else store.glob(pattern)
+        files = sorted(file for file in several if _is_data(file.rsplit("/", 1)[-1]) and store.isfile(file))
     if not files:
         return [Shard(name=table, path=url, store=store)]
     return [Shard(name=file.removeprefix(f"{folder}/"), path=file, store=store) for file in files]
+
+
+def _is_glob(table: str) -> bool:
+    return glob.has_magic(table) and not Path(table).is_absolute()
+
+
+def _is_data(name: str) -> bool:
+    """Whether this is not a file that other tools keep beside a table (`_metadata`, `.part.crc`)."""
+    return not name.startswith((".", "_"))
 
 
 def _open(url: str) -> tuple[Any, str]:
