@@ -15,8 +15,8 @@ from recsys.tokenizer.semantic_ids import SemanticIds, row_numbers
 
 _NEIGHBOURS = 10
 _MAX_QUERIES = 2000
-# Queries times existing items: fewer queries of a catalogue above 4 million items.
-_MAX_CELLS = 1 << 33
+# Queries times existing items: fewer queries of a catalogue above 2 million items.
+_MAX_CELLS = 1 << 32
 _BLOCK_ROWS = 256
 
 

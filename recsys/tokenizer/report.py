@@ -24,13 +24,13 @@ from recsys.tokenizer.residual import (
     summed_codes,
     unit_rows,
 )
-from recsys.tokenizer.semantic_ids import SemanticIds, row_numbers
+from recsys.tokenizer.semantic_ids import SemanticIds, num_distinct, row_numbers
 
 _ROUNDING_DECIMALS = 6
 _RETRIEVAL_DEPTH = 50
 _MAX_RETRIEVAL_PAIRS = 2000
-# Pairs times items: fewer pairs of a catalogue above 4 million items.
-_MAX_RETRIEVAL_CELLS = 1 << 33
+# Pairs times items: fewer pairs of a catalogue above 2 million items.
+_MAX_RETRIEVAL_CELLS = 1 << 32
 _BLOCK_ROWS = 256
 
 
@@ -125,7 +125,7 @@ def _num_distinct(embeddings: FloatArray) -> int:
     for part in row_blocks(*embeddings.shape):
         rounded = np.round(embeddings[part], _ROUNDING_DECIMALS) + 0.0  # + 0.0 makes one zero of the two
         hashes[part] = pl.from_numpy(rounded).hash_rows().to_numpy()
-    return len(np.unique(hashes))
+    return num_distinct(hashes)
 
 
 def _perplexity(shares: DoubleArray) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import sentence_transformers
+from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
 from tokenizers import Tokenizer
@@ -166,6 +167,49 @@ def test_killed_run_keeps_its_finished_shards(
     monkeypatch.setattr(TextEncoder, "stream", recording)
     encode_cached(TextEncoder(config), texts, tmp_path)
     assert left == ["a", "b b", "c c c"]
+
+
+def test_large_jobs_write_larger_shards_and_twins_share_a_vector(
+    config: EncoderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.encoder.cache._SHARD_TEXTS", 1)
+    monkeypatch.setattr("recsys.encoder.cache._SHARDS_A_JOB", 2)
+    monkeypatch.setattr(encoder_module, "_CHUNK_TEXTS", 1)
+    texts = ["a", "b b", "a", "c c c", "d d d d", "b b"]
+    vectors = encode_cached(TextEncoder(config), texts, tmp_path)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    np.testing.assert_array_equal(vectors[[0, 1]], vectors[[2, 5]])
+    np.testing.assert_array_equal(encode_cached(TextEncoder(config), texts[::-1], tmp_path), vectors[::-1])
+
+
+def test_of_a_large_cache_only_shards_with_wanted_texts_are_read(
+    config: EncoderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("a", "b b", "c c c"):
+        encode_cached(TextEncoder(config), [text], tmp_path)
+    read: list[str] = []
+
+    class Recording:
+        def __init__(self, path: Path, framework: str) -> None:
+            self._file = safe_open(path, framework=framework)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def get_tensor(self, name: str) -> np.ndarray:
+            read.append(name)
+            return self._file.get_tensor(name)
+
+    monkeypatch.setattr("recsys.encoder.cache.safe_open", Recording)
+    encode_cached(TextEncoder(config), ["b b"], tmp_path)
+    assert (read.count("hashes"), read.count("vectors")) == (3, 1)
+
+
+def test_no_texts_are_no_vectors(config: EncoderConfig, tmp_path: Path) -> None:
+    assert encode_cached(TextEncoder(config), [], tmp_path).shape == (0, 16)
 
 
 def test_damaged_shard_is_made_again(config: EncoderConfig, tmp_path: Path, capsys) -> None:
