@@ -47,8 +47,8 @@ from recsys.tokenizer import SemanticIds
 _LIMIT = 16 << 30
 """Bytes of a process's own memory."""
 _CORES = os.cpu_count() or 1
-_STAGES = {"data": _CORES, "encode": _CORES, "tokenize": _CORES, "train": 1, "evaluate": 1, "bundle": 1}
-"""With their threads: a model of 32 dimensions has no work for more than one."""
+_STAGES = {"data": _CORES, "encode": 1, "tokenize": 1, "train": 1, "evaluate": 1, "bundle": 1}
+"""With their threads. More would help some, and cost all of them where other programs want the cores too."""
 _LISTED, _K = 10_000, 20
 """Users that get lists, and items of each."""
 _A_CATEGORY, _A_USER, _AN_ITEM = 100, 20, 10
