@@ -22,11 +22,13 @@ from feature_store import OnlineStore, StoreError
 from feature_store.offline import OfflineStore
 from recsys.bundle import Bundle, read_manifest
 from recsys.errors import ConfigError
+from recsys.extras import require_extra
 from recsys.progress import console
 from serving.app import create_app
 from serving.bundles import find_bundle, namespace_of
 from serving.guard.keys import KeyRing
 from serving.guard.limiter import Buckets
+from serving.guard.settings import GuardSettings
 from serving.lifecycle import Lifecycle
 from serving.offline import OfflineExport
 from serving.private_copies import PrivateCopies, read
@@ -37,6 +39,7 @@ from serving.tracing import otlp_provider
 from serving.warming import warm_up
 
 _GRACE_S = 10
+_CLOSE = (b"connection", b"close")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +177,14 @@ def run_server(
     Raises:
         ArtifactError: the bundle or the export is missing or damaged, they do not belong together, or the model cannot
             answer.
-        ConfigError: the address is taken, or the store cannot be used.
+        ConfigError: the address is taken, the store cannot be used, or an extra is not installed.
     """
     if store_url is not None and data_dir is not None:
         raise ConfigError("serve: --store and --data-dir exclude each other; a remote store keeps its own data")
-    path = find_bundle(path)
     settings = settings or ServingSettings()
+    if settings.traces.enabled:
+        require_extra("otel", needed_by="traces.enabled")
+    path = find_bundle(path)
     num_workers = settings.workers if workers is None else workers
     num_workers = num_workers or len(os.sched_getaffinity(0))
     name = read_manifest(path).name
@@ -225,7 +230,7 @@ def _run_alone(service: Service, listener: socket.socket, url: str, store_url: s
     try:
         api = service.app(bundle, runtime, store, offline=offline, slates=slates)
         ready = f"serving {service.shown(runtime)} at {url}"
-        HttpServer(api, lambda: typer.echo(ready), service.settings.guard.drain_s).run(sockets=[listener])
+        HttpServer(api, lambda: typer.echo(ready), service.settings.guard).run(sockets=[listener])
     finally:
         # The app does so too, but not when its start fails or a second Ctrl-C cuts its end short.
         for writer in (slates, offline):
@@ -240,10 +245,10 @@ class HttpServer(uvicorn.Server):
     Args:
         api: what is served; its lifecycle is `draining` from the signal on.
         on_ready: called once it answers.
-        drain_s: how long to go on after SIGTERM. A second signal, or Ctrl-C, ends it at once.
+        guard: says how long to go on after SIGTERM. A second signal, or Ctrl-C, ends it at once.
     """
 
-    def __init__(self, api: FastAPI, on_ready: Callable[[], object], drain_s: float) -> None:
+    def __init__(self, api: FastAPI, on_ready: Callable[[], object], guard: GuardSettings) -> None:
         super().__init__(
             uvicorn.Config(
                 api,
@@ -254,11 +259,12 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE_S,
+                timeout_keep_alive=guard.keep_alive_s,
             )
         )
         self._on_ready = on_ready
         self._lifecycle: Lifecycle = api.state.lifecycle
-        self._drain_s = drain_s
+        self._drain_s = guard.drain_s
         self._ends_at: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -274,7 +280,11 @@ class HttpServer(uvicorn.Server):
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
             super().handle_exit(signal.SIGTERM, None)
             self._ends_at = None
-        return await super().on_tick(counter)
+        ends = await super().on_tick(counter)
+        # Load balancers look elsewhere for new connections only; clients stay on those that they have.
+        if self._lifecycle.phase == "draining" and _CLOSE not in self.server_state.default_headers:
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        return ends
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then say so."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import ConfigError
+from recsys.extras import require_extra
 from recsys.files import write_json
 from recsys.generator.lm.backbone import load_causal_lm
 from recsys.generator.lm.reason import ReasonConfig
@@ -188,12 +189,11 @@ def _answers(config: MirrorConfig, world: World, learned: Sequence[Lesson]) -> l
 
 
 def _supervise(config: MirrorConfig, world: World, learned: Sequence[Lesson], output: Path) -> None:
-    try:
-        # Imported here: it is an extra, and takes seconds.
-        from datasets import Dataset
-        from trl import SFTConfig, SFTTrainer
-    except ImportError as error:
-        raise ConfigError(f"mirror: needs TRL ({error}); install it with `pip install 'recsys[trl]'`") from error
+    require_extra("trl", needed_by="mirror")
+    # Imported here: it takes seconds.
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
     model, tokenizer = load_causal_lm(config.model, field="mirror.model")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from feature_store import StoreUnavailableError
 from serving import server as server_module
+from serving.guard.settings import GuardSettings
 from serving.lifecycle import Lifecycle, Phase, StoreProbe, judge
 from serving.server import HttpServer
 
@@ -82,7 +83,7 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     lifecycle = Lifecycle(phase="serving")
     api = FastAPI()
     api.state.lifecycle = lifecycle
-    server = HttpServer(api, lambda: None, 5)
+    server = HttpServer(api, lambda: None, GuardSettings(drain_s=5))
     return SimpleNamespace(now=now, lifecycle=lifecycle, server=server, tick=lambda: asyncio.run(server.on_tick(1)))
 
 
@@ -107,3 +108,18 @@ def test_ctrl_c_and_a_second_signal_end_it_at_once(
         ending.server.handle_exit(sig, None)
     assert ending.tick() is True
     assert ending.lifecycle.phase == "draining"
+
+
+def test_answers_end_their_connections_once_it_drains(ending: SimpleNamespace) -> None:
+    close = (b"connection", b"close")
+    ending.server.config.load()
+
+    def headers(counter: int) -> list[tuple[bytes, bytes]]:
+        asyncio.run(ending.server.on_tick(counter))
+        return ending.server.server_state.default_headers
+
+    assert close not in headers(0)
+    ending.server.handle_exit(signal.SIGTERM, None)
+    for counter in (1, 2, 10, 11):  # every tenth turn the server makes them anew
+        assert headers(counter).count(close) == 1
+    assert ending.server.config.timeout_keep_alive > 60, "load balancers let go first"
