@@ -66,7 +66,7 @@ async def _roll(options: argparse.Namespace, url: str) -> dict[str, Any]:
     bundles = options.bundle.resolve(), options.next.resolve()
     old, new = (read_manifest(bundle).model_version for bundle in bundles)
     balancer = _Balancer()
-    load = _Load(_users_with_items(bundles[0]), options.rate)
+    load = _Load(_users_with_items(bundles[0]), options.rate, keep_alive_s=options.drain / 2)
     async with AsyncExitStack() as ends:
         places = [_Place(options, url) for _ in range(options.processes)]
         ends.push_async_callback(_end_all, places)
@@ -237,6 +237,7 @@ class _Load:
 
     users: list[tuple[str, str]]
     rate: float
+    keep_alive_s: float
     asked: int = 0
     fallbacks: int = 0
     failed: Counter[str] = field(default_factory=Counter)
@@ -253,8 +254,9 @@ class _Load:
     async def run(self, address: str) -> None:
         """Ask until `stop`, and wait for the answers."""
         started = time.perf_counter()
-        # Connections are kept for longer than a process takes to drain.
-        limits = httpx.Limits(max_keepalive_connections=100, keepalive_expiry=60)
+        # A connection on which nothing is asked is dropped before a process ends that drains: one that the process
+        # closes may lose a request which is on its way.
+        limits = httpx.Limits(max_keepalive_connections=100, keepalive_expiry=self.keep_alive_s)
         async with (
             httpx.AsyncClient(base_url=address, headers=_HEADERS, limits=limits, timeout=30) as http,
             asyncio.TaskGroup() as tasks,

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import math
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +39,8 @@ from serving.tracing import otlp_provider
 from serving.warming import warm_up
 
 _GRACE_S = 10
+_TURNS_A_SECOND = 10
+"""Of uvicorn's main loop, at most."""
 _CLOSE = (b"connection", b"close")
 
 
@@ -264,22 +266,24 @@ class HttpServer(uvicorn.Server):
         )
         self._on_ready = on_ready
         self._lifecycle: Lifecycle = api.state.lifecycle
-        self._drain_s = guard.drain_s
-        self._ends_at: float | None = None
+        # Not by the clock: one that is held up tells nobody meanwhile that it drains.
+        self._turns_to_drain = math.ceil(guard.drain_s * _TURNS_A_SECOND)
+        self._turns_left: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end."""
         self._lifecycle.phase = "draining"
-        if sig == signal.SIGTERM and self._ends_at is None and self._drain_s > 0:
-            self._ends_at = time.monotonic() + self._drain_s
+        if sig == signal.SIGTERM and self._turns_left is None and self._turns_to_drain > 0:
+            self._turns_left = self._turns_to_drain
             return
         super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """End when the time to drain is over; called ten times a second."""
-        if self._ends_at is not None and time.monotonic() >= self._ends_at:
-            super().handle_exit(signal.SIGTERM, None)
-            self._ends_at = None
+        """End when the time to drain is over; `_TURNS_A_SECOND` calls it."""
+        if self._turns_left is not None:
+            self._turns_left -= 1
+            if self._turns_left == 0:
+                super().handle_exit(signal.SIGTERM, None)
         ends = await super().on_tick(counter)
         # Load balancers look elsewhere for new connections only; clients stay on those that they have.
         if self._lifecycle.phase == "draining" and _CLOSE not in self.server_state.default_headers:
