@@ -7,13 +7,14 @@ from typing import Literal
 
 from recsys.errors import ConfigError
 
-Extra = Literal["onnx", "otel", "quantized", "ray", "trl"]
+Extra = Literal["onnx", "otel", "quantized", "ray", "ray-serve", "trl"]
 
 MODULES: dict[Extra, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript"),
     "otel": ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"),
     "quantized": ("bitsandbytes",),
     "ray": ("ray",),
+    "ray-serve": ("ray", "grpc_reflection"),
     "trl": ("trl", "datasets"),
 }
 """What is imported of each extra of pyproject.toml that something refuses to work without."""

@@ -23,8 +23,8 @@ import math
 
 from pydantic import Field
 
-from feature_store.online import EVENT_ID_LIFETIME_S
 from feature_store.keys import SHARDS
+from feature_store.online import EVENT_ID_LIFETIME_S
 from recsys.config import StrictConfig
 from recsys.errors import ConfigError
 from serving.sizing.costs import Costs
