@@ -34,7 +34,8 @@ entries are kept:
 
 No command uses keys of two slots, and nothing is done in a transaction over them: what spans slots, such as the search
 by prefix beside a user's history, is written so that the next look mends what a crash left between. A cluster spreads
-users over at most `SHARDS` primaries; the catalogue's changes are on one.
+users over at most `SHARDS` primaries; the catalogue's changes are on one. Where primaries have equal ranges of slots,
+each of 4 has 4 shards, and of 3 one has 8; more than 4 need slots moved to those that have no shard.
 """
 
 from __future__ import annotations
