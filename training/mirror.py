@@ -54,6 +54,8 @@ def make_mirror(config: MirrorConfig, output: Path) -> dict[str, Any]:
         AssetError: there is no such model, or its tokenizer cuts letters.
         ChatError: the teacher does not answer.
     """
+    if not (output / DPO_ADAPTER).is_dir():
+        require_extra("trl", needed_by="mirror")
     _claim(output, config)
     world = make_world(config)
     evidence = _evidence(config, world, output / _EVIDENCE)
@@ -189,8 +191,7 @@ def _answers(config: MirrorConfig, world: World, learned: Sequence[Lesson]) -> l
 
 
 def _supervise(config: MirrorConfig, world: World, learned: Sequence[Lesson], output: Path) -> None:
-    require_extra("trl", needed_by="mirror")
-    # Imported here: it takes seconds.
+    # Imported here: it is an extra, and takes seconds.
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 

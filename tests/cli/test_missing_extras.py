@@ -27,6 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     begun = tmp_path / "runs" / "begun"
     begun.mkdir(parents=True)
     (begun / "config.yaml").write_text(RUN + "run: {name: begun}\n")
+    (tmp_path / "mirror-3b.yaml").write_text((ROOT / "configs" / "mirror-3b.yaml").read_text())
     (tmp_path / "traced.yaml").write_text("traces: {enabled: true}\n")
     write_toy_bundle(tmp_path / "runs" / "served" / "bundle")
     benchmarks = tmp_path / "benchmarks"
@@ -44,6 +45,7 @@ LM = "generator.model.lm={name: smollm2-135m-instruct, load_in: 8bit}"
         (["run", "toy.yaml", "engine=ray"], "ray", "ray", "engine: ray: needs"),
         (["run", "toy.yaml", LM], "quantized", "bitsandbytes", "generator.model.lm.load_in=8bit: needs"),
         (["run", "toy.yaml", "profiles={writer: {}, tuning: {}}"], "trl", "trl", "profiles.tuning: needs"),
+        (["mirror", "mirror-3b.yaml", "out"], "trl", "trl", "mirror: needs"),
         (["recommend", "served", "out", "--engine", "ray"], "ray", "ray", "--engine ray: needs"),
         (["recommend", "served", "out", "--engine", "ray", "--json"], "ray", "ray", "--engine ray: needs"),
         (["export", "begun"], "onnx", "onnxscript", "recsys export: needs"),
