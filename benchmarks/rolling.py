@@ -52,6 +52,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("--drain", type=float, default=3, help="seconds that a process answers on after SIGTERM")
     parser.add_argument("--store", help="URL of a store; default: one of its own")
     options = parser.parse_args(arguments)
+    old, new = (read_manifest(bundle) for bundle in (options.bundle, options.next))
+    if old.name != new.name or old.model_version == new.model_version:
+        parser.error("--next: name a bundle of another version and the same run's name, whose users they share")
     with tempfile.TemporaryDirectory(prefix="recsys-rolling-") as home, ExitStack() as ends:
         url = options.store
         if url is None:
@@ -59,12 +62,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
             ends.callback(server.stop)
             server.ensure_running()
             url = f"unix://{server.socket_path}"
-        return asyncio.run(_roll(options, url))
+        return asyncio.run(_roll(options, old.model_version, new.model_version, url))
 
 
-async def _roll(options: argparse.Namespace, url: str) -> dict[str, Any]:
+async def _roll(options: argparse.Namespace, old: str, new: str, url: str) -> dict[str, Any]:
     bundles = options.bundle.resolve(), options.next.resolve()
-    old, new = (read_manifest(bundle).model_version for bundle in bundles)
     balancer = _Balancer()
     load = _Load(_users_with_items(bundles[0]), options.rate, keep_alive_s=options.drain / 2)
     async with AsyncExitStack() as ends:
