@@ -63,7 +63,10 @@ def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up their module by name
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise RecsysError(f"benchmark {name} needs {error.name}: pip install 'recsys[dev]'") from error
     # Where this machine keeps its data is nobody else's business.
     said = [Path(argument).name if Path(argument).is_absolute() else argument for argument in arguments]
     result = {"name": name, "arguments": said, "metrics": module.main(arguments), "environment": environment()}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_no_result_depends_on_the_engine(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_ray_without_its_extra_says_which_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'recsys\[ray\]'"):
         start(RayEngine(name="ray"), print, tmp_path)
 
