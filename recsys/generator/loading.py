@@ -15,7 +15,7 @@ from recsys.generator.nested import NestedModel
 def make_room(
     model: NestedModel | FlatModel | AnyOrderModel, weights: Mapping[str, Tensor], objectives: Mapping[str, float]
 ) -> None:
-    """Take the words of `weights`, which may be more than those of today's package or fewer, and a head an objective."""
+    """Take the words of `weights`, which may be more than those of today's package, and a head an objective."""
     if model.instruction.is_given and "instruction.tokens" in weights:
         model.instruction.set(weights["instruction.tokens"].tolist())
     if model.users is not None and "users.words" in weights:

@@ -11,6 +11,7 @@ import torch
 from recsys.data.rows import Rows
 from recsys.data.sequences import Sequences
 from recsys.errors import ConfigError
+from recsys.generator import caches
 from recsys.generator.constraints import Cap, Constraints, RangeCounter
 from recsys.generator.decoder import beam_search
 from recsys.generator.graphs import SearchGraphs
@@ -162,3 +163,21 @@ def test_what_is_recorded_asks_the_device_for_no_value(make_recommender, shape: 
 def test_graphs_need_a_gpu(make_recommender) -> None:
     with pytest.raises(ConfigError, match="this is nested on cpu"):
         make_recommender().with_graphs()
+
+
+@pytest.mark.parametrize(("shape", "body"), MODELS)
+def test_a_body_in_half_precision_finds_nearly_the_same(make_recommender, shape: str, body: str) -> None:
+    recommender = make_recommender(shape, body=body)
+    batch = histories(3, 0, 10)
+    expected = recommender.recommend(batch, 500, beams=500)
+    place(recommender.model, torch.device("cpu"), torch.bfloat16)
+    prefix = recommender.model.encode(torch.tensor([[3, 4]]), torch.tensor([2]))
+    assert {table.dtype for table in caches.tables(prefix.cache)} == {torch.bfloat16}
+    assert prefix.hidden.dtype == torch.float32
+    found = recommender.recommend(batch, 500, beams=500)
+    for row in range(3):
+        scores, exact = np.zeros((2, 500))
+        scores[found.items[row]], exact[expected.items[row]] = found.scores[row], expected.scores[row]
+        assert np.corrcoef(np.exp(scores), np.exp(exact))[0, 1] > 0.99
+    twin = rehearsed(recommender).recommend(batch, 10)
+    np.testing.assert_allclose(twin.scores, recommender.recommend(batch, 10).scores, atol=0.05)
