@@ -33,7 +33,7 @@ class Throughput:
     def __init__(self, flops_per_row: float, log: Callable[[str, float, int], None]) -> None:
         self._flops_per_row = flops_per_row
         self._log = log
-        self._peak = _peak_tflops()
+        self._peak = peak_tflops()
         self._begin()
 
     def _begin(self) -> None:
@@ -62,7 +62,8 @@ class Throughput:
         self._begin()
 
 
-def _peak_tflops() -> float | None:
+def peak_tflops() -> float | None:
+    """Of dense 16-bit matrix products on the current device; None without one, or where its peak is not known here."""
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name()

@@ -75,8 +75,8 @@ class FlatModel(nn.Module):
         self.instruction = Instruction(backbone)
         self.users = users
         self.fixed_shapes = False
-        """Search with a row for every beam, whatever is certain: more arithmetic, but the shapes of a step do not depend
-        on what a device has found."""
+        """Search with a row for every beam, whatever is certain: more arithmetic, but no step's shape depends on what a
+        device has found."""
 
     def with_items(self, codes: IntArray) -> Self:
         """The same model over more items, see `NestedModel.with_items`."""

@@ -34,12 +34,13 @@ def place(
             # Buffers keep theirs: positions would not survive it.
             weight.data = weight.data.to(precision)
     if isinstance(model, AnyOrderModel):
-        model.trie = _moved(model.trie, device)
+        model.trie = on_device(model.trie, device)
     else:
-        model.trie = _moved(model.trie, device)
+        model.trie = on_device(model.trie, device)
 
 
-def _moved(trie: _Trie, device: torch.device) -> _Trie:
+def on_device(trie: _Trie, device: torch.device) -> _Trie:
+    """A copy of `trie` whose tables are on `device`."""
     twin = copy.copy(trie)
     for name, value in vars(trie).items():
         if isinstance(value, Tensor):
