@@ -447,9 +447,11 @@ class GenerativeRecommender:
         Raises:
             ConfigError: the model is not on a GPU, or of a shape that has no graphs.
         """
-        shape, device = self.config.model.shape, self.model.learned.device
-        if isinstance(self.model, AnyOrderModel) or device.type != "cuda":
-            raise ConfigError(f"graphs: they need a nested or flat model on a CUDA device, this is {shape} on {device}")
+        kind, device = "exported" if self._body_is_exported else self.config.model.shape, self.model.learned.device
+        if isinstance(self.model, AnyOrderModel) or kind == "exported" or device.type != "cuda":
+            raise ConfigError(
+                f"graphs: need a nested or flat model of PyTorch on a CUDA device; this is {kind}, {device}"
+            )
         twin = copy.copy(self)
         twin.graphs = SearchGraphs(self.model)
         return twin

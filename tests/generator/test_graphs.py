@@ -161,7 +161,7 @@ def test_what_is_recorded_asks_the_device_for_no_value(make_recommender, shape: 
 
 
 def test_graphs_need_a_gpu(make_recommender) -> None:
-    with pytest.raises(ConfigError, match="this is nested on cpu"):
+    with pytest.raises(ConfigError, match="this is nested, cpu"):
         make_recommender().with_graphs()
 
 
