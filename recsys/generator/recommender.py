@@ -449,9 +449,7 @@ class GenerativeRecommender:
         """
         kind, device = "exported" if self._body_is_exported else self.config.model.shape, self.model.learned.device
         if isinstance(self.model, AnyOrderModel) or kind == "exported" or device.type != "cuda":
-            raise ConfigError(
-                f"graphs: need a nested or flat model of PyTorch on a CUDA device; this is {kind}, {device}"
-            )
+            raise ConfigError(f"graphs: need a nested or flat model of PyTorch on CUDA; this is {kind}, {device}")
         twin = copy.copy(self)
         twin.graphs = SearchGraphs(self.model)
         return twin
