@@ -50,6 +50,9 @@ class OnnxBody(nn.Module):
         self._device = torch.device("cpu") if device is None else device
         on_gpu = self._device.type == "cuda"
         provider = "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"
+        missing = ConfigError(f"onnx: ONNX Runtime has no {provider} here; install with: pip install 'recsys[gpu]'")
+        if provider not in onnxruntime.get_available_providers():
+            raise missing
         # Without TF32, as PyTorch computes.
         settings = {"device_id": self._device.index or 0, "use_tf32": 0} if on_gpu else {}
         options = onnxruntime.SessionOptions()
@@ -62,9 +65,9 @@ class OnnxBody(nn.Module):
         except Exception as error:  # its exceptions have no common base of their own
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(f"onnx: cannot load {graph}: {reason}; export it again") from error
-        # It goes on without a provider that is missing or whose libraries do not load.
+        # It goes on without a provider whose libraries do not load.
         if provider not in self._session.get_providers():
-            raise ConfigError(f"onnx: ONNX Runtime has no {provider} here; install with: pip install 'recsys[gpu]'")
+            raise missing
         shapes = {entry.name: entry.shape for entry in self._session.get_inputs()}
         self._past_names = past_names((len(shapes) - 3) // 2)
         if shapes.keys() != {INPUTS, POSITIONS, MASK, *self._past_names}:
