@@ -75,7 +75,8 @@ class Backbone(CausalBody):
         with self.mixed_precision(hidden.device):
             if self.text_head is not None:
                 return cast(Tensor, self.text_head(hidden)).float()
-            return nn.functional.linear(hidden, self.text_embeddings.weight).float()
+            weight = self.text_embeddings.weight
+            return nn.functional.linear(hidden.to(weight.dtype), weight).float()
 
     def tune(self, config: LanguageModelConfig) -> None:
         """Say which weights are trained, and put adapters in place."""
