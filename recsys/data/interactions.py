@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.data.sequences import IntArray, Sequences
+from recsys.data.sequences import IntArray, Sequences, blocks
 from recsys.errors import ArtifactError, DataError
 from recsys.files import atomic_directory
 
@@ -51,17 +51,19 @@ class Interactions:
             raise DataError("interactions: user, item, event_type and position must have no nulls")
         if self.frame.is_empty():
             return
-        user = self.frame["user"].to_numpy()
-        item = self.frame["item"].to_numpy()
-        position = self.frame["position"].to_numpy()
+        item = self.frame["item"]
+        user, position = self.frame["user"].to_numpy(), self.frame["position"].to_numpy()
         if user.min() < 0 or user.max() >= self.num_users:
             raise DataError(f"interactions: user indices must lie in 0..{self.num_users - 1}")
-        if item.min() < 0 or item.max() >= self.num_items:
+        if item.min() < 0 or item.max() >= self.num_items:  # type: ignore[operator]
             raise DataError(f"interactions: item indices must lie in 0..{self.num_items - 1}")
-        first = np.diff(user, prepend=-1) > 0
-        same = np.diff(user, prepend=-1) == 0
-        step = np.diff(position, prepend=0)
-        if not (first | same).all() or (position[first] != 0).any() or (step[same] != 1).any():
+        sorted_ = user[0] >= 0 and position[0] == 0
+        for block in blocks(len(user) - 1):
+            later = slice(block.start + 1, block.stop + 1)
+            same = user[later] == user[block]
+            sorted_ &= bool((user[later] >= user[block]).all())
+            sorted_ &= bool((position[later] == np.where(same, position[block] + 1, 0)).all())
+        if not sorted_:
             raise DataError("interactions: rows must be sorted by user, with positions 0, 1, 2, ... within each")
 
     def __len__(self) -> int:
@@ -90,7 +92,7 @@ class Interactions:
         return Sequences(
             users=np.arange(self.num_users),
             offsets=offsets,
-            items=self.frame["item"].to_numpy().astype(np.int64),
+            items=self.frame["item"].to_numpy(),
         )
 
     def of_users(self, users: IntArray) -> Interactions:

@@ -39,7 +39,8 @@ class RKMeansTokenizer(NearestCodeTokenizer):
     def fit(self, embeddings: FloatArray, train: Sequences | None = None) -> SemanticIds:
         """Learn the codebooks from float32 [n, dim] and name these items. `train` is not read.
 
-        Beside the embeddings it needs some 4 float64 [n, code_dim]: a million items fit into a few GiB.
+        Beside the embeddings it needs one float64 [n, code_dim], or two with `balanced`, and some codes: ten million
+        items of 64 dimensions fit into 8 GiB. Codebooks of more than 2 million items are fitted to a sample of them.
         """
         check_embeddings(embeddings)
         config = self.config
@@ -50,7 +51,7 @@ class RKMeansTokenizer(NearestCodeTokenizer):
         assigned: IntArray | None = None
         if config.balanced == "none":
             self._codebooks = fit_codebooks(
-                latents.astype(np.float32),
+                latents,
                 levels=config.levels,
                 codebook_size=codebook_size,
                 iterations=config.kmeans_iterations,

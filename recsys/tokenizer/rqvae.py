@@ -60,10 +60,9 @@ class RQVAETokenizer(AutoencoderTokenizer):
         """
         check_embeddings(embeddings)
         letter = self._letter(train, *embeddings.shape)
-        inputs = self._standardise(embeddings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            self._train(torch.from_numpy(inputs), letter, ranks)
+            self._train(torch.from_numpy(self._standardise(embeddings)), letter, ranks)
         ids = self._name_items(self.latents(embeddings))
         other = "" if self.config.codebook == "simvq" else "set tokenizer.codebook to simvq, or "
         warn_about_usage(

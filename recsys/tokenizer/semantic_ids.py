@@ -46,7 +46,7 @@ class SemanticIds:
             )
         check_codes(self.codes, self.codebook_sizes, "semantic ids")
         check_codes(self.raw_codes, self.codebook_sizes, "semantic ids (raw)")
-        distinct = len(np.unique(self.codes, axis=0))
+        distinct = len(np.unique(row_numbers(self.codes)))
         if distinct != self.num_items:
             raise DataError(f"semantic ids: {self.num_items} items share {distinct} distinct codes; must be unique")
 
@@ -90,6 +90,20 @@ class SemanticIds:
                 )
         except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError, DataError) as error:
             raise ArtifactError(f"cannot read semantic ids from {directory}: {error}") from error
+
+
+def row_numbers(codes: IntArray) -> IntArray:
+    """int64 [n]: a number for each row of codes, int64 [n, L] and none negative; in the order of the rows.
+
+    Numbers sort ten times faster than rows.
+    """
+    widths = [int(column.max(initial=0)).bit_length() for column in codes.T]
+    if sum(widths) > 63:
+        return np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    numbers = np.zeros(len(codes), dtype=np.int64)
+    for column, width in zip(codes.T, widths, strict=True):
+        numbers = (numbers << width) | column
+    return numbers
 
 
 def check_codes(codes: IntArray, codebook_sizes: tuple[int, ...], what: str) -> None:

@@ -8,7 +8,10 @@ import polars as pl
 import pytest
 import sentence_transformers
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from recsys.assets import ASSETS, Asset
 from recsys.data import Catalog, Sequences
@@ -57,6 +60,17 @@ def test_texts_are_cut_at_the_token_limit(config: EncoderConfig) -> None:
     np.testing.assert_allclose(encoder.encode([TEXTS[-1]]), encoder.encode([longer]), atol=1e-6)
     wide = TextEncoder(config.model_copy(update={"max_tokens": 1000}))
     assert np.abs(wide.encode([TEXTS[-1]]) - wide.encode([longer])).max() > 1e-4
+
+
+def test_a_table_of_word_vectors_reads_texts_of_any_length(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "red": 1, "blue": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    weights = np.array([[0, 0], [1, 0], [0, 1]], dtype=np.float32)
+    table = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
+    table.save(str(tmp_path / "words"), create_model_card=False)
+    encoder = TextEncoder(EncoderConfig(model=str(tmp_path / "words"), max_tokens=8))
+    vectors = encoder.encode(["red", "red blue " * 20])
+    np.testing.assert_allclose(vectors, [[1, 0], [0.5, 0.5]], atol=1e-6)
 
 
 def test_each_text_is_encoded_once_per_model_and_limit(

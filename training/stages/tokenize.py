@@ -58,14 +58,11 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
 
 def _name_items(tokenizer: SemanticIdTokenizer, vectors: FloatArray, split: Split, ranks: Ranks) -> SemanticIds:
     """Fit on what may be fitted on; items that are held out are encoded as any new item would be."""
-    fitted = split.fitted_items
-    train = split.train.renumber(split.fitted_index)
-    if isinstance(tokenizer, RQVAETokenizer):
-        ids = tokenizer.fit(vectors[fitted], train, ranks)
-    else:
-        ids = tokenizer.fit(vectors[fitted], train)
+    known, train = split.of_fitted(vectors), split.fitted_train
+    ids = tokenizer.fit(known, train, ranks) if isinstance(tokenizer, RQVAETokenizer) else tokenizer.fit(known, train)
     if len(split.held_out) == 0:
         return ids
+    fitted = split.fitted_items
     codes = np.empty((split.num_items, ids.levels), dtype=np.int64)
     raw_codes = np.empty_like(codes)
     codes[fitted], raw_codes[fitted] = ids.codes, ids.raw_codes
