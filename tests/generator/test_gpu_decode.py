@@ -8,6 +8,8 @@ import torch
 from test_graphs import MODELS, assert_same, histories
 
 from recsys.data.sequences import Sequences
+from recsys.generator.body import Body
+from recsys.generator.config import ModelConfig
 from recsys.generator.constraints import Constraints
 from recsys.generator.placement import place
 from recsys.generator.recommender import GenerativeRecommender
@@ -81,3 +83,17 @@ def test_a_graph_says_the_same_again_after_others_ran(make_recommender) -> None:
     for seed, count in enumerate((1, 4, 8, 2)):
         graphs.recommend(histories(*[7] * count, seed=seed), 20)
     assert_same(graphs.recommend(histories(5, 6), 10), first)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_packed_sequences_do_not_see_each_other(precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    body = Body(ModelConfig(body="llama", hidden_size=64, num_heads=1, dropout=0.0), max_positions=16).eval().to(DEVICE)
+    body.precision = precision
+    first, second = torch.randn(1, 5, 64, device=DEVICE), torch.randn(1, 7, 64, device=DEVICE)
+    places = [torch.arange(size, device=DEVICE) for size in (5, 7)]
+    packed = body(torch.cat([first, second], dim=1), torch.cat(places).unsqueeze(0))
+    tolerance = 1e-4 if precision == torch.float32 else 5e-2
+    torch.testing.assert_close(packed[:, :5], body(first), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(packed[:, 5:], body(second), atol=tolerance, rtol=tolerance)

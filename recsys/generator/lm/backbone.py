@@ -72,10 +72,11 @@ class Backbone(CausalBody):
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., V] over the model's own vocabulary from hidden states [..., D]."""
+        head = self.text_embeddings if self.text_head is None else self.text_head
+        weight = cast(Tensor, head.weight)
         with self.mixed_precision(hidden.device):
             if self.text_head is not None:
-                return cast(Tensor, self.text_head(hidden)).float()
-            weight = self.text_embeddings.weight
+                return cast(Tensor, self.text_head(hidden.to(weight.dtype))).float()
             return nn.functional.linear(hidden.to(weight.dtype), weight).float()
 
     def tune(self, config: LanguageModelConfig) -> None:
