@@ -57,16 +57,21 @@ class Recorded:
         self._buffers = buffers
         self._graph: torch.cuda.CUDAGraph | None = None
         self._outputs: Sequence[Tensor] = ()
-        if buffers[0].device.type == "cuda":
-            # Libraries set up their work space at the first call, and models what they keep from call to call.
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                function()
-            torch.cuda.current_stream().wait_stream(aside)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-                self._outputs = function()
+        self._device = buffers[0].device
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                self._record(pool)
+
+    def _record(self, pool: Any) -> None:
+        # Libraries set up their work space at the first call, and models what they keep from call to call.
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            self._function()
+        torch.cuda.current_stream().wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
+            self._outputs = self._function()
 
     def __call__(self, values: Sequence[Tensor]) -> list[Tensor]:
         """What the function returns, in memory of the caller's own.
@@ -78,7 +83,8 @@ class Recorded:
         torch._foreach_copy_(regions, list(values))
         if self._graph is None:
             return list(self._function())
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            self._graph.replay()
         # The next replay writes over them.
         kept = [torch.empty_like(output) for output in self._outputs]
         torch._foreach_copy_(kept, list(self._outputs))
