@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import redis
-from redis.exceptions import RedisClusterException
+from redis.exceptions import ClusterDownError, RedisClusterException
 
 from feature_store.address import Address
 from feature_store.connection import Command, unavailable
@@ -37,6 +37,8 @@ class AsyncOnlineStore:
         self.keys = Keys(namespace)
         self._server = server
         self._client = address.async_client()
+        self._is_cluster = address.deployment == "cluster"
+        self._looking: asyncio.Task[None] | None = None
         # All who wait for a start wait for the same one. In threads that others need they would hold up those.
         self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-start")
 
@@ -60,20 +62,37 @@ class AsyncOnlineStore:
         Cancelled, it leaves no half-read reply behind for others.
 
         Raises:
-            StoreUnavailableError: the store does not answer. A managed server is started again first.
+            StoreUnavailableError: the store does not answer. A managed server is started again first, and a cluster is
+            asked which node took over.
         """
         # All keys of a user have one hash tag, so that a cluster's pipeline is one round trip too.
         commands = state_commands(self.keys, user_id, max(1, limit))
         try:
             try:
                 return decode_state(await self._replies(commands))
-            except redis.ConnectionError:
-                if self._server is None:
+            except (redis.ConnectionError, ClusterDownError):
+                if self._is_cluster:
+                    await asyncio.shield(self._look_for_nodes())
+                elif self._server is not None:
+                    await asyncio.get_running_loop().run_in_executor(self._starter, self._server.ensure_running)
+                else:
                     raise
-                await asyncio.get_running_loop().run_in_executor(self._starter, self._server.ensure_running)
                 return decode_state(await self._replies(commands))
+        except asyncio.CancelledError:
+            # Nobody waits for as long as it takes to see that a node is gone which says nothing.
+            if self._is_cluster:
+                self._look_for_nodes()
+            raise
         except (redis.RedisError, RedisClusterException, OSError) as error:
             raise unavailable(error) from error
+
+    def _look_for_nodes(self) -> asyncio.Task[None]:
+        """Ask the cluster which nodes it has now, once at a time."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._client.nodes_manager.initialize())
+            # What goes wrong is for those who wait for it, if anybody does.
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._looking
 
     async def _replies(self, commands: Sequence[Command]) -> list[Any]:
         pipeline: Any = self._client.pipeline(transaction=False)
@@ -85,4 +104,6 @@ class AsyncOnlineStore:
     async def close(self) -> None:
         """Close the connections."""
         self._starter.shutdown(wait=False, cancel_futures=True)
+        if self._looking is not None:
+            self._looking.cancel()
         await self._client.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -210,6 +211,11 @@ class Connection:
                     answered = _run(self.client.get_redis_connection(node), [commands[i] for i in indices], waits)
                 except redis.ConnectionError as error:
                     answered = [error] * len(indices)
+                except redis.TimeoutError:
+                    # It may be gone: the next call shall ask the node that took over.
+                    with contextlib.suppress(redis.RedisError, RedisClusterException):
+                        self.client.nodes_manager.initialize()
+                    raise
                 for index, reply in zip(indices, answered, strict=True):
                     # These have not run: the slot is elsewhere, or on its way. A lost connection may hide a success,
                     # and every command of ours may run twice.

@@ -2,32 +2,40 @@
 
 Every user belongs to one of `SHARDS` shards, by the CRC-32 of the user id. The shard's number in braces is the hash tag
 of all keys of its users and of its part of the event log, so that one script can change them together on a cluster.
-All keys begin with a namespace `NS`; the 2 is `SCHEMA`, the version of this layout:
+All keys begin with a namespace `NS`; the 2 is `SCHEMA`, the version of this layout; of histories and logs the newest
+entries are kept:
 
-    NS:2:{07}:h:USER        sorted set: history, score = event time, member = arrival:type:item; the newest 500
-    NS:2:{07}:n:USER        number of events that ever arrived
-    NS:2:{07}:log:USER      stream of the user's events in order of arrival; the last 100 000 or a few more
-    NS:2:{07}:e:USER:EVENT  fingerprint of an accepted event (USER percent-encoded); expires
-    NS:2:{07}:profile:1:USER  profile as one JSON text; the 1 is the format of the value
-    NS:2:{07}:session:USER  state of the session as one JSON text; expires
-    NS:2:{07}:gone:USER     the log of a user whose erasure has begun and not ended
-    NS:2:{07}:wal           stream of the shard's events, of lists that were shown, and of erasures: the write-ahead log
-                            that the offline store is made from
-    NS:2:{07}:groups        hash: consumer group of the log -> id of the offline store that it fills
-    NS:2:{07}:erased        set of SHA-256 of erased user ids, whom no data set brings back
-    NS:2:{items}:version    version of the catalogue: how often items were changed or placed
-    NS:2:{items}:rows:1     hash: item id -> what was put last, as one JSON text; the 1 is its format, also below
-    NS:2:{items}:numbers    sorted set: item id, score = place in the order in which items were first put
-    NS:2:{items}:changes    sorted set: item id, score = version of the catalogue with its last change
-    NS:2:{items}:removed    set of the item ids that are removed, also of a bundle's own items
-    NS:2:{items}:placed:1:MODEL  hash: item id -> semantic ID and vector in that model, as one JSON text
-    NS:2:{items}:places:MODEL    hash: semantic ID -> the item that has it in that model
-    NS:2:{items}:lease:MODEL     there while a process makes them; expires
-    NS:schema               version of the layout
-    NS:users                sorted set of user ids, all with score 0, for the search by prefix
-    NS:item:ITEM            features of an item as one JSON text
-    NS:seed                 version of the data set whose histories are in
-    NS:seeded               set of the users that have entries of a data set
+    key                        slot of     what
+    NS:2:{07}:h:USER           the shard   sorted set: history, score = event time, member = arrival:type:item; 500
+    NS:2:{07}:n:USER           the shard   number of events that ever arrived
+    NS:2:{07}:log:USER         the shard   stream of the user's events in order of arrival; 100 000 or a few more
+    NS:2:{07}:e:USER:EVENT     the shard   fingerprint of an accepted event (USER percent-encoded); expires
+    NS:2:{07}:profile:1:USER   the shard   profile as one JSON text; the 1 is the format of the value
+    NS:2:{07}:session:USER     the shard   state of the session as one JSON text; expires
+    NS:2:{07}:gone:USER        the shard   the log of a user whose erasure has begun and not ended
+    NS:2:{07}:wal              the shard   stream of the shard's events, of lists that were shown, and of erasures: the
+                                           write-ahead log that the offline store is made from
+    NS:2:{07}:groups           the shard   hash: consumer group of the log -> id of the offline store that it fills
+    NS:2:{07}:erased           the shard   set of SHA-256 of erased user ids, whom no data set brings back
+    NS:2:{items}:version       {items}     version of the catalogue: how often items were changed or placed
+    NS:2:{items}:rows:1        {items}     hash: item id -> what was put last, as one JSON text; the 1 is its format,
+                                           also below
+    NS:2:{items}:numbers       {items}     sorted set: item id, score = place in the order in which items were first put
+    NS:2:{items}:changes       {items}     sorted set: item id, score = version of the catalogue with its last change
+    NS:2:{items}:removed       {items}     set of the item ids that are removed, also of a bundle's own items
+    NS:2:{items}:placed:1:MODEL  {items}   hash: item id -> semantic ID and vector in that model, as one JSON text
+    NS:2:{items}:places:MODEL  {items}     hash: semantic ID -> the item that has it in that model
+    NS:2:{items}:lease:MODEL   {items}     there while a process makes them; expires
+    NS:schema                  its own     version of the layout
+    NS:users                   its own     sorted set of user ids, all with score 0, for the search by prefix
+    NS:item:ITEM               its own     features of an item as one JSON text
+    NS:seed                    its own     version of the data set whose histories are in
+    NS:seeded                  its own     set of the users that have entries of a data set
+
+No command uses keys of two slots, and nothing is done in a transaction over them: what spans slots, such as the search
+by prefix beside a user's history, is written so that the next look mends what a crash left between. A cluster spreads
+users over at most `SHARDS` primaries; the catalogue's changes are on one. Where primaries have equal ranges of slots,
+each of 4 has 4 shards, and of 3 one has 8; more than 4 need slots moved to those that have no shard.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import math
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +22,13 @@ from feature_store import OnlineStore, StoreError
 from feature_store.offline import OfflineStore
 from recsys.bundle import Bundle, read_manifest
 from recsys.errors import ConfigError
+from recsys.extras import require_extra
 from recsys.progress import console
 from serving.app import create_app
 from serving.bundles import find_bundle, namespace_of
 from serving.guard.keys import KeyRing
 from serving.guard.limiter import Buckets
+from serving.guard.settings import GuardSettings
 from serving.lifecycle import Lifecycle
 from serving.offline import OfflineExport
 from serving.private_copies import PrivateCopies, read
@@ -37,6 +39,9 @@ from serving.tracing import otlp_provider
 from serving.warming import warm_up
 
 _GRACE_S = 10
+_TURNS_A_SECOND = 10
+"""Of uvicorn's main loop, at most."""
+_CLOSE = (b"connection", b"close")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +179,14 @@ def run_server(
     Raises:
         ArtifactError: the bundle or the export is missing or damaged, they do not belong together, or the model cannot
             answer.
-        ConfigError: the address is taken, or the store cannot be used.
+        ConfigError: the address is taken, the store cannot be used, or an extra is not installed.
     """
     if store_url is not None and data_dir is not None:
         raise ConfigError("serve: --store and --data-dir exclude each other; a remote store keeps its own data")
-    path = find_bundle(path)
     settings = settings or ServingSettings()
+    if settings.traces.enabled:
+        require_extra("otel", needed_by="traces.enabled")
+    path = find_bundle(path)
     num_workers = settings.workers if workers is None else workers
     num_workers = num_workers or len(os.sched_getaffinity(0))
     name = read_manifest(path).name
@@ -225,7 +232,7 @@ def _run_alone(service: Service, listener: socket.socket, url: str, store_url: s
     try:
         api = service.app(bundle, runtime, store, offline=offline, slates=slates)
         ready = f"serving {service.shown(runtime)} at {url}"
-        HttpServer(api, lambda: typer.echo(ready), service.settings.guard.drain_s).run(sockets=[listener])
+        HttpServer(api, lambda: typer.echo(ready), service.settings.guard).run(sockets=[listener])
     finally:
         # The app does so too, but not when its start fails or a second Ctrl-C cuts its end short.
         for writer in (slates, offline):
@@ -240,10 +247,10 @@ class HttpServer(uvicorn.Server):
     Args:
         api: what is served; its lifecycle is `draining` from the signal on.
         on_ready: called once it answers.
-        drain_s: how long to go on after SIGTERM. A second signal, or Ctrl-C, ends it at once.
+        guard: says how long to go on after SIGTERM. A second signal, or Ctrl-C, ends it at once.
     """
 
-    def __init__(self, api: FastAPI, on_ready: Callable[[], object], drain_s: float) -> None:
+    def __init__(self, api: FastAPI, on_ready: Callable[[], object], guard: GuardSettings) -> None:
         super().__init__(
             uvicorn.Config(
                 api,
@@ -254,27 +261,34 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=_GRACE_S,
+                timeout_keep_alive=guard.keep_alive_s,
             )
         )
         self._on_ready = on_ready
         self._lifecycle: Lifecycle = api.state.lifecycle
-        self._drain_s = drain_s
-        self._ends_at: float | None = None
+        # Not by the clock: one that is held up tells nobody meanwhile that it drains.
+        self._turns_to_drain = math.ceil(guard.drain_s * _TURNS_A_SECOND)
+        self._turns_left: int | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end."""
         self._lifecycle.phase = "draining"
-        if sig == signal.SIGTERM and self._ends_at is None and self._drain_s > 0:
-            self._ends_at = time.monotonic() + self._drain_s
+        if sig == signal.SIGTERM and self._turns_left is None and self._turns_to_drain > 0:
+            self._turns_left = self._turns_to_drain
             return
         super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """End when the time to drain is over; called ten times a second."""
-        if self._ends_at is not None and time.monotonic() >= self._ends_at:
-            super().handle_exit(signal.SIGTERM, None)
-            self._ends_at = None
-        return await super().on_tick(counter)
+        """End when the time to drain is over; `_TURNS_A_SECOND` calls it."""
+        if self._turns_left is not None:
+            self._turns_left -= 1
+            if self._turns_left == 0:
+                super().handle_exit(signal.SIGTERM, None)
+        ends = await super().on_tick(counter)
+        # Load balancers look elsewhere for new connections only; clients stay on those that they have.
+        if self._lifecycle.phase == "draining" and _CLOSE not in self.server_state.default_headers:
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        return ends
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, then say so."""

@@ -46,11 +46,12 @@ def bench_names() -> list[str]:
     return sorted(path.stem for path in _directory().glob("*.py"))
 
 
-def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
+def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path | None]:
     """Run a benchmark and write `name`, `metrics` and `environment` to `benchmarks/results/NAME.json`.
 
     Returns:
-        The result, and the file that holds it.
+        The result, and the file that holds it; None where its metrics say that it was a `smoke` run, which only shows
+        that the script works.
     """
     known = bench_names()
     if name not in known:
@@ -63,10 +64,15 @@ def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up their module by name
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise RecsysError(f"benchmark {name} needs {error.name}: pip install 'recsys[dev]'") from error
     # Where this machine keeps its data is nobody else's business.
     said = [Path(argument).name if Path(argument).is_absolute() else argument for argument in arguments]
     result = {"name": name, "arguments": said, "metrics": module.main(arguments), "environment": environment()}
+    if result["metrics"].get("smoke"):
+        return result, None
     target = _directory() / "results" / f"{name}.json"
     write_json(target, result)
     return result, target

@@ -10,6 +10,7 @@ from rich.table import Table
 from recsys.data import Examples, IntArray
 from recsys.errors import ArtifactError
 from recsys.evaluation.metrics import LIST_LENGTH
+from recsys.extras import require_extra
 from recsys.generator import GenerativeRecommender
 from recsys.generator.onnx import ExportManifest, GateConfig, onnx_recommender, publish
 from training.config import RunConfig
@@ -29,10 +30,12 @@ def export_run(config: RunConfig, *, int8: bool, gate: GateConfig, max_cases: in
         max_cases: at most so many of them are ranked (a fixed random sample).
 
     Raises:
+        ConfigError: the extra `onnx` is not installed.
         ArtifactError: a stage that is read is not finished.
         QualityError: the exported form ranks worse than `gate` allows; an earlier export stays.
         RunLockedError: another process is writing this run.
     """
+    require_extra("onnx", needed_by="recsys export")
     set_threads(config)
     with run_lock(config.run_dir):
         recommender = _trained(config)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import ConfigError
+from recsys.extras import require_extra
 from recsys.files import write_json
 from recsys.generator.lm.backbone import load_causal_lm
 from recsys.generator.lm.reason import ReasonConfig
@@ -53,6 +54,8 @@ def make_mirror(config: MirrorConfig, output: Path) -> dict[str, Any]:
         AssetError: there is no such model, or its tokenizer cuts letters.
         ChatError: the teacher does not answer.
     """
+    if not (output / DPO_ADAPTER).is_dir():
+        require_extra("trl", needed_by="mirror")
     _claim(output, config)
     world = make_world(config)
     evidence = _evidence(config, world, output / _EVIDENCE)
@@ -188,12 +191,10 @@ def _answers(config: MirrorConfig, world: World, learned: Sequence[Lesson]) -> l
 
 
 def _supervise(config: MirrorConfig, world: World, learned: Sequence[Lesson], output: Path) -> None:
-    try:
-        # Imported here: it is an extra, and takes seconds.
-        from datasets import Dataset
-        from trl import SFTConfig, SFTTrainer
-    except ImportError as error:
-        raise ConfigError(f"mirror: needs TRL ({error}); install it with `pip install 'recsys[trl]'`") from error
+    # Imported here: it is an extra, and takes seconds.
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
     model, tokenizer = load_causal_lm(config.model, field="mirror.model")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

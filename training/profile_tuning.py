@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from recsys.config import StrictConfig
 from recsys.errors import ConfigError
+from recsys.extras import require_extra
 from recsys.files import atomic_directory
 from recsys.generator.lm.backbone import load_causal_lm
 from recsys.profile.pairs import TextPair
@@ -97,12 +98,11 @@ def tune_writer(
     """
     if not pairs:
         raise ConfigError(f"{section}: no pair of profiles is far enough apart; add users or temperatures")
-    try:
-        # Imported here: it is an extra, and takes seconds.
-        from datasets import Dataset
-        from trl import DPOConfig, DPOTrainer
-    except ImportError as error:
-        raise ConfigError(f"{section}: needs TRL ({error}); install it with `pip install 'recsys[trl]'`") from error
+    require_extra("trl", needed_by=section)
+    # Imported here: it takes seconds.
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
     model, tokenizer = load_causal_lm(name, field="profiles.writer.name", adapters=start)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

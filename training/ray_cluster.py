@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from recsys.errors import ConfigError
+from recsys.extras import require_extra
 
 
 @contextmanager
@@ -20,8 +19,7 @@ def ray_cluster(asked_by: str) -> Iterator[None]:
     Raises:
         ConfigError: Ray is not installed.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError(f"{asked_by} needs the extra 'ray'; install it with: pip install 'recsys[ray]'")
+    require_extra("ray", needed_by=asked_by)
     # Before ray is imported: nothing is sent anywhere unless asked for.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

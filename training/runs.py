@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 
 from recsys.errors import ArtifactError, ConfigError
+from recsys.extras import require_extra
 from recsys.files import atomic_path
 from training.config import RunConfig, config_yaml
 from training.engines import build_with
+from training.engines.config import RayEngine
 from training.layout import CONFIG_FILE
 from training.pipeline import is_finished, run_lock, run_stages
 from training.stages import build_stages, evaluate
@@ -23,9 +25,10 @@ def execute(config: RunConfig, until: str | None = None) -> None:
         until: name of the last stage; all when None.
 
     Raises:
-        ConfigError: the run has no stage of that name.
+        ConfigError: the run has no stage of that name, or needs an extra that is not installed.
         RunLockedError: another process is writing this run.
     """
+    _require_extras(config)
     set_threads(config)
     stages = build_stages(config)
     if until is not None:
@@ -62,6 +65,17 @@ def set_threads(config: RunConfig) -> None:
     """Compute with as many CPU threads as the run asks for."""
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+
+
+def _require_extras(config: RunConfig) -> None:
+    """Before anything is done: the stage that needs one may come after hours."""
+    if isinstance(config.engine, RayEngine):
+        require_extra("ray", needed_by="engine: ray")
+    lm = config.generator.model.lm
+    if lm is not None and lm.load_in == "8bit":
+        require_extra("quantized", needed_by="generator.model.lm.load_in=8bit")
+    if config.profiles is not None and config.profiles.tuning is not None:
+        require_extra("trl", needed_by="profiles.tuning")
 
 
 def packaged_config(name: str) -> Path:

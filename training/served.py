@@ -27,19 +27,21 @@ class Served:
 
 
 @contextmanager
-def served_bundle(bundle: Path, *, workers: int, settings: str = "") -> Iterator[Served]:
-    """`recsys serve` with a store of its own, which ends with it.
+def served_bundle(bundle: Path, *, workers: int, settings: str = "", store: str | None = None) -> Iterator[Served]:
+    """`recsys serve`, with a store of its own that ends with it unless another is named.
 
     Args:
         bundle: what is served.
         workers: processes; 0: one a core.
         settings: further lines of its settings, YAML.
+        store: URL of a store that runs elsewhere.
     """
     with tempfile.TemporaryDirectory(prefix="recsys-served-") as home:
         file = Path(home) / "serve.yaml"
         file.write_text(f"offline: {{directory: {home}/offline}}\n{settings}\n")
         command = ["-c", "from serving.cli import app; app()", "serve", str(bundle), "--port", "0"]
-        command += ["--workers", str(workers), "--data-dir", f"{home}/store", "--settings", str(file)]
+        command += ["--workers", str(workers), "--settings", str(file)]
+        command += ["--data-dir", f"{home}/store"] if store is None else ["--store", store]
         with served_by(command) as service:
             yield service
 

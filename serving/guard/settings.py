@@ -22,7 +22,11 @@ class GuardSettings(StrictConfig):
     body_timeout_s: float = Field(default=20, gt=0)
     """A request body that takes longer to arrive is refused with 408."""
     drain_s: float = Field(default=0, ge=0)
-    """After SIGTERM: how long to go on answering while `/readyz` says 503, so that load balancers look elsewhere."""
+    """After SIGTERM: how long to go on answering while `/readyz` says 503, so that load balancers look elsewhere. Every
+    answer then ends its connection, and the next one of the client leads to another process."""
+    keep_alive_s: int = Field(default=75, ge=1)
+    """How long a connection is kept on which nothing is asked. Longer than a load balancer does (60 s, most of them):
+    else it sends a request at the moment at which the service closes, and its client gets a 502."""
     audit_file: Path | None = None
     """Where audit lines are appended, one JSON object a line; None: they go to the log, marked `audit`."""
     audit_secret: SecretStr | None = Field(default=None, min_length=16)

@@ -11,6 +11,8 @@ rates a second:
     network        = answers * answer
     offline store  = events * event, a day
 
+Users are divided over 16 shards (`feature_store.keys`): more than that no cluster can use.
+
 An event is remembered as long as it is in its user's history, and as long as its id is, 30 days; the larger number
 counts. Nothing is said of GPUs, of training, or of models that were not measured.
 """
@@ -21,6 +23,7 @@ import math
 
 from pydantic import Field
 
+from feature_store.keys import SHARDS
 from feature_store.online import EVENT_ID_LIFETIME_S
 from recsys.config import StrictConfig
 from recsys.errors import ConfigError
@@ -83,7 +86,8 @@ def plan(needs: Needs, costs: Costs) -> Plan:
     """The machines for `needs`.
 
     Raises:
-        ConfigError: no number of such machines does it: answers cannot be so fast, or the catalogue does not fit.
+        ConfigError: no number of such machines does it: answers cannot be so fast, or the catalogue or the users do
+            not fit.
     """
     load = costs.load_for(needs.p99_ms)
     if load is None:
@@ -107,6 +111,16 @@ def plan(needs: Needs, costs: Costs) -> Plan:
     store_busy = (
         needs.requests_per_second * costs.store_read_ms + needs.events_per_second * costs.store_event_ms
     ) / 1000
+    if store_busy > SHARDS * _STORE_LOAD:
+        raise ConfigError(
+            f"plan: the store has {store_busy:.1f} seconds of work a second, and the {SHARDS} shards that users are "
+            f"divided over do {SHARDS * _STORE_LOAD:g}; divide the users over several services with a store each"
+        )
+    if store_gib > SHARDS * needs.shard_gib:
+        raise ConfigError(
+            f"plan: shard_gib: the store takes {store_gib:.0f} GiB, and users are divided over {SHARDS} shards; allow "
+            f"{math.ceil(store_gib / SHARDS)} GiB a shard, or divide the users over several services with a store each"
+        )
     return Plan(
         answer_cpu_ms=answer_ms,
         load=load,

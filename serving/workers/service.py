@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from feature_store import EmbeddedServer, OnlineStore, StoreError
 from recsys.errors import ConfigError
 from serving.context import ServingContext
+from serving.guard.settings import GuardSettings
 from serving.metrics import Metrics
 from serving.offline import OfflineExport
 from serving.server import HttpServer, Service
@@ -151,8 +152,8 @@ class _Worker:
                 seed=self._one_at_a_time,
                 buckets=self._buckets,
             )
-            drain_s = self._service.settings.guard.drain_s
-            _WorkerServer(api, connection, name, models, self._connections, drain_s).run(sockets=[self._listener])
+            guard = self._service.settings.guard
+            _WorkerServer(api, connection, name, models, self._connections, guard).run(sockets=[self._listener])
         except Exception as error:
             _log.exception("the worker ends")
             send_now(connection, {"kind": "failed", "error": parts_of(error)})
@@ -176,7 +177,7 @@ class _WorkerServer(HttpServer):
         name: of the worker.
         models: that it has to hold before it answers.
         connections: how many each worker has.
-        drain_s: see `HttpServer`.
+        guard: see `HttpServer`.
     """
 
     def __init__(
@@ -186,9 +187,9 @@ class _WorkerServer(HttpServer):
         name: str,
         models: DesiredModels | None,
         connections: OpenConnections,
-        drain_s: float,
+        guard: GuardSettings,
     ) -> None:
-        super().__init__(api, lambda: None, drain_s)
+        super().__init__(api, lambda: None, guard)
         self._connections = connections
         self._place = int(name)
         self._acceptors: list[Acceptor] = []

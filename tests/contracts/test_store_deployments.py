@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from store_servers import VALKEY, Server, Store
 
-from feature_store import Event, OnlineStore, StoredItem, StoreUnavailableError
+from feature_store import Event, OnlineStore, StoredItem, StoreUnavailableError, UserState
 from feature_store.aio import AsyncOnlineStore
 from feature_store.consumer import OfflineConsumer
 from feature_store.keys import SHARDS, shard_of
@@ -226,6 +228,56 @@ def test_slots_that_have_moved_are_found(start_cluster: Callable[[], Store]) -> 
     assert set(store.append_events(events)) == {"accepted"}
     assert all(store.user_history(user) == ["item"] for user in USERS)
     store.close()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+def test_a_replica_that_takes_over_is_found_by_both_clients(
+    end: signal.Signals,
+    start_cluster: Callable[[], Store],
+    start: Callable[..., Server],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The node that goes says so by closing its connections, or says nothing at all."""
+    monkeypatch.setattr("feature_store.address.REPLY_TIMEOUT_S", 1.0)
+    cluster = start_cluster()
+    first = cluster.servers[0]
+    replica = start(VALKEY, "--cluster-enabled", "yes", "--appendonly", "yes", "--cluster-node-timeout", "2000")
+    with first.client() as client, replica.client() as follower:
+        follower.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port)
+        name = client.execute_command("CLUSTER", "MYID")
+        wait_until(lambda: name in follower.execute_command("CLUSTER", "NODES"))
+        follower.execute_command("CLUSTER", "REPLICATE", name)
+        store = OnlineStore.connect(cluster.url, namespace="contract-takeover")
+        store.append_events([view("1", user) for user in USERS])
+        wait_until(lambda: client.info("replication").get("slave0", {}).get("state") == "online")
+        assert client.execute_command("WAIT", 1, 5000) == 1
+
+    async def read_before_and_after() -> tuple[list[UserState], list[UserState]]:
+        reader = AsyncOnlineStore.beside(store)
+        before = [await reader.user_state(user) for user in USERS]
+        first.process.send_signal(end)
+        with replica.client() as follower:
+            await asyncio.to_thread(wait_until, lambda: follower.info("replication")["role"] == "master")
+        after: list[UserState] = []
+        for attempt in range(100):
+            try:
+                async with asyncio.timeout(0.5):  # as a request does
+                    after = [await reader.user_state(user) for user in USERS]
+                break
+            except (StoreUnavailableError, TimeoutError):
+                assert attempt < 99
+                await asyncio.sleep(0.1)
+        await reader.close()
+        return before, after
+
+    before, after = asyncio.run(read_before_and_after())
+    assert before == after
+    assert all([entry.item_id for entry in state.history] == ["item"] for state in after)
+    with contextlib.suppress(StoreUnavailableError):  # one that has to find out that the node is gone
+        store.append_events([view("1", user) for user in USERS])
+    assert set(store.append_events([view("1", user) for user in USERS])) == {"duplicate"}
+    store.close()
+    first.process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.parametrize("deployment", ["tls"], indirect=True)

@@ -2,7 +2,7 @@
 so that one that is misspelt, or in the wrong place, is found here and not by a cluster that ignores it.
 
 Kubernetes 1.27 (core/v1, apps/v1, policy/v1, autoscaling/v2, networking.k8s.io/v1), kustomize v1beta1, Prometheus
-operator v1, and the Compose specification.
+operator v1, KEDA v1alpha1, and the Compose specification.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Metadata(Camel):
     name: Name
     namespace: Name | None = None
     labels: dict[Label, str] = {}
+    annotations: dict[Label, str] = {}
 
 
 class Selector(Camel):
@@ -382,6 +383,56 @@ class ServiceMonitor(Camel):
     spec: MonitorSpec
 
 
+# ---- KEDA ----
+
+
+class AutoscalerOfKeda(Camel):
+    name: Name
+    behavior: Behavior
+
+
+class Advanced(Camel):
+    horizontal_pod_autoscaler_config: AutoscalerOfKeda
+
+
+class PrometheusQuery(Camel):
+    server_address: Annotated[str, Field(pattern=r"^https?://[a-z0-9.-]+(:\d+)?$")]
+    query: str
+    threshold: Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")]
+
+
+class PrometheusTrigger(Camel):
+    type: Literal["prometheus"]
+    metric_type: Literal["AverageValue", "Value"]
+    metadata: PrometheusQuery
+
+
+class UtilizationValue(Camel):
+    value: Annotated[str, Field(pattern=r"^\d{1,3}$")]
+
+
+class CpuTrigger(Camel):
+    type: Literal["cpu"]
+    metric_type: Literal["Utilization", "AverageValue"]
+    metadata: UtilizationValue
+
+
+class ScaledObjectSpec(Camel):
+    scale_target_ref: Target
+    polling_interval: Positive
+    min_replica_count: Positive
+    max_replica_count: Positive
+    advanced: Advanced
+    triggers: list[Annotated[PrometheusTrigger | CpuTrigger, Field(discriminator="type")]] = Field(min_length=1)
+
+
+class ScaledObject(Camel):
+    api_version: Literal["keda.sh/v1alpha1"]
+    kind: Literal["ScaledObject"]
+    metadata: Metadata
+    spec: ScaledObjectSpec
+
+
 MANIFEST: TypeAdapter[Any] = TypeAdapter(
     Annotated[
         Namespace
@@ -391,7 +442,8 @@ MANIFEST: TypeAdapter[Any] = TypeAdapter(
         | HorizontalPodAutoscaler
         | NetworkPolicy
         | Kustomization
-        | ServiceMonitor,
+        | ServiceMonitor
+        | ScaledObject,
         Field(discriminator="kind"),
     ]
 )

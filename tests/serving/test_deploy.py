@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +22,9 @@ from pydantic import ValidationError
 import serving
 from recsys.config import read_yaml
 from serving.answers import FallbackReason
+from serving.batching import Batcher
 from serving.cli import app as program
+from serving.path_metrics import PathMetrics
 from serving.runtime import RecommenderRuntime
 from serving.settings import ServingSettings, load_settings
 from serving.stages import FAILED
@@ -32,7 +37,7 @@ GRACE_S = 10
 """What requests in progress get once draining is over: serving.server."""
 
 
-OPTIONAL = {"service-monitor.yaml", "queue-autoscaling.yaml"}
+OPTIONAL = {"service-monitor.yaml", "queue-autoscaling.yaml", "keda-autoscaling.yaml"}
 """Of what not every cluster has; applied by hand."""
 
 
@@ -75,6 +80,7 @@ def test_every_manifest_is_named_and_applied() -> None:
         "Namespace",
         "NetworkPolicy",
         "PodDisruptionBudget",
+        "ScaledObject",
         "Service",
         "ServiceMonitor",
     ]
@@ -107,10 +113,12 @@ def test_a_manifest_has_the_fields_of_its_kind_and_no_others(document: dict[str,
         ),
         ("NetworkPolicy", lambda spec: spec.update(policyTypes=["ingress"]), "policyTypes"),
         ("Service", lambda spec: spec["ports"][0].update(port=99999), "port"),
+        ("ScaledObject", lambda spec: spec["triggers"][0]["metadata"].update(treshold="8"), "treshold"),
+        ("ScaledObject", lambda spec: spec.update(minReplicas=2), "minReplicas"),
     ],
 )
 def test_a_manifest_with_a_mistake_is_found(kind: str, change: Callable[[Any], object], message: str) -> None:
-    document = _manifest(kind)
+    document = next(document for document in _documents() if document["kind"] == kind)
     change(document["spec"])
     with pytest.raises(ValidationError, match=message):
         MANIFEST.validate_python(document)
@@ -124,7 +132,60 @@ def test_the_autoscaler_of_the_queue_takes_the_place_of_that_of_the_cpu(registry
     assert by_queue["metadata"]["name"] == by_cpu["metadata"]["name"]
     assert by_queue["metadata"]["namespace"] == _manifest("Kustomization")["namespace"]
     asked = by_queue["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    assert asked == "recsys_queue_depth"
     assert asked in {family.name for family in registry.collect()}
+    (rule,) = re.findall(r"metricsQuery: (.+)", (DEPLOY / "kubernetes" / "queue-autoscaling.yaml").read_text())
+    assert rule.startswith(f"sum(avg_over_time({asked}{{")
+
+
+def test_keda_scales_as_the_autoscaler_of_the_queue_does() -> None:
+    by_queue, by_keda = (
+        yaml.safe_load((DEPLOY / "kubernetes" / f"{name}-autoscaling.yaml").read_text())["spec"]
+        for name in ("queue", "keda")
+    )
+    assert by_keda["scaleTargetRef"] == by_queue["scaleTargetRef"]
+    assert (by_keda["minReplicaCount"], by_keda["maxReplicaCount"]) == (
+        by_queue["minReplicas"],
+        by_queue["maxReplicas"],
+    )
+    taken_over = by_keda["advanced"]["horizontalPodAutoscalerConfig"]
+    assert taken_over == {
+        "name": _manifest("HorizontalPodAutoscaler")["metadata"]["name"],
+        "behavior": by_queue["behavior"],
+    }
+    pods, cpu = by_queue["metrics"]
+    prometheus, processor = (trigger["metadata"] for trigger in by_keda["triggers"])
+    assert prometheus["threshold"] == pods["pods"]["target"]["averageValue"]
+    assert f"{pods['pods']['metric']['name']}{{" in prometheus["query"]
+    assert processor["value"] == str(cpu["resource"]["target"]["averageUtilization"])
+
+
+def test_the_autoscalers_count_who_waits_for_the_model_and_not_who_is_answered() -> None:
+    registry, release = CollectorRegistry(), threading.Event()
+
+    def run(queries: Sequence[int]) -> Sequence[int]:
+        release.wait(60)
+        return queries
+
+    def depth() -> float | None:
+        return registry.get_sample_value("recsys_queue_depth", {"stage": "generator"})
+
+    async def ask_four_times() -> tuple[float | None, float | None]:
+        batcher = Batcher(
+            stage="generator", run=run, workers=1, max_batch=1, max_waiting=9, observer=PathMetrics(registry)
+        )
+        asking = [
+            asyncio.create_task(batcher.submit(number, key=None, deadline=time.monotonic() + 60)) for number in range(4)
+        ]
+        while not batcher.num_running:
+            await asyncio.sleep(0)
+        waiting = depth()
+        release.set()
+        await asyncio.gather(*asking)
+        batcher.close()
+        return waiting, depth()
+
+    assert asyncio.run(ask_four_times()) == (3, 0)
 
 
 def test_copies_of_bundles_have_room_on_a_disk(pod: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from feature_store import StoreUnavailableError
-from serving import server as server_module
+from serving.guard.settings import GuardSettings
 from serving.lifecycle import Lifecycle, Phase, StoreProbe, judge
 from serving.server import HttpServer
 
@@ -75,25 +75,20 @@ def test_a_store_that_hangs_or_fails_costs_a_second_and_one_thread() -> None:
 
 
 @pytest.fixture
-def ending(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A server that drains for 5 seconds, on a clock of ours."""
-    now = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr(server_module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+def ending() -> SimpleNamespace:
+    """A server that drains for 5 seconds, at ten turns a second."""
     lifecycle = Lifecycle(phase="serving")
     api = FastAPI()
     api.state.lifecycle = lifecycle
-    server = HttpServer(api, lambda: None, 5)
-    return SimpleNamespace(now=now, lifecycle=lifecycle, server=server, tick=lambda: asyncio.run(server.on_tick(1)))
+    server = HttpServer(api, lambda: None, GuardSettings(drain_s=5))
+    return SimpleNamespace(lifecycle=lifecycle, server=server, tick=lambda: asyncio.run(server.on_tick(1)))
 
 
 def test_after_sigterm_it_answers_on_until_load_balancers_have_noticed(ending: SimpleNamespace) -> None:
     assert ending.tick() is False
     ending.server.handle_exit(signal.SIGTERM, None)
     assert ending.lifecycle.phase == "draining"
-    ending.now.seconds += 4.9
-    assert ending.tick() is False
-    ending.now.seconds += 0.1
-    assert ending.tick() is True
+    assert [ending.tick() for _ in range(50)] == [False] * 49 + [True]
     assert not ending.server.force_exit
 
 
@@ -107,3 +102,18 @@ def test_ctrl_c_and_a_second_signal_end_it_at_once(
         ending.server.handle_exit(sig, None)
     assert ending.tick() is True
     assert ending.lifecycle.phase == "draining"
+
+
+def test_answers_end_their_connections_once_it_drains(ending: SimpleNamespace) -> None:
+    close = (b"connection", b"close")
+    ending.server.config.load()
+
+    def headers(counter: int) -> list[tuple[bytes, bytes]]:
+        asyncio.run(ending.server.on_tick(counter))
+        return ending.server.server_state.default_headers
+
+    assert close not in headers(0)
+    ending.server.handle_exit(signal.SIGTERM, None)
+    for counter in (1, 2, 10, 11):  # every tenth turn the server makes them anew
+        assert headers(counter).count(close) == 1
+    assert ending.server.config.timeout_keep_alive > 60, "load balancers let go first"

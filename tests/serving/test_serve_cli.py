@@ -18,6 +18,7 @@ from recsys.generator import GenerativeRecommender
 from serving.cli import app
 from serving.context import ServingContext
 from serving.guard.keys import create_key
+from serving.guard.settings import GuardSettings
 from serving.lifecycle import Lifecycle
 from serving.server import HttpServer, listen
 from serving.settings import load_settings
@@ -165,7 +166,7 @@ def test_full_collections_pass_by_what_was_loaded_before_the_start() -> None:
     async def start_and_end() -> None:
         api = FastAPI()
         api.state.lifecycle = Lifecycle()
-        server = HttpServer(api, lambda: None, drain_s=0)
+        server = HttpServer(api, lambda: None, GuardSettings())
         server.config.port = 0
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)

@@ -82,6 +82,15 @@ def test_what_no_machine_can_do_is_refused_by_name() -> None:
         plan(Needs(items=1000, users=10, requests_per_second=1, p99_ms=20), COSTS)
     with pytest.raises(ConfigError, match=r"memory_gib: 1 workers with 10000000 items take 38\.9 GiB, more"):
         plan(Needs(items=10**7, users=10, requests_per_second=1, memory_gib=32), COSTS)
+    # Users are divided over 16 shards, however many machines there are.
+    many = Needs(items=1000, users=10**9, requests_per_second=1, history=50)
+    with pytest.raises(ConfigError, match=r"shard_gib: the store takes 9406 GiB, .* 16 shards; allow 588 GiB a shard"):
+        plan(many, COSTS)
+    assert plan(many.model_copy(update={"shard_gib": 588.0}), COSTS).store_shards == 16
+    with pytest.raises(
+        ConfigError, match=r"100\.0 seconds of work a second, and the 16 shards .* do 8; divide the users"
+    ):
+        plan(Needs(items=1000, users=10, requests_per_second=10**6), COSTS)
 
 
 def test_more_work_never_takes_fewer_machines() -> None:
@@ -98,7 +107,17 @@ def test_more_work_never_takes_fewer_machines() -> None:
 
 
 def test_the_command_prints_the_plan_or_says_what_is_impossible() -> None:
-    arguments = ["plan", "--items", "10000000", "--users", "100000000", "--requests-per-second", "5000"]
+    arguments = [
+        "plan",
+        "--items",
+        "10000000",
+        "--users",
+        "100000000",
+        "--requests-per-second",
+        "5000",
+        "--shard-gib",
+        "80",
+    ]
     run = CliRunner()
     done = run.invoke(app, [*arguments, "--memory-gib", "256", "--json"])
     assert done.exit_code == 0, done.output

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import builtins
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,8 @@ def test_without_pairs_there_is_nothing_to_tune(tmp_path: Path) -> None:
 
 
 def test_without_trl_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def no_trl(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.split(".")[0] == "trl":
-            raise ImportError("No module named 'trl'")
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", no_trl)
-    with pytest.raises(ConfigError, match=r"needs TRL .*pip install 'recsys\[trl\]'"):
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(ConfigError, match=r"profiles\.tuning: needs .*pip install 'recsys\[trl\]'"):
         tune_writer("anything", PAIRS, TuneConfig(), tmp_path)
 
 

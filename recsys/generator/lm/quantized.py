@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from recsys.errors import ConfigError
+from recsys.extras import require_extra
 
 _OUTLIER = 6.0
 """Activations beyond it are kept in 16 bits: the value of the paper."""
@@ -71,10 +72,7 @@ def dequantize(transformer: nn.Module) -> None:
 
 
 def _bitsandbytes() -> Any:
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise ConfigError(
-            "generator.model.lm.load_in 8bit needs bitsandbytes: pip install 'recsys[quantized]'; or set it to float32"
-        ) from error
+    require_extra("quantized", needed_by="generator.model.lm.load_in=8bit")
+    import bitsandbytes
+
     return bitsandbytes

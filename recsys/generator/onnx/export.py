@@ -10,7 +10,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,16 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from recsys.errors import ConfigError
+from recsys.extras import require_extra
 from recsys.generator.body import CausalBody
 from recsys.generator.onnx.runtime import HIDDEN, INPUTS, MASK, POSITIONS, past_names
-
-
-def require_extra() -> None:
-    """Raise a ConfigError where the packages that write ONNX files are absent."""
-    absent = [package for package in ("onnx", "onnxscript") if find_spec(package) is None]
-    if absent:
-        raise ConfigError(f"export needs {' and '.join(absent)}; install with: pip install 'recsys[onnx]'")
 
 
 def export_body(body: CausalBody, graph: Path) -> None:
@@ -41,7 +33,7 @@ def export_body(body: CausalBody, graph: Path) -> None:
     Raises:
         ConfigError: the extra `onnx` is not installed.
     """
-    require_extra()
+    require_extra("onnx", needed_by="export")
     width: int = cast(Any, body.transformer).config.hidden_size
     # Sizes of 0 and 1 would be taken for constants.
     num_sequences, num_past, num_rows = 2, 5, 3

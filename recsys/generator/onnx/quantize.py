@@ -11,7 +11,7 @@ import logging
 import platform
 from pathlib import Path
 
-from recsys.generator.onnx.export import require_extra
+from recsys.extras import require_extra
 
 _CPU_FACTS = Path("/proc/cpuinfo")
 _EXACT = {"avx512_vnni", "avx_vnni", "amx_int8"}
@@ -43,7 +43,7 @@ def quantize_graph(source: Path, target: Path, *, reduce_range: bool) -> None:
     Raises:
         ConfigError: the extra `onnx` is not installed.
     """
-    require_extra()
+    require_extra("onnx", needed_by="export")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     root = logging.getLogger()
