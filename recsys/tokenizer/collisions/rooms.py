@@ -31,7 +31,7 @@ def near_occupied(codes: IntArray, sizes: Sequence[int], occupied: IntArray) -> 
     prefix, near_prefix = np.zeros(len(codes), dtype=np.int64), np.zeros(len(near), dtype=np.int64)
     for level, size in enumerate(sizes[:-1]):
         prefix, near_prefix = prefix * size + codes[:, level], near_prefix * size + near[:, level]
-        # Numbers small enough for a table: there are no more prefixes than items.
+        # Numbered anew on each level, so that numbers stay small.
         prefixes, prefix = np.unique(prefix, return_inverse=True)
         found = np.isin(near_prefix, prefixes)
         near, near_prefix = near[found], np.searchsorted(prefixes, near_prefix[found])
