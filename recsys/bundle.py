@@ -325,10 +325,9 @@ def _content_hash(path: Path) -> str:
     """Hex SHA-256 that equal content always has: safetensors writes its metadata in an order that varies."""
     if path.suffix != ".safetensors":
         return sha256_file(path)
-    content = path.read_bytes()
-    end_of_header = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end_of_header])
-    return sha256_json([header, hashlib.sha256(content[end_of_header:]).hexdigest()])
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return sha256_json([header, hashlib.file_digest(file, "sha256").hexdigest()])
 
 
 def _check_sizes(

@@ -15,8 +15,12 @@ _PLAIN_INTERVAL_S = 15.0
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Yield `advance(steps, note)`; `note` is shown beside the bar (a loss, a metric)."""
+def progress_bar(description: str, total: int, least: int = 0) -> Iterator[Callable[[int, str], None]]:
+    """Yield `advance(steps, note)`; `note` is shown beside the bar (a loss, a metric). A total below `least` is too
+    short to be shown."""
+    if total < least:
+        yield lambda steps, note: None
+        return
     if console.is_terminal:
         columns = (
             TextColumn("[bold]{task.description}"),

@@ -17,7 +17,7 @@ from recsys.errors import ConfigError
 from recsys.progress import console
 from training.ab_cli import ab, ab_power
 from training.batch.cli import recommend
-from training.layout import BUNDLE, ONNX
+from training.layout import BUNDLE, EVALUATE, ONNX
 from training.output import print_document, results_only_stdout
 
 app = typer.Typer()
@@ -41,6 +41,9 @@ def run_command(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the whole resolved configuration and stop.")
     ] = False,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after this stage, for example tokenize.")
+    ] = None,
 ) -> None:
     """Run every stage: data, encode, tokenize, train, with a fusion retrieve and fuse, evaluate, bundle.
 
@@ -55,8 +58,9 @@ def run_command(
     from training.results import print_report
     from training.runs import execute
 
-    execute(resolved)
-    print_report(resolved.run_dir)
+    execute(resolved, until)
+    if until in (None, BUNDLE, EVALUATE):
+        print_report(resolved.run_dir)
 
 
 @app.command()

@@ -176,7 +176,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     run = config.run if config.run.name else config.run.model_copy(update={"name": path.stem})
     # A run is found again by its stored configuration, from any working directory.
     data = config.data
-    if data.path is not None:
+    if isinstance(data.path, Path):
         data = data.model_copy(update={"path": data.path.absolute()})
     encoder = config.encoder
     if encoder.model not in ASSETS and Path(encoder.model).is_dir():

@@ -17,16 +17,26 @@ from training.pipeline import is_finished, run_lock, run_stages
 from training.stages import build_stages, evaluate
 
 
-def execute(config: RunConfig) -> None:
+def execute(config: RunConfig, until: str | None = None) -> None:
     """Bring all stages of the run up to date, and store the resolved configuration with them.
 
+    Args:
+        config: of the run.
+        until: name of the last stage; all when None.
+
     Raises:
-        ConfigError: the run needs an extra that is not installed.
+        ConfigError: the run has no stage of that name, or needs an extra that is not installed.
         RunLockedError: another process is writing this run.
     """
-    _require_extras(config)
+    if until is None:
+        _require_extras(config)
     set_threads(config)
     stages = build_stages(config)
+    if until is not None:
+        names = [stage.name for stage in stages]
+        if until not in names:
+            raise ConfigError(f"--until: this run has no stage {until!r}; its stages are {', '.join(names)}")
+        stages = stages[: names.index(until) + 1]
     with run_lock(config.run_dir):
         with atomic_path(config.run_dir / CONFIG_FILE) as temporary:
             temporary.write_text(config_yaml(config))

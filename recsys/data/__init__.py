@@ -2,7 +2,7 @@
 
 from recsys.data.catalog import Catalog
 from recsys.data.config import DataConfig, SplitConfig
-from recsys.data.dataset import Dataset, load_dataset, local_files, resolve, write_import_folder
+from recsys.data.dataset import Dataset, fingerprints, load_dataset, local_files, resolve, write_import_folder
 from recsys.data.describe import describe
 from recsys.data.interactions import Interactions
 from recsys.data.sequences import Examples, IntArray, Sequences
@@ -20,6 +20,7 @@ __all__ = [
     "SplitConfig",
     "SplitProtocol",
     "describe",
+    "fingerprints",
     "load_dataset",
     "local_files",
     "make_split",

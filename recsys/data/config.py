@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from recsys.config import StrictConfig
 
 MOVIELENS_NAMES = ("ml-100k", "ml-1m", "ml-latest-small")
 AMAZON_NAME = r"amazon-(2014|2018|2023)/(\w+)"
+
+
+def _path_or_url(value: object) -> object:
+    return Path(value) if isinstance(value, str) and "://" not in value else value
 
 
 class SplitConfig(StrictConfig):
@@ -76,14 +80,15 @@ class DataConfig(StrictConfig):
     name: str | None = None
     """`ml-100k` (default), `ml-1m` or `ml-latest-small`; `amazon-2014/Beauty`, `amazon-2018/All_Beauty`,
     `amazon-2023/All_Beauty` and so on; for `files` any label (default: the folder's name)."""
-    path: Path | None = None
+    path: Annotated[Path | str, BeforeValidator(_path_or_url)] | None = None
     """A folder read instead of downloading. With `items.parquet` and `interactions.parquet` in the import
     format it needs nothing else, whatever `source` says; otherwise it holds the source's official files, or
-    your own."""
+    your own. `files`: also the URL of a folder that fsspec can read (s3://, gs://)."""
     items: str = "items.parquet"
-    """`files`: the catalogue, relative to `path`; .parquet, .csv or .jsonl (the last two also .gz)."""
+    """`files`: the catalogue, relative to `path`; .parquet, .csv or .jsonl (the last two also .gz). Of many files:
+    a folder of Parquet files, or a glob (`items/*.parquet`), read in the order of their names."""
     interactions: str = "interactions.parquet"
-    """`files`: the interaction log, relative to `path`."""
+    """`files`: the interaction log, relative to `path`; the same."""
     item_columns: dict[str, str] = Field(default={})
     """`files`: our name -> your column in the catalogue, for instance {item_id: sku, title: name}. When
     given, only these columns are read; when empty, all are, under their own names. Only item_id is
@@ -125,6 +130,8 @@ class DataConfig(StrictConfig):
             raise ValueError(f"name: {self.name!r} must be amazon-YEAR/CATEGORY, for instance amazon-2014/Beauty")
         if self.source == "files" and self.path is None:
             raise ValueError("path is required for source: files: the folder that holds your tables")
+        if self.source != "files" and isinstance(self.path, str):
+            raise ValueError(f"path: a URL ({self.path}) needs source: files")
         return self
 
     @property
@@ -132,6 +139,8 @@ class DataConfig(StrictConfig):
         """The label that reports print."""
         if self.name is not None:
             return self.name
+        if isinstance(self.path, str):
+            return self.path.rstrip("/").rsplit("/", 1)[-1]
         if self.path is not None:
             return self.path.resolve().name
         return MOVIELENS_NAMES[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 from pydantic import ValidationError
@@ -17,6 +17,8 @@ from recsys.data.config import AMAZON_NAME, MOVIELENS_NAMES, DataConfig, SplitCo
 from recsys.data.interactions import Interactions
 from recsys.data.prepare import prepare
 from recsys.data.sources import amazon, files, movielens
+from recsys.data.sources.shards import Shard, find_shards
+from recsys.data.spilled import scratch_directory
 from recsys.errors import ConfigError, DataError
 from recsys.files import atomic_directory
 
@@ -35,38 +37,82 @@ class Dataset:
     """What it was made with."""
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, *, scratch: Path | None = None, threads: int | None = None) -> Dataset:
     """Fetch or read the source, check it, and prepare it as `config` says.
+
+    Args:
+        config: what, and how.
+        scratch: a directory for what does not fit into memory; it is emptied before and removed afterwards. None: one
+            where the system keeps temporary files.
+        threads: for the part that is worked on there; None: one a processor.
 
     Raises:
         DataError: a table is malformed or a step leaves nothing.
-        ConfigError: an Amazon category or a column of the map does not exist.
+        ConfigError: an Amazon category or a column of the map does not exist, or a URL needs a missing package.
         AssetError: a download failed.
     """
     only_interacted = config.catalog == "interacted"
-    if config.path is not None and files.is_import_folder(config.path) and config.source != "files":
-        raw = files.load(config.path, DataConfig(source="files", path=config.path))
-    elif config.path is not None and config.source == "files":
-        raw = files.load(config.path, config)
-    elif config.source == "movielens":
-        raw = movielens.load(config.dataset_name, config.path)
-    else:
-        raw = amazon.load(config.dataset_name, config.path)
-        only_interacted = config.catalog != "all"
-    catalog, interactions = prepare(raw, config, only_interacted=only_interacted)
+    with scratch_directory(scratch) as directory:
+        if config.source == "files":
+            raw = files.load(config, directory)
+        elif isinstance(config.path, Path) and files.is_import_folder(config.path):
+            raw = files.load(DataConfig(source="files", path=config.path), directory)
+        elif config.source == "movielens":
+            raw = movielens.load(config.dataset_name, _folder(config))
+        else:
+            raw = amazon.load(config.dataset_name, _folder(config))
+            only_interacted = config.catalog != "all"
+        catalog, interactions = prepare(
+            raw, config, only_interacted=only_interacted, scratch=directory / "log", threads=threads
+        )
     return Dataset(catalog=catalog, interactions=interactions, name=config.dataset_name, config=config)
 
 
-def local_files(config: DataConfig) -> list[Path]:
-    """The files under `config.path` that `load_dataset` reads: hash them to know whether the data have
-    changed."""
+def source_files(config: DataConfig) -> list[Shard]:
+    """The files under `config.path` that `load_dataset` reads.
+
+    Raises:
+        ConfigError, DataError: the store of a URL cannot be asked.
+    """
     if config.path is None:
         return []
     if config.source == "files":
-        return [config.path / config.items, config.path / config.interactions]
-    if files.is_import_folder(config.path):
-        return [config.path / name for name in sorted(_IMPORT_FILES)]
-    return sorted(path for path in config.path.iterdir() if path.is_file()) if config.path.is_dir() else []
+        return [shard for table in (config.items, config.interactions) for shard in find_shards(config.path, table)]
+    folder = Path(config.path)
+    if files.is_import_folder(folder):
+        names = sorted(_IMPORT_FILES)
+    else:
+        names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return [Shard(name=name, path=str(folder / name), store=None) for name in names]
+
+
+def local_files(config: DataConfig) -> list[Path]:
+    """The files of this machine among `source_files`."""
+    return [Path(shard.path) for shard in source_files(config) if shard.store is None]
+
+
+def fingerprints(config: DataConfig) -> dict[str, str]:
+    """By file, what changes with its content: know by it whether the data under `config.path` have changed.
+
+    Raises:
+        ConfigError: a URL needs a missing package.
+        DataError: a file is missing, or its store does not answer.
+    """
+    shards = source_files(config)
+    missing = [shard.path for shard in shards if not shard.is_there()]
+    if missing or (config.path is not None and not shards):
+        raise DataError(f"data.path: no {', '.join(missing) or f'files in {config.path}'}; check the path")
+    # A table of one file goes by the file's name, unless both do and have the same.
+    tables = {config.items, config.interactions}
+    bare = len({PurePosixPath(table).name for table in tables}) == len(tables)
+    return {
+        PurePosixPath(shard.name).name if bare and shard.name in tables else shard.name: shard.fingerprint()
+        for shard in shards
+    }
+
+
+def _folder(config: DataConfig) -> Path | None:
+    return None if config.path is None else Path(config.path)
 
 
 def resolve(name_or_path: str) -> DataConfig:
@@ -79,6 +125,8 @@ def resolve(name_or_path: str) -> DataConfig:
     Raises:
         ConfigError: nothing of that name exists, or the YAML is malformed.
     """
+    if "://" in name_or_path:
+        return DataConfig(source="files", path=name_or_path)
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         return _read_config(path)

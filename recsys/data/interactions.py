@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.data.sequences import IntArray, Sequences
+from recsys.data.sequences import IntArray, Sequences, blocks
 from recsys.errors import ArtifactError, DataError
 from recsys.files import atomic_directory
 
@@ -51,17 +51,18 @@ class Interactions:
             raise DataError("interactions: user, item, event_type and position must have no nulls")
         if self.frame.is_empty():
             return
-        user = self.frame["user"].to_numpy()
-        item = self.frame["item"].to_numpy()
-        position = self.frame["position"].to_numpy()
+        user, item, position = (self.frame[name].to_numpy() for name in ("user", "item", "position"))
         if user.min() < 0 or user.max() >= self.num_users:
             raise DataError(f"interactions: user indices must lie in 0..{self.num_users - 1}")
         if item.min() < 0 or item.max() >= self.num_items:
             raise DataError(f"interactions: item indices must lie in 0..{self.num_items - 1}")
-        first = np.diff(user, prepend=-1) > 0
-        same = np.diff(user, prepend=-1) == 0
-        step = np.diff(position, prepend=0)
-        if not (first | same).all() or (position[first] != 0).any() or (step[same] != 1).any():
+        in_order = position[0] == 0
+        for block in blocks(len(user) - 1):
+            later = slice(block.start + 1, block.stop + 1)
+            same = user[later] == user[block]
+            in_order &= (user[later] >= user[block]).all()
+            in_order &= (position[later] == np.where(same, position[block] + 1, 0)).all()
+        if not in_order:
             raise DataError("interactions: rows must be sorted by user, with positions 0, 1, 2, ... within each")
 
     def __len__(self) -> int:
@@ -90,7 +91,7 @@ class Interactions:
         return Sequences(
             users=np.arange(self.num_users),
             offsets=offsets,
-            items=self.frame["item"].to_numpy().astype(np.int64),
+            items=self.frame["item"].to_numpy(),
         )
 
     def of_users(self, users: IntArray) -> Interactions:
@@ -116,7 +117,9 @@ class Interactions:
     def load(cls, directory: Path) -> Interactions:
         """Read what `save` wrote. Raises ArtifactError when a file is missing or damaged."""
         try:
-            frame = pl.read_parquet(directory / "interactions.parquet")
+            read = pl.read_parquet(directory / "interactions.parquet")
+            # In one piece, so that arrays of them are no copies; one column after another.
+            frame = pl.DataFrame([read.drop_in_place(name).rechunk() for name in read.columns])
             users = pl.read_parquet(directory / "users.parquet")["user_id"].to_list()
             num_items = int(json.loads((directory / "interactions.json").read_text())["num_items"])
         except (OSError, ValueError, KeyError, pl.exceptions.PolarsError) as error:

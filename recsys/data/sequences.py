@@ -10,6 +10,23 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 
+_BLOCK = 1 << 22
+
+
+def blocks(length: int) -> Iterator[slice]:
+    """Stretches of a long array that are worked on one after another, so that what is made on the way stays small."""
+    return (slice(begin, min(begin + _BLOCK, length)) for begin in range(0, length, _BLOCK))
+
+
+def blocks_of_runs(values: npt.NDArray[np.integer]) -> Iterator[slice]:
+    """`blocks` of an ascending array, of which none divides equal values."""
+    begin = 0
+    while begin < len(values):
+        last = min(begin + _BLOCK, len(values)) - 1
+        end = int(np.searchsorted(values, values[last], side="right"))
+        yield slice(begin, end)
+        begin = end
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sequences:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from recsys.config import StrictConfig
 from recsys.data.config import DataConfig, SplitConfig
 from recsys.data.interactions import Interactions
-from recsys.data.sequences import Examples, IntArray, Sequences
+from recsys.data.sequences import Examples, IntArray, Sequences, blocks_of_runs
 from recsys.errors import ArtifactError, DataError
 from recsys.files import atomic_directory
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class SplitProtocol(StrictConfig):
@@ -73,6 +77,20 @@ class Split:
         index[self.fitted_items] = np.arange(self.num_items - len(self.held_out))
         return index
 
+    def of_fitted(self, rows: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+        """Those of an array [num_items, ...] that belong to `fitted_items`; the very array where none is held out."""
+        return rows[self.fitted_items] if len(self.held_out) else rows
+
+    @property
+    def fitted_train(self) -> Sequences:
+        """`train`, each item as its place among `fitted_items`."""
+        return self.train.renumber(self.fitted_index) if len(self.held_out) else self.train
+
+    @property
+    def fitted_valid(self) -> Examples:
+        """`valid`, each item as its place among `fitted_items`; without cases whose target is held out."""
+        return self.valid.renumber(self.fitted_index) if len(self.held_out) else self.valid
+
     def save(self, directory: Path) -> None:
         """Write `train.parquet`, `valid.parquet`, `test.parquet` and `split.json`, whole or not at all."""
         with atomic_directory(directory) as temporary:
@@ -92,11 +110,10 @@ class Split:
         """Read what `save` wrote. Raises ArtifactError when a file is missing or damaged."""
         try:
             facts = json.loads((directory / "split.json").read_text())
-            frames = {name: pl.read_parquet(directory / f"{name}.parquet") for name in ("train", "valid", "test")}
             return cls(
-                train=_from_frame(frames["train"]),
-                valid=Examples(histories=_from_frame(frames["valid"]), targets=frames["valid"]["target"].to_numpy()),
-                test=Examples(histories=_from_frame(frames["test"]), targets=frames["test"]["target"].to_numpy()),
+                train=_from_frame(pl.read_parquet(directory / "train.parquet")),
+                valid=_examples(pl.read_parquet(directory / "valid.parquet")),
+                test=_examples(pl.read_parquet(directory / "test.parquet")),
                 num_items=int(facts["num_items"]),
                 protocol=SplitProtocol.model_validate(facts["protocol"]),
                 held_out=np.asarray(facts["held_out"], dtype=np.int64),
@@ -143,14 +160,15 @@ def _leave_last_out(interactions: Interactions, config: DataConfig) -> Split:
             "empty split: leave_last_out needs users with at least 3 interactions; none of "
             f"{len(sequences)} users has them (the longest history has {longest})"
         )
-    kept = sequences.select(eligible)
-    last = kept.offsets[1:] - 1
+    last = sequences.offsets[eligible + 1] - 1
+    lengths = sequences.lengths[eligible]
     # Who has no case has nothing that could leak.
-    train = _prefixes(sequences, np.where(sequences.lengths >= 3, sequences.lengths - 2, sequences.lengths))
+    trained = np.where(sequences.lengths >= 3, sequences.lengths - 2, sequences.lengths)
+    train = _prefixes(sequences, np.arange(len(sequences)), trained)
     return Split(
         train=train,
-        valid=Examples(histories=_prefixes(kept, kept.lengths - 2), targets=kept.items[last - 1]),
-        test=Examples(histories=_prefixes(kept, kept.lengths - 1), targets=kept.items[last]),
+        valid=Examples(histories=_prefixes(sequences, eligible, lengths - 2), targets=sequences.items[last - 1]),
+        test=Examples(histories=_prefixes(sequences, eligible, lengths - 1), targets=sequences.items[last]),
         num_items=interactions.num_items,
         protocol=_protocol(interactions, config, train, num_left_out_users=len(sequences) - len(eligible)),
     )
@@ -171,7 +189,7 @@ def _global_time(interactions: Interactions, config: DataConfig) -> Split:
     num_train = _counts_before(sequences, times, valid_from)
     num_known = _counts_before(sequences, times, test_from)
     train_rows = np.flatnonzero(num_train > 0)
-    train = _prefixes(sequences.select(train_rows), num_train[train_rows])
+    train = _prefixes(sequences, train_rows, num_train[train_rows])
     # A case needs an interaction inside the window and at least one before it.
     valid = _last_cases(sequences, np.flatnonzero((num_known > num_train) & (num_known > 1)), num_known)
     test = _last_cases(
@@ -222,15 +240,19 @@ def _counts_before(sequences: Sequences, times: IntArray, moment: int) -> IntArr
 def _last_cases(sequences: Sequences, rows: IntArray, ends: IntArray) -> Examples:
     """Cases whose target is item `ends - 1` of each sequence in `rows`."""
     targets = sequences.items[sequences.offsets[rows] + ends[rows] - 1]
-    return Examples(histories=_prefixes(sequences.select(rows), ends[rows] - 1), targets=targets)
+    return Examples(histories=_prefixes(sequences, rows, ends[rows] - 1), targets=targets)
 
 
-def _prefixes(sequences: Sequences, lengths: IntArray) -> Sequences:
-    """The first `lengths[i]` items of each sequence."""
-    offsets = np.zeros(len(sequences) + 1, dtype=np.int64)
+def _prefixes(sequences: Sequences, rows: IntArray, lengths: IntArray) -> Sequences:
+    """The first `lengths[i]` items of the sequence at `rows[i]`; rows ascend."""
+    taken = np.zeros(len(sequences), dtype=np.int64)
+    taken[rows] = lengths
+    # Of each sequence a stretch that is in it and one that is not.
+    stretches = np.stack([taken, sequences.lengths - taken], axis=1).ravel()
+    kept = np.repeat(np.tile([True, False], len(sequences)), stretches)
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    flat = np.arange(offsets[-1]) + np.repeat(sequences.offsets[:-1] - offsets[:-1], lengths)
-    return Sequences(users=sequences.users, offsets=offsets, items=sequences.items[flat])
+    return Sequences(users=sequences.users[rows], offsets=offsets, items=sequences.items[kept])
 
 
 def _protocol(
@@ -263,8 +285,12 @@ def repeat_share(interactions: Interactions) -> float:
     """Share of interactions with an item that the same user had before."""
     if len(interactions) == 0:
         return 0.0
-    distinct = interactions.frame.select(pl.struct("user", "item").n_unique()).item()
-    return 1 - int(distinct) / len(interactions)
+    user, item = interactions.frame["user"].to_numpy(), interactions.frame["item"].to_numpy()
+    distinct = 0
+    for block in blocks_of_runs(user):
+        pairs = np.sort((user[block] - user[block][0]) * interactions.num_items + item[block])
+        distinct += 1 + int(np.count_nonzero(pairs[1:] != pairs[:-1]))
+    return 1 - distinct / len(interactions)
 
 
 def tie_share(interactions: Interactions) -> float:
@@ -281,16 +307,21 @@ def tie_share(interactions: Interactions) -> float:
 
 
 def _to_frame(sequences: Sequences) -> pl.DataFrame:
-    lists = np.split(sequences.items, sequences.offsets[1:-1]) if len(sequences) else []
-    return pl.DataFrame(
-        {"user": sequences.users, "items": pl.Series(lists)},
-        # Of lists of one length polars makes an Array column, whatever type the series is given.
-        schema_overrides={"user": pl.Int64, "items": pl.List(pl.Int64)},
-    )
+    lists = pa.LargeListArray.from_arrays(pa.array(sequences.offsets), pa.array(sequences.items))
+    return pl.DataFrame({"user": sequences.users, "items": pl.Series(pl.from_arrow(lists))})
 
 
 def _from_frame(frame: pl.DataFrame) -> Sequences:
     offsets = np.zeros(frame.height + 1, dtype=np.int64)
     np.cumsum(frame["items"].list.len().to_numpy(), out=offsets[1:])
-    items = frame["items"].explode().drop_nulls().to_numpy().astype(np.int64)
+    items = np.empty(offsets[-1], dtype=np.int64)
+    end = 0
+    for chunk in frame["items"].get_chunks():
+        values = chunk.to_arrow().flatten().to_numpy()
+        items[end : end + len(values)] = values
+        end += len(values)
     return Sequences(users=frame["user"].to_numpy(), offsets=offsets, items=items)
+
+
+def _examples(frame: pl.DataFrame) -> Examples:
+    return Examples(histories=_from_frame(frame), targets=frame["target"].to_numpy())

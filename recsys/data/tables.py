@@ -9,14 +9,19 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as parquet
 
 from recsys.errors import DataError
 
 NUM_EXAMPLES = 3
+_PIECE_ROWS = 1 << 20
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _DATETIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
 # Year 5138 in seconds, March 1973 in milliseconds: what is larger was not counted in seconds.
@@ -32,7 +37,7 @@ def read_table(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     kind = [suffix for suffix in path.suffixes if suffix != ".gz"][-1:]
-    try:
+    with _errors_of(path):
         if kind == [".parquet"]:
             frame = pl.read_parquet(path)
         elif kind == [".csv"]:
@@ -41,12 +46,58 @@ def read_table(path: Path) -> pl.DataFrame:
             frame = _read_json_lines(path)
         else:
             raise DataError(f"{path}: unknown kind of table; use .parquet, .csv, .jsonl (the last two also .gz)")
-    except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{path}: cannot be read as {path.suffix.lstrip('.')}: {reason}") from error
     if frame.is_empty():
         raise DataError(f"{path}: the table has no rows")
     return frame
+
+
+@dataclass(frozen=True)
+class OpenTable:
+    """A table of which a few rows, or one column, are read at a time."""
+
+    path: Path
+    columns: list[str]
+    """Their names."""
+    stretches: list[tuple[int, int]]
+    """First row and number of rows of what is read at once; none where the table is empty."""
+    _frame: pl.LazyFrame
+
+    def read(self, columns: Iterable[str], first: int = 0, count: int | None = None) -> pl.DataFrame:
+        """Some columns of some rows, by default all. Raises DataError when the file is damaged."""
+        with _errors_of(self.path):
+            return self._frame.select(list(dict.fromkeys(columns))).slice(first, count).collect()
+
+
+def open_table(path: Path) -> OpenTable:
+    """Open what `read_table` reads. Parquet is read as it is asked for, other kinds at once.
+
+    Raises:
+        DataError: as for `read_table`; but a Parquet table without rows is none.
+    """
+    if path.suffix != ".parquet" or not path.is_file():
+        frame = read_table(path)
+        return OpenTable(path, frame.columns, [(0, frame.height)], frame.lazy())
+    with _errors_of(path):
+        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        columns = lazy.collect_schema().names()
+        groups = parquet.read_metadata(path)
+    # Whole row groups: of one that is divided all has to be read for each part.
+    stretches, first, count = [], 0, 0
+    for number in range(groups.num_row_groups):
+        count += groups.row_group(number).num_rows
+        if count >= _PIECE_ROWS or (count and number == groups.num_row_groups - 1):
+            stretches.append((first, count))
+            first, count = first + count, 0
+    return OpenTable(path, columns, stretches, lazy)
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(f"{path}: cannot be read as {path.suffix.lstrip('.')}: {reason}") from error
 
 
 def _content(path: Path) -> bytes:
@@ -163,7 +214,7 @@ def as_timestamp(column: pl.Series, table: str, unit: str) -> pl.Series:
     if column.dtype == pl.String:
         text = as_text(column, table)
         raise_bad_rows(table, column, text.is_null(), "has no value")
-        if text.cast(pl.Float64, strict=False).null_count() < len(text):
+        if holds_numbers(text):
             return as_timestamp(as_number(column, table), table, unit)
         parsed = _parse_datetimes(text)
         raise_bad_rows(table, column, parsed.is_null(), "is neither a number nor an ISO 8601 time")
@@ -186,6 +237,11 @@ def as_timestamp(column: pl.Series, table: str, unit: str) -> pl.Series:
         f"lies beyond the year 5000 when read in {unit!r} (set timestamp_unit: ms, us or ns?)",
     )
     return seconds
+
+
+def holds_numbers(text: pl.Series) -> bool:
+    """Whether any of these texts is a number."""
+    return text.str.strip_chars().cast(pl.Float64, strict=False).null_count() < len(text)
 
 
 def _parse_datetimes(text: pl.Series) -> pl.Series:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -55,12 +57,14 @@ class TextEncoder:
         Raises:
             DataError: the model gives values that are not finite.
         """
-        order = np.argsort([-len(text) for text in texts], kind="stable").astype(np.int64)
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        order = np.argsort(-lengths, kind="stable").astype(np.int64)
+        started = time.monotonic()
         with progress_bar("encode texts", len(texts)) as advance:
             for start in range(0, len(order), _CHUNK_TEXTS):
                 rows = order[start : start + _CHUNK_TEXTS]
                 yield rows, self.encode_few([texts[row] for row in rows])
-                advance(len(rows), "")
+                advance(len(rows), f"{(start + len(rows)) / (time.monotonic() - started):.0f} texts/s")
 
     def encode_few(self, texts: Sequence[str]) -> FloatArray:
         """float32 [n, dim], in the order of `texts`, which are few enough to show no progress.
@@ -156,5 +160,7 @@ class TextEncoder:
             return HiddenStateModel(source, self.config.pooling, self.config.max_tokens)
         model = self.load_sentence_model()
         limit = model.get_max_seq_length()
-        model.max_seq_length = min(self.config.max_tokens, limit) if limit else self.config.max_tokens
+        # Tables of words (static embeddings) have no attention that would grow with a text, and no limit to set.
+        if limit != math.inf:
+            model.max_seq_length = min(self.config.max_tokens, limit) if limit else self.config.max_tokens
         return model

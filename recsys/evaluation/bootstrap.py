@@ -96,13 +96,12 @@ class UserBootstrap:
         """
         top = lists[:, :LIST_LENGTH]
         case, slot = np.nonzero(top >= 0)
-        shown = sparse.csr_array(
-            (np.ones(len(case)), (top[case, slot], self._group[case])), shape=(num_items, self.num_users)
-        )
-        values = exposure_metrics(np.asarray(shown.sum(axis=1), dtype=np.float64)[:, None])
+        items, row = np.unique(top[case, slot], return_inverse=True)
+        shown = sparse.csr_array((np.ones(len(case)), (row, self._group[case])), shape=(len(items), self.num_users))
+        values = exposure_metrics(np.asarray(shown.sum(axis=1), dtype=np.float64)[:, None], num_items)
         replicates: dict[str, list[FloatArray]] = {name: [] for name in values}
-        for weights in self._weights(min(self._n_resamples, _EXPOSURE_RESAMPLES), width=num_items + self.num_users):
-            for name, resampled in exposure_metrics(np.asarray(shown @ weights.T)).items():
+        for weights in self._weights(min(self._n_resamples, _EXPOSURE_RESAMPLES), width=len(items) + self.num_users):
+            for name, resampled in exposure_metrics(np.asarray(shown @ weights.T), num_items).items():
                 replicates[name].append(resampled)
         quantile = float(stats.norm.ppf(1 - self._tail))
         intervals = {}

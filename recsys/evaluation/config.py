@@ -67,6 +67,8 @@ class EvaluationConfig(StrictConfig):
     back to the same items: masking then makes such targets unreachable."""
     ks: tuple[int, ...] = (5, 10, 50)
     """Cut-offs of Recall and NDCG. 10 is always among them."""
+    max_users: int | None = Field(default=None, ge=1, exclude_if=lambda count: count is None)
+    """At most so many test users are ranked, a random sample by `seed` that the report mentions; all when not given."""
     batch_size: int = Field(default=256, ge=1)
     """Histories handed to a model at once."""
     n_bootstrap: int = Field(default=1000, ge=1)

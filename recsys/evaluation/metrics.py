@@ -115,7 +115,7 @@ def list_metrics(lists: IntArray, popularity: ItemPopularity) -> dict[str, CaseM
     }
 
 
-def exposure_metrics(exposure: FloatArray) -> dict[str, FloatArray]:
+def exposure_metrics(exposure: FloatArray, num_items: int) -> dict[str, FloatArray]:
     """What all lists together show of the catalogue.
 
     - `coverage@10`: share of the catalogue that is in at least one list.
@@ -123,16 +123,19 @@ def exposure_metrics(exposure: FloatArray) -> dict[str, FloatArray]:
       often, towards 1 = a few items take everything.
 
     Args:
-        exposure: float64 [num_items, r]: how often each item stands in the first ten places; a column a resample.
+        exposure: float64 [m, r]: how often each item stands in the first ten places; a column a resample. Items that
+            are in no list may be left out.
+        num_items: size of the catalogue.
 
     Returns:
         float64 [r] a metric.
     """
-    num_items = len(exposure)
     ordered = np.sort(exposure, axis=0)
     total = ordered.sum(axis=0)
-    weighted = ((2 * np.arange(1, num_items + 1) - num_items - 1)[:, None] * ordered).sum(axis=0)
+    # What was left out comes first in the order, and adds nothing.
+    rank = np.arange(num_items - len(exposure) + 1, num_items + 1)
+    weighted = ((2 * rank - num_items - 1)[:, None] * ordered).sum(axis=0)
     return {
-        f"coverage@{LIST_LENGTH}": (exposure > 0).mean(axis=0),
+        f"coverage@{LIST_LENGTH}": (exposure > 0).sum(axis=0) / num_items,
         f"gini@{LIST_LENGTH}": np.where(total > 0, weighted / (num_items * np.maximum(total, 1)), 0.0),
     }

@@ -18,7 +18,15 @@ import numpy.typing as npt
 from scipy import sparse
 
 from recsys.data import IntArray
-from recsys.tokenizer.residual import DoubleArray, FloatArray, kmeans, nearest_code, row_blocks, squared_distances
+from recsys.tokenizer.residual import (
+    DoubleArray,
+    FloatArray,
+    fitted_rows,
+    kmeans,
+    nearest_code,
+    row_blocks,
+    squared_distances,
+)
 
 # The error hardly falls after these; the assignment need not become stable.
 _ROUNDS = 12
@@ -97,10 +105,11 @@ def fit_balanced_codebooks(
             leave. `nearest_codes` gives others.
     """
     residual = latents.copy()
+    fitted = fitted_rows(len(latents), codebook_size, seed)
     codebooks: list[FloatArray] = []
     codes = np.empty((len(latents), levels), dtype=np.int64)
     for level in range(levels):
-        codebook = kmeans(residual, codebook_size, iterations, seed + level + 1)
+        codebook = kmeans(residual[fitted], codebook_size, iterations, seed + level + 1)
         if level > 0 or balance_first:
             codebook, codes[:, level] = balanced_kmeans(residual, codebook)
         else:

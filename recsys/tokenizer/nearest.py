@@ -77,14 +77,17 @@ class NearestCodeTokenizer(ABC):
         ]
         return renamed
 
-    def _name_items(self, latents: DoubleArray, assigned: IntArray | None = None) -> SemanticIds:
+    def _name_items(
+        self, latents: DoubleArray, assigned: IntArray | None = None, raw_codes: IntArray | None = None
+    ) -> SemanticIds:
         """The semantic IDs of the items of `fit`, from their latents, once the codebooks are there.
 
         `assigned` (int64 [n, config.levels]) is what collisions are resolved from, for fits that assign codes in
         another way than to the nearest; None = the nearest codes. `raw_codes` of the result are the nearest codes in
-        any case.
+        any case; they may be given, too.
         """
-        raw_codes = nearest_codes(latents, self._codebooks)
+        if raw_codes is None:
+            raw_codes = nearest_codes(latents, self._codebooks)
         if assigned is None:
             assigned = raw_codes
         ordinal = self.config.collisions == "extra_level"

@@ -10,11 +10,13 @@ from recsys.data import IntArray
 from recsys.errors import DataError
 from recsys.tokenizer.agreement import agreement
 from recsys.tokenizer.interface import SemanticIdTokenizer
-from recsys.tokenizer.residual import FloatArray
-from recsys.tokenizer.semantic_ids import SemanticIds
+from recsys.tokenizer.residual import FloatArray, row_blocks, unit_rows
+from recsys.tokenizer.semantic_ids import SemanticIds, row_numbers
 
 _NEIGHBOURS = 10
 _MAX_QUERIES = 2000
+# Queries times existing items: fewer queries of a catalogue above 2 million items.
+_MAX_CELLS = 1 << 32
 _BLOCK_ROWS = 256
 
 
@@ -52,23 +54,25 @@ def new_item_report(
             f"a report on new items needs one at least, and {_NEIGHBOURS + 2} existing ones; "
             f"found {len(new_items)} and {len(existing)}"
         )
-    _, counts = np.unique(ids.raw_codes[new_items], axis=0, return_counts=True)
-    together = np.concatenate([ids.codes[existing], ids.raw_codes[new_items]])
-    _, inverse = np.unique(together, axis=0, return_inverse=True)
-    names = inverse.reshape(-1)
+    counts = np.unique(row_numbers(ids.raw_codes[new_items]), return_counts=True)[1]
+    names = row_numbers(np.concatenate([ids.codes[existing], ids.raw_codes[new_items]]))
     moved = (ids.codes != ids.raw_codes).any(axis=1)
-    centre = embeddings[existing].mean(axis=0, dtype=np.float64)
-    error = np.square(embeddings - tokenizer.reconstruct(ids.raw_codes), dtype=np.float64).sum(axis=1)
-    spread = np.square(embeddings - centre).sum(axis=1)
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    blocks = list(row_blocks(*embeddings.shape))
+    centre = sum(embeddings[part][~is_new[part]].sum(axis=0, dtype=np.float64) for part in blocks) / len(existing)
+    error, spread = np.empty(ids.num_items), np.empty(ids.num_items)
+    for part in blocks:
+        difference = embeddings[part] - tokenizer.reconstruct(ids.raw_codes[part])
+        error[part] = np.square(difference, dtype=np.float64).sum(axis=1)
+        spread[part] = np.square(embeddings[part] - centre).sum(axis=1)
+    num_queries = min(_MAX_QUERIES, max(1, _MAX_CELLS // len(existing)))
     rng = np.random.default_rng(0)
     groups = {"new": new_items, "existing": existing}
     recall: dict[str, list[float]] = {}
     for name, items in groups.items():
-        queries = np.sort(rng.permutation(items)[:_MAX_QUERIES])
-        nearest = _nearest_existing(unit, queries, existing)
+        queries = np.sort(rng.permutation(items)[:num_queries])
+        nearest = _nearest_existing(embeddings, queries, existing)
         recall[name] = agreement(ids.codes[queries][:, None], ids.codes[nearest], ordered=ids.ordered).tolist()
-    queries = np.sort(rng.permutation(new_items)[:_MAX_QUERIES])
+    queries = np.sort(rng.permutation(new_items)[:num_queries])
     drawn = rng.choice(existing, size=(len(queries), 10 * _NEIGHBOURS))
     recall["chance"] = agreement(ids.codes[queries][:, None], ids.codes[drawn], ordered=ids.ordered).tolist()
     return {
@@ -85,12 +89,28 @@ def new_item_report(
     }
 
 
-def _nearest_existing(unit: FloatArray, queries: IntArray, existing: IntArray) -> IntArray:
-    """int64 [q, 10]: the nearest existing items by cosine of float32 [num_items, dim] unit vectors, not the query."""
-    nearest = []
-    for start in range(0, len(queries), _BLOCK_ROWS):
-        part = queries[start : start + _BLOCK_ROWS]
-        cosine = unit[part] @ unit[existing].T
-        cosine[part[:, None] == existing] = -np.inf
-        nearest.append(existing[np.argpartition(-cosine, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]])
-    return np.concatenate(nearest)
+def _nearest_existing(embeddings: FloatArray, queries: IntArray, existing: IntArray) -> IntArray:
+    """int64 [q, 10]: the nearest existing items by cosine of float32 [num_items, dim], not the query."""
+    sources = unit_rows(embeddings[queries])
+    items = np.empty((len(queries), 0), dtype=np.int64)
+    cosines = np.empty((len(queries), 0), dtype=np.float32)
+    for block in row_blocks(len(existing), _BLOCK_ROWS):
+        compared = existing[block]
+        unit = unit_rows(embeddings[compared])
+        near = []
+        for start in range(0, len(queries), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            cosine = sources[part] @ unit.T
+            cosine[queries[part, None] == compared] = -np.inf
+            near.append(_best(np.broadcast_to(compared, cosine.shape), cosine))
+        found, found_cosines = (np.concatenate(parts) for parts in zip(*near, strict=True))
+        items, cosines = _best(np.concatenate([items, found], axis=1), np.concatenate([cosines, found_cosines], axis=1))
+    return items
+
+
+def _best(items: IntArray, cosines: FloatArray) -> tuple[IntArray, FloatArray]:
+    """Of [q, k] items and their cosines those of the 10 largest, in any order; all of 10 or fewer."""
+    if items.shape[1] <= _NEIGHBOURS:
+        return items, cosines
+    best = np.argpartition(-cosines, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
+    return np.take_along_axis(items, best, axis=1), np.take_along_axis(cosines, best, axis=1)

@@ -7,20 +7,30 @@ numbers say what the codes are like, not how well a generator learns them; only 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import polars as pl
 
 from recsys.data import IntArray
 from recsys.tokenizer.agreement import agreement, chance
 from recsys.tokenizer.interface import SemanticIdTokenizer
-from recsys.tokenizer.residual import DoubleArray, FloatArray, row_blocks, squared_distances, summed_codes
-from recsys.tokenizer.semantic_ids import SemanticIds
+from recsys.tokenizer.residual import (
+    DoubleArray,
+    FloatArray,
+    row_blocks,
+    squared_distances,
+    summed_codes,
+    unit_rows,
+)
+from recsys.tokenizer.semantic_ids import SemanticIds, num_distinct, row_numbers
 
 _ROUNDING_DECIMALS = 6
 _RETRIEVAL_DEPTH = 50
 _MAX_RETRIEVAL_PAIRS = 2000
+# Pairs times items: fewer pairs of a catalogue above 2 million items.
+_MAX_RETRIEVAL_CELLS = 1 << 32
 _BLOCK_ROWS = 256
 
 
@@ -72,15 +82,14 @@ def tokenizer_report(
     }
     for suffix, codes in (("_before", ids.raw_codes), ("", ids.codes)):
         report |= {f"{name}{suffix}": value for name, value in code_usage(codes, ids.codebook_sizes).items()}
-    rounded = np.round(embeddings, _ROUNDING_DECIMALS) + 0.0  # + 0.0 makes one zero of the two
-    report["exact_dup_rate"] = 1 - len(_group_sizes(rounded)) / ids.num_items
+    report["exact_dup_rate"] = 1 - _num_distinct(embeddings) / ids.num_items
 
     depths = range(1, ids.levels + 1) if ids.ordered else (ids.levels,)
+    variance = _variance(embeddings)
     report["rel_recon"] = [
-        _relative_error(embeddings, tokenizer.reconstruct(ids.raw_codes[:, :depth])) for depth in depths
+        _relative_error(embeddings, tokenizer, ids.raw_codes[:, :depth], variance) for depth in depths
     ]
-    quantized = tokenizer.reconstruct(ids.codes)
-    report["rel_recon_resolved"] = _relative_error(embeddings, quantized)
+    report["rel_recon_resolved"] = _relative_error(embeddings, tokenizer, ids.codes, variance)
     report |= _moves(ids, tokenizer, embeddings)
     if not ids.ordered:
         report["adjusted_mutual_information"] = _mutual_information(ids.codes)
@@ -89,14 +98,14 @@ def tokenizer_report(
         pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     if pairs is not None and len(pairs):
         report |= _sharing(ids, pairs)
-        report[f"i2i_recall@{_RETRIEVAL_DEPTH}"] = _item_to_item_recall(quantized, embeddings, pairs)
+        report[f"i2i_recall@{_RETRIEVAL_DEPTH}"] = _item_to_item_recall(ids.codes, tokenizer, embeddings, pairs)
     return report
 
 
 def code_usage(codes: IntArray, codebook_sizes: tuple[int, ...]) -> dict[str, Any]:
     """Collisions of the whole tuples, and the use of each codebook."""
     num_items = len(codes)
-    groups = _group_sizes(codes)
+    groups = np.unique(row_numbers(codes), return_counts=True)[1]
     shares = [
         np.bincount(column, minlength=size) / num_items for column, size in zip(codes.T, codebook_sizes, strict=True)
     ]
@@ -110,9 +119,13 @@ def code_usage(codes: IntArray, codebook_sizes: tuple[int, ...]) -> dict[str, An
     }
 
 
-def _group_sizes(rows: npt.NDArray[Any]) -> IntArray:
-    """How often each distinct row occurs."""
-    return np.asarray(np.unique(rows, axis=0, return_counts=True)[1], dtype=np.int64)
+def _num_distinct(embeddings: FloatArray) -> int:
+    """Distinct rows, once rounded. Told apart by hashes of 64 bits, which two of ten million share 3 times in 10^6."""
+    hashes = np.empty(len(embeddings), dtype=np.uint64)
+    for part in row_blocks(*embeddings.shape):
+        rounded = np.round(embeddings[part], _ROUNDING_DECIMALS) + 0.0  # + 0.0 makes one zero of the two
+        hashes[part] = pl.from_numpy(rounded).hash_rows().to_numpy()
+    return num_distinct(hashes)
 
 
 def _perplexity(shares: DoubleArray) -> float:
@@ -121,10 +134,21 @@ def _perplexity(shares: DoubleArray) -> float:
     return float(np.exp(-(used * np.log(used)).sum()))
 
 
-def _relative_error(embeddings: FloatArray, reconstruction: FloatArray) -> float:
-    error = np.square(embeddings - reconstruction, dtype=np.float64).sum()
-    variance = np.square(embeddings - embeddings.mean(axis=0), dtype=np.float64).sum()
-    return float(error / variance) if variance > 0 else 0.0
+def _variance(embeddings: FloatArray) -> float:
+    """The summed squared distances to the mean."""
+    blocks = list(row_blocks(*embeddings.shape))
+    sizes = [block.stop - block.start for block in blocks]
+    mean = np.average([embeddings[block].mean(axis=0) for block in blocks], axis=0, weights=sizes).astype(np.float32)
+    return sum(float(np.square(embeddings[block] - mean, dtype=np.float64).sum()) for block in blocks)
+
+
+def _relative_error(embeddings: FloatArray, tokenizer: SemanticIdTokenizer, codes: IntArray, variance: float) -> float:
+    """What the codes leave of `variance`."""
+    error = sum(
+        float(np.square(embeddings[part] - tokenizer.reconstruct(codes[part]), dtype=np.float64).sum())
+        for part in row_blocks(*embeddings.shape)
+    )
+    return error / variance if variance > 0 else 0.0
 
 
 def _moves(ids: SemanticIds, tokenizer: SemanticIdTokenizer, embeddings: FloatArray) -> dict[str, Any]:
@@ -136,7 +160,7 @@ def _moves(ids: SemanticIds, tokenizer: SemanticIdTokenizer, embeddings: FloatAr
         moves["moved_above_last"] = int(changed[:, :-1].any(axis=1).sum())
     ranks: IntArray = np.zeros(0, dtype=np.int64)
     if ids.ordered and not ids.ordinal:
-        ranks = _ranks(ids.codes[moved], tokenizer, embeddings[moved])
+        ranks = _ranks(ids.codes, tokenizer, embeddings, moved)
     return moves | {
         "moved_codes": float(changed[moved].sum(axis=1).mean()) if len(moved) else None,
         "moved_mse_before": _mean_squared_error(embeddings, tokenizer, ids.raw_codes, moved),
@@ -151,17 +175,21 @@ def _mean_squared_error(
 ) -> float | None:
     if len(rows) == 0:
         return None
-    errors = np.square(embeddings[rows] - tokenizer.reconstruct(codes[rows]), dtype=np.float64)
-    return float(errors.sum(axis=1).mean())
+    errors = np.empty(len(rows))
+    for part in row_blocks(len(rows), embeddings.shape[1]):
+        difference = embeddings[rows[part]] - tokenizer.reconstruct(codes[rows[part]])
+        errors[part] = np.square(difference, dtype=np.float64).sum(axis=1)
+    return float(errors.mean())
 
 
-def _ranks(codes: IntArray, tokenizer: SemanticIdTokenizer, embeddings: FloatArray) -> IntArray:
-    """int64 [n]: how many last codes were nearer than the chosen one."""
-    ranks = np.empty(len(codes), dtype=np.int64)
-    for part in row_blocks(len(codes), len(tokenizer.codebooks[-1])):
-        residual = tokenizer.latents(embeddings[part]) - summed_codes(codes[part, :-1], tokenizer.codebooks)
+def _ranks(codes: IntArray, tokenizer: SemanticIdTokenizer, embeddings: FloatArray, rows: IntArray) -> IntArray:
+    """int64 [r]: how many last codes were nearer to the item of each row than the chosen one."""
+    ranks = np.empty(len(rows), dtype=np.int64)
+    for part in row_blocks(len(rows), len(tokenizer.codebooks[-1])):
+        own = codes[rows[part]]
+        residual = tokenizer.latents(embeddings[rows[part]]) - summed_codes(own[:, :-1], tokenizer.codebooks)
         distances = squared_distances(residual, tokenizer.codebooks[-1])
-        ranks[part] = (distances < np.take_along_axis(distances, codes[part, -1:], axis=1)).sum(axis=1)
+        ranks[part] = (distances < np.take_along_axis(distances, own[:, -1:], axis=1)).sum(axis=1)
     return ranks
 
 
@@ -188,21 +216,39 @@ def _sharing(ids: SemanticIds, pairs: IntArray) -> dict[str, list[float]]:
     }
 
 
-def _item_to_item_recall(quantized: FloatArray, embeddings: FloatArray, pairs: IntArray) -> dict[str, float]:
-    picked = pairs[np.linspace(0, len(pairs) - 1, min(len(pairs), _MAX_RETRIEVAL_PAIRS)).astype(np.int64)]
-    shuffled = quantized[np.random.default_rng(0).permutation(len(quantized))]
-    vectors = {"quantized": quantized, "embeddings": embeddings, "random": shuffled}
-    return {name: _recall(matrix, picked) for name, matrix in vectors.items()}
+def _item_to_item_recall(
+    codes: IntArray, tokenizer: SemanticIdTokenizer, embeddings: FloatArray, pairs: IntArray
+) -> dict[str, float]:
+    count = min(len(pairs), _MAX_RETRIEVAL_PAIRS, max(1, _MAX_RETRIEVAL_CELLS // len(codes)))
+    picked = pairs[np.linspace(0, len(pairs) - 1, count).astype(np.int64)]
+    shuffled = np.random.default_rng(0).permutation(len(codes))
+    vectors: dict[str, Callable[[IntArray], FloatArray]] = {
+        "quantized": lambda rows: tokenizer.reconstruct(codes[rows]),
+        "embeddings": lambda rows: embeddings[rows],
+        "random": lambda rows: tokenizer.reconstruct(codes[shuffled[rows]]),
+    }
+    return {name: _recall(vectors_of, len(codes), picked) for name, vectors_of in vectors.items()}
 
 
-def _recall(vectors: FloatArray, pairs: IntArray) -> float:
-    """Share of pairs (a, b) with b among the nearest items of a by cosine, a itself left out."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    hits = 0
-    for start in range(0, len(pairs), _BLOCK_ROWS):
-        source, target = pairs[start : start + _BLOCK_ROWS].T
-        cosine = unit[source] @ unit.T
-        rows = np.arange(len(source))
-        cosine[rows, source] = -np.inf
-        hits += int(((cosine > cosine[rows, target][:, None]).sum(axis=1) < _RETRIEVAL_DEPTH).sum())
-    return hits / len(pairs)
+def _recall(vectors_of: Callable[[IntArray], FloatArray], num_items: int, pairs: IntArray) -> float:
+    """Share of pairs (a, b) with b among the nearest items of a by cosine, a itself left out.
+
+    `vectors_of` gives float32 [r, dim] for int64 [r] items.
+    """
+    batches = [pairs[start : start + _BLOCK_ROWS].T for start in range(0, len(pairs), _BLOCK_ROWS)]
+    sources = [unit_rows(vectors_of(source)) for source, _ in batches]
+    limits = [
+        (source @ unit_rows(vectors_of(target)).T).diagonal()
+        for source, (_, target) in zip(sources, batches, strict=True)
+    ]
+    nearer = [np.zeros(len(limit), dtype=np.int64) for limit in limits]
+    for part in row_blocks(num_items, _BLOCK_ROWS):
+        items = np.arange(part.start, part.stop)
+        unit = unit_rows(vectors_of(items))
+        for batch, source, limit, count in zip(batches, sources, limits, nearer, strict=True):
+            cosine = source @ unit.T
+            for own in batch:
+                rows = np.flatnonzero((own >= part.start) & (own < part.stop))
+                cosine[rows, own[rows] - part.start] = -np.inf
+            count += (cosine > limit[:, None]).sum(axis=1)
+    return float((np.concatenate(nearer) < _RETRIEVAL_DEPTH).mean())

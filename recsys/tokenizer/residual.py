@@ -18,6 +18,9 @@ FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 
 _BLOCK_CELLS = 1 << 24
+# Vectors that codebooks are fitted to, at most, and for each code, if that is more: k-means on ten times as many moves
+# centroids by less than another seed does.
+_FITTED_VECTORS, _FITTED_A_CODE = 1 << 21, 256
 
 
 def row_blocks(num_rows: int, cells_per_row: int) -> Iterator[slice]:
@@ -28,6 +31,12 @@ def row_blocks(num_rows: int, cells_per_row: int) -> Iterator[slice]:
     rows = max(1, _BLOCK_CELLS // max(1, cells_per_row))
     for start in range(0, num_rows, rows):
         yield slice(start, min(start + rows, num_rows))
+
+
+def unit_rows(vectors: FloatArray) -> FloatArray:
+    """float32 [n, d] of unit norm; zero rows stay zero."""
+    unit: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def squared_distances(vectors: DoubleArray, codebook: FloatArray) -> DoubleArray:
@@ -54,10 +63,11 @@ def nearest_code(vectors: DoubleArray, codebook: FloatArray) -> IntArray:
 def nearest_codes(latents: DoubleArray, codebooks: Sequence[FloatArray]) -> IntArray:
     """int64 [n, L]: greedy residual codes of float64 [n, d] vectors."""
     codes = np.empty((len(latents), len(codebooks)), dtype=np.int64)
-    residual = latents.astype(np.float64)
-    for level, codebook in enumerate(codebooks):
-        codes[:, level] = nearest_code(residual, codebook)
-        residual -= codebook[codes[:, level]]
+    for part in row_blocks(len(latents), max(map(len, codebooks), default=1)):
+        residual = latents[part].astype(np.float64)
+        for level, codebook in enumerate(codebooks):
+            codes[part, level] = nearest_code(residual, codebook)
+            residual -= codebook[codes[part, level]]
     return codes
 
 
@@ -84,14 +94,23 @@ def kmeans(vectors: DoubleArray, codebook_size: int, iterations: int, seed: int)
     return np.array(clustering.centroids, dtype=np.float32)
 
 
+def fitted_rows(num_vectors: int, codebook_size: int, seed: int) -> slice | IntArray:
+    """The vectors that codebooks are fitted to: all, or int64 [2 million], ascending and drawn at random, of more."""
+    most = max(_FITTED_VECTORS, _FITTED_A_CODE * codebook_size)
+    if num_vectors <= most:
+        return slice(None)
+    return np.sort(np.random.default_rng(seed).choice(num_vectors, most, replace=False, shuffle=False))
+
+
 def fit_codebooks(
-    latents: FloatArray, *, levels: int, codebook_size: int, iterations: int, seed: int
+    latents: FloatArray | DoubleArray, *, levels: int, codebook_size: int, iterations: int, seed: int
 ) -> list[FloatArray]:
-    """Residual k-means on all vectors: `levels` codebooks, float32 [codebook_size, d] each.
+    """Residual k-means on the `fitted_rows`, in single precision: `levels` codebooks, float32 [codebook_size, d] each.
 
     `codebook_size` must not exceed the number of vectors.
     """
-    residual = latents.astype(np.float64)
+    fitted = fitted_rows(len(latents), codebook_size, seed)
+    residual = latents[fitted].astype(np.float32).astype(np.float64)
     codebooks: list[FloatArray] = []
     for level in range(levels):
         codebook = kmeans(residual, codebook_size, iterations, seed + level + 1)

@@ -11,7 +11,7 @@ from recsys.tokenizer.artifact import load_tensors, save_tokenizer
 from recsys.tokenizer.balanced import fit_balanced_codebooks
 from recsys.tokenizer.config import RKMeansConfig
 from recsys.tokenizer.nearest import NearestCodeTokenizer
-from recsys.tokenizer.residual import DoubleArray, FloatArray, fit_codebooks, row_blocks, summed_codes
+from recsys.tokenizer.residual import DoubleArray, FloatArray, fit_codebooks, fitted_rows, row_blocks, summed_codes
 from recsys.tokenizer.semantic_ids import SemanticIds, check_codes
 from recsys.tokenizer.validation import (
     check_codebooks,
@@ -39,36 +39,52 @@ class RKMeansTokenizer(NearestCodeTokenizer):
     def fit(self, embeddings: FloatArray, train: Sequences | None = None) -> SemanticIds:
         """Learn the codebooks from float32 [n, dim] and name these items. `train` is not read.
 
-        Beside the embeddings it needs some 4 float64 [n, code_dim]: a million items fit into a few GiB.
+        Beside the embeddings it needs one float64 [n, code_dim], or two with `balanced`, and some codes: ten million
+        items of 64 dimensions fit into 8 GiB. Codebooks of more than 2 million items are fitted to a sample of them.
         """
+        return self.name(embeddings, assigned=self.learn(embeddings))
+
+    def learn(self, embeddings: FloatArray) -> IntArray | None:
+        """The first half of `fit`: the codebooks. With `balanced` also the codes that their clusters give to the items,
+        int64 [n, config.levels]."""
         check_embeddings(embeddings)
         config = self.config
         self._mean = embeddings.mean(axis=0, dtype=np.float64)
         self._axes = _principal_axes(embeddings, self._mean, config.code_dim)
-        latents = self.latents(embeddings)
         codebook_size = effective_codebook_size(config.codebook_size, len(embeddings))
-        assigned: IntArray | None = None
         if config.balanced == "none":
             self._codebooks = fit_codebooks(
-                latents.astype(np.float32),
+                self.latents(embeddings[fitted_rows(len(embeddings), codebook_size, config.seed)]),
                 levels=config.levels,
                 codebook_size=codebook_size,
                 iterations=config.kmeans_iterations,
                 seed=config.seed,
             )
-        else:
-            self._codebooks, assigned = fit_balanced_codebooks(
-                latents,
-                levels=config.levels,
-                codebook_size=codebook_size,
-                iterations=config.kmeans_iterations,
-                seed=config.seed,
-                balance_first=config.balanced == "all",
-            )
-        ids = self._name_items(latents, assigned)
+            return None
+        self._codebooks, assigned = fit_balanced_codebooks(
+            self.latents(embeddings),
+            levels=config.levels,
+            codebook_size=codebook_size,
+            iterations=config.kmeans_iterations,
+            seed=config.seed,
+            balance_first=config.balanced == "all",
+        )
+        return assigned
+
+    def name(
+        self, embeddings: FloatArray, *, assigned: IntArray | None = None, raw_codes: IntArray | None = None
+    ) -> SemanticIds:
+        """The second half of `fit`: the semantic IDs of the items that `learn` has learned from.
+
+        Args:
+            embeddings: float32 [n, dim], theirs.
+            assigned: what `learn` gave.
+            raw_codes: int64 [n, config.levels], what `encode_raw` gives, where it is known already.
+        """
+        ids = self._name_items(self.latents(embeddings), assigned, raw_codes)
         warn_about_usage(
-            ids.raw_codes[:, : config.levels] if assigned is None else assigned,
-            codebook_size,
+            ids.raw_codes[:, : self.config.levels] if assigned is None else assigned,
+            len(self._codebooks[0]),
             "set tokenizer.balanced or lower tokenizer.code_dim",
         )
         return ids

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from recsys.data import Sequences
+from recsys.data import IntArray, Sequences
 from recsys.errors import ConfigError
 from recsys.progress import console, progress_bar
 from recsys.ranks import ALONE, Ranks
@@ -58,13 +58,23 @@ class RQVAETokenizer(AutoencoderTokenizer):
         Raises:
             ConfigError: `collaborative_weight` is above 0 and `train` is None.
         """
+        self.learn(embeddings, train, ranks)
+        return self.name(embeddings)
+
+    def learn(self, embeddings: FloatArray, train: Sequences | None = None, ranks: Ranks = ALONE) -> None:
+        """The first half of `fit`: networks and codebooks."""
         check_embeddings(embeddings)
         letter = self._letter(train, *embeddings.shape)
-        inputs = self._standardise(embeddings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            self._train(torch.from_numpy(inputs), letter, ranks)
-        ids = self._name_items(self.latents(embeddings))
+            self._train(torch.from_numpy(self._standardise(embeddings)), letter, ranks)
+
+    def name(self, embeddings: FloatArray, *, raw_codes: IntArray | None = None) -> SemanticIds:
+        """The second half of `fit`: the semantic IDs of the items that `learn` has learned from, float32 [n, dim].
+
+        `raw_codes`, int64 [n, config.levels], are what `encode_raw` gives, where it is known already.
+        """
+        ids = self._name_items(self.latents(embeddings), raw_codes=raw_codes)
         other = "" if self.config.codebook == "simvq" else "set tokenizer.codebook to simvq, or "
         warn_about_usage(
             ids.raw_codes[:, : self.config.levels],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -46,7 +47,7 @@ class SemanticIds:
             )
         check_codes(self.codes, self.codebook_sizes, "semantic ids")
         check_codes(self.raw_codes, self.codebook_sizes, "semantic ids (raw)")
-        distinct = len(np.unique(self.codes, axis=0))
+        distinct = num_distinct(row_numbers(self.codes))
         if distinct != self.num_items:
             raise DataError(f"semantic ids: {self.num_items} items share {distinct} distinct codes; must be unique")
 
@@ -77,13 +78,14 @@ class SemanticIds:
     def load(cls, directory: Path) -> SemanticIds:
         """Read what `save` wrote. Raises ArtifactError when it is missing, damaged or inconsistent."""
         try:
-            with safe_open(directory / _FILE, framework="numpy") as file:
+            # By way of PyTorch the codes are a map of the file, one in memory for all processes that load it.
+            with safe_open(directory / _FILE, framework="pt") as file:
                 metadata = file.metadata()
                 # Before there was `facts`, the sizes stood alone and all codes were ordered.
                 facts = json.loads(metadata.get("facts") or f'{{"codebook_sizes": {metadata["codebook_sizes"]}}}')
                 return cls(
-                    codes=file.get_tensor("codes"),
-                    raw_codes=file.get_tensor("raw_codes"),
+                    codes=file.get_tensor("codes").numpy(),
+                    raw_codes=file.get_tensor("raw_codes").numpy(),
                     codebook_sizes=tuple(facts["codebook_sizes"]),
                     ordered=facts.get("ordered", True),
                     ordinal=facts.get("ordinal", False),
@@ -92,14 +94,35 @@ class SemanticIds:
             raise ArtifactError(f"cannot read semantic ids from {directory}: {error}") from error
 
 
+def row_numbers(codes: IntArray) -> IntArray:
+    """int64 [n]: a number for each row of codes, int64 [n, L] and none negative; in the order of the rows.
+
+    Numbers sort ten times faster than rows.
+    """
+    widths = [int(column.max(initial=0)).bit_length() for column in codes.T]
+    if sum(widths) > 63:
+        return np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    places = [1 << sum(widths[level + 1 :]) for level in range(len(widths))]
+    numbers: IntArray = np.einsum("nl,l->n", codes, np.asarray(places, dtype=np.int64))
+    return numbers
+
+
+def num_distinct(numbers: npt.NDArray[np.integer]) -> int:
+    """How many different numbers there are, [n]; of ten million in a second, for which `np.unique` takes twenty."""
+    ordered = np.sort(numbers)
+    return min(len(ordered), 1) + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
+
+
 def check_codes(codes: IntArray, codebook_sizes: tuple[int, ...], what: str) -> None:
     """Raise DataError unless `codes` is int64 [n, levels] with every code inside its codebook."""
     if codes.ndim != 2 or codes.shape[1] != len(codebook_sizes) or codes.dtype != np.int64:
         raise DataError(
             f"{what}: codes must be int64 [n, {len(codebook_sizes)}], found {codes.dtype} {list(codes.shape)}"
         )
-    outside = (codes < 0) | (codes >= np.asarray(codebook_sizes))
-    if outside.any():
+    # First without a table of booleans, which ten million rows take a second for.
+    largest = [int(column.max(initial=0)) for column in codes.T]
+    if codes.min(initial=0) < 0 or any(code >= size for code, size in zip(largest, codebook_sizes, strict=True)):
+        outside = (codes < 0) | (codes >= np.asarray(codebook_sizes))
         row, level = np.argwhere(outside)[0]
         raise DataError(
             f"{what}: {int(outside.any(axis=1).sum())} of {len(codes)} rows have a code outside of its codebook, "

@@ -13,7 +13,7 @@ from recsys.errors import ArtifactError, DataError
 from recsys.progress import console
 from recsys.tokenizer.config import ResidualConfig
 from recsys.tokenizer.residual import FloatArray, row_blocks
-from recsys.tokenizer.semantic_ids import check_codes
+from recsys.tokenizer.semantic_ids import check_codes, num_distinct, row_numbers
 
 # A level that uses fewer of its codes, although there are items enough, or uses them this unevenly, is not well.
 _USED_SHARE = 0.95
@@ -48,7 +48,7 @@ def check_embeddings(embeddings: FloatArray, dim: int | None = None) -> None:
 def check_taken(taken: IntArray, codebook_sizes: tuple[int, ...]) -> None:
     """Raise DataError unless `taken` is int64 [m, L] of unique codes of this tokenizer."""
     check_codes(taken, codebook_sizes, "taken")
-    distinct = len(np.unique(taken, axis=0))
+    distinct = num_distinct(row_numbers(taken))
     if distinct != len(taken):
         raise DataError(f"taken: {len(taken)} rows hold {distinct} distinct codes; must be unique")
 

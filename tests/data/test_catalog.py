@@ -23,6 +23,9 @@ def test_row_numbers_are_the_dense_indices() -> None:
     assert catalog.item_ids == ["x", "y", "z"]
     assert catalog.titles == [None, None, None]
     assert catalog.index_of(["z", "nope", "x"]).tolist() == [2, -1, 0]
+    many = catalog.find(pl.Series(["z", "nope", "x", "z"]))
+    assert (many.tolist(), many.dtype) == ([2, -1, 0, 2], np.int64)
+    assert catalog.find(pl.Series([], dtype=pl.String)).tolist() == []
 
 
 def test_saved_catalogue_loads_unchanged(tmp_path: Path) -> None:

@@ -214,3 +214,11 @@ def test_renumbering_drops_items_without_an_index_and_keeps_every_sequence() -> 
     renumbered = sequences.renumber(np.array([1, -1, 0]))
     assert [items.tolist() for items in renumbered] == [[1, 0], [], [0, 1]]
     assert renumbered.users.tolist() == [7, 8, 9]
+
+
+def test_what_models_are_fitted_on_is_shared_until_items_are_held_out() -> None:
+    whole = make_split(log([([1, 2, 3, 4], None)]), LEAVE_LAST_OUT)
+    rows = np.arange(whole.num_items)
+    assert whole.of_fitted(rows) is rows
+    assert whole.fitted_train is whole.train
+    assert whole.fitted_valid is whole.valid

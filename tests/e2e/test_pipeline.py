@@ -97,6 +97,34 @@ def test_a_wider_search_evaluates_again_and_fits_nothing_again(finished_run: Pat
     assert Bundle.load(run_dir / "bundle").recommender.config.beams == 20
 
 
+def test_a_run_stops_where_it_is_told_to_and_goes_on_from_there(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copy(finished_run.parents[1] / "toy.yaml", tmp_path)
+    stopped = recsys("run", "toy.yaml", "--until", "data", cwd=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+    made = tmp_path / "runs" / "toy"
+    assert {path.name for path in made.iterdir() if path.is_dir()} == {"data"}
+    wrong = recsys("run", "toy.yaml", "--until", "tokenise", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
+    assert f"no stage 'tokenise'; its stages are {', '.join(STAGES)}" in wrong.stderr
+    further = recsys("run", "toy.yaml", "--until", "encode", cwd=tmp_path)
+    assert further.stderr.count("up to date") == 1
+    assert finished_key(made, "encode") == finished_key(finished_run, "encode")
+
+
+def test_a_sample_of_the_users_is_evaluated_and_the_report_says_so(finished_run: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "toy"
+    shutil.copytree(finished_run, run_dir)
+    settings = ["evaluation.max_users=30", "evaluation.baselines=[popularity]"]
+    execute(load_config(finished_run.parents[1] / "toy.yaml", [f"run.dir={tmp_path}", *settings]))
+    protocol = report_of(run_dir)["protocol"]
+    assert (protocol["num_cases"], protocol["num_users"]) == (30, 30)
+    assert protocol["notes"]["users"] == "a sample of 80"
+    whole, sampled = (pl.read_parquet(path / "evaluate" / "lists.parquet") for path in (finished_run, run_dir))
+    same = sampled.join(whole, on="user", suffix="_of_all")
+    assert same["generator"].to_list() == same["generator_of_all"].to_list()
+    assert len(same) == 30
+
+
 def test_costs_of_every_stage_are_kept(finished_run: Path) -> None:
     costs = stage_costs(finished_run)
     assert list(costs["seconds"]) == [*STAGES, "total"]

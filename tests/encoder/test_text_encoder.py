@@ -7,8 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 import sentence_transformers
+from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from recsys.assets import ASSETS, Asset
 from recsys.data import Catalog, Sequences
@@ -57,6 +61,17 @@ def test_texts_are_cut_at_the_token_limit(config: EncoderConfig) -> None:
     np.testing.assert_allclose(encoder.encode([TEXTS[-1]]), encoder.encode([longer]), atol=1e-6)
     wide = TextEncoder(config.model_copy(update={"max_tokens": 1000}))
     assert np.abs(wide.encode([TEXTS[-1]]) - wide.encode([longer])).max() > 1e-4
+
+
+def test_a_table_of_word_vectors_reads_texts_of_any_length(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "red": 1, "blue": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    weights = np.array([[0, 0], [1, 0], [0, 1]], dtype=np.float32)
+    table = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu")
+    table.save(str(tmp_path / "words"), create_model_card=False)
+    encoder = TextEncoder(EncoderConfig(model=str(tmp_path / "words"), max_tokens=8))
+    vectors = encoder.encode(["red", "red blue " * 20])
+    np.testing.assert_allclose(vectors, [[1, 0], [0.5, 0.5]], atol=1e-6)
 
 
 def test_each_text_is_encoded_once_per_model_and_limit(
@@ -152,6 +167,49 @@ def test_killed_run_keeps_its_finished_shards(
     monkeypatch.setattr(TextEncoder, "stream", recording)
     encode_cached(TextEncoder(config), texts, tmp_path)
     assert left == ["a", "b b", "c c c"]
+
+
+def test_large_jobs_write_larger_shards_and_twins_share_a_vector(
+    config: EncoderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.encoder.cache._SHARD_TEXTS", 1)
+    monkeypatch.setattr("recsys.encoder.cache._SHARDS_A_JOB", 2)
+    monkeypatch.setattr(encoder_module, "_CHUNK_TEXTS", 1)
+    texts = ["a", "b b", "a", "c c c", "d d d d", "b b"]
+    vectors = encode_cached(TextEncoder(config), texts, tmp_path)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    np.testing.assert_array_equal(vectors[[0, 1]], vectors[[2, 5]])
+    np.testing.assert_array_equal(encode_cached(TextEncoder(config), texts[::-1], tmp_path), vectors[::-1])
+
+
+def test_of_a_large_cache_only_shards_with_wanted_texts_are_read(
+    config: EncoderConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("a", "b b", "c c c"):
+        encode_cached(TextEncoder(config), [text], tmp_path)
+    read: list[str] = []
+
+    class Recording:
+        def __init__(self, path: Path, framework: str) -> None:
+            self._file = safe_open(path, framework=framework)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def get_tensor(self, name: str) -> np.ndarray:
+            read.append(name)
+            return self._file.get_tensor(name)
+
+    monkeypatch.setattr("recsys.encoder.cache.safe_open", Recording)
+    encode_cached(TextEncoder(config), ["b b"], tmp_path)
+    assert (read.count("hashes"), read.count("vectors")) == (3, 1)
+
+
+def test_no_texts_are_no_vectors(config: EncoderConfig, tmp_path: Path) -> None:
+    assert encode_cached(TextEncoder(config), [], tmp_path).shape == (0, 16)
 
 
 def test_damaged_shard_is_made_again(config: EncoderConfig, tmp_path: Path, capsys) -> None:

@@ -72,6 +72,14 @@ def test_the_head_is_exactly_a_tenth_even_among_equals() -> None:
 
 
 def test_exposure_of_one_item_alone_and_of_all_alike() -> None:
-    metrics = exposure_metrics(np.array([[4.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]))
+    exposure = np.array([[4.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    metrics = exposure_metrics(exposure, 4)
     assert metrics["coverage@10"].tolist() == [0.25, 1.0, 0.0]
     assert metrics["gini@10"].tolist() == [0.75, 0.0, 0.0]
+
+
+def test_items_that_no_list_has_count_whether_or_not_they_are_passed() -> None:
+    shown = np.random.default_rng(0).integers(1, 9, size=(5, 3)).astype(np.float64)
+    whole = exposure_metrics(np.concatenate([np.zeros((7, 3)), shown]), 12)
+    for name, values in exposure_metrics(shown, 12).items():
+        np.testing.assert_allclose(values, whole[name])

@@ -12,7 +12,9 @@ from scipy.optimize import linear_sum_assignment
 from recsys.errors import DataError
 from recsys.tokenizer import RKMeansConfig, build_tokenizer, load_tokenizer
 from recsys.tokenizer.collisions import assignment, ordinal_codebook, resolve_collisions, resolve_sets, sets
+from recsys.tokenizer.collisions.assignment import separate_leaves
 from recsys.tokenizer.collisions.group_sinkhorn import spread_groups
+from recsys.tokenizer.collisions.rooms import make_room, near_occupied
 from recsys.tokenizer.config import CollisionStrategy
 from recsys.tokenizer.nearest import NearestCodeTokenizer
 from recsys.tokenizer.residual import nearest_codes, squared_distances, summed_codes
@@ -49,6 +51,31 @@ def test_codes_are_unique_free_and_legal_whenever_they_fit(
     assert not rows(codes) & rows(taken)
     assert (codes >= 0).all()
     assert (codes < np.array(sizes)).all()
+
+
+@given(seed=st.integers(0, 10**6), num_taken=st.integers(1, 47), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_new_items_are_told_apart_from_those_near_them_as_from_all(
+    seed: int, num_taken: int, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = (3, 4, 4)
+    taken = rng.permutation(np.array(list(itertools.product(*map(range, sizes))), dtype=np.int64))[:num_taken]
+    codebooks = codebooks_of(sizes, seed=seed)
+    latents = rng.normal(size=(data.draw(st.integers(1, 48 - num_taken)), 3))
+    raw = nearest_codes(latents, codebooks)
+    expected, parents = make_room(raw, latents, codebooks, taken)
+    separate_leaves(expected, latents, codebooks, taken, parents, optimal=True)
+    np.testing.assert_array_equal(resolve_collisions(raw, latents, codebooks, taken), expected)
+
+
+def test_of_many_occupied_codes_only_near_ones_count() -> None:
+    taken = np.array(list(itertools.product(range(3), range(4), range(4))), dtype=np.int64)[:-3]
+    near = near_occupied(np.array([[1, 2, 0], [2, 3, 0]]), [3, 4, 4], taken)
+    # The first of the two finds its prefix full, so it may have to go anywhere.
+    assert len(near) == len(taken)
+    near = near_occupied(np.array([[2, 3, 0]]), [3, 4, 4], taken)
+    np.testing.assert_array_equal(near, [[2, 3, 0]])
 
 
 @pytest.mark.parametrize("strategy", ["assignment", "greedy"])

@@ -5,6 +5,7 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.tokenizer import RKMeansConfig, SemanticIds, build_tokenizer, tokenizer_report
+from recsys.tokenizer import report as report_module
 from recsys.tokenizer.agreement import agreement, chance
 from recsys.tokenizer.config import CollisionStrategy
 from recsys.tokenizer.new_item_report import new_item_report
@@ -246,3 +247,47 @@ def test_report_on_no_new_items_is_an_error(embeddings) -> None:
     ids, tokenizer, _ = catalogue_with_new_items(embeddings)
     with pytest.raises(DataError, match="found 0 and 400"):
         new_item_report(ids, tokenizer, embeddings, np.zeros(0, dtype=np.int64))
+
+
+@pytest.mark.parametrize("block_cells", [1 << 6, 1 << 9])
+def test_reports_are_the_same_slice_by_slice(block_cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(60, 5)).astype(np.float32)
+    embeddings[1] = embeddings[0]
+    pairs = rng.integers(0, 60, size=(30, 2))
+    tokenizer = build_tokenizer(RKMeansConfig(levels=2, codebook_size=10, code_dim=4))
+    ids = tokenizer.fit(embeddings)
+    monkeypatch.setattr("recsys.tokenizer.report._RETRIEVAL_DEPTH", 5)
+    whole = tokenizer_report(ids, tokenizer, embeddings, pairs)
+    new = new_item_report(ids, tokenizer, embeddings, np.arange(0, 60, 4))
+    monkeypatch.setattr("recsys.tokenizer.residual._BLOCK_CELLS", block_cells)
+    assert flat(tokenizer_report(ids, tokenizer, embeddings, pairs)) == pytest.approx(flat(whole), rel=1e-6)
+    assert flat(new_item_report(ids, tokenizer, embeddings, np.arange(0, 60, 4))) == pytest.approx(flat(new), rel=1e-6)
+
+
+def flat(report: object, name: str = "") -> dict[str, float]:
+    """The numbers of a report by their places in it."""
+    if isinstance(report, dict):
+        return {place: x for key, value in report.items() for place, x in flat(value, f"{name}.{key}").items()}
+    if isinstance(report, list):
+        return {place: x for key, value in enumerate(report) for place, x in flat(value, f"{name}.{key}").items()}
+    return {} if report is None else {name: report}
+
+
+def test_fewer_queries_are_asked_of_a_catalogue_of_millions(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    tokenizer = build_tokenizer(RKMeansConfig(levels=2, codebook_size=10, code_dim=4))
+    ids = tokenizer.fit(embeddings)
+    monkeypatch.setattr("recsys.tokenizer.report._MAX_RETRIEVAL_CELLS", 120)
+    monkeypatch.setattr("recsys.tokenizer.report._RETRIEVAL_DEPTH", 60)
+    asked: list[int] = []
+    recall = report_module._recall
+
+    def counted(vectors_of, num_items: int, pairs: np.ndarray) -> float:
+        asked.append(len(pairs))
+        return recall(vectors_of, num_items, pairs)
+
+    monkeypatch.setattr(report_module, "_recall", counted)
+    pairs = np.stack([np.arange(30), np.arange(30, 60)], axis=1)
+    assert set(tokenizer_report(ids, tokenizer, embeddings, pairs)["i2i_recall@60"].values()) == {1.0}
+    assert asked == [2, 2, 2]

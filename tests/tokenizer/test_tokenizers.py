@@ -306,3 +306,24 @@ def test_fitting_leaves_the_global_random_state_alone(config, embeddings) -> Non
     torch.manual_seed(7)
     build_tokenizer(quick(config)).fit(embeddings, clicks(400))
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("balanced", ["none", "all"])
+def test_codebooks_of_many_items_are_fitted_to_a_sample(balanced: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residual, "_FITTED_VECTORS", 200)
+    monkeypatch.setattr(residual, "_FITTED_A_CODE", 1)
+    fitted: list[int] = []
+    kmeans = residual.kmeans
+
+    def counted(vectors: np.ndarray, *arguments: object) -> np.ndarray:
+        fitted.append(len(vectors))
+        return kmeans(vectors, *arguments)
+
+    for module in ("residual", "balanced"):
+        monkeypatch.setattr(f"recsys.tokenizer.{module}.kmeans", counted)
+    embeddings = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+    config = RKMeansConfig(levels=2, codebook_size=32, code_dim=4, balanced=balanced)
+    ids = build_tokenizer(config).fit(embeddings)
+    assert fitted == [200, 200]
+    assert len(np.unique(ids.codes, axis=0)) == 500
+    np.testing.assert_array_equal(build_tokenizer(config).fit(embeddings).codes, ids.codes)

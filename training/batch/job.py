@@ -183,7 +183,7 @@ class _Lists:
         named = (
             as_ids(item_ids.filter(lengths > 0).explode(), table) if lengths.sum() else pl.Series([], dtype=pl.String)
         )
-        numbers = self._catalog.index_of(named.to_list())
+        numbers = self._catalog.find(named)
         places = Sequences(
             users=np.arange(len(item_ids)),
             offsets=np.concatenate([[0], lengths.cast(pl.Int64).cum_sum().to_numpy()]),

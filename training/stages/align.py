@@ -218,13 +218,15 @@ def _build(config: RunConfig, align: AlignConfig, workspace: Workspace) -> None:
     ids = tokenize.load_ids(inputs[TOKENIZE])
     stored = train.load_recommender(inputs[TRAIN], config.generator, ids, embeddings)
     items, index = split.fitted_items, split.fitted_index
-    vectors = None if stored.item_vectors is None else stored.item_vectors[items]
+    vectors = None if stored.item_vectors is None else split.of_fitted(stored.item_vectors)
     # Held-out items join again once the weights stand: none of them is pushed down as a wrong answer.
     fitted = _Fitted(
-        recommender=stored.with_catalog(ids.codes[items], vectors, known=index) if len(split.held_out) else stored,
-        train=split.train.renumber(index),
-        cases=train.sample(split.valid.renumber(index), align.validation_users, config.run.seed),
-        popularity=item_counts(split.train.renumber(index), len(items)),
+        recommender=stored.with_catalog(split.of_fitted(ids.codes), vectors, known=index)
+        if len(split.held_out)
+        else stored,
+        train=split.fitted_train,
+        cases=train.sample(split.fitted_valid, align.validation_users, config.run.seed),
+        popularity=item_counts(split.fitted_train, len(items)),
     )
     if align.objectives is not None:
         assert config.pairs is not None, "checked with the stage"
@@ -334,12 +336,12 @@ def _context(
         )
         reference = mean_level(proposed.rollouts, popularity.to(proposed.rollouts.items.device))
     return RewardContext(
-        codes=torch.from_numpy(ids.codes[items]),
+        codes=torch.from_numpy(split.of_fitted(ids.codes)),
         codebook_sizes=ids.codebook_sizes,
         ordered=ids.ordered,
         ordinal=ids.ordinal,
         popularity=popularity,
-        item_vectors=torch.from_numpy(encode.load_embeddings(inputs[ENCODE]).vectors[items]),
+        item_vectors=torch.from_numpy(split.of_fitted(encode.load_embeddings(inputs[ENCODE]).vectors)),
         categories=Groups.from_labels(categories) if any(categories) else None,
         category_names=list(dict.fromkeys(name for row in categories for name in row)),
         titles=[titles[item] for item in items.tolist()],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recsys.data import Catalog, Interactions, Split, load_dataset, local_files, make_split
+import torch
+
+from recsys.data import Catalog, Interactions, Split, fingerprints, load_dataset, make_split
 from recsys.errors import DataError
-from recsys.files import sha256_file, write_json
+from recsys.files import write_json
 from training.config import RunConfig
 from training.layout import DATA
 from training.pipeline import Stage, Workspace
@@ -14,33 +16,31 @@ from training.pipeline import Stage, Workspace
 _CATALOG = "catalog.parquet"
 _INTERACTIONS = "interactions"
 _SPLIT = "split"
+_SCRATCH = "scratch"
 
 
 def stage(config: RunConfig) -> Stage:
-    """Local files count by their content, wherever they lie.
+    """Local files count by their content, wherever they lie, and those of a store by what it says of them.
 
     Its build raises DataError when a baseline that is asked for cannot be fitted on the split.
     """
 
     def build(workspace: Workspace) -> None:
-        dataset = load_dataset(config.data)
-        split = make_split(dataset.interactions, config.data)
-        _check_baselines(config, split)
-        dataset.catalog.save(workspace.output / _CATALOG)
-        dataset.interactions.save(workspace.output / _INTERACTIONS)
-        split.save(workspace.output / _SPLIT)
+        dataset = load_dataset(config.data, scratch=workspace.resume / _SCRATCH, threads=torch.get_num_threads())
         write_json(workspace.output / "dataset.json", {"name": dataset.name})
+        dataset.catalog.save(workspace.output / _CATALOG)
+        interactions = dataset.interactions
+        del dataset  # the catalogue is not needed any more, and large
+        split = make_split(interactions, config.data)
+        _check_baselines(config, split)
+        interactions.save(workspace.output / _INTERACTIONS)
+        split.save(workspace.output / _SPLIT)
 
     return Stage(name=DATA, version=2, inputs=(), settings=_settings(config), build=build)
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
-    files = local_files(config.data)
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing or (config.data.path is not None and not files):
-        raise DataError(f"data.path: no {', '.join(missing) or f'files in {config.data.path}'}; check the path")
-    settings = config.data.model_dump(mode="json", exclude={"path"})
-    return {**settings, "files": {file.name: sha256_file(file) for file in files}}
+    return {**config.data.model_dump(mode="json", exclude={"path"}), "files": fingerprints(config.data)}
 
 
 def _check_baselines(config: RunConfig, split: Split) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ import polars as pl
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from recsys.data import IntArray, Sequences, Split
+from recsys.data import Examples, IntArray, Sequences, Split
 from recsys.evaluation import (
     Baseline,
     BaselineName,
@@ -69,7 +69,8 @@ def stage(config: RunConfig) -> Stage:
 
 def _build(config: RunConfig, workspace: Workspace) -> None:
     inputs = workspace.inputs
-    split = data.load_split(inputs[DATA])
+    whole = data.load_split(inputs[DATA])
+    split = replace(whole, test=_ranked_cases(whole, config))
     ids = tokenize.load_ids(inputs[TOKENIZE])
     ranked: dict[str, _Ranked] = {}
     models: dict[str, Callable[[], _Fitted]] = {
@@ -108,6 +109,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
             "beams": config.generator.beams,
             "new item slots": config.generator.new_item_slots,
             "held out items": split.protocol.num_held_out_items,
+            **({} if len(split.test) == len(whole.test) else {"users": f"a sample of {len(whole.test):,}"}),
             **({} if (share := ranked[_GENERATOR].certified) is None else {"lists certified exact": f"{share:.1%}"}),
         },
         training_curves={name: result.curve for name, result in ranked.items() if result.curve is not None},
@@ -118,6 +120,11 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     columns |= {name: pl.Series(result.lists, dtype=_LIST) for name, result in ranked.items()}
     pl.DataFrame(columns).write_parquet(workspace.output / LISTS)
     save_html(report, workspace.output / REPORT_PAGE, title=f"Evaluation of {config.run.name}")
+
+
+def _ranked_cases(split: Split, config: RunConfig) -> Examples:
+    at_most = config.evaluation.max_users
+    return split.test if at_most is None else train.sample(split.test, at_most, config.evaluation.seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -212,9 +219,7 @@ def _baseline(name: BaselineName, config: RunConfig, inputs: Mapping[str, Path],
     if name == _SASREC and config.fusion is not None:
         baseline = retrieve.load_tower(inputs[RETRIEVE])  # the very model that is a source of the fusion
     else:
-        baseline = build_baseline(name, config.evaluation).fit(
-            split.train.renumber(index), len(fitted), split.valid.renumber(index)
-        )
+        baseline = build_baseline(name, config.evaluation).fit(split.fitted_train, len(fitted), split.fitted_valid)
     # Items that are held out are unknown to a baseline for good; the last entry maps "no item" to itself.
     names = np.append(fitted, -1)
     curve = baseline.training_curve() if isinstance(baseline, SasRec) else None

@@ -20,8 +20,7 @@ def stage(config: RunConfig) -> Stage:
 
     def build(workspace: Workspace) -> None:
         split = data.load_split(workspace.inputs[DATA])
-        num_items, index = len(split.fitted_items), split.fitted_index
-        train, valid = split.train.renumber(index), split.valid.renumber(index)
+        num_items, train, valid = len(split.fitted_items), split.fitted_train, split.fitted_valid
         mask_seen = config.evaluation.mask_seen
         SkipGram(mask_seen=mask_seen).fit(train, num_items).save(workspace.output / _SKIP_GRAM)
         tower = SasRecTower(config.evaluation.sasrec, mask_seen=mask_seen).fit(train, num_items, valid)

@@ -69,23 +69,22 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     ids = tokenize.load_ids(workspace.inputs[TOKENIZE])
     vectors = embeddings.vectors if config.generator.model.text_input else None
     # Items that are held out join once the weights stand; until then the catalogue is without them.
-    fitted, index = split.fitted_items, split.fitted_index
-    codes, known_vectors = ids.codes[fitted], None if vectors is None else vectors[fitted]
+    codes, known_vectors = split.of_fitted(ids.codes), None if vectors is None else split.of_fitted(vectors)
 
     torch.manual_seed(config.run.seed)
     named = config.teach.tasks.user_tokens
-    indexer = users.load_indexer(workspace, embeddings.vectors[fitted]) if named else None
+    indexer = users.load_indexer(workspace, split.of_fitted(embeddings.vectors)) if named else None
     model = build_model(config.generator, codes, ids.codebook_sizes, known_vectors, users=indexer)
     recommender = GenerativeRecommender(config.generator, codes, ids.codebook_sizes, known_vectors, model)
-    train = split.train.renumber(index)
+    train = split.fitted_train
     mix = objective = None
     if config.generator.model.lm is not None:
-        ground_rows(model, codes, ids.codebook_sizes, embeddings.vectors[fitted], config.run.seed)
+        ground_rows(model, codes, ids.codebook_sizes, split.of_fitted(embeddings.vectors), config.run.seed)
         if indexer is not None:
             ground_users(model, config.run.seed + 1)
-        mix = _task_mix(config, workspace, train, fitted, embeddings.vectors, indexer)
+        mix = _task_mix(config, workspace, train, split.fitted_items, embeddings.vectors, indexer)
         objective = _teaching(config, mix)
-    cases = sample(split.valid.renumber(index), config.fit.validation_users, config.run.seed)
+    cases = sample(split.fitted_valid, config.fit.validation_users, config.run.seed)
     with ScalarLog(workspace.run_dir) as log:
         result = fit_generator(
             model,
@@ -106,7 +105,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         write_json(workspace.output / LANGUAGE_REPORT, told)
     place(model, torch.device("cpu"))
     if len(split.held_out):
-        recommender = recommender.with_catalog(ids.codes, embeddings.vectors, known=fitted)
+        recommender = recommender.with_catalog(ids.codes, embeddings.vectors, known=split.fitted_items)
     recommender.save(workspace.output)
     write_json(workspace.output / _CURVE, {"best_epoch": result.best_epoch, "curve": result.curve})
 

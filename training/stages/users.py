@@ -20,8 +20,8 @@ def stage(config: RunConfig) -> Stage:
     def build(workspace: Workspace) -> None:
         split = data.load_split(workspace.inputs[DATA])
         # Nothing but training sequences, over the items that may be fitted on.
-        train = split.train.renumber(split.fitted_index)
-        vectors = encode.load_embeddings(workspace.inputs[ENCODE]).vectors[split.fitted_items]
+        train = split.fitted_train
+        vectors = split.of_fitted(encode.load_embeddings(workspace.inputs[ENCODE]).vectors)
         indexer, ids = HistoryIndexer.fit(settings, vectors, train)
         indexer.save(workspace.output / USER_INDEXER)
         write_json(workspace.output / USERS_REPORT, user_report(ids, indexer, train))

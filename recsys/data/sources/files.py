@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +12,9 @@ import polars as pl
 from recsys.data import tables
 from recsys.data.config import DataConfig
 from recsys.data.sources.raw import DEFAULT_EVENT_TYPE, RawData, event_frame, item_frame
+from recsys.data.sources.shards import Shard, find_shards
 from recsys.errors import ConfigError, DataError
+from recsys.progress import progress_bar
 
 _EVENT_COLUMNS = ("user_id", "item_id", "event_type", "rating", "timestamp", "position")
 _LIST_COLUMNS = ("categories", "tags")
@@ -20,67 +25,126 @@ def is_import_folder(path: Path) -> bool:
     return (path / "items.parquet").is_file() and (path / "interactions.parquet").is_file()
 
 
-def load(folder: Path, config: DataConfig) -> RawData:
-    """Read `config.items` and `config.interactions` under `folder`.
+def load(config: DataConfig, scratch: Path) -> RawData:
+    """Read `config.items` and `config.interactions` under `config.path`; the log piece by piece, as it is asked for.
+
+    Args:
+        config: where the tables are and what their columns are called.
+        scratch: a directory for copies of the files that are not on this machine.
 
     Raises:
         ConfigError: the column map names a column of ours that does not exist.
-        DataError: a file or column is missing or malformed.
+        DataError: a file or column is missing or malformed; also when the log is read.
     """
-    if not folder.is_dir():
-        raise DataError(f"path: {folder} is no folder")
+    root = config.path
+    assert root is not None
+    if isinstance(root, Path) and not root.is_dir():
+        raise DataError(f"path: {root} is no folder")
     unknown = sorted(set(config.interaction_columns) - set(_EVENT_COLUMNS))
     if unknown:
         raise ConfigError(
             f"interaction_columns: unknown name {unknown[0]!r}; the names are {', '.join(_EVENT_COLUMNS)}"
         )
-    items = _rename(tables.read_table(folder / config.items), config.item_columns, config.items, ("item_id",))
-    events = _rename(
-        tables.read_table(folder / config.interactions),
+    items = _Table(find_shards(root, config.items), config.item_columns, ("item_id",), partial(_cast_item, config))
+    events = _Table(
+        find_shards(root, config.interactions),
         config.interaction_columns,
-        config.interactions,
         ("user_id", "item_id"),
+        partial(_cast_event, config),
+        known=_EVENT_COLUMNS,
     )
-    return RawData(items=_cast_items(items, config), events=_cast_events(events, config))
+    frames = [item_frame(columns) for columns in items.read(scratch)]
+    return RawData(items=pl.concat(frames), events=map(event_frame, events.read(scratch)))
 
 
-def _rename(
-    frame: pl.DataFrame, columns: dict[str, str], table: str, required: tuple[str, ...]
-) -> dict[str, pl.Series]:
-    """Our name -> column; only the mapped columns where there is a map."""
-    wanted = columns or {name: name for name in frame.columns}
-    wanted = {**{name: name for name in required}, **wanted}
-    for ours, theirs in wanted.items():
-        if theirs not in frame.columns:
-            raise DataError(
-                f"{table}: column {theirs!r} (our {ours}) is missing among {len(frame.columns)} columns "
-                f"({', '.join(frame.columns)}); rename it or map it in the column map"
-            )
-    return {ours: frame[theirs] for ours, theirs in wanted.items()}
+@dataclass(frozen=True)
+class _Table:
+    """The files of a table, and what their columns become."""
+
+    shards: list[Shard]
+    names: dict[str, str]
+    """Our name -> column, where the configuration has a map."""
+    required: tuple[str, ...]
+    cast: Callable[[str, pl.Series, str], pl.Series]
+    """Our name, the column and the table's name -> the column as it should be."""
+    known: tuple[str, ...] | None = None
+    """Our names that are used, in the order in which they are checked; None: all."""
+
+    def read(self, scratch: Path) -> Iterator[dict[str, pl.Series]]:
+        """Our name -> cast column, piece by piece. All files must have the columns of the first; of several, some may
+        be empty."""
+        first: dict[str, pl.DataType] | None = None
+        with progress_bar(f"read {self.shards[0].name}", len(self.shards), least=2) as advance:
+            for shard in self.shards:
+                with shard.fetched(scratch) as path:
+                    for piece in self._pieces(path, shard.name):
+                        found = {name: column.dtype for name, column in piece.items()}
+                        first = found if first is None else first
+                        if found != first:
+                            raise DataError(
+                                f"{shard.name}: the columns are {_listed(found)}, and those of files before it "
+                                f"{_listed(first)}; write all files of a table with the same columns"
+                            )
+                        yield piece
+                advance(1, "")
+        if first is None:
+            raise DataError(f"{self.shards[0].path}: the table has no rows")
+
+    def _pieces(self, path: Path, table: str) -> Iterator[dict[str, pl.Series]]:
+        opened = tables.open_table(path)
+        names = self._names(opened.columns, table)
+        forms = set()
+        for first, count in opened.stretches:
+            frame = opened.read(names.values(), first, count)
+            # A column of texts is one of numbers or of dates as a whole.
+            time = frame[names["timestamp"]] if "timestamp" in names else None
+            forms |= {tables.holds_numbers(time)} if time is not None and time.dtype == pl.String else set()
+            try:
+                piece = {ours: self.cast(ours, frame[theirs], table) for ours, theirs in names.items()}
+            except DataError:
+                self._raise_for_all_rows(opened, names, table)
+                raise
+            if len(forms) > 1:
+                self._raise_for_all_rows(opened, names, table)
+            yield piece
+
+    def _names(self, columns: list[str], table: str) -> dict[str, str]:
+        """Our name -> column; only the mapped columns where there is a map."""
+        wanted = self.names or {name: name for name in columns}
+        wanted = {**{name: name for name in self.required}, **wanted}
+        for ours, theirs in wanted.items():
+            if theirs not in columns:
+                raise DataError(
+                    f"{table}: column {theirs!r} (our {ours}) is missing among {len(columns)} columns "
+                    f"({', '.join(columns)}); rename it or map it in the column map"
+                )
+        return {ours: wanted[ours] for ours in self.known or wanted if ours in wanted}
+
+    def _raise_for_all_rows(self, opened: tables.OpenTable, names: dict[str, str], table: str) -> None:
+        """Say what is wrong with a file: which column is the first, in how many of all rows."""
+        for ours, theirs in names.items():
+            self.cast(ours, opened.read([theirs])[theirs], table)
 
 
-def _cast_items(columns: dict[str, pl.Series], config: DataConfig) -> pl.DataFrame:
-    table = config.items
-    cast = {}
-    for name, column in columns.items():
-        if name == "item_id":
-            cast[name] = tables.as_ids(column, table)
-        elif name in _LIST_COLUMNS or isinstance(column.dtype, pl.List):
-            cast[name] = tables.as_text_list(column, table, config.category_separator)
-        else:
-            cast[name] = tables.as_text(column, table)
-    return item_frame(cast)
+def _listed(columns: dict[str, pl.DataType]) -> str:
+    return ", ".join(f"{name} {dtype}" for name, dtype in columns.items())
 
 
-def _cast_events(columns: dict[str, pl.Series], config: DataConfig) -> pl.DataFrame:
-    table = config.interactions
-    cast = {name: tables.as_ids(columns[name], table) for name in ("user_id", "item_id")}
-    if "event_type" in columns:
-        cast["event_type"] = tables.as_text(columns["event_type"], table).fill_null(DEFAULT_EVENT_TYPE)
-    if "rating" in columns:
-        cast["rating"] = tables.as_number(columns["rating"], table)
-    if "timestamp" in columns:
-        cast["timestamp"] = tables.as_timestamp(columns["timestamp"], table, config.timestamp_unit)
-    if "position" in columns:
-        cast["position"] = tables.as_whole_number(columns["position"], table)
-    return event_frame(cast)
+def _cast_item(config: DataConfig, name: str, column: pl.Series, table: str) -> pl.Series:
+    if name == "item_id":
+        return tables.as_ids(column, table)
+    if name in _LIST_COLUMNS or isinstance(column.dtype, pl.List):
+        return tables.as_text_list(column, table, config.category_separator)
+    return tables.as_text(column, table)
+
+
+def _cast_event(config: DataConfig, name: str, column: pl.Series, table: str) -> pl.Series:
+    if name in ("user_id", "item_id"):
+        return tables.as_ids(column, table)
+    if name == "event_type":
+        return tables.as_text(column, table).fill_null(DEFAULT_EVENT_TYPE)
+    if name == "rating":
+        return tables.as_number(column, table)
+    if name == "timestamp":
+        return tables.as_timestamp(column, table, config.timestamp_unit)
+    return tables.as_whole_number(column, table)

@@ -3,6 +3,7 @@ filtered."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import polars as pl
@@ -25,9 +26,9 @@ class RawData:
 
     items: pl.DataFrame
     """As `Catalog.frame`."""
-    events: pl.DataFrame
-    """Columns of EVENT_SCHEMA. `timestamp` (seconds, UTC) and `position` are each known for all rows or for
-    none (all null); `rating` may be null anywhere."""
+    events: pl.DataFrame | Iterable[pl.DataFrame]
+    """Columns of EVENT_SCHEMA, whole or in pieces that are made as they are read. `timestamp` (seconds, UTC) and
+    `position` are each known for all rows or for none (all null); `rating` may be null anywhere."""
 
 
 def event_frame(columns: dict[str, pl.Series]) -> pl.DataFrame:

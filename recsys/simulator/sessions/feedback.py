@@ -69,7 +69,7 @@ def feedback_loop(
         played = play(model, arms, population, seeded, user_ids=user_ids, item_ids=item_ids)
         items = _indices(played.impressions, index)
         shown = np.bincount(items, minlength=model.num_items).astype(np.float64)
-        exposure = exposure_metrics(shown[:, None])
+        exposure = exposure_metrics(shown[:, None], len(shown))
         found.append(
             Round(
                 ctr=len(played.impressions.filter("chosen")) / float(played.sessions["steps"].sum()),

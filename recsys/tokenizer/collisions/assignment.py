@@ -50,7 +50,7 @@ def separate_leaves(
     contested = np.flatnonzero(counts[inverse[:num_items]] > 1)
     if len(contested) == 0:
         return
-    crowded = np.unique(parents[contested])
+    crowded = np.flatnonzero(np.bincount(parents[contested]))
     number = np.full(parents.max() + 1, -1, dtype=np.int64)
     number[crowded] = np.arange(len(crowded))
     prefix = number[parents]

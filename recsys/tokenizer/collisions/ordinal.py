@@ -12,7 +12,8 @@ import numpy as np
 
 from recsys.data import IntArray
 from recsys.errors import DataError
-from recsys.tokenizer.residual import DoubleArray, FloatArray, summed_codes
+from recsys.tokenizer.residual import DoubleArray, FloatArray, row_blocks, summed_codes
+from recsys.tokenizer.semantic_ids import row_numbers
 
 
 def ordinal_codebook(codes: IntArray, codebooks: Sequence[FloatArray]) -> FloatArray:
@@ -21,7 +22,7 @@ def ordinal_codebook(codes: IntArray, codebooks: Sequence[FloatArray]) -> FloatA
     K is the size of the last codebook or twice the largest group, whichever is more, so that a group can double before
     new items find it full.
     """
-    largest = int(np.unique(codes, axis=0, return_counts=True)[1].max())
+    largest = int(np.unique(row_numbers(codes), return_counts=True)[1].max())
     last = codebooks[-1]
     return np.zeros((max(len(last), 2 * largest), last.shape[1]), dtype=np.float32)
 
@@ -38,8 +39,8 @@ def count_within_groups(
         DataError: a group has more items than the last level has codes.
     """
     num_items, size = len(codes), len(codebooks[-1])
-    group = np.unique(np.concatenate([codes, occupied])[:, :-1], axis=0, return_inverse=True)[1].reshape(-1)
-    group = group.astype(np.int64)
+    prefixes = row_numbers(np.concatenate([codes[:, :-1], occupied[:, :-1]]))
+    group = np.unique(prefixes, return_inverse=True)[1].astype(np.int64)
     totals = np.bincount(group)
     if totals.max() > size:
         full = int(totals.argmax())
@@ -48,7 +49,9 @@ def count_within_groups(
             f"{int(totals[full])} items share the codes {shared}, but the counting level has {size}; fit the tokenizer "
             'again, with more levels or a larger codebook_size, or with tokenizer.collisions="assignment"'
         )
-    distance = np.square(latents - summed_codes(codes[:, :-1], codebooks)).sum(axis=1)
+    distance = np.empty(num_items)
+    for part in row_blocks(*latents.shape):
+        distance[part] = np.square(latents[part] - summed_codes(codes[part, :-1], codebooks)).sum(axis=1)
     order = np.lexsort((np.arange(num_items), distance, group[:num_items]))
     sorted_group = group[order]
     rank = np.arange(num_items) - np.searchsorted(sorted_group, sorted_group, side="left")

@@ -18,7 +18,7 @@ from recsys.data import IntArray
 from recsys.tokenizer.collisions.assignment import separate_leaves
 from recsys.tokenizer.collisions.group_sinkhorn import spread_groups
 from recsys.tokenizer.collisions.ordinal import count_within_groups
-from recsys.tokenizer.collisions.rooms import check_room, make_room
+from recsys.tokenizer.collisions.rooms import check_room, make_room, near_occupied
 from recsys.tokenizer.config import CollisionStrategy
 from recsys.tokenizer.residual import DoubleArray, FloatArray
 
@@ -54,6 +54,7 @@ def resolve_collisions(
     if strategy == "extra_level":
         return count_within_groups(raw_codes, latents, codebooks, occupied)
     start = spread_groups(raw_codes, latents, codebooks) if strategy == "group_sinkhorn" else raw_codes
+    occupied = near_occupied(start, [len(codebook) for codebook in codebooks], occupied)
     codes, parents = make_room(start, latents, codebooks, occupied)
     separate_leaves(codes, latents, codebooks, occupied, parents, optimal=strategy != "greedy")
     return codes

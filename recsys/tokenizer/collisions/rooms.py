@@ -21,6 +21,26 @@ def check_room(num_items: int, sizes: Sequence[int]) -> None:
         )
 
 
+def near_occupied(codes: IntArray, sizes: Sequence[int], occupied: IntArray) -> IntArray:
+    """Of `occupied`, int64 [m, L], the codes that can matter to int64 [n, L] new ones: those below the same prefixes of
+    L - 1 codes, or all of them where a prefix is overfull, whose items then move elsewhere.
+
+    One item among ten million is told apart from a few others, not from all.
+    """
+    near = occupied
+    prefix, near_prefix = np.zeros(len(codes), dtype=np.int64), np.zeros(len(near), dtype=np.int64)
+    for level, size in enumerate(sizes[:-1]):
+        prefix, near_prefix = prefix * size + codes[:, level], near_prefix * size + near[:, level]
+        # Numbers small enough for a table: there are no more prefixes than items.
+        prefixes, prefix = np.unique(prefix, return_inverse=True)
+        found = np.isin(near_prefix, prefixes)
+        near, near_prefix = near[found], np.searchsorted(prefixes, near_prefix[found])
+        counts = np.bincount(prefix, minlength=len(prefixes)) + np.bincount(near_prefix, minlength=len(prefixes))
+        if counts.max(initial=0) > math.prod(sizes[level + 1 :]):
+            return occupied
+    return near
+
+
 def make_room(
     codes: IntArray, latents: DoubleArray, codebooks: Sequence[FloatArray], occupied: IntArray
 ) -> tuple[IntArray, IntArray]:

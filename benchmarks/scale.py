@@ -1,0 +1,347 @@
+"""The claim: a catalogue of ten million items and a log of a hundred million events fit two cores and 16 GiB.
+
+Writes synthetic worlds of rising size as sharded Parquet and takes each through `recsys run`, stage by stage, every one
+in a process of its own that gets no more than 16 GiB, then through an index and `recsys recommend` for 10,000 users. A
+page in the folder, scale.html, shows how time and memory of each step grow with the catalogue.
+
+    recsys bench scale [--sizes 10000 100000 1000000 10000000] [--folder FOLDER] [--json]
+
+What is finished in the folder is not done again. A world: items in categories of a hundred, with titles of a category's
+words and of an item's own. Users stay in a category, go on to the one that follows it or to any; within it few items
+have most of the events. The log comes in thirty files by time, in each of which a user appears at most once. The text
+model is a table of random vectors of words, since a transformer would take days for ten million titles on two cores;
+the generator is small for the same reason, and reads the log once. Its training is what one event costs, as the log
+grows a hundred times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+import polars as pl
+import psutil
+import yaml
+
+from recsys.bundle import Bundle
+from recsys.encoder import ItemEmbeddings
+from recsys.evaluation.html import figure_html, page, section
+from recsys.files import write_json
+from recsys.generator.trie import ItemTrie
+from recsys.retrieval.index import ItemIndex
+from recsys.tokenizer import SemanticIds
+
+_LIMIT = 16 << 30
+"""Bytes of a process's own memory."""
+_CORES = os.cpu_count() or 1
+_STAGES = {"data": _CORES, "encode": 1, "tokenize": 1, "train": 1, "evaluate": 1, "bundle": 1}
+"""With their threads. More would help some, and cost all of them where other programs want the cores too."""
+_LISTED, _K = 10_000, 20
+"""Users that get lists, and items of each."""
+_A_CATEGORY, _A_USER, _AN_ITEM = 100, 20, 10
+"""Items of a category; events of a user and of an item."""
+_SHARDS = 30
+_WORDS, _DIM = 1 << 14, 64
+_STAY, _GO_ON = 0.6, 0.25
+_BLOCK = 1 << 19
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Seconds, CPU seconds and the most MiB that a step had in memory, by size; the powers that they grow with."""
+    parser = argparse.ArgumentParser(prog="recsys bench scale", description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**power for power in range(4, 8)], help="items")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/scale"), help="for worlds and runs; 20 GB at 10 million"
+    )
+    options = parser.parse_args(arguments)
+    folder = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_model(folder / "words")
+    rows = [_world(folder, size) for size in sorted(options.sizes)]
+    growth = {
+        step: {
+            measure: round(_power([row["steps"][step][measure] for row in rows], [row["items"] for row in rows]), 2)
+            for measure in ("cpu_seconds", "peak_mib")
+        }
+        for step in rows[0]["steps"]
+        if len(rows) > 1
+    }
+    (folder / "scale.html").write_text(_page(rows))
+    return {
+        "limit_gib": _LIMIT >> 30,
+        "largest_peak_gib": round(max(each["peak_mib"] for row in rows for each in row["steps"].values()) / 1024, 2),
+        "train_microseconds_a_further_event": {
+            row["train_events"]: round(1e6 * _further(row, before, "cpu_seconds") / _further(row, before), 2)
+            for before, row in pairwise(rows)
+        },
+        "growth": growth,
+        "rows": rows,
+    }
+
+
+def _world(folder: Path, size: int) -> dict[str, Any]:
+    """All steps of a size, those that are not finished."""
+    world, run = folder / f"world-{size}", folder / f"run-{size}"
+    write_world(world, size)
+    run.mkdir(exist_ok=True)
+    config, users, lists = run / "scale.yaml", run / "users.parquet", run / "lists"
+    config.write_text(yaml.safe_dump(_config(folder, world)))
+    made = ["-m", "recsys", "run", str(config), f"run.dir={run}", "run.name=made"]
+    commands = {stage: [*made, f"run.threads={threads}", "--until", stage] for stage, threads in _STAGES.items()}
+    commands |= {step: ["-P", __file__, step, str(run)] for step in ("trie", "index", "load")}
+    recommend = ["recommend", str(run / "made"), str(lists), "--users", str(users), "--k", str(_K)]
+    commands["recommend"] = ["-m", "recsys", *recommend]
+    steps = {}
+    for step, command in commands.items():
+        kept = run / f"{step}.json"
+        if step == "recommend" and not kept.exists():
+            shutil.rmtree(lists, ignore_errors=True)
+            histories = pl.scan_parquet(run / "made" / "bundle" / "histories.parquet")
+            histories.head(_LISTED).collect().write_parquet(users)
+        if not kept.exists():
+            write_json(kept, _measured(command, run))
+        steps[step] = json.loads(kept.read_text())
+        print(size, step, steps[step], file=sys.stderr, flush=True)
+    report = json.loads((run / "made" / "evaluate" / "report.json").read_text())
+    return {
+        "items": size,
+        "events": size * _AN_ITEM,
+        "train_events": report["protocol"]["num_train_interactions"],
+        "input_mib": _size_mib(world),
+        "run_mib": _size_mib(run / "made"),
+        "recall@10": {name: round(each["recall@10"]["value"], 4) for name, each in report["models"].items()},
+        "steps": steps,
+    }
+
+
+def _config(folder: Path, world: Path) -> dict[str, Any]:
+    return {
+        "data": {
+            "source": "files",
+            "path": str(world),
+            "items": "items/*.parquet",
+            "interactions": "interactions/*.parquet",
+        },
+        "encoder": {"model": str(folder / "words")},
+        "tokenizer": {"method": "rkmeans", "levels": 4},
+        "generator": {
+            "model": {
+                "hidden_size": 32,
+                "num_layers": 1,
+                "num_heads": 1,
+                "dropout": 0.0,
+                "max_history": 20,
+                # A learned vector for each of ten million items would be the model.
+                "item_residuals": False,
+            },
+        },
+        "fit": {"epochs": 1, "batch_positions": 8192, "validation_users": 256},
+        "evaluation": {"baselines": ["popularity"], "max_users": 1000},
+    }
+
+
+def _measured(command: Sequence[str], run: Path) -> dict[str, Any]:
+    """Run a program of Python to its end; what it printed in braces, if anything, is added."""
+    environment = {**os.environ, "RECSYS_CACHE": str(run / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    started = time.monotonic()
+    with (run / "output.txt").open("w+") as output:
+        process = subprocess.Popen([sys.executable, *command], stdout=output, env=environment, preexec_fn=_limit)
+        _, status, used = os.wait4(process.pid, 0)
+        if status:
+            raise RuntimeError(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
+        output.seek(0)
+        last = (output.read().splitlines() or [""])[-1]
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
+        "peak_mib": round(used.ru_maxrss / 1024),
+        **(json.loads(last) if last.startswith("{") else {}),
+    }
+
+
+def _limit() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (_LIMIT, _LIMIT))
+
+
+def _trie(run: Path) -> dict[str, Any]:
+    """The tree of the catalogue alone, which the stage `train` has built too."""
+    ids = SemanticIds.load(run / "made" / "tokenize" / "semantic_ids")
+    started = time.process_time()
+    trie = ItemTrie(ids.codes, ids.codebook_sizes)
+    built = time.process_time() - started
+    trie.save(run / "trie.safetensors", ids.codes)
+    return {
+        "build_cpu_seconds": round(built, 2),
+        "file_mib": round((run / "trie.safetensors").stat().st_size / 2**20, 1),
+    }
+
+
+def _index(run: Path) -> dict[str, Any]:
+    """The kind that the largest catalogues take, at every size, and what it finds of the nearest vectors."""
+    vectors = ItemEmbeddings.load(run / "made" / "encode" / "embeddings").vectors.copy()
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    started = time.process_time()
+    index = ItemIndex(vectors, "ivf_rabitq")
+    built = time.process_time() - started
+    queries = vectors[np.random.default_rng(0).choice(len(vectors), 100, replace=False)]
+    queries = queries + 0.02 * np.random.default_rng(1).standard_normal(queries.shape, dtype=np.float32)
+    started = time.process_time()
+    found = index.search(queries, 10).scores
+    searched = time.process_time() - started
+    best = np.stack([np.sort(vectors @ query)[-10:] for query in queries])
+    # By scores: titles that are the same have the same vectors.
+    recall = float((found >= best[:, :1] - 1e-4).mean())
+    index.save(run)
+    return {
+        "build_cpu_seconds": round(built, 2),
+        "search_cpu_ms": round(1000 * searched / len(queries), 3),
+        "recall@10": round(recall, 3),
+        "file_mib": round((run / "index.faiss").stat().st_size / 2**20, 1),
+    }
+
+
+def _load(run: Path) -> dict[str, Any]:
+    """What a process that serves holds for itself; the rest are maps of files that all of them share."""
+    bundle = Bundle.load(run / "made" / "bundle")
+    private = psutil.Process().memory_full_info().uss
+    return {"items": bundle.catalog.num_items, "private_mib": round(private / 2**20)}
+
+
+def _size_mib(folder: Path) -> float:
+    return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20, 1)
+
+
+def _further(row: Mapping[str, Any], before: Mapping[str, Any], measure: str | None = None) -> float:
+    """How much more of a measure of the training, or by default of events, a world has than the next smaller one.
+
+    What every process spends before it works is in neither.
+    """
+    here, there = (
+        each["train_events"] if measure is None else each["steps"]["train"][measure] for each in (row, before)
+    )
+    return float(here - there)
+
+
+def _power(values: Sequence[float], sizes: Sequence[int]) -> float:
+    """Of the two largest sizes: what is fixed hides how the rest grows."""
+    (small, large), (first, second) = list(pairwise(sizes))[-1], list(pairwise(values))[-1]
+    return float(np.log(max(second, 1e-9) / max(first, 1e-9)) / np.log(large / small))
+
+
+def _page(rows: Sequence[Mapping[str, Any]]) -> str:
+    titles = {"cpu_seconds": "CPU seconds", "peak_mib": "Peak memory, MiB"}
+    sections = []
+    for measure, title in titles.items():
+        figure = go.Figure(
+            [
+                go.Scatter(
+                    x=[row["items"] for row in rows],
+                    y=[row["steps"][step][measure] for row in rows],
+                    name=step,
+                    mode="lines+markers",
+                )
+                for step in rows[0]["steps"]
+            ]
+        )
+        figure.update_xaxes(type="log", title="items of the catalogue; ten times as many events", dtick=1)
+        figure.update_yaxes(type="log", title=title, dtick=1)
+        figure.update_layout(template="plotly_white", height=480, margin={"t": 20, "b": 50})
+        caption = "Both axes are logarithmic: what grows with the catalogue in proportion rises one decade a decade."
+        sections.append(section(title, caption, figure_html(measure, figure)))
+    lead = f"Each step in a process of its own, on {_CORES} cores, with at most {_LIMIT >> 30} GiB."
+    return page("From ten thousand to ten million items", lead, sections)
+
+
+def write_world(folder: Path, num_items: int) -> None:
+    """Write `items/part-*.parquet` and `interactions/part-*.parquet`, whole once `_SUCCESS` is there."""
+    if (folder / "_SUCCESS").is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "items").mkdir(parents=True)
+    (folder / "interactions").mkdir()
+    random = np.random.default_rng(num_items)
+    for number, begin in enumerate(range(0, num_items, _BLOCK)):
+        items = np.arange(begin, min(begin + _BLOCK, num_items))
+        _items(items, random).write_parquet(folder / "items" / f"part-{number:03d}.parquet")
+    num_users, num_categories = num_items * _AN_ITEM // _A_USER, max(2, num_items // _A_CATEGORY)
+    category = random.integers(num_categories, size=num_users)
+    names = _names("u", np.arange(num_users))
+    for number in range(_SHARDS):
+        chance = random.random(num_users)
+        category = np.where(
+            chance < _STAY,
+            category,
+            np.where(
+                chance < _STAY + _GO_ON,
+                (category + 1) % num_categories,
+                random.integers(num_categories, size=num_users),
+            ),
+        )
+        active = random.permutation(num_users)[: num_users * _A_USER // _SHARDS]
+        item = (category[active] * _A_CATEGORY + _A_CATEGORY * random.random(len(active)) ** 2).astype(np.int64)
+        pl.DataFrame(
+            {
+                "user_id": names.gather(active),
+                "item_id": _names("i", np.minimum(item, num_items - 1)),
+                "timestamp": np.sort(random.integers(86_400, size=len(active))) + 1_700_000_000 + number * 86_400,
+                "event_type": np.where(random.random(len(active)) < 0.8, "view", "purchase"),
+            }
+        ).write_parquet(folder / "interactions" / f"part-{number:03d}.parquet")
+    (folder / "_SUCCESS").touch()
+
+
+def write_text_model(folder: Path) -> None:
+    """A sentence-transformers model that is the mean of random vectors of words, float32 [16384, 64]."""
+    if folder.is_dir():
+        return
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0} | {f"w{word}": word + 1 for word in range(_WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    weights = np.random.default_rng(0).standard_normal((_WORDS + 1, _DIM), dtype=np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu").save(
+        str(folder), create_model_card=False
+    )
+
+
+def _items(items: npt.NDArray[np.int64], random: np.random.Generator) -> pl.DataFrame:
+    category = items // _A_CATEGORY
+    # Three words that a category has, of which neighbours share two, and two of the item's own.
+    words = [category * 7919, (category // 2) * 104_729 + 1, (category // 4) * 1_299_709 + 2]
+    words = [word % _WORDS for word in words] + [random.integers(_WORDS, size=len(items)) for _ in range(2)]
+    frame = pl.DataFrame({f"w{place}": word for place, word in enumerate(words)})
+    title = frame.select(pl.concat_str([pl.format("w{}", pl.col(name)) for name in frame.columns], separator=" "))
+    return pl.DataFrame(
+        {
+            "item_id": _names("i", items),
+            "title": title.to_series(),
+            "categories": pl.Series(_names("c", category // 10)).reshape((-1, 1)).arr.to_list(),
+            "brand": _names("b", random.integers(1000, size=len(items))),
+        }
+    )
+
+
+def _names(prefix: str, numbers: npt.NDArray[np.int64]) -> pl.Series:
+    return pl.DataFrame({"n": numbers}).select(pl.format(prefix + "{}", pl.col("n"))).to_series()
+
+
+if __name__ == "__main__":
+    steps = {"trie": _trie, "index": _index, "load": _load}
+    print(json.dumps(steps[sys.argv[1]](Path(sys.argv[2]))))
