@@ -23,11 +23,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaModel
 
 from recsys.data import IntArray
 from recsys.generator.constraints import Constraints
-from recsys.generator.flat import FlatModel
 from recsys.generator.recommender import GenerativeRecommender
 from recsys.generator.trie import ItemTrie
 from recsys.tokenizer import SemanticIds
@@ -37,24 +36,17 @@ from training.random_twins import (
     RandomHistories,
     clock,
     clock_name,
+    give_body,
     history_prompts,
-    initialise,
     num_parameters,
     random_recommender,
+    smollm2_config,
     synthetic_codes,
     timed,
 )
 from training.transformers_twin import PrefixTable, causal_lm, generate, item_tokens
 
 _K = 10
-_SMOLLM2 = {
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-}
-"""The shape of SmolLM2-135M, without its vocabulary."""
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -102,7 +94,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     shares = {"small_body": _profile(flat, histories, options, 2 * options.repeats)}
     if not options.no_large_body:
         large = _recommender("flat", codes, sizes, options)
-        _give_body(large.model, LlamaConfig(**_SMOLLM2, vocab_size=1, bos_token_id=None, eos_token_id=None))
+        give_body(large.model, lambda: LlamaModel(smollm2_config()))
         shares["large_body"] = _profile(large, histories, options, 2)
         if options.smollm2:
             twin = causal_lm(large.model)
@@ -145,15 +137,6 @@ def _recommender(
         max_history=options.history,
         beams=options.beams,
     )
-
-
-def _give_body(model: FlatModel, config: LlamaConfig) -> None:
-    """Put another body in place, and embedding and heads that fit its width."""
-    torch.manual_seed(0)
-    model.body.transformer = LlamaModel(config).eval()
-    model.embedding = nn.Embedding(model.embedding.num_embeddings, config.hidden_size)
-    model.heads = nn.ModuleList(nn.Linear(config.hidden_size, head.out_features) for head in model.heads)
-    initialise(model)
 
 
 def _against(

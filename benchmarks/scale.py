@@ -148,7 +148,7 @@ def _config(folder: Path, world: Path) -> dict[str, Any]:
                 "item_residuals": False,
             },
         },
-        "fit": {"epochs": 1, "batch_positions": 8192, "validation_users": 256},
+        "fit": {"epochs": 1, "batch_positions": 2048, "validation_users": 256},
         "evaluation": {"baselines": ["popularity"], "max_users": 1000},
     }
 

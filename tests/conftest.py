@@ -16,6 +16,15 @@ settings.load_profile("deterministic")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where there is no GPU, what needs one is skipped, and says so."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of benchmark data sets: $RECSYS_SHARED_DATA, or shared/data beside the checkout."""

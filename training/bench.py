@@ -46,11 +46,12 @@ def bench_names() -> list[str]:
     return sorted(path.stem for path in _directory().glob("*.py"))
 
 
-def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
+def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path | None]:
     """Run a benchmark and write `name`, `metrics` and `environment` to `benchmarks/results/NAME.json`.
 
     Returns:
-        The result, and the file that holds it.
+        The result, and the file that holds it; None where its metrics say that it was a `smoke` run, which only shows
+        that the script works.
     """
     known = bench_names()
     if name not in known:
@@ -70,6 +71,8 @@ def run_bench(name: str, arguments: list[str]) -> tuple[dict[str, Any], Path]:
     # Where this machine keeps its data is nobody else's business.
     said = [Path(argument).name if Path(argument).is_absolute() else argument for argument in arguments]
     result = {"name": name, "arguments": said, "metrics": module.main(arguments), "environment": environment()}
+    if result["metrics"].get("smoke"):
+        return result, None
     target = _directory() / "results" / f"{name}.json"
     write_json(target, result)
     return result, target

@@ -414,4 +414,4 @@ def bench(
     if not as_json:
         for metric, value in result["metrics"].items():
             typer.echo(f"{metric}: {value}")
-    console.print(f"written to {path}", highlight=False)
+    console.print("a smoke run, not written" if path is None else f"written to {path}", highlight=False)

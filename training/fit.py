@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ from recsys.ranks import ALONE, Ranks
 from training.checkpoints import Checkpoint, learned_state, restore
 from training.objectives import BatchLoss, Objective, WindowObjective
 from training.shares import SharedLoss, gather_weights
-from training.throughput import Throughput, flops_per_row
+from training.throughput import StepCost, Throughput
 
 
 class FitConfig(StrictConfig):
@@ -210,6 +211,19 @@ def _goes_on(curve: list[dict[str, float]], config: FitConfig) -> bool:
     return len(curve) < config.epochs and not in_vain(scores, config.patience)
 
 
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round to 10 bits in the products that autocast leaves in float32: those of codes and heads."""
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    if allowed:
+        products.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
+
+
 class _Fit:
     """What stays the same from epoch to epoch."""
 
@@ -233,7 +247,7 @@ class _Fit:
         self.shared_loss = SharedLoss(model, objective, ranks)
         # After it: what the optimizer takes are the weights that it may have split.
         self.optimizer = build_optimizer(model, config, body_rate)
-        self.flops_per_row = flops_per_row(model.body)
+        self.cost = StepCost.of(model.body)
 
     def begin_epoch(self, epoch: int) -> Sequence[Any]:
         """The batches of an epoch (numbered from 0), whose random numbers begin here."""
@@ -249,7 +263,7 @@ class _Fit:
         """Train on an epoch that has begun; the curve's entry, with the steps taken since the fit began."""
         total_loss = 0.0
         total_targets = 0
-        meter = Throughput(self.flops_per_row, self.log)
+        meter = Throughput(self.cost, self.log)
         for index, batch in enumerate(batches):
             # The end of the step, so that the first one is taken at more than nothing.
             progress = (epoch + (index + 1) / (len(batches) + 1)) / self.config.epochs
@@ -261,7 +275,7 @@ class _Fit:
             total_targets += loss.num_items
             if loss.num_items:
                 self.log("train/loss", loss.item_loss, first_step + index)
-            meter.count(loss.num_rows, loss.num_items, first_step + index)
+            meter.count(loss, first_step + index)
             advance(self.objective.units(batch), f"epoch {epoch + 1} loss {total_loss / max(1, total_targets):.3f}")
         meter.report(first_step + len(batches) - 1)
         return {
@@ -272,7 +286,8 @@ class _Fit:
 
     def _step(self, batch: Any) -> BatchLoss:
         self.optimizer.zero_grad(set_to_none=True)
-        found = self.shared_loss.backward(batch)
+        with _tf32(self.model.body.precision == torch.bfloat16):
+            found = self.shared_loss.backward(batch)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         return found

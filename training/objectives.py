@@ -40,10 +40,17 @@ class BatchLoss:
     """Target items."""
     num_rows: int
     """Rows that the body read, padding left out."""
+    num_pairs: int
+    """Pairs of such a row and one that it attends to, itself included."""
 
     def with_loss(self, loss: Tensor) -> BatchLoss:
         """The same with another loss."""
         return replace(self, loss=loss)
+
+
+def causal_pairs(rows: Tensor | IntArray) -> int:
+    """Pairs of a row and one that it attends to, itself included, in sequences of `rows` (int64 [B])."""
+    return int((rows * (rows + 1)).sum()) // 2
 
 
 class Objective(Protocol):
@@ -100,6 +107,7 @@ class WindowObjective:
             item_loss=loss.item(),
             num_items=len(log_probs),
             num_rows=int(lengths.sum()) * self._model.rows_per_item,
+            num_pairs=causal_pairs(lengths * self._model.rows_per_item),
         )
 
 
@@ -183,4 +191,5 @@ class TaskObjective:
             item_loss=-found.items.detach().mean().item() if len(found.items) else 0.0,
             num_items=len(found.items),
             num_rows=batch.num_rows,
+            num_pairs=batch.num_pairs,
         )

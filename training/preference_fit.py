@@ -44,7 +44,7 @@ from recsys.generator.placement import place
 from recsys.generator.recommender import GenerativeRecommender
 from recsys.ranks import Ranks
 from training.fit import FitConfig, fit_generator
-from training.objectives import BatchLoss
+from training.objectives import BatchLoss, causal_pairs
 
 _LOG_EVERY = 10
 """Steps between two entries of the log."""
@@ -451,6 +451,7 @@ class _PairObjective:
             item_loss=loss.item(),
             num_items=len(batch),
             num_rows=int(self.prompts.lengths[batch].sum()) * self._model.rows_per_item,
+            num_pairs=causal_pairs(self.prompts.lengths[batch] * self._model.rows_per_item),
         )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, PreTrainedModel
 
 from recsys.bundle import Bundle, Manifest
 from recsys.data import Catalog, IntArray, Sequences
@@ -107,6 +108,31 @@ def random_recommender(
     if isinstance(model, FlatModel):
         initialise(model)
     return GenerativeRecommender(config, codes, sizes, None, model)
+
+
+def smollm2_config() -> LlamaConfig:
+    """The shape of SmolLM2-135M, without its vocabulary."""
+    return LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=1,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+
+
+def give_body(model: FlatModel, make: Callable[[], PreTrainedModel]) -> None:
+    """Put the body that `make` makes in place, and embedding and heads that fit its width; the same ones each time."""
+    torch.manual_seed(0)
+    transformer = make().eval()
+    width = transformer.config.hidden_size
+    model.body.transformer = transformer
+    model.embedding = nn.Embedding(model.embedding.num_embeddings, width)
+    model.heads = nn.ModuleList(nn.Linear(width, size) for size in model.trie.codebook_sizes)
+    initialise(model)
 
 
 def initialise(model: FlatModel) -> None:

@@ -72,8 +72,8 @@ class SharedLoss:
             found.loss.backward()  # type: ignore[no-untyped-call]
             return found
         counted = 0.0 if own is None else 1.0
-        mine = [found.weight, found.item_loss * found.num_items, found.num_items, found.num_rows]
-        weight, item_loss, num_items, num_rows = ranks.sums([counted * value for value in mine])
+        mine = [found.weight, found.item_loss * found.num_items, found.num_items, found.num_rows, found.num_pairs]
+        weight, item_loss, num_items, num_rows, num_pairs = ranks.sums([counted * value for value in mine])
         # Both take the mean over processes of what each one brings.
         share = counted * found.weight * ranks.size / max(weight, 1e-30)
         (found.loss * share).backward()  # type: ignore[no-untyped-call]
@@ -83,6 +83,7 @@ class SharedLoss:
             item_loss=item_loss / max(1.0, num_items),
             num_items=int(num_items),
             num_rows=int(num_rows),
+            num_pairs=int(num_pairs),
         )
 
 

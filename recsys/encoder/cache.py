@@ -3,7 +3,7 @@
 One directory per encoder fingerprint, with append-only safetensors shards of text hashes and vectors. The shards are
 the manifest of the job that encodes a catalogue: each is written whole, every few thousand texts (a 256th of a large
 job), and names its texts by their hashes; a job that was killed goes on with the texts that no shard names. In memory
-are the hashes, 16 bytes a text, the vectors once, and one shard.
+are the hashes with their order, 50 bytes a text, the vectors once, and one shard.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool]
 
+_FUSED_TOGETHER = 1 << 16
+
 
 def cooccurrence_embeddings(
     train: Sequences, num_items: int, dim: int = 64, window: int = 3
@@ -49,7 +51,14 @@ def fuse(*parts: tuple[FloatArray, float]) -> FloatArray:
 
     A zero row stays zero: an item without interactions is placed by its text alone.
     """
-    return np.concatenate([weight * unit_rows(vectors) for vectors, weight in parts], axis=1).astype(np.float32)
+    num_items, ends = len(parts[0][0]), np.cumsum([vectors.shape[1] for vectors, _ in parts])
+    fused = np.empty((num_items, ends[-1]), dtype=np.float32)
+    for (vectors, weight), end in zip(parts, ends.tolist(), strict=True):
+        # In slices: whole, the parts of millions of items are in memory four times.
+        for start in range(0, num_items, _FUSED_TOGETHER):
+            rows = slice(start, start + _FUSED_TOGETHER)
+            fused[rows, end - vectors.shape[1] : end] = weight * unit_rows(vectors[rows])
+    return fused
 
 
 def item_pairs(train: Sequences, window: int) -> IntArray:

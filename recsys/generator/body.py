@@ -49,19 +49,20 @@ class CausalBody(nn.Module):
     def prefill(self, inputs: Tensor) -> tuple[Tensor, DynamicCache]:
         """Like `forward`, and the keys and values [B, H, S, D/H] of every layer as a cache that `extend` takes."""
         cache = DynamicCache(config=self.transformer.config)
-        output = self.transformer(inputs_embeds=inputs, cache=cache, use_cache=True)
-        return cast(Tensor, output.last_hidden_state), cache
+        output = self.transformer(inputs_embeds=inputs.to(self.transformer.dtype), cache=cache, use_cache=True)
+        return cast(Tensor, output.last_hidden_state).float(), cache
 
     def extend(self, inputs: Tensor, cache: DynamicCache, positions: Tensor, visible: Tensor) -> Tensor:
         """Hidden states [B, Q, D] of further rows, whose keys and values are appended to `cache`.
 
         Args:
-            inputs: [B, Q, D], of the precision of the weights.
+            inputs: [B, Q, D].
             cache: keys and values of S rows; S + Q after the call.
             positions: int64 [B, Q], each row's position in its own sequence.
             visible: bool [B, Q, S + Q], the rows that each new row attends to.
         """
         # On a GPU attention takes a mask of its own precision only.
+        inputs = inputs.to(self.transformer.dtype)
         mask = torch.zeros(visible.shape, dtype=inputs.dtype, device=inputs.device)
         mask = mask.masked_fill(~visible, torch.finfo(inputs.dtype).min)
         output = self.transformer(
@@ -71,7 +72,7 @@ class CausalBody(nn.Module):
             attention_mask=mask.unsqueeze(1),
             use_cache=True,
         )
-        return cast(Tensor, output.last_hidden_state)
+        return cast(Tensor, output.last_hidden_state).float()
 
 
 class Body(CausalBody):

@@ -25,36 +25,38 @@ def fork(cache: DynamicCache) -> DynamicCache:
 
 def num_bytes(cache: DynamicCache) -> int:
     """Memory of the keys and values."""
-    return sum(table.nbytes for layer in cache.layers for table in _tables(layer))
+    return sum(table.nbytes for table in tables(cache))
 
 
 def stack(caches: Sequence[DynamicCache]) -> DynamicCache:
     """The rows of all `caches` as one batch, padded at the end to the longest; the padding is zeros, to be hidden."""
     if len(caches) == 1:
         return fork(caches[0])
-    joined = fork(caches[0])
-    for depth, layer in enumerate(joined.layers):
-        pairs = [_tables(cache.layers[depth]) for cache in caches]
-        layer.keys, layer.values = (_padded(tables) for tables in zip(*pairs, strict=True))
-    return joined
+    return over(caches[0], [_padded(parts) for parts in zip(*map(tables, caches), strict=True)])
 
 
 def take(cache: DynamicCache, row: int, length: int) -> DynamicCache:
     """The first `length` rows of sequence `row` as a cache of one sequence, in memory of its own."""
-    taken = fork(cache)
-    for layer in taken.layers:
-        layer.keys, layer.values = (
-            table[row : row + 1, :, :length].clone(memory_format=torch.contiguous_format) for table in _tables(layer)
-        )
-    return taken
+    rows = [table[row : row + 1, :, :length] for table in tables(cache)]
+    return over(cache, [table.clone(memory_format=torch.contiguous_format) for table in rows])
 
 
 def select(cache: DynamicCache, rows: Tensor) -> DynamicCache:
     """The sequences at `rows` (int64 [R]) as a batch of their own, padded as they were."""
-    chosen = fork(cache)
-    for layer in chosen.layers:
-        layer.keys, layer.values = (table[rows] for table in _tables(layer))
-    return chosen
+    return over(cache, [table[rows] for table in tables(cache)])
+
+
+def tables(cache: DynamicCache) -> list[Tensor]:
+    """Keys and values of each layer in turn."""
+    return [table for layer in cache.layers for table in _tables(layer)]
+
+
+def over(cache: DynamicCache, held: Sequence[Tensor]) -> DynamicCache:
+    """A cache like `cache` that holds these tables."""
+    twin = fork(cache)
+    for layer, keys, values in zip(twin.layers, held[::2], held[1::2], strict=True):
+        layer.keys, layer.values = keys, values
+    return twin
 
 
 def _tables(layer: object) -> tuple[Tensor, Tensor]:
@@ -62,6 +64,6 @@ def _tables(layer: object) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
-def _padded(tables: Sequence[Tensor]) -> Tensor:
-    longest = max(table.shape[2] for table in tables)
-    return torch.cat([torch.nn.functional.pad(table, (0, 0, 0, longest - table.shape[2])) for table in tables])
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    longest = max(part.shape[2] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])

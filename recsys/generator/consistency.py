@@ -52,22 +52,23 @@ class Consistency:
         if isinstance(trie, SetTrie):
             histograms = np.concatenate(
                 [
-                    categories.histogram(trie.codes[:, codebook].numpy(), size)
+                    categories.histogram(trie.codes[:, codebook].cpu().numpy(), size)
                     for codebook, size in enumerate(trie.codebook_sizes)
                 ]
             )
             shared = np.stack([np.minimum(row, histograms).sum(axis=1) for row in histograms])
-            return cls(of_nodes=None, of_pairs=torch.from_numpy(shared), threshold=threshold)
+            return cls(of_nodes=None, of_pairs=torch.from_numpy(shared).to(trie.items.device), threshold=threshold)
         # A first code is its own prefix: it agrees with itself, and there is no pair yet.
-        of_nodes = [torch.ones(len(trie.codes[0]))]
-        sums = torch.zeros(len(trie.codes[0]))
+        device = trie.items.device
+        of_nodes = [torch.ones(len(trie.codes[0]), device=device)]
+        sums = torch.zeros(len(trie.codes[0]), device=device)
         for level in range(1, trie.num_levels):
             size, num_nodes = trie.codebook_sizes[level], len(trie.codes[level])
             codes, parents = trie.codes[level], _parents(trie, level)
-            of_code = categories.histogram(codes[trie.paths[:, level]].numpy(), size)
-            of_prefix = categories.histogram(trie.paths[:, level - 1].numpy(), len(trie.codes[level - 1]))
-            shared = np.minimum(of_prefix[parents.numpy()], of_code[codes.numpy()]).sum(axis=1)
-            sums = sums[parents] + torch.from_numpy(shared)
+            of_code = categories.histogram(codes[trie.paths[:, level]].cpu().numpy(), size)
+            of_prefix = categories.histogram(trie.paths[:, level - 1].cpu().numpy(), len(trie.codes[level - 1]))
+            shared = np.minimum(of_prefix[parents.cpu().numpy()], of_code[codes.cpu().numpy()]).sum(axis=1)
+            sums = sums[parents] + torch.from_numpy(shared).to(device)
             assert len(sums) == num_nodes
             of_nodes.append(sums / level)
         return cls(of_nodes=of_nodes, of_pairs=None, threshold=threshold)
@@ -81,10 +82,10 @@ class Consistency:
             assert self.of_pairs is not None, "built over sets"
             first, second = np.triu_indices(trie.num_levels, k=1)
             pairs = self.of_pairs[trie.tokens[:, first], trie.tokens[:, second]]
-            return np.asarray(pairs.amin(-1).numpy() if len(first) else np.ones(trie.num_items, dtype=np.float32))
+            return np.asarray(pairs.amin(-1).cpu().numpy() if len(first) else np.ones(trie.num_items, dtype=np.float32))
         assert self.of_nodes is not None, "built over a prefix tree"
         on_path = [table[trie.paths[:, level]] for level, table in enumerate(self.of_nodes)]
-        return np.asarray(torch.stack(on_path).amin(0).numpy())
+        return np.asarray(torch.stack(on_path).amin(0).cpu().numpy())
 
     def calibrated(self, trie: ItemTrie | SetTrie, items: IntArray, keep: float = 0.98) -> Consistency:
         """With the highest threshold that leaves the paths of at least `keep` of `items` (int64, true next items)."""
@@ -125,7 +126,7 @@ class _OfPairs:
         assert isinstance(walk, SetWalk), "built over sets"
         # A slot beyond the end of the last codebook stands for no token.
         tokens = walk.codes().clamp(max=len(self._of_pairs) - 1)
-        sums = torch.zeros(tokens.shape) if self._sums is None else self._sums.unsqueeze(-1)
+        sums = torch.zeros(tokens.shape, device=tokens.device) if self._sums is None else self._sums.unsqueeze(-1)
         for earlier in self._tokens:
             sums = sums + self._of_pairs[earlier.unsqueeze(-1), tokens]
         self._candidates = sums.flatten(1)
@@ -144,4 +145,5 @@ class _OfPairs:
 
 def _parents(trie: ItemTrie, level: int) -> Tensor:
     """int64 [M_l]: the parent of each node of `level`."""
-    return torch.repeat_interleave(torch.arange(len(trie.codes[level - 1])), trie.first_child[level].diff())
+    numbers = torch.arange(len(trie.codes[level - 1]), device=trie.items.device)
+    return torch.repeat_interleave(numbers, trie.first_child[level].diff())

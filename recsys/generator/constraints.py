@@ -95,6 +95,9 @@ class RangeCounter:
 
     An allow bitmap becomes a prefix sum over sorted positions. A deny list stays sparse (sorted positions and a binary
     search), because a dense row a request would cost B * N for a few seen items.
+
+    Its tables are `allowed_before` (int64 [B, N + 1]: how many permitted items have a lower position; None permits all)
+    and `denied` (int64 [B, D]: positions that are denied, ascending, then N; None denies none).
     """
 
     def __init__(self, trie: ItemTrie, constraints: Constraints, batch_size: int) -> None:
@@ -113,14 +116,17 @@ class RangeCounter:
         self.denied: Tensor | None = None
         deny = constraints.deny_rows(batch_size)
         if deny is not None:
-            rows = [torch.from_numpy(np.unique(items).astype(np.int64)).to(device) for items in deny]
-            self.denied = torch.full((batch_size, max(1, max(len(row) for row in rows))), trie.num_items, device=device)
-            for index, row in enumerate(rows):
-                positions = trie.positions[row]
-                if allow_at_position is not None:
-                    positions = positions[allow_at_position[index, positions]]
-                self.denied[index, : len(positions)] = positions
-            self.denied = self.denied.sort(-1).values
+            rows = [np.unique(items) for items in deny]
+            listed = np.full((batch_size, max(1, max(len(row) for row in rows))), -1, dtype=np.int64)
+            for line, row in zip(listed, rows, strict=True):
+                line[: len(row)] = row
+            # One copy to the device for all requests.
+            items = torch.from_numpy(listed).to(device)
+            positions = trie.positions[items.clamp(min=0)]
+            counts = items >= 0
+            if allow_at_position is not None:
+                counts &= allow_at_position.gather(1, positions)
+            self.denied = positions.masked_fill(~counts, trie.num_items).sort(-1).values
 
     def counts(self, level: int, nodes: Tensor) -> Tensor | None:
         """int64 like `nodes` (int64 [B, W, C], nodes of `level`): permitted items below each. None: all are."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from recsys.generator.constraints import Constraints
+from recsys.generator.constraints import Constraints, RangeCounter
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.set_walk import SetWalk
 from recsys.generator.trie import ItemTrie
@@ -115,11 +115,13 @@ def select_best(ranks: Tensor, count: int, order: Tensor | None = None) -> tuple
     return best[:, :count].sort(-1).values, best[:, count] if count < size else None
 
 
-def start_walk(trie: ItemTrie | SetTrie, constraints: Constraints, batch_size: int) -> Walk:
-    """A walk at the root of the catalogue, one beam a request."""
+def start_walk(trie: ItemTrie | SetTrie, constraints: Constraints | RangeCounter, batch_size: int) -> Walk:
+    """A walk at the root, one beam a request; over an `ItemTrie`, constraints may have been counted already."""
     if isinstance(trie, SetTrie):
+        assert isinstance(constraints, Constraints), "ranges are those of an ItemTrie"
         return SetWalk(trie, constraints, batch_size)
-    return PrefixWalk(trie, constraints, batch_size)
+    counted = constraints if isinstance(constraints, RangeCounter) else RangeCounter(trie, constraints, batch_size)
+    return PrefixWalk(trie, counted, batch_size)
 
 
 @torch.inference_mode()
@@ -131,7 +133,7 @@ def beam_search(
     batch_size: int,
     k: int,
     beams: int,
-    constraints: Constraints,
+    constraints: Constraints | RangeCounter,
     temperature: float = 1.0,
     floor: Tensor | None = None,
     noise: Noise | None = None,
@@ -146,7 +148,7 @@ def beam_search(
         batch_size: B.
         k: length of the lists.
         beams: prefixes kept a level, at least k are kept.
-        constraints: of the B requests; caps are not the business of one search (see `diversity`).
+        constraints: of the B requests (see `start_walk`); caps are not the business of one search (see `diversity`).
         temperature: every step's log-probabilities are divided by it and normalised again.
         floor: [B], what ranks below it is of no interest. Beams are then as many as are needed, up to `beams`.
         noise: gives the ranks; they are the scores when None.

@@ -74,6 +74,9 @@ class FlatModel(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
         self.instruction = Instruction(backbone)
         self.users = users
+        self.fixed_shapes = False
+        """Search with a row for every beam, whatever is certain: more arithmetic, but no step's shape depends on what a
+        device has found."""
 
     def with_items(self, codes: IntArray) -> Self:
         """The same model over more items, see `NestedModel.with_items`."""
@@ -180,8 +183,10 @@ class FlatModel(nn.Module):
         children = self.trie.children(level, state.nodes.gather(1, beams))
         slots = (children.legal & (children.codes == codes.unsqueeze(-1))).int().argmax(-1, keepdim=True)
         nodes = children.nodes.gather(-1, slots).squeeze(-1)
-        # Below a node with one item all that follows is certain, whatever the logits are.
-        starts = self.trie.starts[level]
-        open_end = starts[nodes + 1] - starts[nodes] > 1
+        open_end = None
+        if not self.fixed_shapes:
+            # Below a node with one item all that follows is certain, whatever the logits are.
+            starts = self.trie.starts[level]
+            open_end = starts[nodes + 1] - starts[nodes] > 1
         tree = grow(self.body, state.tree, beams, self.embedding(codes + self.offsets[level]), open_end)
         return FlatState(tree=tree, nodes=nodes)

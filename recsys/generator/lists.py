@@ -5,8 +5,9 @@ A history is read once: every search goes on from the same prefix, which stays a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from recsys.generator.constraints import Constraints
 from recsys.generator.decoder import Found, beam_search
 from recsys.generator.diversity import capped
 from recsys.generator.exact import widen
+from recsys.generator.graphs import SearchGraphs
 from recsys.generator.gumbel import GumbelNoise
 from recsys.generator.recommendations import Shortage
 from recsys.generator.scoring import PrefixModel
@@ -48,6 +50,7 @@ def find_lists(
     constraints: Constraints,
     plan: SearchPlan,
     seeds: Tensor | None = None,
+    graphs: SearchGraphs | None = None,
 ) -> Found:
     """The lists of B requests, on the CPU.
 
@@ -58,16 +61,18 @@ def find_lists(
         constraints: of the B requests.
         plan: how to search.
         seeds: int64 [B]; lists are samples without replacement then, see `gumbel`.
+        graphs: what of it a device may do at one go.
     """
     batch_size = len(prefix.lengths)
 
     def run(rows: Tensor, beams: int, floor: Tensor | None, held: Constraints) -> Found:
         part = prefix if len(rows) == batch_size else select(prefix, rows.to(prefix.hidden.device))
-        found = beam_search(
-            model,
-            trie,
-            model.state(part),
-            batch_size=len(rows),
+        search: Callable[..., Found]
+        if graphs is None:
+            search = partial(beam_search, model, trie, model.state(part), batch_size=len(rows))
+        else:
+            search = partial(graphs.search, model, trie, part)
+        found = search(
             k=plan.k,
             beams=beams,
             constraints=held,

@@ -57,6 +57,8 @@ class NestedModel(HistoryModel):
         """For each level int64 [M_l]: the nodes of `trie` in `_learned_trie`; None where they are the same."""
         self.depth: DepthDecoder | DepthHeads = DepthDecoder(self.width, trie.codebook_sizes, config.dropout)
         self.initialise_embeddings()
+        self.fixed_shapes = False
+        """Compare with padding too in a search: see `FlatModel.fixed_shapes`."""
 
     def child_logits(self, state: Tensor, level: int, children: Children) -> Tensor:
         """Logits [..., C] from a state [..., S]: see `SidModel`."""
@@ -73,6 +75,8 @@ class NestedModel(HistoryModel):
         if level == 0:
             dots = (query @ nodes.T).gather(-1, numbers)
             return logits + (dots if self._learned_nodes is None else dots.masked_fill(~legal, 0))
+        if self.fixed_shapes:
+            return logits + (nodes[numbers] @ query.unsqueeze(-1)).squeeze(-1).masked_fill(~legal, 0)
         # Children are few on average and padded to the widest node, so that only the real ones are worth a product.
         rows, slots = legal.flatten(0, -2).nonzero(as_tuple=True)
         dots = pair_dots(query.flatten(0, -2), nodes, rows, numbers.flatten(0, -2)[rows, slots])

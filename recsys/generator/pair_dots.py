@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, embedding_bag
 
-# Two gathered blocks of this many rows stay in a core's cache, which is many times faster than one large gather.
-_PAIRS = 2048
+# Two gathered blocks of this many rows stay in a core's cache, which is many times faster than one large gather. A GPU
+# wants few large ones, of this many components.
+_PAIRS, _COMPONENTS_ON_GPU = 2048, 2**27
 
 
 def pair_dots(queries: Tensor, table: Tensor, rows: Tensor, items: Tensor) -> Tensor:
@@ -28,7 +29,8 @@ class _PairDots(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, table: Tensor, rows: Tensor, items: Tensor) -> Tensor:
         ctx.save_for_backward(queries, table, rows, items)
-        blocks = zip(torch.split(rows, _PAIRS), torch.split(items, _PAIRS), strict=True)
+        size = max(_PAIRS, _COMPONENTS_ON_GPU // queries.shape[1]) if queries.is_cuda else _PAIRS
+        blocks = zip(torch.split(rows, size), torch.split(items, size), strict=True)
         return torch.cat([(embedding(row, queries) * embedding(item, table)).sum(-1) for row, item in blocks])
 
     @staticmethod

@@ -17,16 +17,30 @@ from recsys.generator.trie import ItemTrie
 _Trie = TypeVar("_Trie", ItemTrie, SetTrie)
 
 
-def place(model: NestedModel | FlatModel | AnyOrderModel, device: torch.device) -> None:
-    """Move `model` in place; its trie is replaced by a copy on `device`, as others may use it where it is."""
+def place(
+    model: NestedModel | FlatModel | AnyOrderModel, device: torch.device, precision: torch.dtype = torch.float32
+) -> None:
+    """Move `model` in place; its trie is replaced by a copy on `device`, as others may use it where it is.
+
+    Args:
+        model: of any shape.
+        device: where to.
+        precision: of the weights of a body that will not be trained any more, and of its keys and values; all else
+            stays float32. Weights that were made less precise stay so.
+    """
     model.to(device)
+    if precision != torch.float32:
+        for weight in model.body.transformer.parameters():
+            # Buffers keep theirs: positions would not survive it.
+            weight.data = weight.data.to(precision)
     if isinstance(model, AnyOrderModel):
-        model.trie = _moved(model.trie, device)
+        model.trie = on_device(model.trie, device)
     else:
-        model.trie = _moved(model.trie, device)
+        model.trie = on_device(model.trie, device)
 
 
-def _moved(trie: _Trie, device: torch.device) -> _Trie:
+def on_device(trie: _Trie, device: torch.device) -> _Trie:
+    """A copy of `trie` whose tables are on `device`."""
     twin = copy.copy(trie)
     for name, value in vars(trie).items():
         if isinstance(value, Tensor):

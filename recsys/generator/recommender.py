@@ -27,13 +27,15 @@ from recsys.generator.calibration import Calibration, fit_temperature
 from recsys.generator.config import GeneratorConfig
 from recsys.generator.consistency import Consistency
 from recsys.generator.constraints import Constraints
-from recsys.generator.depth import DepthDecoder, DepthHeads, split_heads
+from recsys.generator.depth import DepthDecoder, split_heads
 from recsys.generator.flat import FlatModel
+from recsys.generator.graphs import SearchGraphs
 from recsys.generator.lists import SearchPlan, find_lists, shortages
 from recsys.generator.lm.backbone import Backbone, load_backbone
 from recsys.generator.lm.examples import Piece
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.user_rows import UserRows
+from recsys.generator.loading import heads_of, make_room
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.placement import place
@@ -130,6 +132,8 @@ class GenerativeRecommender:
         self.model = model.eval()
         self.sessions = Sessions(config.session_cache_mib << 20)
         """Histories that stay encoded, of requests that name their session."""
+        self.graphs: SearchGraphs | None = None
+        """What of the work a GPU does at one go; none unless `with_graphs` has made this."""
 
     @property
     def _backbone(self) -> Backbone | None:
@@ -345,7 +349,9 @@ class GenerativeRecommender:
         device = self.model.learned.device
         for rows, batch, lengths in history_batches(histories, self.config.model.max_history, batch_size):
             with torch.inference_mode():
-                if sessions is None:
+                if sessions is None and self.graphs is not None:
+                    prefix = self.graphs.encode(self.model, batch.to(device), lengths.to(device))
+                elif sessions is None:
                     prefix = self.model.encode(batch.to(device), lengths.to(device))
                 else:
                     recent = [row[:length] for row, length in zip(batch.numpy(), lengths.tolist(), strict=True)]
@@ -428,12 +434,25 @@ class GenerativeRecommender:
         short: list[Shortage | None] = [None] * count
         for rows, prefix in prefixes:
             held = constraints.select(rows)
-            found = find_lists(self.model, self.trie, prefix, held, plan)
+            found = find_lists(self.model, self.trie, prefix, held, plan, graphs=self.graphs)
             items[rows], scores[rows] = found.items.numpy(), found.scores.numpy()
             certified[rows], bound[rows] = found.certified.numpy(), found.bound.numpy()
             for row, reason in zip(rows.tolist(), shortages(found.items, held, len(self.codes)), strict=True):
                 short[row] = reason
         return Recommendations(items=items, scores=scores, certified=certified, bound=bound, short=short)
+
+    def with_graphs(self) -> GenerativeRecommender:
+        """The same recommender with CUDA graphs over the same weights, not to be trained any more; see `graphs`.
+
+        Raises:
+            ConfigError: the model is not on a GPU, or of a shape that has no graphs.
+        """
+        kind, device = "exported" if self._body_is_exported else self.config.model.shape, self.model.learned.device
+        if isinstance(self.model, AnyOrderModel) or kind == "exported" or device.type != "cuda":
+            raise ConfigError(f"graphs: need a nested or flat model of PyTorch on CUDA; this is {kind}, {device}")
+        twin = copy.copy(self)
+        twin.graphs = SearchGraphs(self.model)
+        return twin
 
     def with_body(self, body: nn.Module) -> GenerativeRecommender:
         """The same recommender with another body, for example an exported one (`recsys.generator.onnx`).
@@ -450,7 +469,7 @@ class GenerativeRecommender:
     @property
     def objectives(self) -> Mapping[str, float]:
         """How much each objective's head counts in the lists; empty for a model without heads of objectives."""
-        heads = _heads(self.model)
+        heads = heads_of(self.model)
         return {} if heads is None else dict(zip(heads.names, heads.weights, strict=True))
 
     def with_objectives(
@@ -492,7 +511,7 @@ class GenerativeRecommender:
         Raises:
             ConfigError: the model has no such objective, a weight is negative, or none is above 0.
         """
-        heads = _heads(self.model)
+        heads = heads_of(self.model)
         if heads is None or not isinstance(self.model, NestedModel):
             raise ConfigError("weights: this model has one objective; make a run with align.objectives")
         twin = copy.copy(self)
@@ -546,8 +565,7 @@ class GenerativeRecommender:
                 raise DataError("item_vectors must be given: this model makes the codes of users from them")
             users = self._users.indexer.with_items(item_vectors, known)
         model = build_model(self.config, codes, self.codebook_sizes, vectors, self._backbone, users)
-        _same_instruction(model, self.model.state_dict())
-        _same_heads(model, self.objectives)
+        make_room(model, self.model.state_dict(), self.objectives)
         if self._body_is_exported:
             model.body = self.model.body
         state = dict(self.model.state_dict())
@@ -590,6 +608,7 @@ class GenerativeRecommender:
             # Not made anew, which would forget what searches have computed from the weights.
             twin = copy.copy(self)
             twin.codes, twin.model = codes, model
+            twin.graphs = None if self.graphs is None else SearchGraphs(model)
             twin.sessions = Sessions(self.config.session_cache_mib << 20)
         if new_item_slots is not None:
             twin.config = self.config.model_copy(update={"new_item_slots": new_item_slots})
@@ -671,8 +690,7 @@ class GenerativeRecommender:
         # Earlier versions wrote none.
         trie = ItemTrie.load(path, codes, codebook_sizes) if (path := directory / _TRIE).is_file() else None
         model = build_model(config, codes, codebook_sizes, vectors, backbone, users, trie)
-        _same_instruction(model, weights)
-        _same_heads(model, objectives)
+        make_room(model, weights, objectives)
         try:
             # Assigned, not copied: they stay maps of the file, one in memory for all processes that load it.
             model.load_state_dict(weights, assign=True)
@@ -680,21 +698,3 @@ class GenerativeRecommender:
             reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"generator: the weights in {directory} do not fit its config: {reason}") from error
         return cls(config, codes, codebook_sizes, vectors, model)
-
-
-def _same_instruction(model: GeneratorModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Take the words of `weights`, which may be more or fewer than those of today's package."""
-    if model.instruction.is_given and "instruction.tokens" in weights:
-        model.instruction.set(weights["instruction.tokens"].tolist())
-    if model.users is not None and "users.words" in weights:
-        model.users.words = weights["users.words"]
-
-
-def _heads(model: GeneratorModel) -> DepthHeads | None:
-    return model.depth if isinstance(model, NestedModel) and isinstance(model.depth, DepthHeads) else None
-
-
-def _same_heads(model: GeneratorModel, objectives: Mapping[str, float]) -> None:
-    """Make room in `model` for the weights of a head an objective, where there are any."""
-    if objectives and isinstance(model, NestedModel) and isinstance(model.depth, DepthDecoder):
-        model.depth = split_heads(model.depth, list(objectives), objectives, noise=0, seed=0)

@@ -43,6 +43,7 @@ def forced_steps(model: SidModel, trie: ItemTrie | SetTrie, state: Any, items: T
         state: what `model` made of B requests, one beam each.
         items: int64 [B], where each request's path leads.
     """
+    items = items.to(trie.items.device)
     walk = start_walk(trie, Constraints(), len(items))
     steps = []
     for level in range(trie.num_levels):

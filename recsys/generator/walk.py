@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from recsys.generator.constraints import Constraints, RangeCounter
+from recsys.generator.constraints import RangeCounter
 from recsys.generator.trie import Children, ItemTrie
 
 
@@ -85,9 +85,9 @@ def temper(log_probs: Tensor, temperature: float) -> Tensor:
 class PrefixWalk:
     """The beams as nodes of an `ItemTrie`; see `Walk`. Beams stay in ascending node order."""
 
-    def __init__(self, trie: ItemTrie, constraints: Constraints, batch_size: int) -> None:
+    def __init__(self, trie: ItemTrie, counter: RangeCounter, batch_size: int) -> None:
         self.trie = trie
-        self.counter = RangeCounter(trie, constraints, batch_size)
+        self.counter = counter
         self.nodes = torch.zeros((batch_size, 1), dtype=torch.int64, device=trie.items.device)
         self.level = 0
         self.children: Children

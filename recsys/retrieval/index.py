@@ -316,8 +316,8 @@ def _are_finite(vectors: FloatArray) -> bool:
 
 
 def _copy_to_gpu(built: Any, kind: IndexKind) -> Any:
-    """The index on the first GPU; None where Faiss has none, or no GPU version of the kind."""
-    if faiss.get_num_gpus() == 0 or kind in ("hnsw", "ivf_rabitq"):
+    """The index on the first GPU; None where Faiss has none, or no GPU version of the kind: only flat has one."""
+    if faiss.get_num_gpus() == 0 or kind != "flat":
         return None
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, built)
 

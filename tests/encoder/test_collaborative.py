@@ -5,7 +5,7 @@ import pytest
 
 from recsys.data import Sequences
 from recsys.encoder import cooccurrence_embeddings, fuse
-from recsys.encoder.collaborative import _positive_pmi, cooccurrence_counts
+from recsys.encoder.collaborative import _positive_pmi, cooccurrence_counts, unit_rows
 from recsys.errors import ConfigError
 
 
@@ -84,3 +84,13 @@ def test_history_without_neighbours_is_no_crash() -> None:
     vectors, covered = cooccurrence_embeddings(Sequences.from_lists([[0], [1]]), 3, dim=2)
     assert not covered.any()
     assert (vectors == 0).all()
+
+
+def test_parts_are_fused_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    parts = [(random.normal(size=(7, 3)).astype(np.float32), 1.0), (random.normal(size=(7, 2)), 0.5)]
+    parts[0][0][2] = 0
+    whole = np.concatenate([weight * unit_rows(vectors) for vectors, weight in parts], axis=1).astype(np.float32)
+    np.testing.assert_array_equal(fuse(*parts), whole)
+    monkeypatch.setattr("recsys.encoder.collaborative._FUSED_TOGETHER", 3)
+    np.testing.assert_array_equal(fuse(*parts), whole)

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 from toy_bundle import NUM_ITEMS, NUM_USERS, write_toy_bundle
 from typer.testing import CliRunner
 
@@ -278,3 +279,21 @@ def test_the_command_says_what_it_made(bundle: Path, tmp_path: Path, capfd: pyte
     document = json.loads(capfd.readouterr().out)
     assert (document["kept_shards"], document["made_shards"], document["num_popular"]) == (2, 0, 0)
     assert lists_in(tmp_path / "out")["item_ids"].list.len().to_list() == [3] * NUM_USERS
+
+
+def test_without_a_gpu_the_option_for_one_is_refused(bundle: Path, tmp_path: Path) -> None:
+    job = job_of(bundle, tmp_path / "out", device="cuda")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="device: PyTorch finds no CUDA device here; leave out --device cuda"):
+            run_job(job)
+    with pytest.raises(ConfigError, match="device: Ray's workers make lists on the CPU"):
+        run_job(job, engine="ray")
+
+
+@pytest.mark.gpu
+def test_lists_of_a_gpu_are_those_of_the_cpu(bundle: Path, tmp_path: Path) -> None:
+    run_job(job_of(bundle, tmp_path / "cpu"))
+    run_job(job_of(bundle, tmp_path / "gpu", device="cuda"))
+    here, there = lists_in(tmp_path / "cpu"), lists_in(tmp_path / "gpu")
+    assert there["item_ids"].to_list() == here["item_ids"].to_list()
+    assert there["scores"].explode().to_list() == pytest.approx(here["scores"].explode().to_list(), abs=1e-4)

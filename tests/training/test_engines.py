@@ -9,7 +9,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -145,7 +145,9 @@ def fresh() -> GenerativeRecommender:
     return GenerativeRecommender(config, codes, SIZES, None, build_model(config, codes, SIZES, None))
 
 
-def fit(directory: Path, stop_at: int | None, kill_at: int | None, ranks: Ranks) -> None:
+def fit(
+    directory: Path, stop_at: int | None, kill_at: int | None, ranks: Ranks, device: Literal["cpu", "cuda"] = "cpu"
+) -> None:
     """Four epochs; the losses of the steps taken by the leader are added to `losses.json`, by step.
 
     With `stop_at` the fit ends there with a DataError; with `kill_at` the last process is killed there, once.
@@ -164,7 +166,7 @@ def fit(directory: Path, stop_at: int | None, kill_at: int | None, ranks: Ranks)
             (directory / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    config = FitConfig(epochs=4, batch_positions=64, device="cpu")
+    config = FitConfig(epochs=4, batch_positions=64, device=device, precision="float32")
     recommender = fresh()
     later_is_better = iter(range(100))
     fit_generator(
@@ -199,6 +201,12 @@ def check(directory: Path) -> None:
 
 def test_one_process_follows_the_committed_trajectory(tmp_path: Path) -> None:
     fit(tmp_path, None, None, ALONE)
+    check(tmp_path)
+
+
+@pytest.mark.gpu
+def test_a_gpu_follows_the_committed_trajectory(tmp_path: Path) -> None:
+    fit(tmp_path, None, None, ALONE, "cuda")
     check(tmp_path)
 
 

@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from recsys.generator.nested import NestedModel
 from recsys.generator.placement import place
 from recsys.generator.recommender import GenerativeRecommender, build_model
 from training.fit import FitConfig, fit_generator, learning_rate_factor
+from training.objectives import BatchLoss
+from training.shares import SharedLoss
 
 NUM_ITEMS = 30
 SIZES = (4, 8)
@@ -200,20 +203,44 @@ def test_on_a_cpu_auto_is_full_precision() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", ["nested", "flat"])
-def test_a_fit_on_a_gpu_learns_and_its_lists_are_those_of_the_cpu(shape: str) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_fit_on_a_gpu_learns_and_its_lists_are_those_of_the_cpu(shape: str, precision: str) -> None:
     recommender = fresh(shape)
     epochs = iter(range(100))
-    fit_generator(
+    config = {"epochs": 60, "batch_positions": 128, "learning_rate": 1e-2, "device": "cuda", "precision": precision}
+    curve = fit_generator(
         recommender.model,
         cycles(),
-        FitConfig(epochs=60, batch_positions=128, learning_rate=1e-2, device="cuda"),
+        FitConfig.model_validate(config),
         seed=0,
         validate=lambda: float(next(epochs)),
-    )
+    ).curve
+    assert np.isfinite([entry["loss"] for entry in curve]).all()
+    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+    assert recommender.model.learned.is_cuda
     histories = Sequences.from_lists([[3, 4, 5], [7, 8]])
-    on_cpu = recommender.recommend(histories, k=10)
-    assert on_cpu.items[:, 0].tolist() == [6, 9]
-    place(recommender.model, torch.device("cuda"))
     on_gpu = recommender.recommend(histories, k=10)
+    assert on_gpu.items[:, 0].tolist() == [6, 9]
+    place(recommender.model, torch.device("cpu"))
+    on_cpu = recommender.recommend(histories, k=10)
     np.testing.assert_array_equal(on_gpu.items, on_cpu.items)
     np.testing.assert_allclose(on_gpu.scores, on_cpu.scores, atol=1e-3)
+
+
+def test_only_steps_in_half_precision_round_the_other_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    seen = []
+    step = SharedLoss.backward
+
+    def backward(*arguments: Any) -> BatchLoss:
+        seen.append(products.fp32_precision)
+        return step(*arguments)
+
+    monkeypatch.setattr(SharedLoss, "backward", backward)
+    _loss_curve(precision="float32")
+    assert set(seen) == {before}
+    seen.clear()
+    _loss_curve(precision="bfloat16")
+    assert set(seen) == {"tf32"}
+    assert products.fp32_precision == before

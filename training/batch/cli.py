@@ -30,6 +30,9 @@ def recommend(
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Who runs them; ray: the cluster of RAY_ADDRESS, or this machine.")
     ] = "local",
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Where the generator computes; cuda: on the first GPU.")
+    ] = "cpu",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")
     ] = False,
@@ -44,7 +47,15 @@ def recommend(
     from training.results import find_bundle
 
     with results_only_stdout() as stdout:
-        job = plan_job(find_bundle(bundle), out, histories=users, k=k, shard_size=shard_size, include_seen=include_seen)
+        job = plan_job(
+            find_bundle(bundle),
+            out,
+            histories=users,
+            k=k,
+            shard_size=shard_size,
+            include_seen=include_seen,
+            device=device,
+        )
         document = run_job(job, engine=engine, workers=workers)
         if as_json:
             print_document(stdout, document)

@@ -12,19 +12,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
+import torch
 
 from recsys.bundle import Bundle, read_manifest
 from recsys.data.sequences import IntArray, Sequences
 from recsys.data.tables import as_ids, raise_bad_rows
-from recsys.errors import ArtifactError, DataError
+from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.files import atomic_path, sha256_file
+from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.constraints import Constraints
+from recsys.generator.placement import place
 from recsys.generator.recommendations import Recommender
+from recsys.generator.recommender import GenerativeRecommender
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import FloatArray, PopularitySource
+
+Device = Literal["cpu", "cuda"]
 
 _COLUMNS = ("user_id", "item_ids")
 
@@ -49,6 +56,8 @@ class BatchJob:
     """Users of a shard, at most."""
     include_seen: bool
     """Whether items of the history may be listed."""
+    device: Device
+    """Where the generator computes; it changes the last digits of scores, and not which job this is."""
 
     @property
     def num_shards(self) -> int:
@@ -72,7 +81,14 @@ class Shard:
 
 
 def plan_job(
-    bundle: Path, out: Path, *, histories: str | None = None, k: int, shard_size: int, include_seen: bool
+    bundle: Path,
+    out: Path,
+    *,
+    histories: str | None = None,
+    k: int,
+    shard_size: int,
+    include_seen: bool,
+    device: Device = "cpu",
 ) -> BatchJob:
     """The job, after one pass over the histories.
 
@@ -84,6 +100,7 @@ def plan_job(
         k: length of the lists.
         shard_size: users of a shard.
         include_seen: whether items of the history may be listed.
+        device: where the generator computes.
 
     Raises:
         ArtifactError: there is no bundle.
@@ -125,6 +142,7 @@ def plan_job(
         k=k,
         shard_size=shard_size,
         include_seen=include_seen,
+        device=device,
     )
 
 
@@ -133,9 +151,10 @@ def make_shard(job: BatchJob, number: int) -> Shard:
 
     Raises:
         ArtifactError: the bundle is another one by now.
+        ConfigError: there is no such device.
         DataError: a column has another type, or a user has no list of items.
     """
-    lists = _loaded(job.bundle, job.model_version)
+    lists = _loaded(job.bundle, job.model_version, job.device)
     with _reading(job.histories):
         rows = pl.scan_parquet(job.histories).select(_COLUMNS).slice(number * job.shard_size, job.shard_size).collect()
     users = as_ids(rows["user_id"], job.histories)
@@ -167,11 +186,14 @@ def make_shard(job: BatchJob, number: int) -> Shard:
 class _Lists:
     """What a bundle lists: its fusion, or its generator, and where it knows no item of a history, popularity."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, device: Device) -> None:
         self.source = "generator" if bundle.fused is None else "fusion"
         self.item_ids = bundle.catalog.frame["item_id"]
         self._catalog = bundle.catalog
         self._best: Recommender = bundle.recommender if bundle.fused is None else bundle.fused
+        if device == "cuda":
+            generator = _on_gpu(bundle.recommender)
+            self._best = generator if bundle.fused is None else bundle.fused.with_generator(generator)
         self._popular = SourceRecommender(PopularitySource(bundle.item_counts), bundle.catalog.num_items)
 
     def numbered(self, item_ids: pl.Series, table: str) -> tuple[Sequences, int]:
@@ -206,7 +228,7 @@ class _Lists:
 
 
 @lru_cache(maxsize=1)
-def _loaded(path: Path, model_version: str) -> _Lists:
+def _loaded(path: Path, model_version: str, device: Device) -> _Lists:
     """Once a process."""
     bundle = Bundle.load(path)
     if bundle.manifest.model_version != model_version:
@@ -214,7 +236,15 @@ def _loaded(path: Path, model_version: str) -> _Lists:
             f"bundle: {path} is {bundle.manifest.model_version} by now, the job began with {model_version}; "
             "start anew in another folder"
         )
-    return _Lists(bundle)
+    return _Lists(bundle, device)
+
+
+def _on_gpu(generator: GenerativeRecommender) -> GenerativeRecommender:
+    """The generator on the first GPU, with graphs where its shape has some."""
+    if not torch.cuda.is_available():
+        raise ConfigError("device: PyTorch finds no CUDA device here; leave out --device cuda")
+    place(generator.model, torch.device("cuda"))
+    return generator if isinstance(generator.model, AnyOrderModel) else generator.with_graphs()
 
 
 @contextmanager

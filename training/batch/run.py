@@ -46,12 +46,14 @@ def run_job(job: BatchJob, *, engine: Engine = "local", workers: int = 1) -> dic
         nothing was made).
 
     Raises:
-        ConfigError: the folder holds something else, or the engine is not installed.
+        ConfigError: the folder holds something else, the engine is not installed, or has no such device.
         RunLockedError: another process makes this job.
         ArtifactError: the manifest or the bundle is damaged.
         DataError: see `make_shard`.
         RecsysError: a process died.
     """
+    if engine == "ray" and job.device == "cuda":
+        raise ConfigError("device: Ray's workers make lists on the CPU; leave out --device cuda or --engine ray")
     with run_lock(job.out, "folder"):
         shards = _finished(job)
         missing = [number for number in range(job.num_shards) if number not in shards]

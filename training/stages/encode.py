@@ -20,7 +20,7 @@ _EMBEDDINGS = "embeddings"
 
 
 def stage(config: RunConfig) -> Stage:
-    """What was encoded before a kill is in the encoder's own cache."""
+    """What was encoded before a kill is in the encoder's own cache, whose shards are the manifest of the job."""
     alignment = config.encoder.alignment
     return Stage(
         name=ENCODE,

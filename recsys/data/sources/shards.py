@@ -93,11 +93,11 @@ def find_shards(root: Path | str, table: str) -> list[Shard]:
     url = f"{folder}/{table}"
     with _errors_of(root):
         pattern = glob.escape(url) + "/*.parquet" if store.isdir(url) else f"{glob.escape(folder)}/{table}"
-        several = [] if store.isfile(url) else store.glob(pattern)
-        files = sorted(file for file in several if _is_data(file.rsplit("/", 1)[-1]) and store.isfile(file))
+        matches: list[str] = [] if store.isfile(url) else store.glob(pattern)
+        files = sorted(match for match in matches if _is_data(match.rsplit("/", 1)[-1]) and store.isfile(match))
     if not files:
         return [Shard(name=table, path=url, store=store)]
-    return [Shard(name=file.removeprefix(f"{folder}/"), path=file, store=store) for file in files]
+    return [Shard(name=one.removeprefix(f"{folder}/"), path=one, store=store) for one in files]
 
 
 def _is_glob(table: str) -> bool:

@@ -72,10 +72,12 @@ class Backbone(CausalBody):
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """float32 [..., V] over the model's own vocabulary from hidden states [..., D]."""
+        head = self.text_embeddings if self.text_head is None else self.text_head
+        weight = cast(Tensor, head.weight)
         with self.mixed_precision(hidden.device):
             if self.text_head is not None:
-                return cast(Tensor, self.text_head(hidden)).float()
-            return nn.functional.linear(hidden, self.text_embeddings.weight).float()
+                return cast(Tensor, self.text_head(hidden.to(weight.dtype))).float()
+            return nn.functional.linear(hidden.to(weight.dtype), weight).float()
 
     def tune(self, config: LanguageModelConfig) -> None:
         """Say which weights are trained, and put adapters in place."""

@@ -138,6 +138,12 @@ class Packed:
         """Rows that are not padding."""
         return int(self.rows.sum())
 
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of such a row and one of its sequence that it sees, itself included."""
+        is_row = torch.arange(self.positions.shape[1]) < self.rows.unsqueeze(1)
+        return int((self.positions.cpu() + 1)[is_row].sum())
+
     def to(self, device: torch.device) -> Packed:
         """The same on `device`."""
         return Packed(

@@ -104,7 +104,7 @@ def onnx_recommender(
     """The recommender whose histories and tree steps ONNX Runtime computes; the one given stays as it is.
 
     Args:
-        recommender: the one that was exported.
+        recommender: the one that was exported, on the device that is to compute.
         directory: what `publish` made.
         threads: of one pass; PyTorch's number when None.
 
@@ -123,7 +123,7 @@ def onnx_recommender(
         raise ArtifactError(
             f"onnx: the 8-bit weights in {directory} need a CPU with VNNI, or its sums overflow; export on this machine"
         )
-    return recommender.with_body(OnnxBody(directory / GRAPH, threads))
+    return recommender.with_body(OnnxBody(directory / GRAPH, threads, recommender.model.learned.device))
 
 
 def read_manifest(directory: Path) -> ExportManifest:
@@ -157,5 +157,5 @@ def _digest(body: CausalBody) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(body.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

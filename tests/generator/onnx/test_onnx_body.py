@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from random_codes import random_codes
@@ -29,6 +30,7 @@ from recsys.generator.onnx import (
 from recsys.generator.onnx.export import export_body
 from recsys.generator.onnx.gate import check, compare
 from recsys.generator.onnx.quantize import quantize_graph, saturates
+from recsys.generator.placement import place
 
 NUM_ITEMS, SIZES = 500, (8, 16, 16)
 HISTORIES = Sequences.from_lists([[], [1, 2, 3], list(range(14)), [4], [7, 7]])
@@ -185,6 +187,32 @@ def test_a_file_that_is_no_body_is_refused(tmp_path: Path) -> None:
     (tmp_path / "body.onnx").write_bytes(b"not a graph")
     with pytest.raises(ArtifactError, match=r"onnx: cannot load .*body\.onnx"):
         OnnxBody(tmp_path / "body.onnx")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lists_and_scores_of_a_gpu_are_those_of_pytorch(exported: Exported, shape: str) -> None:
+    torch_side = exported.pair(shape)[0]
+    device = torch.device("cuda")
+    on_gpu = make_recommender(shape, torch_side.config.model.body)
+    place(on_gpu.model, device)
+    onnx_side = on_gpu.with_body(OnnxBody(exported.graph, device=device))
+    expected, found = torch_side.recommend(HISTORIES, 30), onnx_side.recommend(HISTORIES, 30)
+    np.testing.assert_array_equal(found.items, expected.items)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime computes on a GPU"
+)
+def test_a_gpu_needs_an_onnx_runtime_that_knows_one(exported: Exported) -> None:
+    with pytest.raises(ConfigError, match=r"no CUDAExecutionProvider here; install with: pip install 'recsys\[gpu\]'"):
+        OnnxBody(exported.graph, device=torch.device("cuda"))
+
+
+def test_tensors_of_another_device_are_refused(exported: Exported) -> None:
+    with pytest.raises(ValueError, match="inputs are on meta, this body computes on cpu"):
+        OnnxBody(exported.graph).prefill(torch.zeros(1, 2, 16, device="meta"))
 
 
 def test_without_the_extra_export_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
