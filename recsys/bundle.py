@@ -35,7 +35,7 @@ from safetensors.numpy import load_file, save_file
 import recsys
 from recsys.config import StrictConfig
 from recsys.data import Catalog, Interactions
-from recsys.data.sequences import IntArray
+from recsys.data.sequences import IntArray, blocks_of_runs
 from recsys.encoder import ItemEmbeddings, TextEncoder
 from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, sha256_file, sha256_json, write_json
@@ -345,9 +345,15 @@ def _check_sizes(
 
 
 def _histories(catalog: Catalog, interactions: Interactions) -> pl.DataFrame:
-    users = pl.Series("user_id", interactions.user_ids, dtype=pl.String)
-    named = interactions.frame.select(
-        users.gather(interactions.frame["user"]).alias("user_id"),
-        catalog.frame["item_id"].gather(interactions.frame["item"]).alias("item_ids"),
-    )
-    return named.group_by("user_id", maintain_order=True).agg("item_ids")
+    user_ids = pl.Series("user_id", interactions.user_ids, dtype=pl.String)
+    item_ids = catalog.frame["item_id"]
+    log = interactions.frame.select("user", "item")
+    histories = [pl.DataFrame(schema={"user_id": pl.String, "item_ids": pl.List(pl.String)})]
+    # The names of all items of a large log at once would take more memory than the log.
+    for block in blocks_of_runs(log["user"].to_numpy()):
+        part = log[block]
+        named = part.select(
+            user_ids.gather(part["user"]).alias("user_id"), item_ids.gather(part["item"]).alias("item_ids")
+        )
+        histories.append(named.group_by("user_id", maintain_order=True).agg("item_ids"))
+    return pl.concat(histories)

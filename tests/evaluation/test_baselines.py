@@ -12,6 +12,7 @@ from recsys.data.sequences import Examples, IntArray, Sequences
 from recsys.errors import ArtifactError, DataError
 from recsys.evaluation import BaselineName, EvaluationConfig, SasRec, SasRecConfig, build_baseline
 from recsys.evaluation.baselines import Baseline, ItemKnn, Popularity, SkipGram
+from recsys.evaluation.baselines.ranking import rank_by_score
 
 NAMES = get_args(BaselineName)
 NUM_ITEMS = 12
@@ -91,6 +92,19 @@ def test_sequence_models_know_the_direction(name: BaselineName) -> None:
     baseline = build_baseline(name, EvaluationConfig(sasrec=SMALL)).fit(walks(), NUM_ITEMS)
     histories = Sequences.from_lists([[0, 1, 2], [4], [7, 8]])
     assert baseline(histories, 1)[:, 0].tolist() == [3, 5, 9]
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+@pytest.mark.parametrize("k", [3, 12, 20])
+def test_popularity_ranks_as_its_scores_do(mask_seen: bool, k: int) -> None:
+    random = np.random.default_rng(0)
+    train, histories = (
+        Sequences.from_lists([random.integers(12, size=length) for length in random.integers(0, 9, size=30)])
+        for _ in range(2)
+    )
+    baseline = Popularity(mask_seen=mask_seen).fit(train, 12)
+    expected = rank_by_score(baseline.scores(histories), k, seen=histories if mask_seen else None)
+    np.testing.assert_array_equal(baseline(histories, k), expected)
 
 
 def test_popularity_counts_interactions() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_bundle import NUM_ITEMS, REPORT, write_toy_bundle
+from toy_bundle import NUM_ITEMS, NUM_USERS, REPORT, write_toy_bundle
 
 from recsys.bundle import Bundle
 from recsys.data import Sequences
@@ -86,6 +86,14 @@ def test_the_version_names_the_content(path: Path, tmp_path: Path) -> None:
     version = Bundle.load(path).manifest.model_version
     assert write_toy_bundle(tmp_path / "same").model_version == version
     assert write_toy_bundle(tmp_path / "other", seed=1).model_version != version
+
+
+def test_histories_are_the_same_piece_by_piece(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(Bundle.load(path).histories())
+    monkeypatch.setattr("recsys.data.sequences._BLOCK", 9)
+    write_toy_bundle(tmp_path / "pieces")
+    assert list(Bundle.load(tmp_path / "pieces").histories()) == whole
+    assert len(whole) == NUM_USERS
 
 
 def test_nothing_in_a_bundle_can_execute(path: Path) -> None:

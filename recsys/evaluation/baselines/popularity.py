@@ -30,4 +30,15 @@ class Popularity:
 
     def __call__(self, histories: Sequences, k: int) -> IntArray:
         """Ranked lists int64 [B, k], best first, -1 where there are no more items."""
-        return rank_by_score(self.scores(histories), k, seen=histories if self.mask_seen else None)
+        longest = int(histories.lengths.max(initial=0)) if self.mask_seen else 0
+        # Whatever a history has, the rest of so long a beginning suffices: no row an item is made for each user.
+        best = rank_by_score(self._counts.astype(np.float32)[None], k + longest)[0]
+        known = best[best >= 0]
+        place = np.full(len(self._counts), -1, dtype=np.int64)
+        place[known] = np.arange(len(known))
+        is_seen = np.zeros((len(histories), len(best)), dtype=bool)
+        if self.mask_seen:
+            rows, seen = np.repeat(np.arange(len(histories)), histories.lengths), place[histories.items]
+            is_seen[rows[seen >= 0], seen[seen >= 0]] = True
+        order = np.argsort(is_seen, axis=1, kind="stable")[:, :k]
+        return np.where(np.take_along_axis(is_seen, order, axis=1), -1, best[order])
