@@ -7,14 +7,16 @@ from typing import Literal
 
 from recsys.errors import ConfigError
 
-Extra = Literal["onnx", "otel", "quantized", "ray", "ray-serve", "trl"]
+Extra = Literal["gcs", "onnx", "otel", "quantized", "ray", "ray-serve", "s3", "trl"]
 
 MODULES: dict[Extra, tuple[str, ...]] = {
+    "gcs": ("gcsfs",),
     "onnx": ("onnx", "onnxscript"),
     "otel": ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"),
     "quantized": ("bitsandbytes",),
     "ray": ("ray",),
     "ray-serve": ("ray", "grpc_reflection"),
+    "s3": ("s3fs",),
     "trl": ("trl", "datasets"),
 }
 """What is imported of each extra of pyproject.toml that something refuses to work without."""

@@ -28,7 +28,8 @@ def execute(config: RunConfig, until: str | None = None) -> None:
         ConfigError: the run has no stage of that name, or needs an extra that is not installed.
         RunLockedError: another process is writing this run.
     """
-    _require_extras(config)
+    if until is None:
+        _require_extras(config)
     set_threads(config)
     stages = build_stages(config)
     if until is not None:

@@ -45,6 +45,8 @@ LM = "generator.model.lm={name: smollm2-135m-instruct, load_in: 8bit}"
         (["run", "toy.yaml", "engine=ray"], "ray", "ray", "engine: ray: needs"),
         (["run", "toy.yaml", LM], "quantized", "bitsandbytes", "generator.model.lm.load_in=8bit: needs"),
         (["run", "toy.yaml", "profiles={writer: {}, tuning: {}}"], "trl", "trl", "profiles.tuning: needs"),
+        (["run", "toy.yaml", "data={source: files, path: s3://shop/log}"], "s3", "s3fs", "data.path: s3://shop/log"),
+        (["run", "toy.yaml", "data={source: files, path: gs://shop/log}"], "gcs", "gcsfs", "data.path: gs://shop/log"),
         (["mirror", "mirror-3b.yaml", "out"], "trl", "trl", "mirror: needs"),
         (["recommend", "served", "out", "--engine", "ray"], "ray", "ray", "--engine ray: needs"),
         (["recommend", "served", "out", "--engine", "ray", "--json"], "ray", "ray", "--engine ray: needs"),

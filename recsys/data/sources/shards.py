@@ -16,9 +16,10 @@ from typing import Any
 import fsspec
 
 from recsys.errors import ConfigError, DataError
+from recsys.extras import Extra, require_extra
 from recsys.files import sha256_file
 
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_EXTRAS: dict[str, Extra] = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +112,12 @@ def _is_data(name: str) -> bool:
 def _open(url: str) -> tuple[Any, str]:
     """The store of a URL, and the folder there."""
     protocol = url.split("://")[0]
+    if protocol in _EXTRAS:
+        require_extra(_EXTRAS[protocol], needed_by=f"data.path: {url}")
     try:
         store, folder = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        needed = f"pip install 'recsys[{_EXTRAS[protocol]}]'" if protocol in _EXTRAS else error
-        raise ConfigError(f"data.path: {url} needs a package for {protocol}://; {needed}") from error
+        raise ConfigError(f"data.path: {url} needs a package for {protocol}://; {error}") from error
     except ValueError as error:
         raise ConfigError(f"data.path: {url}: {error}") from error
     return store, str(folder).rstrip("/")
