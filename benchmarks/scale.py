@@ -112,6 +112,7 @@ def _world(folder: Path, size: int) -> dict[str, Any]:
             histories = pl.scan_parquet(run / "made" / "bundle" / "histories.parquet")
             histories.head(_LISTED).collect().write_parquet(users)
         if not kept.exists():
+            _discard(run, step)
             write_json(kept, _measured(command, run))
         steps[step] = json.loads(kept.read_text())
         print(size, step, steps[step], file=sys.stderr, flush=True)
@@ -151,6 +152,14 @@ def _config(folder: Path, world: Path) -> dict[str, Any]:
         "fit": {"epochs": 1, "batch_positions": 2048, "validation_users": 256},
         "evaluation": {"baselines": ["popularity"], "max_users": 1000},
     }
+
+
+def _discard(run: Path, step: str) -> None:
+    """What a step that was killed has left: going on from there, it would seem to take less than it does."""
+    for left in (step, f"{step}.partial"):
+        shutil.rmtree(run / "made" / left, ignore_errors=True)
+    if step == "encode":
+        shutil.rmtree(run / "cache", ignore_errors=True)
 
 
 def _measured(command: Sequence[str], run: Path) -> dict[str, Any]:
