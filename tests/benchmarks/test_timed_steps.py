@@ -31,28 +31,21 @@ def test_a_step_that_was_killed_begins_anew_and_one_that_is_done_is_not_done_aga
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = load("scale")
-    world, run = tmp_path / "world-300", tmp_path / "run-300"
-    for folder in (world, run / "cache", run / "made" / "encode.partial", run / "made" / "evaluate"):
+    left = [tmp_path / name for name in ("cache", "made/encode.partial", "lists", "made/train.partial")]
+    for folder in left:
         folder.mkdir(parents=True)
-    (world / "_SUCCESS").touch()
-    report = {"protocol": {"num_train_interactions": 7}, "models": {"generator": {"recall@10": {"value": 0.5}}}}
-    (run / "made" / "evaluate" / "report.json").write_text(json.dumps(report))
-    done = {"seconds": 1.0, "cpu_seconds": 2.0, "peak_mib": 3}
-    for step in ("data", "tokenize", "train", "evaluate", "bundle", "trie", "index", "load", "recommend"):
-        (run / f"{step}.json").write_text(json.dumps(done))
-    measured = []
+    (tmp_path / "train.json").write_text('{"seconds": 7}')
+    there: dict[str, list[str]] = {}
 
-    def measure(command: list[str], folder: Path) -> dict[str, float]:
-        assert not (folder / "cache").exists()
-        assert not (folder / "made" / "encode.partial").exists()
-        measured.append(command[-1])
-        return done
+    def measured(command: list[str], run: Path) -> dict[str, int]:
+        there[command[0]] = [folder.name for folder in left if folder.exists()]
+        return {"seconds": 1}
 
-    monkeypatch.setattr(bench, "_measured", measure)
-    row = bench._world(tmp_path, 300)
-    assert measured == ["encode"]
-    assert row["steps"]["encode"] == done
-    assert (row["train_events"], row["recall@10"]) == (7, {"generator": 0.5})
+    monkeypatch.setattr(bench, "_measured", measured)
+    taken = {step: bench._kept(tmp_path, step, [step])["seconds"] for step in ("encode", "train", "recommend")}
+    assert taken == {"encode": 1, "train": 7, "recommend": 1}
+    assert there == {"encode": ["lists", "train.partial"], "recommend": ["train.partial"]}
+    assert bench._kept(tmp_path, "encode", []) == {"seconds": 1}
 
 
 def test_growth_is_that_of_the_two_largest_sizes() -> None:
