@@ -152,6 +152,7 @@ def _kept(run: Path, step: str, command: Sequence[str]) -> dict[str, Any]:
     """What a step took; it is taken now, unless it was before."""
     file = run / f"{step}.json"
     if not file.exists():
+        _discard(run, step)
         write_json(file, _measured(command, run))
         print(run.name, step, file.read_text(), file=sys.stderr, flush=True)
     found: dict[str, Any] = json.loads(file.read_text())
@@ -182,6 +183,15 @@ def _config(folder: Path, world: Path, fit: Mapping[str, int]) -> dict[str, Any]
         "fit": {"epochs": 1, "validation_users": 256, **fit},
         "evaluation": {"baselines": ["popularity"], "max_users": 1000},
     }
+
+
+def _discard(run: Path, step: str) -> None:
+    """What a step that was killed has left: going on from there, it would seem to take less than it does."""
+    made = run / "made"
+    further = {"encode": run / "cache", "recommend": run / "lists"}
+    for left in (made / step, made / f"{step}.partial", further.get(step)):
+        if left is not None:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _measured(command: Sequence[str], run: Path) -> dict[str, Any]:
