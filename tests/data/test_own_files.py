@@ -173,6 +173,8 @@ def test_times_are_understood_in_many_forms(tmp_path: Path, values: list[Any], u
             {"user_id": [1.5, 2.0, 3.0, 4.0]},
             "'user_id' is not a whole number in 1 of 4 rows, e.g. row 1: 1.5",
         ),
+        ({"user_id": [1e19, 2.0, 3.0, 2.0**53]}, "'user_id' has lost digits .* in 2 of 4 rows, e.g. row 1: 1e"),
+        ({"timestamp": pl.Series([2**64 - 1, 1, 2, 3], dtype=pl.UInt64)}, "'timestamp' lies beyond .* in 1 of 4 rows"),
         ({"item_id": ["001", "x", "y", "x"]}, "3 of 4 rows name 2 items that are not among the 3"),
     ],
 )
