@@ -87,12 +87,12 @@ def find_shards(root: Path | str, table: str) -> list[Shard]:
     if isinstance(root, Path):
         path = root / table
         several = path.glob("*.parquet") if path.is_dir() else _matches(root, table) if _is_glob(table) else ()
-        names = {file: _below(root, file) for file in several if file.is_file()}
-        found = sorted(file for file, name in names.items() if _is_data(name, table))
+        below = {file: _below(root, file) for file in several if file.is_file()}
+        found = sorted(file for file, name in below.items() if _is_data(name, table))
         if not found:
             _refuse_folder(str(path), path.is_dir())
             return [Shard(name=table, path=str(path), store=None)]
-        return [Shard(name=names[file], path=str(file), store=None) for file in found]
+        return [Shard(name=below[file], path=str(file), store=None) for file in found]
     store, folder = _open(root)
     url = f"{folder}/{table}"
     with _errors_of(root):
