@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from recsys.data import DataConfig, Dataset, load_dataset, local_files, resolve, write_import_folder
+from recsys.data import DataConfig, Dataset, fingerprints, load_dataset, resolve, write_import_folder
 from recsys.errors import ConfigError, DataError
 
 ITEMS = {
@@ -62,7 +62,7 @@ def test_path_replaces_the_download_of_any_source(tmp_path: Path) -> None:
     for source in ({"source": "amazon", "name": "amazon-2014/Beauty"}, {"source": "movielens"}):
         config = DataConfig.model_validate({**source, "path": folder})
         assert histories(load_dataset(config)) == EXPECTED
-        assert [path.name for path in local_files(config)] == ["interactions.parquet", "items.parquet"]
+        assert list(fingerprints(config)) == ["interactions.parquet", "items.parquet"]
 
 
 def test_catalogue_of_nothing_but_categories_works(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_csv_and_json_lines_load_through_a_column_map(tmp_path: Path, compressed
         "title": ["One", None, "Three"],
         "categories": [["a", "b"], [], ["c"]],
     }
-    assert [path.name for path in local_files(resolve(str(config)))] == [
+    assert list(fingerprints(resolve(str(config)))) == [
         f"items.csv{suffix}",
         f"events.jsonl{suffix}",
     ]
