@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
@@ -197,6 +199,16 @@ def test_what_does_not_fit_into_memory_goes_to_disk_and_nothing_of_it_stays(
     assert any(written)
     assert tight.frame.equals(roomy.frame)
     assert tight.user_ids == roomy.user_ids
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_system_keeps_temporary_files_nobody_else_reads_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with spilled.scratch_directory(None) as directory:
+        assert directory.parent == tmp_path
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert list(tmp_path.iterdir()) == []
 
 
