@@ -87,9 +87,11 @@ def _times(folder: Path, row: str, settings: Sequence[str]) -> dict[str, float]:
     for epochs in (_SHORT, _LONG):
         run = folder / f"{row.replace(', ', '-').replace(' ', '-')}-{epochs}"
         if not (run / TRAIN).is_dir():
+            # A stage that goes on after a kill counts its seconds from there.
+            shutil.rmtree(run, ignore_errors=True)
             # Data, vectors and codes are no part of it, and no result of theirs depends on the engine.
             for stage in (DATA, ENCODE, TOKENIZE):
-                shutil.copytree(folder / "local-0" / stage, run / stage, dirs_exist_ok=True)
+                shutil.copytree(folder / "local-0" / stage, run / stage)
         chosen = [*_ENGINES[engine], f"fit.epochs={epochs}", f"run.threads={threads}", "run.seed=0"]
         _run(run, [*settings, *chosen], "--until", TRAIN)
         seconds[epochs] = float(stage_costs(run)["seconds"][TRAIN])

@@ -2,16 +2,16 @@
 
 Writes synthetic worlds of rising size as sharded Parquet and takes each through `recsys run`, stage by stage, every one
 in a process of its own that is ended above 16 GiB, then through an index and `recsys recommend` for 10,000 users. A
-page in the folder, scale.html, shows how time and memory of each step grow with the catalogue.
+page in the folder, scale.html, shows how time and memory of each step grow with the catalogue. Then the generator
+learns from all of logs of a million to a hundred million events over one catalogue of 10,000 items: what one costs.
 
-    recsys bench scale [--sizes 10000 100000 1000000 10000000] [--folder FOLDER] [--json]
+    recsys bench scale [--sizes 10000 100000 1000000 10000000] [--logs 1000000 10000000 100000000] [--folder FOLDER]
 
 What is finished in the folder is not done again. A world: items in categories of a hundred, with titles of a category's
 words and of an item's own. Users stay in a category, go on to the one that follows it or to any; within it few items
 have most of the events. The log comes in thirty files by time, in each of which a user appears at most once. The text
 model is a table of random vectors of words, since a transformer would take days for ten million titles on two cores;
-the generator is small for the same reason, and reads the log once. Its training is what one event costs, as the log
-grows a hundred times.
+the generator is small for the same reason, reads a log once, and of the first part's no more than 50,000 users.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ _STAGES = {"data": _CORES, "encode": 1, "tokenize": 1, "train": 1, "evaluate": 1
 """With their threads. More would help some, and cost all of them where other programs want the cores too."""
 _LISTED, _K = 10_000, 20
 """Users that get lists, and items of each."""
+_LEARNED_FROM, _LOG_ITEMS = 50_000, 10_000
+"""Users whose sequences the generator of a large catalogue sees; items of the catalogue under large logs."""
 _A_CATEGORY, _A_USER, _AN_ITEM = 100, 20, 10
 """Items of a category; events of a user and of an item."""
 _SHARDS = 30
@@ -63,6 +65,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """Seconds, CPU seconds and the most MiB that a step had in memory, by size; the powers that they grow with."""
     parser = argparse.ArgumentParser(prog="recsys bench scale", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**power for power in range(4, 8)], help="items")
+    parser.add_argument("--logs", type=int, nargs="+", default=[10**power for power in range(6, 9)], help="events")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/scale"), help="for worlds and runs; 20 GB at 10 million"
     )
@@ -70,7 +73,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     write_text_model(folder / "words")
-    rows = [_world(folder, size) for size in sorted(options.sizes)]
+    rows = [_catalogue(folder, size) for size in sorted(options.sizes)]
+    logs = [_log(folder, events) for events in sorted(options.logs)]
     growth = {
         step: {
             measure: round(_power([row["steps"][step][measure] for row in rows], [row["items"] for row in rows]), 2)
@@ -83,43 +87,37 @@ def main(arguments: list[str]) -> dict[str, Any]:
     return {
         "limit_gib": _LIMIT >> 30,
         "largest_peak_gib": round(max(each["peak_mib"] for row in rows for each in row["steps"].values()) / 1024, 2),
-        "train_microseconds_a_further_event": {
-            row["train_events"]: round(1e6 * _further(row, before, "cpu_seconds") / _further(row, before), 2)
-            for before, row in pairwise(rows)
-        },
+        "train_microseconds_a_further_event": [
+            round(
+                1e6 * (log["cpu_seconds"] - before["cpu_seconds"]) / (log["train_events"] - before["train_events"]), 2
+            )
+            for before, log in pairwise(logs)
+        ],
         "growth": growth,
         "rows": rows,
+        "logs": logs,
     }
 
 
-def _world(folder: Path, size: int) -> dict[str, Any]:
-    """All steps of a size, those that are not finished."""
+def _catalogue(folder: Path, size: int) -> dict[str, Any]:
+    """All steps of a size."""
     world, run = folder / f"world-{size}", folder / f"run-{size}"
-    write_world(world, size)
-    run.mkdir(exist_ok=True)
-    config, users, lists = run / "scale.yaml", run / "users.parquet", run / "lists"
-    config.write_text(yaml.safe_dump(_config(folder, world)))
-    made = ["-m", "recsys", "run", str(config), f"run.dir={run}", "run.name=made"]
-    commands = {stage: [*made, f"run.threads={threads}", "--until", stage] for stage, threads in _STAGES.items()}
+    write_world(world, size, size * _AN_ITEM // _A_USER)
+    commands = _stages(folder, world, run, {"max_users": _LEARNED_FROM})
+    users, lists = run / "users.parquet", run / "lists"
     commands |= {step: ["-P", __file__, step, str(run)] for step in ("trie", "index", "load")}
     recommend = ["recommend", str(run / "made"), str(lists), "--users", str(users), "--k", str(_K)]
     commands["recommend"] = ["-m", "recsys", *recommend]
     steps = {}
     for step, command in commands.items():
-        kept = run / f"{step}.json"
-        if step == "recommend" and not kept.exists():
-            shutil.rmtree(lists, ignore_errors=True)
+        if step == "recommend" and not users.exists():
             histories = pl.scan_parquet(run / "made" / "bundle" / "histories.parquet")
             histories.head(_LISTED).collect().write_parquet(users)
-        if not kept.exists():
-            write_json(kept, _measured(command, run))
-        steps[step] = json.loads(kept.read_text())
-        print(size, step, steps[step], file=sys.stderr, flush=True)
+        steps[step] = _kept(run, step, command)
     report = json.loads((run / "made" / "evaluate" / "report.json").read_text())
     return {
         "items": size,
         "events": size * _AN_ITEM,
-        "train_events": report["protocol"]["num_train_interactions"],
         "input_mib": _size_mib(world),
         "run_mib": _size_mib(run / "made"),
         "recall@10": {name: round(each["recall@10"]["value"], 4) for name, each in report["models"].items()},
@@ -127,7 +125,41 @@ def _world(folder: Path, size: int) -> dict[str, Any]:
     }
 
 
-def _config(folder: Path, world: Path) -> dict[str, Any]:
+def _log(folder: Path, events: int) -> dict[str, Any]:
+    """What the generator's stage takes to learn from all of a log."""
+    world, run = folder / f"log-{events}", folder / f"run-log-{events}"
+    write_world(world, _LOG_ITEMS, events // _A_USER)
+    commands = _stages(folder, world, run, {})
+    steps = {stage: _kept(run, stage, commands[stage]) for stage in ("data", "encode", "tokenize", "train", "evaluate")}
+    report = json.loads((run / "made" / "evaluate" / "report.json").read_text())
+    return {
+        "train_events": report["protocol"]["num_train_interactions"],
+        **steps["train"],
+        "recall@10": {name: round(each["recall@10"]["value"], 4) for name, each in report["models"].items()},
+    }
+
+
+def _stages(folder: Path, world: Path, run: Path, fit: Mapping[str, int]) -> dict[str, list[str]]:
+    """By stage, the command that brings a run of a world to it."""
+    run.mkdir(exist_ok=True)
+    config = run / "scale.yaml"
+    config.write_text(yaml.safe_dump(_config(folder, world, fit)))
+    made = ["-m", "recsys", "run", str(config), f"run.dir={run}", "run.name=made"]
+    return {stage: [*made, f"run.threads={threads}", "--until", stage] for stage, threads in _STAGES.items()}
+
+
+def _kept(run: Path, step: str, command: Sequence[str]) -> dict[str, Any]:
+    """What a step took; it is taken now, unless it was before."""
+    file = run / f"{step}.json"
+    if not file.exists():
+        _discard(run, step)
+        write_json(file, _measured(command, run))
+        print(run.name, step, file.read_text(), file=sys.stderr, flush=True)
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def _config(folder: Path, world: Path, fit: Mapping[str, int]) -> dict[str, Any]:
     return {
         "data": {
             "source": "files",
@@ -148,9 +180,18 @@ def _config(folder: Path, world: Path) -> dict[str, Any]:
                 "item_residuals": False,
             },
         },
-        "fit": {"epochs": 1, "batch_positions": 2048, "validation_users": 256},
+        "fit": {"epochs": 1, "validation_users": 256, **fit},
         "evaluation": {"baselines": ["popularity"], "max_users": 1000},
     }
+
+
+def _discard(run: Path, step: str) -> None:
+    """What a step that was killed has left: going on from there, it would seem to take less than it does."""
+    made = run / "made"
+    further = {"encode": run / "cache", "recommend": run / "lists"}
+    for left in (made / step, made / f"{step}.partial", further.get(step)):
+        if left is not None:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _measured(command: Sequence[str], run: Path) -> dict[str, Any]:
@@ -232,17 +273,6 @@ def _size_mib(folder: Path) -> float:
     return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20, 1)
 
 
-def _further(row: Mapping[str, Any], before: Mapping[str, Any], measure: str | None = None) -> float:
-    """How much more of a measure of the training, or by default of events, a world has than the next smaller one.
-
-    What every process spends before it works is in neither.
-    """
-    here, there = (
-        each["train_events"] if measure is None else each["steps"]["train"][measure] for each in (row, before)
-    )
-    return float(here - there)
-
-
 def _power(values: Sequence[float], sizes: Sequence[int]) -> float:
     """Of the two largest sizes: what is fixed hides how the rest grows."""
     (small, large), (first, second) = list(pairwise(sizes))[-1], list(pairwise(values))[-1]
@@ -273,7 +303,7 @@ def _page(rows: Sequence[Mapping[str, Any]]) -> str:
     return page("From ten thousand to ten million items", lead, sections)
 
 
-def write_world(folder: Path, num_items: int) -> None:
+def write_world(folder: Path, num_items: int, num_users: int) -> None:
     """Write `items/part-*.parquet` and `interactions/part-*.parquet`, whole once `_SUCCESS` is there."""
     if (folder / "_SUCCESS").is_file():
         return
@@ -284,7 +314,7 @@ def write_world(folder: Path, num_items: int) -> None:
     for number, begin in enumerate(range(0, num_items, _BLOCK)):
         items = np.arange(begin, min(begin + _BLOCK, num_items))
         _items(items, random).write_parquet(folder / "items" / f"part-{number:03d}.parquet")
-    num_users, num_categories = num_items * _AN_ITEM // _A_USER, max(2, num_items // _A_CATEGORY)
+    num_categories = max(2, num_items // _A_CATEGORY)
     category = random.integers(num_categories, size=num_users)
     names = _names("u", np.arange(num_users))
     for number in range(_SHARDS):

@@ -16,7 +16,7 @@ import typer
 from recsys.errors import ConfigError
 from recsys.progress import console
 from training.ab_cli import ab, ab_power
-from training.batch.cli import recommend
+from training.batch.cli import embed, recommend
 from training.layout import BUNDLE, EVALUATE, ONNX
 from training.output import print_document, results_only_stdout
 
@@ -25,6 +25,7 @@ tokenizer_app = typer.Typer(no_args_is_help=True)
 app.command("ab")(ab)
 app.command("ab-power")(ab_power)
 app.command("recommend")(recommend)
+app.command("embed")(embed)
 app.add_typer(tokenizer_app, name="tokenizer", help="Look into the semantic IDs of a run.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]

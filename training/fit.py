@@ -39,6 +39,9 @@ class FitConfig(StrictConfig):
 
     epochs: int = Field(default=20, ge=1)
     """Passes over the training sequences; the cosine schedule ends here."""
+    max_users: int | None = Field(default=None, ge=1, exclude_if=lambda count: count is None)
+    """At most so many users' training sequences are learned from, a random sample by the run's seed; all when not
+    given."""
     batch_positions: int = Field(default=2048, ge=1)
     """Item positions a step, padding included."""
     learning_rate: float = Field(default=2e-3, gt=0)

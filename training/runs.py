@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +13,8 @@ from recsys.files import atomic_path
 from training.config import RunConfig, config_yaml
 from training.engines import build_with
 from training.engines.config import RayEngine
-from training.layout import CONFIG_FILE
-from training.pipeline import is_finished, run_lock, run_stages
+from training.layout import CONFIG_FILE, PROFILES, TRAIN
+from training.pipeline import Stage, is_finished, run_lock, run_stages
 from training.stages import build_stages, evaluate
 
 
@@ -37,6 +38,7 @@ def execute(config: RunConfig, until: str | None = None) -> None:
         if until not in names:
             raise ConfigError(f"--until: this run has no stage {until!r}; its stages are {', '.join(names)}")
         stages = stages[: names.index(until) + 1]
+        _require_extras(config, stages)
     with run_lock(config.run_dir):
         with atomic_path(config.run_dir / CONFIG_FILE) as temporary:
             temporary.write_text(config_yaml(config))
@@ -68,14 +70,15 @@ def set_threads(config: RunConfig) -> None:
         torch.set_num_threads(config.run.threads)
 
 
-def _require_extras(config: RunConfig) -> None:
-    """Before anything is done: the stage that needs one may come after hours."""
-    if isinstance(config.engine, RayEngine):
+def _require_extras(config: RunConfig, stages: Sequence[Stage] | None = None) -> None:
+    """Before anything is done: the stage that needs one may come after hours. All of them run when None."""
+    names = None if stages is None else {stage.name for stage in stages}
+    if isinstance(config.engine, RayEngine) and (stages is None or any(stage.shared for stage in stages)):
         require_extra("ray", needed_by="engine: ray")
     lm = config.generator.model.lm
-    if lm is not None and lm.load_in == "8bit":
+    if lm is not None and lm.load_in == "8bit" and (names is None or TRAIN in names):
         require_extra("quantized", needed_by="generator.model.lm.load_in=8bit")
-    if config.profiles is not None and config.profiles.tuning is not None:
+    if config.profiles is not None and config.profiles.tuning is not None and (names is None or PROFILES in names):
         require_extra("trl", needed_by="profiles.tuning")
 
 

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +43,8 @@ _SAMPLE_A_CELL = 64
 """Vectors that cells and codes are fitted to, for each cell: all of them would take hours at ten million items."""
 _REFINED_FLOATS = 2**22
 """Components of vectors that are compared again at a time, about."""
-_FINITE_ROWS = 2**16
-"""Vectors that are checked at a time."""
+_PIECE_ROWS = 2**16
+"""Vectors that are checked, or put into an index, at a time."""
 _PRODUCT_FROM = 8
 """Queries from which one matrix product is faster than Faiss, which reads all vectors anew for each of them."""
 _PRODUCT_SCORES = 2**24
@@ -76,7 +76,8 @@ class ItemIndex:
     `hnsw` is a graph (arXiv 1603.09320). The others compare codes of the vectors in the nearest cells and rank the best
     of them by the vectors themselves: `ivf_pq` 4-bit codes of parts (arXiv 1702.08734, section 4) beside a copy of the
     vectors, `ivf_rabitq` one bit for each component (arXiv 2405.12497) and no copy: at ten million items of 64
-    dimensions it adds a tenth to the vectors, which may be the map of a file, and is built over them as they lie there.
+    dimensions it adds a tenth to the vectors, which may be the map of a file and are read piece by piece. Its
+    cells and codes are those of vectors of one length (see `_of_one_length`), whatever the lengths of the given ones.
 
     Args:
         vectors: float32 [N, D], finite, N at least 1.
@@ -238,9 +239,10 @@ class ItemIndex:
         scores = np.empty((len(queries), depth), dtype=np.float32)
         items = np.empty((len(queries), depth), dtype=np.int64)
         step = max(1, _REFINED_FLOATS // (breadth * dim))
+        asked = np.pad(queries, ((0, 0), (0, self._built.d - dim)))
         for begin in range(0, len(queries), step):
             part = slice(begin, begin + step)
-            _, near = self._built.search(queries[part], breadth)
+            _, near = self._built.search(asked[part], breadth)
             products = np.einsum("bd,bnd->bn", queries[part], self.vectors[near])
             products[near < 0] = -np.inf
             order = np.argsort(-products, axis=1)[:, :depth]
@@ -294,25 +296,53 @@ def _build(vectors: FloatArray, kind: IndexKind) -> Any:
         index = faiss.IndexHNSWFlat(dim, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = _HNSW_BUILD_BREADTH
         index.hnsw.efSearch = _HNSW_BREADTH
+    elif kind == "ivf_pq":
+        subspaces = max(size for size in range(1, min(dim, _MOST_SUBSPACES) + 1) if dim % size == 0)
+        index = _with_cells(_sample(vectors), num_items, f"PQ{subspaces}x4fs,RFlat", f",k_factor_rf={_REFINED}")
     else:
-        cells = max(1, min(2 ** round(math.log2(4 * math.sqrt(num_items))), num_items // _POINTS_A_CELL))
-        if kind == "ivf_rabitq":
-            codes, refined = "RaBitQ", ""
-        else:
-            subspaces = max(size for size in range(1, min(dim, _MOST_SUBSPACES) + 1) if dim % size == 0)
-            codes, refined = f"PQ{subspaces}x4fs,RFlat", f",k_factor_rf={_REFINED}"
-        index = faiss.index_factory(dim, f"IVF{cells},{codes}", faiss.METRIC_INNER_PRODUCT)
-        parameters: Any = faiss.ParameterSpace()
-        parameters.set_index_parameters(index, f"nprobe={min(_PROBES, cells)}{refined}")
-        index.train(vectors[:: max(1, num_items // (_SAMPLE_A_CELL * cells))])
+        longest = max(float(np.linalg.norm(part, axis=1).max()) for part in _pieces(vectors)) or 1.0
+        index = _with_cells(_of_one_length(_sample(vectors), longest), num_items, "RaBitQ")
+        for part in _pieces(vectors):
+            index.add(_of_one_length(part, longest))
+        return index
     index.add(vectors)
     return index
 
 
+def _with_cells(sample: FloatArray, num_items: int, codes: str, further: str = "") -> Any:
+    """An empty index whose cells and codes are fitted to vectors of a catalogue."""
+    cells = _num_cells(num_items)
+    index = faiss.index_factory(sample.shape[1], f"IVF{cells},{codes}", faiss.METRIC_INNER_PRODUCT)
+    parameters: Any = faiss.ParameterSpace()
+    parameters.set_index_parameters(index, f"nprobe={min(_PROBES, cells)}{further}")
+    index.train(sample)
+    return index
+
+
+def _num_cells(num_items: int) -> int:
+    return max(1, min(int(2 ** round(math.log2(4 * math.sqrt(num_items)))), num_items // _POINTS_A_CELL))
+
+
+def _sample(vectors: FloatArray) -> FloatArray:
+    return vectors[:: max(1, len(vectors) // (_SAMPLE_A_CELL * _num_cells(len(vectors))))]
+
+
+def _pieces(vectors: FloatArray) -> Iterator[FloatArray]:
+    return (vectors[begin : begin + _PIECE_ROWS] for begin in range(0, len(vectors), _PIECE_ROWS))
+
+
+def _of_one_length(vectors: FloatArray, longest: float) -> FloatArray:
+    """float32 [N, D + 1] of length 1, whose inner products with a query and a zero are those of `vectors` in the same
+    order: what is near is then what has a large product, as cells and codes take it to be (Bachrach et al., RecSys
+    2014, section 3)."""
+    scaled = vectors / np.float32(longest)
+    rest = np.sqrt(np.maximum(0, 1 - np.einsum("nd,nd->n", scaled, scaled)))
+    return np.concatenate([scaled, rest[:, None]], axis=1)
+
+
 def _are_finite(vectors: FloatArray) -> bool:
     """Without a table of booleans as long as the vectors."""
-    parts = (vectors[begin : begin + _FINITE_ROWS] for begin in range(0, len(vectors), _FINITE_ROWS))
-    return all(np.isfinite(part).all() for part in parts)
+    return all(np.isfinite(part).all() for part in _pieces(vectors))
 
 
 def _copy_to_gpu(built: Any, kind: IndexKind) -> Any:

@@ -13,8 +13,8 @@ from rich.table import Table
 def plan_command(
     items: Annotated[int, typer.Option(min=1, help="Items of the catalogue.")],
     users: Annotated[int, typer.Option(min=1, help="Users that the store knows.")],
-    requests_per_second: Annotated[float, typer.Option(min=0.001, help="Lists a second, at the peak.")],
-    events_per_second: Annotated[float, typer.Option(min=0, help="Events a second, at the peak.")] = 0.0,
+    requests_per_second: Annotated[float, typer.Option(min=0.001, max=1e9, help="Lists a second, at the peak.")],
+    events_per_second: Annotated[float, typer.Option(min=0, max=1e9, help="Events a second, at the peak.")] = 0.0,
     p99_ms: Annotated[float, typer.Option(min=1, help="Within which 99 % of the answers come, network aside.")] = 200.0,
     history: Annotated[int, typer.Option(min=1, help="Events kept of a user, on the average.")] = 50,
     dim: Annotated[int, typer.Option(min=1, help="Components of an item's vector.")] = 384,

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from recsys.bundle import Bundle
+from recsys.data import Sequences
 from recsys.errors import ArtifactError, DataError
 from training.config import load_config, stored_config
 from training.pipeline import finished_key
@@ -123,6 +124,25 @@ def test_a_sample_of_the_users_is_evaluated_and_the_report_says_so(finished_run:
     same = sampled.join(whole, on="user", suffix="_of_all")
     assert same["generator"].to_list() == same["generator_of_all"].to_list()
     assert len(same) == 30
+
+
+def test_the_generator_learns_from_a_sample_of_the_users(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "toy")
+    learned_from = []
+
+    def stop(model: object, train: Sequences, *further: object, **settings: object) -> None:
+        learned_from.append(train.users.tolist())
+        raise DataError("enough")
+
+    monkeypatch.setattr("training.stages.train.fit_generator", stop)
+    for at_most in (20, 20, 1000):
+        config = load_config(finished_run.parents[1] / "toy.yaml", [f"run.dir={tmp_path}", f"fit.max_users={at_most}"])
+        with pytest.raises(DataError, match="enough"):
+            execute(config, until="train")
+    assert [len(set(users)) for users in learned_from] == [20, 20, 80]
+    assert learned_from[0] == learned_from[1] == sorted(learned_from[0])
 
 
 def test_costs_of_every_stage_are_kept(finished_run: Path) -> None:

@@ -177,6 +177,19 @@ def test_one_bit_a_component_is_small_and_built_over_a_map_of_the_vectors(tmp_pa
     assert (hits.items[:, 0] == np.arange(30)).all()
 
 
+def test_vectors_of_any_lengths_are_found() -> None:
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(60, 16))
+    vectors = centres[random.integers(0, 60, 6000)] + 0.5 * random.normal(size=(6000, 16))
+    vectors = (vectors * np.exp(0.7 * random.normal(size=(6000, 1)))).astype(np.float32)
+    queries = (centres[:40] + 0.5 * random.normal(size=(40, 16))).astype(np.float32)
+    expected, _ = brute_force(vectors, queries, 10, np.ones((40, 6000), dtype=bool))
+    index = ItemIndex(vectors, "ivf_rabitq")
+    found = index.search(queries, 10).items
+    # Over the vectors as they are it is .88 here, and a third where there are many more cells than are looked into.
+    assert np.mean([len(np.intersect1d(*rows)) / 10 for rows in zip(found, expected, strict=True)]) > 0.9
+
+
 def test_what_is_refined_in_parts_is_what_is_refined_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(2)
     index = ItemIndex(random.normal(size=(900, 8)).astype(np.float32), "ivf_rabitq")

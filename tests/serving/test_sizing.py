@@ -104,6 +104,14 @@ def test_what_no_machine_can_do_is_refused_by_name() -> None:
         plan(Needs(items=1000, users=10, requests_per_second=10**6), COSTS)
 
 
+@pytest.mark.parametrize("option", ["--requests-per-second", "--events-per-second"])
+def test_an_endless_rate_is_refused_by_name(option: str) -> None:
+    given = ["plan", "--items", "1000", "--users", "10", "--requests-per-second", "1", option, "inf"]
+    refused = CliRunner().invoke(app, given)
+    assert refused.exit_code == 2
+    assert option in refused.stderr
+
+
 def test_more_work_never_takes_fewer_machines() -> None:
     sizes = [
         plan(

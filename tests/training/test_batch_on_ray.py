@@ -1,4 +1,4 @@
-"""The job of lists for all users on a cluster of this machine."""
+"""The jobs of lists for all users and of vectors of items on a cluster of this machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 from toy_bundle import NUM_USERS, write_toy_bundle
+from toy_encoder import write_toy_encoder
 
 from recsys.errors import ArtifactError
 from training.batch.job import plan_job
 from training.batch.run import run_job
+from training.batch.vectors import plan_vectors
 
 pytestmark = pytest.mark.ray
 
@@ -100,3 +102,22 @@ def test_an_error_of_the_input_comes_back_as_it_is(tmp_path: Path) -> None:
     job = plan_job(tmp_path / "toy", tmp_path / "out", k=4, shard_size=6, include_seen=False)
     with pytest.raises(ArtifactError, match="by now, the job began with other"):
         run_job(replace(job, model_version="other"), engine="ray", workers=1)
+
+
+def test_actors_write_the_vectors_of_one_process_and_keep_those_that_are_there(tmp_path: Path) -> None:
+    write_toy_bundle(tmp_path / "toy", encoder=write_toy_encoder(tmp_path, ("film", "number"), 16))
+    columns = {"item_id": ["i3", "n0", "n1", "i4"], "title": ["Film", "Number", "Film number", None]}
+    items = tmp_path / "items.parquet"
+    pl.DataFrame(columns).with_columns(categories=[], year=pl.lit(None)).write_parquet(items)
+    outs = [tmp_path / "here", tmp_path / "ray"]
+    here, there = (plan_vectors(tmp_path / "toy", out, items=str(items), shard_size=1) for out in outs)
+    run_job(here)
+    run_job(there)
+    for number in (1, 3):
+        (there.out / f"part-{number:05d}.parquet").unlink()
+    document = run_job(there, engine="ray", workers=1)
+    assert (document["kept_shards"], document["made_shards"], document["num_known"]) == (2, 2, 2)
+    assert (there.out / "_SUCCESS").exists()
+    assert [(there.out / path.name).read_bytes() == path.read_bytes() for path in here.out.glob("*.parquet")] == [
+        True
+    ] * 4

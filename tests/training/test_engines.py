@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from training.engines.start import build_in_rank
 from training.fit import FitConfig, fit_generator
 from training.objectives import WindowObjective
 from training.pipeline import Stage, Workspace
+from training.runs import execute
 from training.stages import build_stages
 
 NUM_ITEMS, SIZES = 30, (4, 8)
@@ -88,6 +90,26 @@ def test_ray_without_its_extra_says_which_one(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'recsys\[ray\]'"):
         start(RayEngine(name="ray"), print, tmp_path)
+
+
+def test_ray_is_asked_for_before_the_first_of_the_stages_that_it_would_share(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = [Stage(name=name, version=1, inputs=(), settings=None, build=noted) for name in ("data", "encode")]
+    built.append(replace(built[0], name="train", shared=True))
+    monkeypatch.setattr("training.runs.build_stages", lambda config: built)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    config = load_config(config_file, ["engine=ray", f"run.dir={tmp_path}", "run.name=made"])
+    for until in (None, "train"):
+        with pytest.raises(ConfigError, match=r"pip install 'recsys\[ray\]'"):
+            execute(config, until)
+    assert not config.run_dir.exists()
+    execute(config, "encode")
+    assert (config.run_dir / "encode" / "made").exists()
+
+
+def noted(workspace: Workspace) -> None:
+    (workspace.output / "made").touch()
 
 
 def write(workspace: Workspace) -> None:

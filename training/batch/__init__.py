@@ -1,4 +1,5 @@
-"""Lists for every user of a log, made offline: a job of shards that can be killed and goes on.
+"""Work over whole tables, offline: lists for every user of a log, vectors and semantic IDs of items. Each is a job of
+shards, which can be killed and goes on.
 
 Imports nothing heavy itself, for the command line's sake.
 """

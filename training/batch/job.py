@@ -1,4 +1,4 @@
-"""One shard of the lists for all users: from a number to a file. Any process can make any shard, and knows no other.
+"""One shard of the lists for all users: from a number to a file.
 
 A shard is Parquet, a row a user in the input's order: `user_id`; `item_ids` and `scores`, best first; `source`, what
 made the list (`fusion`, `generator`, or `popularity` for a history without an item of the catalogue; scores of
@@ -7,12 +7,10 @@ different sources are not comparable); `model_version`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -21,8 +19,7 @@ import torch
 from recsys.bundle import Bundle, read_manifest
 from recsys.data.sequences import IntArray, Sequences
 from recsys.data.tables import as_ids, raise_bad_rows
-from recsys.errors import ArtifactError, ConfigError, DataError
-from recsys.files import atomic_path, sha256_file
+from recsys.errors import ConfigError, DataError
 from recsys.generator.any_order import AnyOrderModel
 from recsys.generator.constraints import Constraints
 from recsys.generator.placement import place
@@ -30,6 +27,8 @@ from recsys.generator.recommendations import Recommender
 from recsys.generator.recommender import GenerativeRecommender
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import FloatArray, PopularitySource
+from training.batch.shards import Job, Shard, load_bundle
+from training.batch.tables import open_table
 
 Device = Literal["cpu", "cuda"]
 
@@ -37,47 +36,36 @@ _COLUMNS = ("user_id", "item_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchJob:
-    """All that a shard depends on; it can be pickled."""
+class BatchJob(Job):
+    """Lists for users, whose histories the table has."""
 
-    bundle: Path
-    model_version: str
-    """That the bundle must have."""
-    histories: str
-    """What polars scans: a path, a pattern or a URL of Parquet files."""
-    num_users: int
-    """Rows of `histories`."""
-    content: str
-    """Names the content of `histories`: a hash over its rows in their order, by polars."""
-    out: Path
-    """An absolute path."""
+    unit = "users"
+    reads = "histories"
+    counts = ("num_users", "num_popular", "num_unknown")
+    """`num_popular`: users without an item that the catalogue has, whose list is of the most popular ones.
+    `num_unknown`: entries of histories that the catalogue does not have; they were left out."""
+
     k: int
-    shard_size: int
-    """Users of a shard, at most."""
     include_seen: bool
     """Whether items of the history may be listed."""
     device: Device
     """Where the generator computes; it changes the last digits of scores, and not which job this is."""
 
     @property
-    def num_shards(self) -> int:
-        """How many files there will be."""
-        return -(-self.num_users // self.shard_size)
+    def facts(self) -> dict[str, Any]:
+        """See `Job`."""
+        return {**super().facts, "k": self.k, "include_seen": self.include_seen}
 
+    @property
+    def not_on_ray(self) -> str | None:
+        """See `Job`."""
+        if self.device == "cpu":
+            return None
+        return "device: Ray's workers make lists on the CPU; leave out --device cuda or --engine ray"
 
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """A finished file."""
-
-    number: int
-    file: str
-    """Its name in the folder."""
-    num_users: int
-    num_popular: int
-    """Users without an item that the catalogue has, whose list is of the most popular ones."""
-    num_unknown: int
-    """Entries of histories that the catalogue does not have; they were left out."""
-    sha256: str
+    def make(self, number: int) -> Shard:
+        """See `Job` and `make_shard`."""
+        return make_shard(self, number)
 
 
 def plan_job(
@@ -95,8 +83,8 @@ def plan_job(
     Args:
         bundle: the directory of a bundle.
         out: where the shards will be.
-        histories: Parquet with `user_id` and `item_ids` (oldest first): a file, a folder, a pattern, or a URL such as
-            `s3://bucket/users/` (a folder ends with `/`); None: the histories of the bundle.
+        histories: Parquet with `user_id` and `item_ids` (oldest first): a place as in `open_table`; None: the
+            histories of the bundle.
         k: length of the lists.
         shard_size: users of a shard.
         include_seen: whether items of the history may be listed.
@@ -104,40 +92,13 @@ def plan_job(
 
     Raises:
         ArtifactError: there is no bundle.
-        DataError: the histories cannot be read, lack a column, have no rows, or name a user twice or not at all.
+        DataError: see `open_table`.
     """
     bundle = bundle.absolute()
-    model_version = read_manifest(bundle).model_version
-    source = str(bundle / "histories.parquet") if histories is None else _pattern(histories)
-    with _reading(source):
-        frame = pl.scan_parquet(source)
-        names = frame.collect_schema().names()
-        if missing := [name for name in _COLUMNS if name not in names]:
-            raise DataError(f"{source}: no column {missing[0]!r}; there are {', '.join(names)}")
-        row = (
-            frame.select(_COLUMNS)
-            .with_row_index()
-            .select(
-                num_users=pl.len(),
-                distinct=pl.col("user_id").n_unique(),
-                nameless=pl.col("user_id").null_count(),
-                content=pl.struct(pl.all()).hash().sum(),
-            )
-            .collect(engine="streaming")
-            .row(0, named=True)
-        )
-    if not row["num_users"]:
-        raise DataError(f"{source}: the table has no rows")
-    if row["nameless"]:
-        raise DataError(f"{source}: column 'user_id' has no value in {row['nameless']} of {row['num_users']} rows")
-    if twice := row["num_users"] - row["distinct"]:
-        raise DataError(f"{source}: {twice} of {row['num_users']} rows name a user again; give each user one row")
     return BatchJob(
         bundle=bundle,
-        model_version=model_version,
-        histories=source,
-        num_users=row["num_users"],
-        content=f"{row['content']:016x}",
+        model_version=read_manifest(bundle).model_version,
+        table=open_table(str(bundle / "histories.parquet") if histories is None else histories, _COLUMNS, "a user"),
         out=out.absolute(),
         k=k,
         shard_size=shard_size,
@@ -155,10 +116,9 @@ def make_shard(job: BatchJob, number: int) -> Shard:
         DataError: a column has another type, or a user has no list of items.
     """
     lists = _loaded(job.bundle, job.model_version, job.device)
-    with _reading(job.histories):
-        rows = pl.scan_parquet(job.histories).select(_COLUMNS).slice(number * job.shard_size, job.shard_size).collect()
-    users = as_ids(rows["user_id"], job.histories)
-    histories, num_unknown = lists.numbered(rows["item_ids"], job.histories)
+    rows, source = job.rows(number), job.table.source
+    users = as_ids(rows["user_id"], source)
+    histories, num_unknown = lists.numbered(rows["item_ids"], source)
     items, scores = lists.of(histories, job.k, include_seen=job.include_seen)
     is_popular = histories.lengths == 0
     frame = pl.DataFrame(
@@ -168,19 +128,8 @@ def make_shard(job: BatchJob, number: int) -> Shard:
             "scores": _ragged(pl.Series(scores.ravel()), items),
             "source": np.where(is_popular, "popularity", lists.source),
         }
-    ).with_columns(model_version=pl.lit(job.model_version))
-    path = job.out / f"part-{number:05d}.parquet"
-    with atomic_path(path) as temporary:
-        frame.write_parquet(temporary)
-        digest = sha256_file(temporary)
-    return Shard(
-        number=number,
-        file=path.name,
-        num_users=len(frame),
-        num_popular=int(is_popular.sum()),
-        num_unknown=num_unknown,
-        sha256=digest,
     )
+    return job.write(number, frame, {"num_popular": int(is_popular.sum()), "num_unknown": num_unknown})
 
 
 class _Lists:
@@ -230,13 +179,7 @@ class _Lists:
 @lru_cache(maxsize=1)
 def _loaded(path: Path, model_version: str, device: Device) -> _Lists:
     """Once a process."""
-    bundle = Bundle.load(path)
-    if bundle.manifest.model_version != model_version:
-        raise ArtifactError(
-            f"bundle: {path} is {bundle.manifest.model_version} by now, the job began with {model_version}; "
-            "start anew in another folder"
-        )
-    return _Lists(bundle, device)
+    return _Lists(load_bundle(path, model_version), device)
 
 
 def _on_gpu(generator: GenerativeRecommender) -> GenerativeRecommender:
@@ -245,22 +188,6 @@ def _on_gpu(generator: GenerativeRecommender) -> GenerativeRecommender:
         raise ConfigError("device: PyTorch finds no CUDA device here; leave out --device cuda")
     place(generator.model, torch.device("cuda"))
     return generator if isinstance(generator.model, AnyOrderModel) else generator.with_graphs()
-
-
-@contextmanager
-def _reading(source: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{source}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-
-
-def _pattern(histories: str) -> str:
-    """What polars scans, from anywhere; a folder's other files, such as a marker of success, are no part of it."""
-    is_url = "://" in histories
-    is_folder = histories.endswith("/") or (not is_url and Path(histories).is_dir())
-    place = histories.rstrip("/") if is_url else str(Path(histories).absolute())
-    return f"{place}/**/*.parquet" if is_folder else place
 
 
 def _ragged(values: pl.Series, items: IntArray) -> pl.Series:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from recsys.errors import RecsysError
-from training.batch.job import Shard
+from training.batch.shards import Shard
 from training.ray_cluster import ray_cluster
 
 

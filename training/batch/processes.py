@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 
 from recsys.errors import RecsysError
-from training.batch.job import Shard
+from training.batch.shards import Shard
 
 
 def made(make: Callable[[int], Shard], numbers: Sequence[int], workers: int) -> Iterator[Shard]:

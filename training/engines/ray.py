@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recsys.errors import EngineError, RecsysError
+from recsys.errors import ConfigError, EngineError, RecsysError
 from recsys.ranks import Ranks
 from training.engines.config import RayEngine
 from training.engines.work import TIMEOUT, answer
@@ -33,7 +34,10 @@ def _fitted(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> 
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    on_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    there = ray.cluster_resources()
+    on_gpu = there.get("GPU", 0) > 0
+    if not os.environ.get("RAY_ADDRESS"):
+        _check_room(engine, "GPU" if on_gpu else "CPU", there)
     try:
         outcome = TorchTrainer(
             _in_process,
@@ -55,6 +59,15 @@ def _fitted(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> 
         ) from error
     answered: RecsysError | None = outcome.return_value
     return answered
+
+
+def _check_room(engine: RayEngine, kind: str, there: Mapping[str, float]) -> None:
+    """A process takes one of `kind`. A cluster may grow; on a machine alone Ray would wait for more without an end."""
+    if (room := int(there.get(kind, 0))) < engine.processes:
+        raise ConfigError(
+            f"engine.processes={engine.processes}, and Ray has {room} {kind}s on this machine; set "
+            f"engine.processes={room}, or RAY_ADDRESS to a cluster"
+        )
 
 
 def _in_process(settings: dict[str, Any]) -> RecsysError | None:

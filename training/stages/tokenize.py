@@ -95,7 +95,8 @@ def _fitted(
     # A counting level comes about while items are named: until then there is no whole tokenizer to keep.
     keeps = workspace.ranks.leads and tokenizer.config.collisions != "extra_level"
     kept = workspace.resume / TOKENIZER
-    if kept.is_dir():
+    # What the leader sees: on a file system that many machines share, not all see a new directory at once.
+    if workspace.ranks.told(kept.is_dir()):
         loaded = load_tokenizer(kept)
         assert isinstance(loaded, RQVAETokenizer | RKMeansTokenizer), "it was kept under the same settings"
         tokenizer = loaded

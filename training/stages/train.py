@@ -76,7 +76,7 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
     indexer = users.load_indexer(workspace, split.of_fitted(embeddings.vectors)) if named else None
     model = build_model(config.generator, codes, ids.codebook_sizes, known_vectors, users=indexer)
     recommender = GenerativeRecommender(config.generator, codes, ids.codebook_sizes, known_vectors, model)
-    train = split.fitted_train
+    train = _learned_from(split.fitted_train, config)
     mix = objective = None
     if config.generator.model.lm is not None:
         ground_rows(model, codes, ids.codebook_sizes, split.of_fitted(embeddings.vectors), config.run.seed)
@@ -108,6 +108,14 @@ def _build(config: RunConfig, workspace: Workspace) -> None:
         recommender = recommender.with_catalog(ids.codes, embeddings.vectors, known=split.fitted_items)
     recommender.save(workspace.output)
     write_json(workspace.output / _CURVE, {"best_epoch": result.best_epoch, "curve": result.curve})
+
+
+def _learned_from(train: Sequences, config: RunConfig) -> Sequences:
+    at_most = config.fit.max_users
+    if at_most is None or len(train) <= at_most:
+        return train
+    chosen = np.random.default_rng(config.run.seed).choice(len(train), at_most, replace=False)
+    return train.select(np.sort(chosen))
 
 
 def _teaching(config: RunConfig, mix: TaskMix) -> Callable[[GeneratorModel], Objective]:
