@@ -393,11 +393,12 @@ def retokenize(
         print_retokenization(document, out)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A script of benchmarks/, without .py.")] = "",
     as_json: AsJson = False,
+    show_help: Annotated[bool, typer.Option("--help", help="Show this message, or that of NAME, and exit.")] = False,
 ) -> None:
     """Run a benchmark of the checkout and keep its result in benchmarks/results/.
 
@@ -405,6 +406,11 @@ def bench(
     """
     from training.bench import bench_names, run_bench
 
+    if show_help and name:
+        run_bench(name, ["--help"])
+    if show_help:
+        typer.echo(context.get_help())
+        return
     if not name:
         typer.echo("\n".join(bench_names()))
         return

@@ -44,6 +44,16 @@ def test_bench_prints_one_json_document_and_keeps_it(checkout: Path) -> None:
     assert json.loads((checkout / "benchmarks" / "results" / "toy.json").read_text()) == document
 
 
+def test_the_help_of_a_benchmark_names_its_own_options_and_runs_nothing(checkout: Path) -> None:
+    parsed = "import argparse\ndef main(arguments):\n    parser = argparse.ArgumentParser()\n"
+    parsed += "    parser.add_argument('--number')\n    parser.parse_args(arguments)\n    return {}\n"
+    (checkout / "benchmarks" / "toy.py").write_text(parsed)
+    result = recsys("bench", "toy", "--help", cwd=checkout)
+    assert result.returncode == 0
+    assert "--number NUMBER" in result.stdout
+    assert not (checkout / "benchmarks" / "results").exists()
+
+
 def test_unknown_benchmark_lists_the_known_ones(checkout: Path) -> None:
     result = recsys("bench", "toi", cwd=checkout)
     assert (result.returncode, result.stdout) == (1, "")

@@ -29,6 +29,7 @@ from recsys.tokenizer.config import RQVAEConfig
 from recsys.tokenizer.rqvae import RQVAETokenizer
 from training.config import RunConfig, load_config
 from training.engines import RayEngine, TorchrunEngine, start
+from training.engines.ray import check_room
 from training.engines.start import build_in_rank
 from training.fit import FitConfig, fit_generator
 from training.objectives import WindowObjective
@@ -90,6 +91,12 @@ def test_ray_without_its_extra_says_which_one(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'recsys\[ray\]'"):
         start(RayEngine(name="ray"), print, tmp_path)
+
+
+def test_more_processes_than_ray_has_room_for_on_one_machine_are_refused() -> None:
+    check_room(RayEngine(name="ray", processes=2), "CPU", {"CPU": 2.0})
+    with pytest.raises(ConfigError, match=r"engine\.processes=3, and Ray has 2 CPUs .* set engine\.processes=2, or"):
+        check_room(RayEngine(name="ray", processes=3), "CPU", {"CPU": 2.0})
 
 
 def test_ray_is_asked_for_before_the_first_of_the_stages_that_it_would_share(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_engines import check, fit, read
 
-from recsys.errors import ConfigError, DataError
+from recsys.errors import DataError
 from training.engines import RayEngine, start
 
 pytestmark = pytest.mark.ray
@@ -38,11 +38,3 @@ def test_an_error_of_the_input_comes_back_as_it_is_and_is_not_tried_again(tmp_pa
     with pytest.raises(DataError, match="enough"):
         start(RayEngine(name="ray", processes=2), partial(fit, tmp_path, 3, None), tmp_path / "engine")
     assert list(read(tmp_path)) == ["0", "1", "2", "3"]
-
-
-def test_more_processes_than_this_machine_has_room_for_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ConfigError, match=r"engine\.processes=3, and Ray has 2 CPUs .* set engine\.processes=2, or"):
-        start(RayEngine(name="ray", processes=3), print, tmp_path / "engine")

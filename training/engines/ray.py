@@ -37,7 +37,7 @@ def _fitted(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> 
     there = ray.cluster_resources()
     on_gpu = there.get("GPU", 0) > 0
     if not os.environ.get("RAY_ADDRESS"):
-        _check_room(engine, "GPU" if on_gpu else "CPU", there)
+        check_room(engine, "GPU" if on_gpu else "CPU", there)
     try:
         outcome = TorchTrainer(
             _in_process,
@@ -61,8 +61,12 @@ def _fitted(engine: RayEngine, work: Callable[[Ranks], None], scratch: Path) -> 
     return answered
 
 
-def _check_room(engine: RayEngine, kind: str, there: Mapping[str, float]) -> None:
-    """A process takes one of `kind`. A cluster may grow; on a machine alone Ray would wait for more without an end."""
+def check_room(engine: RayEngine, kind: str, there: Mapping[str, float]) -> None:
+    """A process takes one of `kind`. A cluster may grow; on a machine alone Ray would wait for more without an end.
+
+    Raises:
+        ConfigError: there are fewer than processes.
+    """
     if (room := int(there.get(kind, 0))) < engine.processes:
         raise ConfigError(
             f"engine.processes={engine.processes}, and Ray has {room} {kind}s on this machine; set "
