@@ -2,7 +2,7 @@
 
 from recsys.data.catalog import Catalog
 from recsys.data.config import DataConfig, SplitConfig
-from recsys.data.dataset import Dataset, fingerprints, load_dataset, local_files, resolve, write_import_folder
+from recsys.data.dataset import Dataset, fingerprints, load_dataset, resolve, write_import_folder
 from recsys.data.describe import describe
 from recsys.data.interactions import Interactions
 from recsys.data.sequences import Examples, IntArray, Sequences
@@ -22,7 +22,6 @@ __all__ = [
     "describe",
     "fingerprints",
     "load_dataset",
-    "local_files",
     "make_split",
     "resolve",
     "write_import_folder",

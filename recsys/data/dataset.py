@@ -86,11 +86,6 @@ def source_files(config: DataConfig) -> list[Shard]:
     return [Shard(name=name, path=str(folder / name), store=None) for name in names]
 
 
-def local_files(config: DataConfig) -> list[Path]:
-    """The files of this machine among `source_files`."""
-    return [Path(shard.path) for shard in source_files(config) if shard.store is None]
-
-
 def fingerprints(config: DataConfig) -> dict[str, str]:
     """By file, what changes with its content: know by it whether the data under `config.path` have changed.
 

@@ -48,9 +48,11 @@ class LogFacts:
 def scratch_directory(directory: Path | None) -> Iterator[Path]:
     """A directory for the time of the block: emptied before, removed afterwards. None: one where the system keeps
     temporary files."""
-    directory = Path(tempfile.mkdtemp(prefix="recsys-data-")) if directory is None else directory
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    if directory is None:
+        directory = Path(tempfile.mkdtemp(prefix="recsys-data-"))  # that nobody else can read
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
     try:
         yield directory
     finally:

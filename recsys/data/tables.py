@@ -156,6 +156,10 @@ def as_ids(column: pl.Series, table: str) -> pl.Series:
     raise_bad_rows(table, column, column.is_null(), "has no value")
     if column.dtype.is_float():
         raise_bad_rows(table, column, ~column.is_finite() | (column != column.round()), "is not a whole number")
+        rounded = column.abs() >= (1 << (24 if column.dtype == pl.Float32 else 53))
+        raise_bad_rows(
+            table, column, rounded, "has lost digits as a decimal number (write it as a whole one or as text)"
+        )
         column = column.cast(pl.Int64)
     if not (column.dtype == pl.String or column.dtype.is_integer() or column.dtype in (pl.Categorical, pl.Enum)):
         raise DataError(f"{table}: column {column.name!r} must hold text or whole numbers, found {column.dtype}")
@@ -229,7 +233,7 @@ def as_timestamp(column: pl.Series, table: str, unit: str) -> pl.Series:
         raise_bad_rows(table, column, ~column.is_finite(), "is NaN or infinite")
         seconds = (column / (10**9 // _NANOSECONDS[unit])).floor().cast(pl.Int64, strict=False)
     else:
-        seconds = column.cast(pl.Int64) // (10**9 // _NANOSECONDS[unit])
+        seconds = column.cast(pl.Int64, strict=False) // (10**9 // _NANOSECONDS[unit])
     raise_bad_rows(
         table,
         column,

@@ -7,11 +7,13 @@ rates a second:
     machines       = ceil(workers / cores) + spare
     memory         = service + (workers a machine - 1) * worker + N * item
     store memory   = users * user + remembered events * event
-    store shards   = ceil(max((answers * C_read + events * C_append) / u_store, store memory / shard memory))
+    store shards   = ceil(16 / floor(16 / max((answers * C_read + events * C_append) / u_store,
+                                              store memory / shard memory)))
     network        = answers * answer
     offline store  = events * event, a day
 
-Users are divided over 16 shards (`feature_store.keys`): more than that no cluster can use.
+Users are divided over 16 parts (`feature_store.keys`), of which a shard has whole ones, at most one more than another:
+more than 16 shards no cluster can use, and 9 to 15 carry no more than 8.
 
 An event is remembered as long as it is in its user's history, and as long as its id is, 30 days; the larger number
 counts. Nothing is said of GPUs, of training, or of models that were not measured.
@@ -121,6 +123,7 @@ def plan(needs: Needs, costs: Costs) -> Plan:
             f"plan: shard_gib: the store takes {store_gib:.0f} GiB, and users are divided over {SHARDS} shards; allow "
             f"{math.ceil(store_gib / SHARDS)} GiB a shard, or divide the users over several services with a store each"
         )
+    parts_a_shard = math.floor(SHARDS / max(store_busy / _STORE_LOAD, store_gib / needs.shard_gib))
     return Plan(
         answer_cpu_ms=answer_ms,
         load=load,
@@ -128,7 +131,7 @@ def plan(needs: Needs, costs: Costs) -> Plan:
         machines=machines + needs.spare,
         workers_per_machine=each,
         machine_gib=memory_mib / 1024,
-        store_shards=math.ceil(max(store_busy / _STORE_LOAD, store_gib / needs.shard_gib)),
+        store_shards=math.ceil(SHARDS / parts_a_shard),
         store_gib=store_gib,
         offline_writer_cores=needs.events_per_second * costs.offline_event_ms / 1000,
         offline_gib_per_day=needs.events_per_second * _DAY_S * costs.offline_event_bytes / 2**30,

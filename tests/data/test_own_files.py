@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from recsys.data import DataConfig, Dataset, load_dataset, local_files, resolve, write_import_folder
+from recsys.data import DataConfig, Dataset, fingerprints, load_dataset, resolve, write_import_folder
 from recsys.errors import ConfigError, DataError
 
 ITEMS = {
@@ -62,7 +62,7 @@ def test_path_replaces_the_download_of_any_source(tmp_path: Path) -> None:
     for source in ({"source": "amazon", "name": "amazon-2014/Beauty"}, {"source": "movielens"}):
         config = DataConfig.model_validate({**source, "path": folder})
         assert histories(load_dataset(config)) == EXPECTED
-        assert [path.name for path in local_files(config)] == ["interactions.parquet", "items.parquet"]
+        assert list(fingerprints(config)) == ["interactions.parquet", "items.parquet"]
 
 
 def test_catalogue_of_nothing_but_categories_works(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_csv_and_json_lines_load_through_a_column_map(tmp_path: Path, compressed
         "title": ["One", None, "Three"],
         "categories": [["a", "b"], [], ["c"]],
     }
-    assert [path.name for path in local_files(resolve(str(config)))] == [
+    assert list(fingerprints(resolve(str(config)))) == [
         f"items.csv{suffix}",
         f"events.jsonl{suffix}",
     ]
@@ -173,6 +173,8 @@ def test_times_are_understood_in_many_forms(tmp_path: Path, values: list[Any], u
             {"user_id": [1.5, 2.0, 3.0, 4.0]},
             "'user_id' is not a whole number in 1 of 4 rows, e.g. row 1: 1.5",
         ),
+        ({"user_id": [1e19, 2.0, 3.0, 2.0**53]}, "'user_id' has lost digits .* in 2 of 4 rows, e.g. row 1: 1e"),
+        ({"timestamp": pl.Series([2**64 - 1, 1, 2, 3], dtype=pl.UInt64)}, "'timestamp' lies beyond .* in 1 of 4 rows"),
         ({"item_id": ["001", "x", "y", "x"]}, "3 of 4 rows name 2 items that are not among the 3"),
     ],
 )

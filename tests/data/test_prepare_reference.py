@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recsys.data import DataConfig, sequences, spilled
@@ -121,7 +123,9 @@ def assert_as_expected(rows: list[Row], cuts: list[int], config: DataConfig, onl
         catalog, interactions = prepare(as_raw(rows, cuts), config, only_interacted=only_interacted)
     except DataError:
         absent = config.event_types is not None and set(config.event_types) - {row.event_type for row in rows}
-        assert absent or not log
+        chosen = [row for row in rows if config.event_types is None or row.event_type in config.event_types]
+        unrated = config.min_rating is not None and all(row.rating is None for row in chosen)
+        assert absent or unrated or not log
         return
     assert (catalog.item_ids, interactions.user_ids) == (item_ids, user_ids)
     assert interactions.frame.rows() == [
@@ -131,6 +135,7 @@ def assert_as_expected(rows: list[Row], cuts: list[int], config: DataConfig, onl
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
+@example(rows=[Row("u", "a", "view", None, 1, None)], cuts=[], config=DataConfig(min_rating=2), only_interacted=False)
 @given(rows=logs(), cuts=st.lists(st.integers(0, 40), max_size=3), config=CONFIGS, only_interacted=st.booleans())
 def test_every_step_is_that_of_a_plain_reference(
     rows: list[Row], cuts: list[int], config: DataConfig, only_interacted: bool
@@ -197,6 +202,16 @@ def test_what_does_not_fit_into_memory_goes_to_disk_and_nothing_of_it_stays(
     assert any(written)
     assert tight.frame.equals(roomy.frame)
     assert tight.user_ids == roomy.user_ids
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_the_system_keeps_temporary_files_nobody_else_reads_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with spilled.scratch_directory(None) as directory:
+        assert directory.parent == tmp_path
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert list(tmp_path.iterdir()) == []
 
 

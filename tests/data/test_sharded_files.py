@@ -34,6 +34,9 @@ def write_shards(folder: Path) -> Path:
             frame[begin:end].write_parquet(folder / name / f"part-{number}.parquet")
     for name in ("_SUCCESS", "_all.parquet", "._part-0.parquet"):
         (folder / "log" / name).touch()
+    # What a job of Spark that failed leaves.
+    (folder / "log" / "_temporary" / "0").mkdir(parents=True)
+    EVENTS.write_parquet(folder / "log" / "_temporary" / "0" / "part-0.parquet")
     return folder
 
 
@@ -62,9 +65,12 @@ def store() -> Iterator[Any]:
     memory.pseudo_dirs[:] = [""]
 
 
-@pytest.mark.parametrize("interactions", ["log", "log/*.parquet", "*/part-[0-9].parq*"])
+@pytest.mark.parametrize(
+    "interactions", ["log", "log/*.parquet", "*/part-[0-9].parq*", "log/**/*.parquet", "ABSOLUTE/log"]
+)
 def test_many_files_are_one_table(tmp_path: Path, whole: Dataset, interactions: str) -> None:
     folder = write_shards(tmp_path / "sharded")
+    interactions = interactions.replace("ABSOLUTE", str(folder))
     if interactions.startswith("*"):
         (folder / "items").rename(tmp_path / "items")
         assert_same(load(folder, items="../items", interactions=interactions), whole)
@@ -109,7 +115,9 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert set(fingerprints(config)) == {"items/all.csv", "log/all.csv"}
 
 
-def test_files_of_a_store_count_by_what_it_says_of_them(store: Any) -> None:
+def test_files_of_a_store_count_by_what_it_says_of_them(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As the store of http:// does, whose files count as static.
+    monkeypatch.setattr(type(store), "ukey", lambda self, path: path)
     store.pipe({"/shop/items.parquet": b"1", "/shop/interactions.parquet": b"2"})
     config = DataConfig(source="files", path="memory://shop")
     before = fingerprints(config)
@@ -117,6 +125,35 @@ def test_files_of_a_store_count_by_what_it_says_of_them(store: Any) -> None:
     assert set(before) == {"items.parquet", "interactions.parquet"}
     store.pipe("/shop/interactions.parquet", b"33")
     assert {name for name, value in fingerprints(config).items() if value != before[name]} == {"interactions.parquet"}
+
+
+def test_a_glob_may_name_what_is_hidden(tmp_path: Path, whole: Dataset, store: Any) -> None:
+    store.put(str(write_shards(tmp_path / "sharded")), "/shop", recursive=True)
+    for path in (tmp_path / "sharded", "memory://shop"):
+        assert_same(load(path, items="items", interactions="log/_temporary/**/*.parquet"), whole)
+        assert_same(load(path, items="items", interactions="log/**/*.parquet"), whole)
+
+
+def test_a_folder_of_other_files_and_a_glob_that_is_none_say_what_to_write(tmp_path: Path, store: Any) -> None:
+    (tmp_path / "log" / "day=1").mkdir(parents=True)
+    for place in (tmp_path / "log" / "0.csv", tmp_path / "log" / "day=1" / "0.parquet"):
+        place.touch()
+    store.put(str(tmp_path / "log"), "/shop/log", recursive=True)
+    for path in (tmp_path, "memory://shop"):
+        with pytest.raises(DataError, match=r"the folder .*/log has no .parquet files; .* glob \(log/\*\.csv, "):
+            fingerprints(DataConfig(source="files", path=path, interactions="log"))
+    with pytest.raises(ConfigError, match=r"^data.items or data.interactions: '\*\*.parquet' is no glob: "):
+        load(tmp_path, items="**.parquet")
+
+
+def test_columns_may_stand_in_another_order_in_each_file(tmp_path: Path, whole: Dataset) -> None:
+    folder = write_shards(tmp_path / "sharded")
+    for number, (begin, end) in enumerate([(0, 1), (1, 4)]):
+        part = ITEMS[begin:end].with_columns(colour=pl.lit("red"))
+        columns = ["colour", *ITEMS.columns] if number else [*ITEMS.columns, "colour"]
+        part.select(columns).write_parquet(folder / "items" / f"part-{number}.parquet")
+    found = load(folder, **SHARDED)
+    assert found.catalog.frame.drop("colour").equals(whole.catalog.frame)
 
 
 def test_files_that_are_missing_are_named(tmp_path: Path, store: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from typer.testing import CliRunner
@@ -70,6 +71,16 @@ def test_a_busy_store_is_divided_by_its_time() -> None:
     needs = Needs(items=1000, users=10, requests_per_second=5000, history=1, p99_ms=300, memory_gib=64)
     assert plan(needs, COSTS).store_shards == 1  # half a second of a core a second
     assert plan(needs.model_copy(update={"requests_per_second": 20_000}), COSTS).store_shards == 4
+
+
+@pytest.mark.parametrize(("shards_of_room", "shards"), [(1.0, 1), (1.1, 2), (2.0, 2), (5.1, 6), (7.0, 8), (8.1, 16)])
+def test_a_shard_has_whole_parts_of_the_sixteen(shards_of_room: float, shards: int) -> None:
+    needs = Needs(items=1000, users=10**9, requests_per_second=1, history=50)
+    gib = (1e9 * 100 + 50e9 * 200) / 2**30
+    found = plan(needs.model_copy(update={"shard_gib": gib / shards_of_room}), COSTS)
+    assert found.store_shards == shards
+    # The fullest has no more than it has room for.
+    assert math.ceil(16 / shards) / 16 * found.store_gib <= gib / shards_of_room * 1.000001
 
 
 @pytest.mark.parametrize(("p99_ms", "load"), [(40, 0.25), (70, 0.375), (200, 0.7), (300, 0.9), (9999, 0.9)])

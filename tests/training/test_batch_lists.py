@@ -267,7 +267,7 @@ def test_mistakes_are_one_line(bundle: Path, tmp_path: Path, monkeypatch: pytest
         bundle, tmp_path / "out", "--users", tmp_path / "nowhere" / "*.parquet"
     )
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert "needs the extra 'ray'; install it with" in refusal(bundle, tmp_path / "out", "--engine", "ray")
+    assert "needs the extra 'ray' (ray not found); install" in refusal(bundle, tmp_path / "out", "--engine", "ray")
 
 
 def test_the_command_says_what_it_made(bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -71,8 +71,8 @@ class _Table:
     """Our names that are used, in the order in which they are checked; None: all."""
 
     def read(self, scratch: Path) -> Iterator[dict[str, pl.Series]]:
-        """Our name -> cast column, piece by piece. All files must have the columns of the first; of several, some may
-        be empty."""
+        """Our name -> cast column, piece by piece. All files must have the columns of the first, in any order; of
+        several, some may be empty."""
         first: dict[str, pl.DataType] | None = None
         with progress_bar(f"read {self.shards[0].name}", len(self.shards), least=2) as advance:
             for shard in self.shards:
@@ -85,7 +85,7 @@ class _Table:
                                 f"{shard.name}: the columns are {_listed(found)}, and those of files before it "
                                 f"{_listed(first)}; write all files of a table with the same columns"
                             )
-                        yield piece
+                        yield {name: piece[name] for name in first}
                 advance(1, "")
         if first is None:
             raise DataError(f"{self.shards[0].path}: the table has no rows")

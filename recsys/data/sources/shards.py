@@ -17,7 +17,7 @@ import fsspec
 
 from recsys.errors import ConfigError, DataError
 from recsys.extras import Extra, require_extra
-from recsys.files import sha256_file
+from recsys.files import sha256_file, sha256_json
 
 _EXTRAS: dict[str, Extra] = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
@@ -49,7 +49,8 @@ class Shard:
         if self.store is None:
             return sha256_file(Path(self.path))
         with _errors_of(self.path):
-            return str(self.store.ukey(self.path))
+            # Not its `ukey`, which says of a web server's files that they never change.
+            return sha256_json(self.store.info(self.path))
 
     @contextmanager
     def fetched(self, scratch: Path) -> Iterator[Path]:
@@ -76,37 +77,65 @@ def find_shards(root: Path | str, table: str) -> list[Shard]:
 
     Args:
         root: a folder, or the URL of one.
-        table: a file below it, a folder of Parquet files, or a glob; what begins with `.` or `_` is none of its files.
+        table: a file below it, a folder of Parquet files, or a glob; what begins with `.` or `_`, or lies in a folder
+            that does, is none of its files unless the glob says so.
 
     Raises:
-        ConfigError: fsspec does not know the URL, or needs a package for it that is not installed.
-        DataError: the store does not answer.
+        ConfigError: the glob is none, or fsspec does not know the URL, or needs a package for it that is not installed.
+        DataError: the folder has no Parquet files, or the store does not answer.
     """
     if isinstance(root, Path):
         path = root / table
-        several = path.glob("*.parquet") if path.is_dir() else root.glob(table) if _is_glob(table) else ()
-        found = [] if path.is_file() else sorted(file for file in several if file.is_file() and _is_data(file.name))
+        several = path.glob("*.parquet") if path.is_dir() else _matches(root, table) if _is_glob(table) else ()
+        below = {file: _below(root, file) for file in several if file.is_file()}
+        found = sorted(file for file, name in below.items() if _is_data(name, table))
         if not found:
+            _refuse_folder(str(path), path.is_dir())
             return [Shard(name=table, path=str(path), store=None)]
-        return [Shard(name=file.relative_to(root).as_posix(), path=str(file), store=None) for file in found]
+        return [Shard(name=below[file], path=str(file), store=None) for file in found]
     store, folder = _open(root)
     url = f"{folder}/{table}"
     with _errors_of(root):
-        pattern = glob.escape(url) + "/*.parquet" if store.isdir(url) else f"{glob.escape(folder)}/{table}"
+        is_folder = store.isdir(url)
+        pattern = glob.escape(url) + "/*.parquet" if is_folder else f"{glob.escape(folder)}/{table}"
         matches: list[str] = [] if store.isfile(url) else store.glob(pattern)
-        files = sorted(match for match in matches if _is_data(match.rsplit("/", 1)[-1]) and store.isfile(match))
+        names = {match: match.removeprefix(f"{folder}/") for match in matches}
+        files = sorted(match for match, name in names.items() if _is_data(name, table) and store.isfile(match))
     if not files:
+        _refuse_folder(url, is_folder)
         return [Shard(name=table, path=url, store=store)]
-    return [Shard(name=one.removeprefix(f"{folder}/"), path=one, store=store) for one in files]
+    return [Shard(name=names[one], path=one, store=store) for one in files]
 
 
 def _is_glob(table: str) -> bool:
     return glob.has_magic(table) and not Path(table).is_absolute()
 
 
-def _is_data(name: str) -> bool:
-    """Whether this is not a file that other tools keep beside a table (`_metadata`, `.part.crc`)."""
-    return not name.startswith((".", "_"))
+def _matches(root: Path, table: str) -> list[Path]:
+    try:
+        return list(root.glob(table))
+    except ValueError as error:
+        raise ConfigError(
+            f"data.items or data.interactions: {table!r} is no glob: {error}; write for instance log/**/*.parquet"
+        ) from error
+
+
+def _below(root: Path, file: Path) -> str:
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+
+
+def _is_data(name: str, table: str) -> bool:
+    """Whether this is not what other tools keep beside a table (`_metadata`, `.part.crc`, `_temporary/0/part`)."""
+    matched = set(name.split("/")) - set(table.split("/"))
+    return not any(part.startswith((".", "_")) for part in matched)
+
+
+def _refuse_folder(path: str, is_folder: bool) -> None:
+    if is_folder:
+        raise DataError(
+            f"data.path: the folder {path} has no .parquet files; name other files, or those in folders below, by a "
+            "glob (log/*.csv, log/**/*.parquet)"
+        )
 
 
 def _open(url: str) -> tuple[Any, str]:
