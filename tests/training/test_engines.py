@@ -35,7 +35,7 @@ from training.fit import FitConfig, fit_generator
 from training.objectives import WindowObjective
 from training.pipeline import Stage, Workspace
 from training.runs import execute
-from training.stages import build_stages
+from training.stages import build_stages, tokenize
 
 NUM_ITEMS, SIZES = 30, (4, 8)
 TRAJECTORY = Path(__file__).parent / "engine_trajectory.json"
@@ -139,6 +139,17 @@ def test_only_the_leader_writes_and_shows_progress(
     build_in_rank(write, workspace, None, Ranks(rank=1, size=2))
     assert (output / "result").read_text() == "process 0"
     assert capsys.readouterr().err.count("progress") == 1
+
+
+def test_what_the_leader_does_not_see_yet_is_not_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = []
+    monkeypatch.setattr(Ranks, "told", lambda self, value: False)
+    monkeypatch.setattr(RQVAETokenizer, "learn", lambda self, vectors, train, ranks: learned.append(ranks.rank))
+    monkeypatch.setattr(RQVAETokenizer, "name", lambda self, vectors: None)
+    (tmp_path / "tokenizer").mkdir()
+    follower = Workspace(inputs={}, output=tmp_path, resume=tmp_path, run_dir=tmp_path, ranks=Ranks(rank=1, size=2))
+    tokenize._fitted(RQVAEConfig(), np.zeros((4, 2), dtype=np.float32), cycles(), follower)
+    assert learned == [1]
 
 
 # --- parts of batches -------------------------------------------------------------------------------------------------
