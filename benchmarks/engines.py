@@ -1,7 +1,7 @@
 """The claim: another engine gives the report of `engine: local` within what seeds make of it; and what it costs.
 
 Trains the generator of `configs/beauty.yaml` with every engine that is installed: the whole fit under several seeds for
-its quality, and, one engine after the other, fits of one and of four epochs for their time. The difference of the two
+its quality, and, one engine after the other, fits of one and of two epochs for their time. The difference of the two
 is what epochs take, the rest what an engine takes to begin and to end.
 
     recsys bench engines [--seeds 3] [--data-path FOLDER] [--folder runs/engines] [--json]
@@ -39,7 +39,7 @@ _THREADS = {
     "ray": ("ray", 1),
 }
 """Rows of the table of times: the engine, and the threads of each process."""
-_SHORT, _LONG = 1, 4
+_SHORT, _LONG = 1, 2
 """Epochs of the fits that are timed."""
 _METRICS = ("recall@10", "ndcg@10")
 
