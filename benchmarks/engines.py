@@ -4,9 +4,9 @@ Trains the generator of `configs/beauty.yaml` with every engine that is installe
 its quality, and, one engine after the other, fits of one and of two epochs for their time. The difference of the two
 is what epochs take, the rest what an engine takes to begin and to end.
 
-    recsys bench engines [--seeds 3] [--data-path FOLDER] [--folder runs/engines] [--json]
+    recsys bench engines [--seeds 3] [--no-times] [--data-path FOLDER] [--folder runs/engines] [--json]
 
-Runs that are finished in the folder are not made again.
+Runs that are finished in the folder are not made again. Times mean something only where nothing else wants the cores.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """Metrics by engine and seed; seconds of an epoch and of all else in the stage; speed-up over one thread."""
     parser = argparse.ArgumentParser(prog="recsys bench engines", description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="of each engine")
+    parser.add_argument("--times", action=argparse.BooleanOptionalAction, default=True, help="whether to time fits")
     parser.add_argument("--data-path", type=Path, help="folder of the data set; downloaded when not given")
     parser.add_argument("--folder", type=Path, default=Path("runs/engines"), help="for the runs")
     options = parser.parse_args(arguments)
@@ -61,10 +62,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
         for seed in range(options.seeds):
             _run(folder / f"{engine}-{seed}", [*settings, *_ENGINES[engine], f"run.seed={seed}"])
         quality[engine] = _quality([read_report(folder / f"{engine}-{seed}") for seed in range(options.seeds)])
-    times = {row: _times(folder, row, settings) for row, (engine, _) in _THREADS.items() if engine in present}
-    alone = times["local, 1 thread"]["epoch_seconds"]
+    rows = [row for row, (engine, _) in _THREADS.items() if engine in present] if options.times else []
+    times = {row: _times(folder, row, settings) for row in rows}
     for row in times.values():
-        row["speedup"] = round(alone / row["epoch_seconds"], 2)
+        row["speedup"] = round(times[rows[0]]["epoch_seconds"] / row["epoch_seconds"], 2)
     return {"quality": quality, "times": times, "left_out": [name for name in _ENGINES if name not in present]}
 
 
