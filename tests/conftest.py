@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 # The same examples each time: a test that passed here passes there. What an example costs depends on the machine.
@@ -33,3 +36,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no benchmark data in {folder}; set RECSYS_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A program that a test runs sets up logging for the whole process, and its stderr is the test's own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    logging.getLogger("uvicorn.access").disabled = False
+    structlog.reset_defaults()

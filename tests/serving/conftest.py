@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,6 @@ from types import MappingProxyType
 import numpy as np
 import polars as pl
 import pytest
-import structlog
 import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -35,17 +33,6 @@ RuntimeFactory = Callable[..., RecommenderRuntime]
 def _time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a request takes longer than a service would let it; tests of deadlines say theirs."""
     monkeypatch.setattr(chain, "_LEAST_DEADLINE_S", 60.0)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """A program that a test runs sets up logging for the whole process, and its stderr is the test's own."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
-    logging.getLogger("uvicorn.access").disabled = False
-    structlog.reset_defaults()
 
 
 def _recommender(codes: np.ndarray) -> GenerativeRecommender:
