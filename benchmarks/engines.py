@@ -86,7 +86,7 @@ def _times(folder: Path, row: str, settings: Sequence[str]) -> dict[str, float]:
     engine, threads = _THREADS[row]
     seconds = {}
     for epochs in (_SHORT, _LONG):
-        run = folder / f"{row.replace(', ', '-').replace(' ', '-')}-{epochs}"
+        run = folder / f"timed-{row.replace(', ', '-').replace(' ', '-')}-{epochs}"
         if not (run / TRAIN).is_dir():
             # A stage that goes on after a kill counts its seconds from there.
             shutil.rmtree(run, ignore_errors=True)

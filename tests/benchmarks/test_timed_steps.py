@@ -13,7 +13,7 @@ def test_a_fit_that_was_killed_is_timed_from_its_beginning(tmp_path: Path, monke
     bench = load("engines")
     for stage in ("data", "encode", "tokenize"):
         (tmp_path / "local-0" / stage).mkdir(parents=True)
-    (tmp_path / "torchrun-2" / "train.partial").mkdir(parents=True)
+    (tmp_path / "timed-torchrun-2" / "train.partial").mkdir(parents=True)
 
     def fit(run: Path, settings: list[str], *options: str) -> None:
         assert {path.name for path in run.iterdir()} == {"data", "encode", "tokenize"}
