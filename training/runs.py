@@ -29,8 +29,6 @@ def execute(config: RunConfig, until: str | None = None) -> None:
         ConfigError: the run has no stage of that name, or needs an extra that is not installed.
         RunLockedError: another process is writing this run.
     """
-    if until is None:
-        _require_extras(config)
     set_threads(config)
     stages = build_stages(config)
     if until is not None:
@@ -38,7 +36,7 @@ def execute(config: RunConfig, until: str | None = None) -> None:
         if until not in names:
             raise ConfigError(f"--until: this run has no stage {until!r}; its stages are {', '.join(names)}")
         stages = stages[: names.index(until) + 1]
-        _require_extras(config, stages)
+    _require_extras(config, stages)
     with run_lock(config.run_dir):
         with atomic_path(config.run_dir / CONFIG_FILE) as temporary:
             temporary.write_text(config_yaml(config))
@@ -70,15 +68,15 @@ def set_threads(config: RunConfig) -> None:
         torch.set_num_threads(config.run.threads)
 
 
-def _require_extras(config: RunConfig, stages: Sequence[Stage] | None = None) -> None:
-    """Before anything is done: the stage that needs one may come after hours. All of them run when None."""
-    names = None if stages is None else {stage.name for stage in stages}
-    if isinstance(config.engine, RayEngine) and (stages is None or any(stage.shared for stage in stages)):
+def _require_extras(config: RunConfig, stages: Sequence[Stage]) -> None:
+    """Before anything is done: the stage that needs one may come after hours."""
+    names = {stage.name for stage in stages}
+    if isinstance(config.engine, RayEngine) and any(stage.shared for stage in stages):
         require_extra("ray", needed_by="engine: ray")
     lm = config.generator.model.lm
-    if lm is not None and lm.load_in == "8bit" and (names is None or TRAIN in names):
+    if lm is not None and lm.load_in == "8bit" and TRAIN in names:
         require_extra("quantized", needed_by="generator.model.lm.load_in=8bit")
-    if config.profiles is not None and config.profiles.tuning is not None and (names is None or PROFILES in names):
+    if config.profiles is not None and config.profiles.tuning is not None and PROFILES in names:
         require_extra("trl", needed_by="profiles.tuning")
 
 
