@@ -20,7 +20,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ from recsys.encoder import ItemEmbeddings, TextEncoder
 from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, sha256_file, sha256_json, write_json
 from recsys.generator import GenerativeRecommender
+from recsys.generator.gpu import on_gpu
 from recsys.generator.lm.backbone import Backbone
 from recsys.profile.intents.build import build_table
 from recsys.profile.intents.config import IntentConfig
@@ -228,6 +229,16 @@ class Bundle:
                 "teach.tasks.shares.reasoning.passes above 0"
             )
         return None
+
+    def on_gpu(self) -> Bundle:
+        """The same bundle whose generator, in its fusion too, searches on a GPU; this one is not to be used any more.
+
+        Raises:
+            ConfigError: there is no GPU.
+        """
+        generator = on_gpu(self.recommender)
+        fused = None if self.fused is None else self.fused.with_generator(generator)
+        return replace(self, recommender=generator, fused=fused)
 
     @property
     def histories_version(self) -> str:

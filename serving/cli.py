@@ -6,7 +6,7 @@ Imports that load PyTorch happen inside the command, so that `recsys --help` ans
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -62,6 +62,10 @@ def serve(
             help="Processes that answer, over one port; 0: one a core. Default: that of --settings, 1.", min=0
         ),
     ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option(help="What the generator searches on; cuda: the first GPU. Default: that of --settings, cpu."),
+    ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(help="A YAML file of sizes, times and limits: serving.settings.ServingSettings."),
@@ -85,6 +89,7 @@ def serve(
         onnx=onnx,
         settings=None if settings is None else load_settings(settings),
         workers=workers,
+        device=device,
         keys=keys,
         is_open=no_auth,
         forget_after_days=forget_after_days,

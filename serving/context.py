@@ -89,11 +89,14 @@ class ServingContext:
             ServedModel(runtime, settings, self.path_metrics),
             settings,
             self.path_metrics,
-            load=lambda path: RecommenderRuntime.from_bundle(read_bundle(path), search_by=settings.search.by),
+            load=lambda path: RecommenderRuntime.from_bundle(
+                read_bundle(path), search_by=settings.search.by, device=settings.device
+            ),
             root=bundles,
             on_activate=self._announce,
         )
         self.metrics.watch_models(lambda: {model.version: model.in_flight for model, _ in self.models.states()})
+        self.metrics.watch_graphs(lambda: self.models.active.runtime.graph_counts)
         catalogue = settings.catalogue
         self.catalogue = LiveCatalogue(
             store, self.models, self.metrics, poll_s=catalogue.poll_s, new_item_slots=catalogue.new_item_slots

@@ -10,11 +10,12 @@ from typing import Literal
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from feature_store.log import Lag
 from recsys.data.sequences import IntArray
+from recsys.generator.graphs import GraphCounts
 from serving.drift import NUM_DECILES, ServedDrift, popularity_deciles
 from serving.runtime import ModelInfo, RecommenderRuntime
 from serving.tracing import record_stages
@@ -194,6 +195,10 @@ class Metrics:
         """Say from now on how many requests each model in memory is answering, by its version."""
         self.registry.register(_ModelRequests(in_flight))
 
+    def watch_graphs(self, counts: Callable[[], GraphCounts | None]) -> None:
+        """Say from now on how much the generator does by CUDA graphs; None: it has none."""
+        self.registry.register(_Graphs(counts))
+
     def count_events(self, outcome: str, count: int) -> None:
         """Count events with one outcome."""
         self._events.labels(outcome).inc(count)
@@ -251,6 +256,28 @@ class _ModelRequests(Collector):
         for version, count in self._in_flight().items():
             found.add_metric([version], count)
         yield found
+
+
+class _Graphs(Collector):
+    """Passes over the generator that answers, where it has CUDA graphs; another model begins anew."""
+
+    def __init__(self, counts: Callable[[], GraphCounts | None]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector`."""
+        counts = self._counts()
+        if counts is None:
+            return
+        passes = CounterMetricFamily(
+            "recsys_cuda_passes",
+            "Passes over the generator: by a CUDA graph (graph), or without one and why.",
+            labels=["how"],
+        )
+        for how, count in {"graph": counts.replayed, **counts.eager}.items():
+            passes.add_metric([how], count)
+        yield passes
+        yield GaugeMetricFamily("recsys_cuda_graphs", "CUDA graphs that were recorded.", value=counts.recorded)
 
 
 class _Labelled(Collector):

@@ -21,6 +21,8 @@ from recsys.errors import ConfigError
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.generator.depth import mixture
 from recsys.generator.diversity import walk_one
+from recsys.generator.gpu import Device
+from recsys.generator.graphs import GraphCounts
 from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.intents.table import IntentTable
 from recsys.retrieval.single import SourceRecommender
@@ -199,7 +201,7 @@ class RecommenderRuntime:
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, onnx: Path | None = None, *, search_by: SearchBy = "words"
+        cls, bundle: Bundle, onnx: Path | None = None, *, search_by: SearchBy = "words", device: Device = "cpu"
     ) -> RecommenderRuntime:
         """The runtime of a loaded bundle.
 
@@ -208,10 +210,14 @@ class RecommenderRuntime:
             search_by: how a search finds items; `text_encoder` loads that of the bundle.
             onnx: what `recsys export` made of the same model: ONNX Runtime then decodes, in the fusion too. PyTorch
                 still writes reasons and reads profiles.
+            device: what the generator, and what an export is of it, runs on.
 
         Raises:
+            ConfigError: there is no such device.
             ArtifactError: the export is damaged, or was made of another model; or the bundle cannot search in that way.
         """
+        if device == "cuda":
+            bundle = bundle.on_gpu()
         manifest, no_reasons = bundle.manifest, bundle.no_reasons
         recommender, fused = bundle.recommender, bundle.fused
         sources = {} if fused is None else fused.pool.sources
@@ -250,6 +256,13 @@ class RecommenderRuntime:
             report=bundle.report,
             intents=bundle.intents,
         )
+
+    @property
+    def graph_counts(self) -> GraphCounts | None:
+        """What passes over the generator came to; None where it has no CUDA graphs."""
+        generator = self._ways.recommender
+        graphs = generator.graphs if isinstance(generator, GenerativeRecommender) else None
+        return None if graphs is None else graphs.counts
 
     def over(
         self,

@@ -23,6 +23,7 @@ from feature_store.offline import OfflineStore
 from recsys.bundle import Bundle, read_manifest
 from recsys.errors import ConfigError
 from recsys.extras import require_extra
+from recsys.generator.gpu import Device
 from recsys.progress import console
 from serving.app import create_app
 from serving.bundles import find_bundle, namespace_of
@@ -70,9 +71,12 @@ class Service:
         Raises:
             ArtifactError: the bundle or the export is missing or damaged, they do not belong together, or the model
                 cannot answer.
+            ConfigError: there is no such device.
         """
         bundle = read(self.pinned, self.path)
-        runtime = RecommenderRuntime.from_bundle(bundle, self.onnx, search_by=self.settings.search.by)
+        runtime = RecommenderRuntime.from_bundle(
+            bundle, self.onnx, search_by=self.settings.search.by, device=self.settings.device
+        )
         warm_up(runtime)
         return bundle, runtime
 
@@ -156,6 +160,7 @@ def run_server(
     forget_after_days: int | None = None,
     settings: ServingSettings | None = None,
     workers: int | None = None,
+    device: Device | None = None,
     keys: Path | None = None,
     is_open: bool = False,
 ) -> None:
@@ -173,17 +178,21 @@ def run_server(
         onnx: see above.
         settings: sizes and times.
         workers: processes that answer, instead of the settings' number; 0: one a core.
+        device: what the generator searches on, instead of the settings'.
         keys: the file of API keys; needed on an address that others can reach.
         is_open: go without keys even there.
 
     Raises:
         ArtifactError: the bundle or the export is missing or damaged, they do not belong together, or the model cannot
             answer.
-        ConfigError: the address is taken, the store cannot be used, or an extra is not installed.
+        ConfigError: the address is taken, the store cannot be used, there is no such device, or an extra is not
+            installed.
     """
     if store_url is not None and data_dir is not None:
         raise ConfigError("serve: --store and --data-dir exclude each other; a remote store keeps its own data")
     settings = settings or ServingSettings()
+    if device is not None:
+        settings = settings.model_copy(update={"device": device})
     if settings.traces.enabled:
         require_extra("otel", needed_by="traces.enabled")
     path = find_bundle(path)

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from recsys.config import StrictConfig, read_yaml
 from recsys.errors import ConfigError
 from recsys.generator.filters import Filter, FilterError, Node, resolved
+from recsys.generator.gpu import Device
 from recsys.generator.lm.config import ChatTeacherConfig
 from recsys.generator.lm.reason import ReasonConfig
 from serving.answers import SearchBy
@@ -124,6 +125,8 @@ class ServingSettings(StrictConfig):
     """A longer request body is refused with 413, counted while it streams in."""
     max_clock_skew_s: float = Field(default=86_400, ge=0)
     """An event further in the future is rejected: it would stay the newest of its user."""
+    device: Device = "cpu"
+    """What the generator searches on; `cuda`: the first GPU. Each worker has the weights there for itself."""
     model_threads: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)), ge=1)
     """Batches that a stage of the model works on at a time, one core each; more requests wait in line. In each worker;
     with several, the default is the worker's share of the cores."""

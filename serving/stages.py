@@ -165,9 +165,13 @@ class RecommenderStage:
     def lists(self, asked: Sequence[Asked]) -> Sequence[Listed | None]:
         """See `Stage`."""
         one_thread()
+        k = max(one.k for one in asked)
+        if isinstance(self.recommender, GenerativeRecommender) and self.recommender.graphs and not asked[0].caps:
+            # Of one length: each has graphs of its own.
+            k = max(k, self.recommender.nested_up_to)
         found = _weighted(self.recommender, asked[0].objectives).recommend(
             Sequences.from_lists([one.history for one in asked]),
-            max(one.k for one in asked),
+            k,
             constraints=together(asked, self.num_items).within(self.within),
             sessions=[one.session for one in asked] if any(one.session is not None for one in asked) else None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from serving.stages import Asked, StageName
 _QUICK_S = 0.5
 """A warm-up tries a batch only of what answers one request in this time."""
 _TRIAL_BATCH = 8
+_LARGEST_BATCH = 32
+"""Up to which graphs are recorded: that of `serving.settings.BatchingSettings` where nobody says another."""
 _SAID_OF: Mapping[StageName, str] = {"profile": "reader of profiles"}
 
 
@@ -52,6 +55,10 @@ def warm_up(runtime: RecommenderRuntime, observe: Callable[[StageName, int, floa
                     started = time.perf_counter()
                     stage.lists([trial] * _TRIAL_BATCH)
                     observe(stage.name, _TRIAL_BATCH, time.perf_counter() - started)
+            if stage.shares_calls and runtime.graph_counts is not None:
+                # Each size has a graph of its own, which the first request would wait for.
+                for size in range(_LARGEST_BATCH.bit_length()):
+                    stage.lists([replace(trial, denied=trial.history)] * (1 << size))
         except Exception as error:  # it may fail in any way; unlike a request, a start has no substitute
             raise ArtifactError(
                 f"bundle: the {_SAID_OF.get(stage.name, stage.name)} of {runtime.info.name} cannot answer: {error!r}; "

@@ -357,7 +357,7 @@ class _PairObjective:
         batches = []
         for begin in range(0, len(order), _POOL * size):
             pool = order[begin : begin + _POOL * size]
-            pool = pool[np.argsort(self.prompts.lengths[pool], kind="stable")]
+            pool = pool[np.argsort(self.prompts.lengths_of(pool), kind="stable")]
             batches += [pool[first : first + size] for first in range(0, len(pool), size)]
         return [batches[index] for index in random.permutation(len(batches))]
 
@@ -445,13 +445,14 @@ class _PairObjective:
                 for number in sorted(set(owners.tolist())):
                     self._log_metrics(f"objective/{self._names[number]}", select_pairs(pairs, owners == number))
         self._step += 1
+        lengths = self.prompts.lengths_of(batch)
         return BatchLoss(
             loss=loss,
             weight=float(len(batch)),
             item_loss=loss.item(),
             num_items=len(batch),
-            num_rows=int(self.prompts.lengths[batch].sum()) * self._model.rows_per_item,
-            num_pairs=causal_pairs(self.prompts.lengths[batch] * self._model.rows_per_item),
+            num_rows=int(lengths.sum()) * self._model.rows_per_item,
+            num_pairs=causal_pairs(lengths * self._model.rows_per_item),
         )
 
 

@@ -65,9 +65,13 @@ class Sequences:
         """int64 [n]."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, rows: IntArray) -> IntArray:
+        """int64 [B]: of the sequences at `rows` (int64 [B]), at the cost of these alone."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
     def select(self, rows: IntArray) -> Sequences:
         """The sequences at `rows` (int64), in that order."""
-        lengths = self.lengths[rows]
+        lengths = self.lengths_of(rows)
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         flat = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)

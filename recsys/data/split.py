@@ -161,7 +161,7 @@ def _leave_last_out(interactions: Interactions, config: DataConfig) -> Split:
             f"{len(sequences)} users has them (the longest history has {longest})"
         )
     last = sequences.offsets[eligible + 1] - 1
-    lengths = sequences.lengths[eligible]
+    lengths = sequences.lengths_of(eligible)
     # Who has no case has nothing that could leak.
     trained = np.where(sequences.lengths >= 3, sequences.lengths - 2, sequences.lengths)
     train = _prefixes(sequences, np.arange(len(sequences)), trained)

@@ -36,7 +36,7 @@ def cut_windows(sequences: Sequences, max_items: int) -> Windows:
     """
     step = max(1, max_items // 2)
     rows = np.flatnonzero(sequences.lengths > 0)
-    num_windows = 1 + -(-np.maximum(0, sequences.lengths[rows] - max_items) // step)
+    num_windows = 1 + -(-np.maximum(0, sequences.lengths_of(rows) - max_items) // step)
     sequence = np.repeat(rows, num_windows)
     number = np.arange(len(sequence)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
     start = sequences.offsets[sequence] + number * step

@@ -37,7 +37,9 @@ def epoch_batches(windows: Windows, positions: int, generator: np.random.Generat
 
 def padded_windows(sequences: Sequences, windows: Windows, rows: IntArray) -> tuple[Tensor, Tensor, Tensor]:
     """Items int64 [B, T], lengths int64 [B] and the number of leading items that are context only, int64 [B]."""
-    start, lengths = windows.start[rows], windows.lengths[rows]
+    start = windows.start[rows]
+    # `windows.lengths` would be those of all, at every step of a fit.
+    lengths = windows.end[rows] - start
     items = pad_right(sequences.items, start, lengths)
     return torch.from_numpy(items), torch.from_numpy(lengths), torch.from_numpy(windows.first_target[rows] - start)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.data.sequences import Sequences
-from recsys.data.windows import cut_windows, pad_right, similar_lengths
+from recsys.data.windows import Windows, cut_windows, pad_right, similar_lengths
 from recsys.generator.batches import epoch_batches, history_batches, padded_windows
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=12)
@@ -53,6 +53,19 @@ def test_windows_are_padded_with_their_context_counted() -> None:
     assert items.tolist() == [[12, 13, 14, 15]]
     assert lengths.tolist() == [4]
     assert first.tolist() == [2]
+
+
+def test_a_batch_costs_the_same_however_many_windows_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = Sequences.from_lists([np.arange(3), np.arange(5)])
+    windows = cut_windows(sequences, 4)
+
+    def of_all(_: object) -> None:
+        raise AssertionError("reads the lengths of all")
+
+    monkeypatch.setattr(Windows, "lengths", property(of_all))
+    monkeypatch.setattr(Sequences, "lengths", property(of_all))
+    assert padded_windows(sequences, windows, np.array([0]))[1].tolist() == [3]
+    assert sequences.select(np.array([1, 0])).offsets.tolist() == [0, 5, 8]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

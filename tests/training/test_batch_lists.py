@@ -284,7 +284,7 @@ def test_the_command_says_what_it_made(bundle: Path, tmp_path: Path, capfd: pyte
 def test_without_a_gpu_the_option_for_one_is_refused(bundle: Path, tmp_path: Path) -> None:
     job = job_of(bundle, tmp_path / "out", device="cuda")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="device: PyTorch finds no CUDA device here; leave out --device cuda"):
+        with pytest.raises(ConfigError, match="device: PyTorch finds no CUDA device here; choose cpu"):
             run_job(job)
     with pytest.raises(ConfigError, match="device: Ray's workers make lists on the CPU"):
         run_job(job, engine="ray")

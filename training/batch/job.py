@@ -10,27 +10,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from recsys.bundle import Bundle, read_manifest
 from recsys.data.sequences import IntArray, Sequences
 from recsys.data.tables import as_ids, raise_bad_rows
-from recsys.errors import ConfigError, DataError
-from recsys.generator.any_order import AnyOrderModel
+from recsys.errors import DataError
 from recsys.generator.constraints import Constraints
-from recsys.generator.placement import place
+from recsys.generator.gpu import Device
 from recsys.generator.recommendations import Recommender
-from recsys.generator.recommender import GenerativeRecommender
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import FloatArray, PopularitySource
 from training.batch.shards import Job, Shard, load_bundle
 from training.batch.tables import open_table
-
-Device = Literal["cpu", "cuda"]
 
 _COLUMNS = ("user_id", "item_ids")
 
@@ -136,13 +131,12 @@ class _Lists:
     """What a bundle lists: its fusion, or its generator, and where it knows no item of a history, popularity."""
 
     def __init__(self, bundle: Bundle, device: Device) -> None:
+        if device == "cuda":
+            bundle = bundle.on_gpu()
         self.source = "generator" if bundle.fused is None else "fusion"
         self.item_ids = bundle.catalog.frame["item_id"]
         self._catalog = bundle.catalog
         self._best: Recommender = bundle.recommender if bundle.fused is None else bundle.fused
-        if device == "cuda":
-            generator = _on_gpu(bundle.recommender)
-            self._best = generator if bundle.fused is None else bundle.fused.with_generator(generator)
         self._popular = SourceRecommender(PopularitySource(bundle.item_counts), bundle.catalog.num_items)
 
     def numbered(self, item_ids: pl.Series, table: str) -> tuple[Sequences, int]:
@@ -180,14 +174,6 @@ class _Lists:
 def _loaded(path: Path, model_version: str, device: Device) -> _Lists:
     """Once a process."""
     return _Lists(load_bundle(path, model_version), device)
-
-
-def _on_gpu(generator: GenerativeRecommender) -> GenerativeRecommender:
-    """The generator on the first GPU, with graphs where its shape has some."""
-    if not torch.cuda.is_available():
-        raise ConfigError("device: PyTorch finds no CUDA device here; leave out --device cuda")
-    place(generator.model, torch.device("cuda"))
-    return generator if isinstance(generator.model, AnyOrderModel) else generator.with_graphs()
 
 
 def _ragged(values: pl.Series, items: IntArray) -> pl.Series:

@@ -45,7 +45,7 @@ class Prompts:
         """int64 [P, horizon]: what followed in training, the next one first; -1 where there is no more."""
         found = np.full((len(self), horizon), -1, dtype=np.int64)
         for place in range(horizon):
-            there = np.flatnonzero(self.ends + place < self.train.lengths[self.rows])
+            there = np.flatnonzero(self.ends + place < self.train.lengths_of(self.rows))
             found[there, place] = self.train.items[self.train.offsets[self.rows[there]] + self.ends[there] + place]
         return torch.from_numpy(found)
 
@@ -66,4 +66,4 @@ def labelled_prompts(
 def current_prompts(train: Sequences) -> Prompts:
     """Every user's whole training history: what follows is not known, so that only rewards without labels judge."""
     rows = np.flatnonzero(train.lengths > 0)
-    return Prompts(train=train, rows=rows, ends=train.lengths[rows])
+    return Prompts(train=train, rows=rows, ends=train.lengths_of(rows))

@@ -100,7 +100,7 @@ class PairSampler:
 
     def _batch(self, users: IntArray, rng: np.random.Generator) -> Batch:
         train, config = self._train, self._config
-        cuts = rng.integers(1, train.lengths[users]) if self._cuts is None else self._cuts[users]
+        cuts = rng.integers(1, train.lengths_of(users)) if self._cuts is None else self._cuts[users]
         positives = train.items[train.offsets[users] + cuts]
         candidates = positives
         if self._nearest is not None:

@@ -213,7 +213,7 @@ def _draw_cuts(fitted: Sequences, config: AlignmentConfig) -> IntArray:
     able = np.flatnonzero(fitted.lengths >= 2)
     rows = rng.permutation(able)[: config.profile_users]
     cuts = np.zeros(len(fitted), dtype=np.int64)
-    cuts[rows] = rng.integers(1, fitted.lengths[rows])
+    cuts[rows] = rng.integers(1, fitted.lengths_of(rows))
     return cuts
 
 

@@ -145,7 +145,7 @@ class SasRec:
         """NDCG@10 by the rank of the target among all items, without building lists."""
         # An empty history has no state to predict from; such cases cannot choose between epochs.
         rows = np.flatnonzero(cases.histories.lengths > 0)
-        rows = rows[np.argsort(cases.histories.lengths[rows], kind="stable")]
+        rows = rows[np.argsort(cases.histories.lengths_of(rows), kind="stable")]
         total = 0.0
         for begin in range(0, len(rows), _SCORING_BATCH):
             batch = cases.select(rows[begin : begin + _SCORING_BATCH])

@@ -132,7 +132,7 @@ def _transitions(model: ChoiceModel, held: LoggedSessions, seed: int) -> tuple[f
     """Distance and noise, see `Validity`."""
     log = held.log
     rows = np.flatnonzero(log.lengths > 1)
-    future = np.minimum(log.lengths[rows] // 2, _FUTURE)
+    future = np.minimum(log.lengths_of(rows) // 2, _FUTURE)
     before = Sequences.from_lists([log[row][:-count] for row, count in zip(rows.tolist(), future, strict=True)])
     sessions = np.zeros_like(rows)
     real = [log[row][-count:] for row, count in zip(rows.tolist(), future, strict=True)]
