@@ -5,9 +5,11 @@ Row numbers in messages count data rows from 1. Knows nothing about which column
 
 from __future__ import annotations
 
+import glob
 import gzip
 import io
 import json
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,16 +38,14 @@ def read_table(path: Path) -> pl.DataFrame:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    kind = [suffix for suffix in path.suffixes if suffix != ".gz"][-1:]
+    kind = _kind(path)
     with _errors_of(path):
-        if kind == [".parquet"]:
+        if kind == "parquet":
             frame = pl.read_parquet(path)
-        elif kind == [".csv"]:
+        elif kind == "csv":
             frame = pl.read_csv(io.BytesIO(_content(path)), infer_schema=False)
-        elif kind in ([".jsonl"], [".ndjson"], [".json"]):
-            frame = _read_json_lines(path)
         else:
-            raise DataError(f"{path}: unknown kind of table; use .parquet, .csv, .jsonl (the last two also .gz)")
+            frame = _read_json_lines(path)
     if frame.is_empty():
         raise DataError(f"{path}: the table has no rows")
     return frame
@@ -61,6 +61,7 @@ class OpenTable:
     stretches: list[tuple[int, int]]
     """First row and number of rows of what is read at once; none where the table is empty."""
     _frame: pl.LazyFrame
+    """Of Parquet: the file itself, or what `opened` has made of it."""
 
     def read(self, columns: Iterable[str], first: int = 0, count: int | None = None) -> pl.DataFrame:
         """Some columns of some rows, by default all. Raises DataError when the file is damaged."""
@@ -68,19 +69,60 @@ class OpenTable:
             return self._frame.select(list(dict.fromkeys(columns))).slice(first, count).collect()
 
 
-def open_table(path: Path) -> OpenTable:
-    """Open what `read_table` reads. Parquet is read as it is asked for, other kinds at once.
+@contextmanager
+def opened(path: Path, scratch: Path) -> Iterator[OpenTable]:
+    """What `read_table` reads, in stretches, for the time of the block. Text becomes Parquet in `scratch`, as it is
+    read, so that no more than a stretch is in memory.
 
     Raises:
-        DataError: as for `read_table`; but a Parquet table without rows is none.
+        DataError: as for `read_table`; but a table without rows is none.
     """
-    if path.suffix != ".parquet" or not path.is_file():
-        frame = read_table(path)
-        return OpenTable(path, frame.columns, [(0, frame.height)], frame.lazy())
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if _kind(path) == "parquet":
+        yield _open_parquet(path, path)
+        return
+    scratch.mkdir(parents=True, exist_ok=True)
+    plain, written = scratch / f"{path.name}.txt", scratch / f"{path.name}.parquet"
+    try:
+        _write_parquet(path, plain, written)
+        yield _open_parquet(path, written)
+    finally:
+        for copy in (plain, written):
+            copy.unlink(missing_ok=True)
+
+
+def _write_parquet(path: Path, plain: Path, written: Path) -> None:
+    """A table of text as the Parquet file `written`; one that is compressed is `plain` in between."""
     with _errors_of(path):
-        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        if path.suffix == ".gz":
+            with gzip.open(path) as packed, plain.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+        text = plain if path.suffix == ".gz" else path
+        try:
+            if _kind(path) == "csv":
+                table = pl.scan_csv(text, infer_schema=False, glob=False)
+            else:
+                table = pl.scan_ndjson(glob.escape(str(text)), infer_schema_length=None)
+            table.sink_parquet(written, compression="lz4")
+        except pl.exceptions.PolarsError:
+            read_table(path)  # which says more
+            raise
+
+
+def _kind(path: Path) -> str:
+    kind = [suffix for suffix in path.suffixes if suffix != ".gz"][-1:]
+    found = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+    if not kind or kind[0] not in found:
+        raise DataError(f"{path}: unknown kind of table; use .parquet, .csv, .jsonl (the last two also .gz)")
+    return found[kind[0]]
+
+
+def _open_parquet(path: Path, file: Path) -> OpenTable:
+    with _errors_of(path):
+        lazy = pl.scan_parquet(file, glob=False, hive_partitioning=False)
         columns = lazy.collect_schema().names()
-        groups = parquet.read_metadata(path)
+        groups = parquet.read_metadata(file)
     # Whole row groups: of one that is divided all has to be read for each part.
     stretches, first, count = [], 0, 0
     for number in range(groups.num_row_groups):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -241,9 +243,32 @@ def test_a_large_file_reads_piece_by_piece_as_at_once(
     if message is None:
         at_once = load(tmp_path)
     monkeypatch.setattr(tables, "_PIECE_ROWS", 2)
-    assert len(tables.open_table(tmp_path / "interactions.parquet").stretches) == 3
+    with tables.opened(tmp_path / "interactions.parquet", tmp_path / "scratch") as table:
+        assert len(table.stretches) == 3
     if message is None:
         assert_same(load(tmp_path), at_once)
         return
     with pytest.raises(DataError, match=message):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log[1].jsonl", "log.ndjson.gz"])
+def test_text_is_read_piece_by_piece_as_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Dataset, name: str
+) -> None:
+    write = EVENTS.write_csv if ".csv" in name else EVENTS.write_ndjson
+    text = io.BytesIO()
+    write(text)
+    content = gzip.compress(text.getvalue()) if name.endswith(".gz") else text.getvalue()
+    (tmp_path / name).write_bytes(content)
+
+    def at_once(_: Path) -> bytes:
+        raise AssertionError("holds all of the file")
+
+    monkeypatch.setattr(tables, "_content", at_once)
+    found = load_dataset(
+        DataConfig.model_validate({"source": "files", "path": tmp_path, "interactions": name}),
+        scratch=tmp_path / "scratch",
+    )
+    assert_same(found, whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "interactions.parquet", "items.parquet"])

@@ -82,6 +82,8 @@ def _reading(source: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        if "expanded paths were empty" in str(error):
+            raise DataError(f"{source}: there is no such Parquet file") from error
         raise DataError(f"{source}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
 

@@ -76,8 +76,8 @@ class _Table:
         first: dict[str, pl.DataType] | None = None
         with progress_bar(f"read {self.shards[0].name}", len(self.shards), least=2) as advance:
             for shard in self.shards:
-                with shard.fetched(scratch) as path:
-                    for piece in self._pieces(path, shard.name):
+                with shard.fetched(scratch) as path, tables.opened(path, scratch) as table:
+                    for piece in self._pieces(table, shard.name):
                         found = {name: column.dtype for name, column in piece.items()}
                         first = found if first is None else first
                         if found != first:
@@ -90,8 +90,7 @@ class _Table:
         if first is None:
             raise DataError(f"{self.shards[0].path}: the table has no rows")
 
-    def _pieces(self, path: Path, table: str) -> Iterator[dict[str, pl.Series]]:
-        opened = tables.open_table(path)
+    def _pieces(self, opened: tables.OpenTable, table: str) -> Iterator[dict[str, pl.Series]]:
         names = self._names(opened.columns, table)
         forms = set()
         for first, count in opened.stretches:
