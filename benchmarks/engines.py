@@ -47,7 +47,7 @@ _METRICS = ("recall@10", "ndcg@10")
 def main(arguments: list[str]) -> dict[str, Any]:
     """Metrics by engine and seed; seconds of an epoch and of all else in the stage; speed-up over one thread."""
     parser = argparse.ArgumentParser(prog="recsys bench engines", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="of each engine")
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N", help="of each engine")
     parser.add_argument("--times", action=argparse.BooleanOptionalAction, default=True, help="whether to time fits")
     parser.add_argument("--data-path", type=Path, help="folder of the data set; downloaded when not given")
     parser.add_argument("--folder", type=Path, default=Path("runs/engines"), help="for the runs")

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ from recsys.files import write_json
 from recsys.generator.trie import ItemTrie
 from recsys.retrieval.index import ItemIndex
 from recsys.tokenizer import SemanticIds
+from serving.runtime import RecommenderRuntime
+from serving.warming import warm_up
 
 _LIMIT = 16 << 30
 """Bytes that a process may have in memory, shared ones too."""
@@ -220,8 +223,11 @@ def _watched(pid: int) -> tuple[int, resource.struct_rusage]:
         ended, status, used = os.wait4(pid, os.WNOHANG)
         if ended:
             return status, used
-        if program.memory_info().rss > _LIMIT:
-            program.kill()
+        # Ones that ended in between have nothing any more.
+        with suppress(psutil.NoSuchProcess):
+            processes = [program, *program.children(recursive=True)]
+            if sum(each.memory_info().rss for each in processes) > _LIMIT:
+                program.kill()
         time.sleep(0.2)
 
 
@@ -263,10 +269,11 @@ def _index(run: Path) -> dict[str, Any]:
 
 
 def _load(run: Path) -> dict[str, Any]:
-    """What a process that serves holds for itself; the rest are maps of files that all of them share."""
-    bundle = Bundle.load(run / "made" / "bundle")
+    """What a service holds for itself once it can answer; the rest are maps of files that all processes share."""
+    runtime = RecommenderRuntime.from_bundle(Bundle.load(run / "made" / "bundle"))
+    warm_up(runtime)
     private = psutil.Process().memory_full_info().uss
-    return {"items": bundle.catalog.num_items, "private_mib": round(private / 2**20)}
+    return {"items": runtime.catalog.num_items, "private_mib": round(private / 2**20)}
 
 
 def _size_mib(folder: Path) -> float:

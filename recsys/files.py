@@ -8,10 +8,15 @@ import json
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_STALE_S = 86_400
+"""What a process of another machine has not touched for so long, it has left."""
 
 
 def sha256_file(path: Path) -> str:
@@ -36,10 +41,10 @@ def sha256_json(value: Any) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the name `path` only if the block ends without error.
 
-    A kill leaves `.NAME.PID.tmp` beside it; the next finished write of `path` removes that.
+    A kill leaves `.NAME.HOST-PID.tmp` beside it; the next finished write of `path` removes that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
@@ -53,12 +58,12 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """Like `atomic_path` for a directory; an existing `path` is replaced as a whole.
 
     What is found under `path` is always whole. Replacing takes two renames, the old one aside and the new one in. A
-    kill between them leaves nothing under `path` and the old one, whole, in `.NAME.PID.old`; an error there puts it
-    back. The next finished write of `path` removes what killed processes left.
+    kill between them leaves nothing under `path` and the old one, whole, in `.NAME.HOST-PID.old`; an error there puts
+    it back. The next finished write of `path` removes what killed processes left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary = path.with_name(f".{path.name}.{_writer()}.tmp")
+    aside = path.with_name(f".{path.name}.{_writer()}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -77,16 +82,37 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files and directories that processes which are gone left beside `path`."""
-    name = re.compile(re.escape(f".{path.name}.") + r"(\d+)\.(tmp|old)")
+    """Remove temporary files and directories that processes which are gone left beside `path`.
+
+    Machines may share the directory, and each knows its own processes only: what others leave goes after a day.
+    """
+    name = re.compile(re.escape(f".{path.name}.") + r"(\w+)-(\d+)\.(tmp|old)")
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         match = name.fullmatch(leftover.name)
-        if match is None or _is_running(int(match[1])):
+        if match is None or _is_in_use(leftover, match[1], int(match[2])):
             continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def _writer() -> str:
+    """Names this process among those of all machines."""
+    return f"{_host()}-{os.getpid()}"
+
+
+def _host() -> str:
+    return re.sub(r"\W", "_", socket.gethostname())
+
+
+def _is_in_use(leftover: Path, host: str, pid: int) -> bool:
+    if host == _host():
+        return _is_running(pid)
+    try:
+        return time.time() - leftover.stat().st_mtime < _STALE_S
+    except FileNotFoundError:  # it is done
+        return True
 
 
 def _is_running(pid: int) -> bool:

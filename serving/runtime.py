@@ -25,6 +25,7 @@ from recsys.generator.gpu import Device
 from recsys.generator.graphs import GraphCounts
 from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.intents.table import IntentTable
+from recsys.retrieval.content import content_source
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
 from serving.answers import Answer, Candidates, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
@@ -51,7 +52,7 @@ from serving.stages import (
     word_reader,
 )
 from serving.tables import ItemTables
-from serving.ways import BoolArray, Ways, content_source
+from serving.ways import BoolArray, Ways
 
 _EVIDENCE = 3
 """Items of the history that a reason names, at most."""
@@ -222,8 +223,7 @@ class RecommenderRuntime:
         recommender, fused = bundle.recommender, bundle.fused
         sources = {} if fused is None else fused.pool.sources
         num_items = bundle.catalog.num_items
-        found = sources.get("content")
-        content = found if isinstance(found, TowerSource) else content_source(bundle.embeddings.vectors)
+        content = bundle.content
         if onnx is not None:
             # Imported here: it is needed by few.
             from recsys.generator.onnx import onnx_recommender

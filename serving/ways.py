@@ -11,10 +11,8 @@ from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.retrieval import FusedRecommender
-from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
-from recsys.retrieval.towers import ContentTower
 from serving.lookups import PromptStage, TextStage
 from serving.stages import Stage
 
@@ -86,9 +84,3 @@ class Ways:
             content=content,
             searches=tuple(map(search, self.searches)),
         )
-
-
-def content_source(vectors: npt.NDArray[np.float32]) -> TowerSource:
-    """Items whose vectors (float32 [N, D]) are like those of the history."""
-    tower = ContentTower(vectors)
-    return TowerSource(tower, np.arange(len(vectors)), len(vectors), ItemIndex(tower.item_vectors))

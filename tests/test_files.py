@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from recsys.files import atomic_directory, atomic_path
 
+HOST = re.sub(r"\W", "_", socket.gethostname())
 KILLED_BETWEEN_RENAMES = """
 import os, signal, sys
 from pathlib import Path
@@ -45,8 +48,8 @@ def test_a_kill_while_replacing_leaves_whole_directories_only(tmp_path: Path) ->
     process = subprocess.Popen([sys.executable, "-c", KILLED_BETWEEN_RENAMES, str(tmp_path / "x")])
     process.wait()
     assert {path.name: (path / "content").read_text() for path in tmp_path.iterdir()} == {
-        f".x.{process.pid}.old": "old",
-        f".x.{process.pid}.tmp": "newer",
+        f".x.{HOST}-{process.pid}.old": "old",
+        f".x.{HOST}-{process.pid}.tmp": "newer",
     }
     write(tmp_path / "x", "newest")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -74,9 +77,11 @@ def test_leftovers_of_processes_that_are_gone_are_collected_and_no_others(tmp_pa
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     running = os.getppid()
-    (tmp_path / f".x.{gone.pid}.tmp").mkdir()
-    (tmp_path / f".file.{gone.pid}.tmp").touch()
-    kept = {f".x.{running}.tmp", f".x.y.{gone.pid}.tmp", ".x.notes.tmp"}
+    (tmp_path / f".x.{HOST}-{gone.pid}.tmp").mkdir()
+    (tmp_path / f".file.{HOST}-{gone.pid}.tmp").touch()
+    (tmp_path / ".x.elsewhere-1.old").mkdir()
+    os.utime(tmp_path / ".x.elsewhere-1.old", (0, 0))
+    kept = {f".x.{HOST}-{running}.tmp", f".x.y.{HOST}-{gone.pid}.tmp", ".x.elsewhere-1.tmp", ".x.notes.tmp"}
     for name in kept:
         (tmp_path / name).mkdir()
     write(tmp_path / "x", "new")

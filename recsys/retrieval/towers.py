@@ -21,6 +21,8 @@ from recsys.evaluation.baselines.counting import recency_weights
 
 FloatArray = npt.NDArray[np.float32]
 
+_PIECE_ROWS = 1 << 16
+
 
 class Reader(Protocol):
     """Reads histories."""
@@ -72,7 +74,7 @@ class ContentTower:
     """
 
     def __init__(self, embeddings: FloatArray, decay: float = 0.7) -> None:
-        self._vectors = _unit_rows(embeddings.astype(np.float32))
+        self._vectors = _unit_rows(np.asarray(embeddings, dtype=np.float32))
         self._further = self._vectors[:0]
         self._decay = decay
 
@@ -89,7 +91,7 @@ class ContentTower:
     def with_items(self, further: FloatArray) -> ContentTower:
         """The same with other items, float32 [K, D], behind those that it was made over."""
         twin = copy.copy(self)
-        twin._further = _unit_rows(further.astype(np.float32))
+        twin._further = _unit_rows(np.asarray(further, dtype=np.float32))
         return twin
 
     def encode(self, histories: Sequences) -> FloatArray:
@@ -101,5 +103,10 @@ class ContentTower:
 
 
 def _unit_rows(vectors: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
+    unit = np.empty(vectors.shape, dtype=np.float32)
+    # In pieces: whole, the vectors of millions of items are in memory three times.
+    for begin in range(0, len(vectors), _PIECE_ROWS):
+        piece = vectors[begin : begin + _PIECE_ROWS]
+        norms = np.linalg.norm(piece, axis=1, keepdims=True)
+        np.divide(piece, np.maximum(norms, np.finfo(np.float32).tiny), out=unit[begin : begin + _PIECE_ROWS])
+    return unit

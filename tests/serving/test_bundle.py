@@ -10,7 +10,7 @@ from toy_bundle import NUM_ITEMS, NUM_USERS, REPORT, write_toy_bundle
 from recsys.bundle import Bundle
 from recsys.data import Sequences
 from recsys.errors import ArtifactError
-from recsys.retrieval import load_fused
+from recsys.retrieval import index, load_fused
 from serving.runtime import RecommenderRuntime
 from serving.warming import warm_up
 
@@ -68,6 +68,22 @@ def test_a_bundle_without_a_fusion_has_none(path: Path) -> None:
     assert Bundle.load(path).fused is None
     answer = RecommenderRuntime.from_bundle(Bundle.load(path)).recommend(["i1"], k=3)
     assert answer.source == "generator"
+
+
+def test_a_large_catalogue_brings_the_index_of_its_content(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not (path / "content_index").exists()
+    built = Bundle.load(path).content.index
+    monkeypatch.setattr(index, "_FLAT_UP_TO", NUM_ITEMS - 1)
+    write_toy_bundle(path)
+    monkeypatch.setattr(index, "_build", lambda *_: pytest.fail("builds the index at the start of a service"))
+    bundle = Bundle.load(path)
+    assert bundle.content.index.kind == "hnsw"
+    assert bundle.content.index is bundle.content.index
+    queries = built.vectors[:4]
+    np.testing.assert_array_equal(bundle.content.index.search(queries, 5).items, built.search(queries, 5).items)
+    assert RecommenderRuntime.from_bundle(bundle).recommend(["i1"], k=3).source == "generator"
+    (path / "content_index" / "index.faiss").write_bytes(b"other")
+    _refuses(path, r"content_index/index\.faiss was changed")
 
 
 def test_a_model_without_words_says_why_it_gives_no_reasons(path: Path) -> None:

@@ -16,11 +16,12 @@ from feature_store import StoredItem
 from recsys.bundle import Bundle
 from recsys.data import Catalog
 from recsys.generator.filters import Containment, Contains, Eq, Equality, InRange, Range
+from recsys.retrieval.content import content_source
 from recsys.retrieval.single import SourceRecommender
 from serving.answers import Query
 from serving.overlay import ChangedItem, ItemFacts, Overlay
 from serving.placing import BundlePlacer, Placement, place
-from serving.runtime import Changes, RecommenderRuntime, content_source
+from serving.runtime import Changes, RecommenderRuntime
 from serving.tables import ItemTables
 
 HISTORY = ("i3", "i7", "n0")

@@ -163,7 +163,7 @@ from training.batch.job import make_shard, plan_job
 out = Path(sys.argv[2])
 def make(job, number):
     if number == 2:
-        (out / ".part-00002.parquet.1.tmp").write_bytes(b"half")
+        (out / ".part-00002.parquet.elsewhere-1.tmp").write_bytes(b"half")
         print("in the middle", flush=True)
         sys.stdin.read()
     return make_shard(job, number)

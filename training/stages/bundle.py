@@ -41,7 +41,7 @@ def stage(config: RunConfig) -> Stage:
 
     return Stage(
         name=BUNDLE,
-        version=3,
+        version=4,
         inputs=(
             DATA,
             ENCODE,
