@@ -21,13 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import psutil
 import redis
 import torch
@@ -36,7 +37,8 @@ from feature_store import Event, OnlineStore
 from feature_store.consumer import OfflineConsumer
 from feature_store.log import EventLog
 from feature_store.offline_writer import OfflineWriter
-from recsys.bundle import Bundle
+from recsys.bundle import Bundle, write_bundle
+from recsys.data.interactions import SCHEMA, Interactions
 from recsys.files import write_json
 from recsys.generator import GeneratorConfig, ModelConfig
 from serving.app import create_app
@@ -69,7 +71,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     serve, memory = served["serve"]["metrics"]["batching"], served["memory"]["metrics"]
     real = {name: _apart("real", options.bundle.resolve(), name) for name in ("fusion", "generator")}
     sizes = [(size, _DIMS[0]) for size in options.sizes] + [(options.sizes[1], _DIMS[1])]
-    synthetic = [_apart("synthetic", size, dim) for size, dim in sizes]
+    synthetic = [_stored(size, dim) for size, dim in sizes]
     stores = [_apart("store", users, events) for users, events in _STORE]
 
     narrow = [point for point in synthetic if point["dim"] == _DIMS[0]]
@@ -158,22 +160,47 @@ def _apart(work: str, *arguments: object) -> dict[str, Any]:
 # ---- the service ---------------------------------------------------------------
 
 
-def _real(path: Path, kind: str) -> dict[str, Any]:
+def _real(path: str, kind: str) -> dict[str, Any]:
     torch.set_num_threads(1)
-    bundle = Bundle.load(path)
+    bundle = Bundle.load(Path(path))
     if kind == "generator":
         bundle.__dict__["fused"] = None
     return {"items": bundle.catalog.num_items, **_served(bundle, RecommenderRuntime.from_bundle(bundle))}
 
 
-def _synthetic(size: int, dim: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
+def _stored(size: int, dim: int) -> dict[str, Any]:
+    """Written and served by processes of their own: what making a bundle takes is no part of serving it."""
+    with tempfile.TemporaryDirectory(prefix="recsys-sizing-") as directory:
+        _apart("write", directory, size, dim)
+        return {"items": size, "dim": dim, **_apart("synthetic", directory)}
+
+
+def _write(directory: str, size: int, dim: int) -> dict[str, Any]:
     # The generator of configs/beauty.yaml.
     config = GeneratorConfig(model=ModelConfig(hidden_size=128, num_layers=2, num_heads=2), beams=50)
     bundle = random_bundle(size, dim=dim, config=config)
+    write_bundle(
+        Path(directory) / "bundle",
+        name="random",
+        config={},
+        catalog=bundle.catalog,
+        interactions=Interactions(frame=pl.DataFrame(schema=SCHEMA), user_ids=[], num_items=size),
+        item_counts=bundle.item_counts,
+        embeddings=bundle.embeddings,
+        semantic_ids=bundle.semantic_ids,
+        tokenizer=bundle.tokenizer,
+        recommender=bundle.recommender,
+        report={},
+    )
+    return {}
+
+
+def _synthetic(directory: str) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    bundle = Bundle.load(Path(directory) / "bundle")
     runtime = RecommenderRuntime.from_bundle(bundle)
     found = _served(bundle, runtime)
-    return {"items": size, "dim": dim, "rss_mib": round(psutil.Process().memory_info().rss / _MIB, 1), **found}
+    return {"rss_mib": round(psutil.Process().memory_info().rss / _MIB, 1), **found}
 
 
 def _served(bundle: Bundle, runtime: RecommenderRuntime) -> dict[str, Any]:
@@ -318,7 +345,10 @@ def _cpu_s(process: psutil.Process) -> float:
 
 if __name__ == "__main__":
     part, *values = sys.argv[1:]
-    if part == "real":
-        print(json.dumps(_real(Path(values[0]), values[1])))
-    else:
-        print(json.dumps({"synthetic": _synthetic, "store": _store}[part](*map(int, values))))
+    measures: dict[str, Callable[..., dict[str, Any]]] = {
+        "real": _real,
+        "write": _write,
+        "synthetic": _synthetic,
+        "store": _store,
+    }
+    print(json.dumps(measures[part](*(int(value) if value.isdecimal() else value for value in values))))
