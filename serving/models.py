@@ -89,7 +89,7 @@ class ServedModel:
         return is_old or (self.intents is not None and self.intents.is_old)
 
     def renew_texts(self) -> None:
-        """Make profiles and interests from what is known of items now; takes a second for ten thousand of them."""
+        """Make profiles and interests from what is known now; interests take a second for ten thousand items."""
         catalog = self.runtime.catalog
         profiles = UserProfiles(catalog)
         if self.intents is not None:

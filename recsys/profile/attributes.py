@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Literal, overload
+
+import numpy as np
+import polars as pl
 
 from recsys.config import StrictConfig
 from recsys.data import Catalog
-from recsys.generator.lm.texts import column_texts
+from recsys.generator.lm.texts import clean_text
 
 _WORD = re.compile(r"\w+")
 _YEAR_AT_END = re.compile(r"\s*\((\d{4})\)\s*$")
 _YEAR = re.compile(r"\d{4}")
+_ENDING = r"[\s.,;:-]*$"
+"""What `clean_text` takes off."""
+_KEPT = 1 << 14
+"""Items whose attributes stay in memory; titles that are read at a time."""
 _ARTICLES = frozenset({"the", "a", "an"})
 
 AttributeKind = Literal["category", "brand", "era", "title"]
@@ -33,7 +41,8 @@ class Attribute(StrictConfig):
 
 
 class ItemAttributes:
-    """Attributes by item, and by the words that name them.
+    """Attributes by item, and by the words that name them. What an item has is read from the catalogue when it is asked
+    for: of ten million items the attributes would take more memory than all else about them.
 
     Args:
         catalog: `title` and `categories`; `brand` and `year` where it has them. Without `year` a year in brackets at
@@ -41,37 +50,83 @@ class ItemAttributes:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        raw_titles, brands = column_texts(catalog, "title"), column_texts(catalog, "brand")
-        years = _years(column_texts(catalog, "year"), raw_titles)
+        self._frame = catalog.frame
         self.item_ids = catalog.item_ids
         """The source's own ids, by dense index."""
-        self.titles = [_YEAR_AT_END.sub("", title) for title in raw_titles]
+        self.titles: Sequence[str] = _Titles(catalog.frame["title"])
         """Titles without a year at their end, by dense index; empty where there is none."""
-        self._of = [
-            _attributes(categories or [], brand, year)
-            for categories, brand, year in zip(catalog.frame["categories"].to_list(), brands, years, strict=True)
-        ]
-        carriers = Counter(attribute for attributes in self._of for attribute in attributes)
-        self.commonplace = frozenset(name for name, count in carriers.items() if 2 * count > catalog.num_items)
-        """Attributes of more than half of the items: that a user has them says nothing."""
-        self._by_words: dict[tuple[str, ...], Attribute] = {}
-        for title in self.titles:
-            words = words_of(title)
-            # A title of one word, and an article, is too often a word of the language.
-            if len(words) - (words[:1] != [] and words[0] in _ARTICLES) >= 2:
-                self._by_words[tuple(words)] = Attribute(kind="title", name=title)
-        # Categories, brands and eras come last: what is both a title and a category is a category.
-        self._by_words |= {tuple(words_of(attribute.name)): attribute for attribute in carriers}
-        self._by_words.pop((), None)
-        self._longest = max(map(len, self._by_words), default=0)
+        self._of = lru_cache(maxsize=_KEPT)(self._read)
 
     def of(self, item: int) -> tuple[Attribute, ...]:
         """Categories, brand and era of an item (dense index), each once; not its title."""
-        return self._of[item]
+        return self._of(item)
+
+    def _read(self, item: int) -> tuple[Attribute, ...]:
+        categories = self._frame["categories"][item]
+        found = [Attribute(kind="category", name=name) for name in (() if categories is None else categories) if name]
+        brand, year = self._text("brand", item), self._text("year", item)
+        if not _YEAR.fullmatch(year):
+            in_title = _YEAR_AT_END.search(self._text("title", item))
+            year = in_title[1] if in_title else ""
+        found += [Attribute(kind="brand", name=brand)] if brand else []
+        found += [Attribute(kind="era", name=_decade(year))] if year else []
+        return tuple(dict.fromkeys(found))
+
+    def _text(self, column: str, item: int) -> str:
+        return clean_text(self._frame[column][item]) if column in self._frame.columns else ""
 
     def title_of(self, item: int) -> Attribute:
         """The title of an item (dense index) as `named` gives it."""
         return Attribute(kind="title", name=self.titles[item])
+
+    @cached_property
+    def commonplace(self) -> frozenset[Attribute]:
+        """Attributes of more than half of the items: that a user has them says nothing."""
+        return frozenset(name for name, count in self._carriers.items() if 2 * count > self._frame.height)
+
+    @cached_property
+    def _carriers(self) -> Counter[Attribute]:
+        """Of each category, brand and era the number of items that have it."""
+        found: Counter[Attribute] = Counter()
+        categories = pl.col("categories").list.unique().list.explode(keep_nulls=False, empty_as_null=False)
+        for name, count in self._counted(categories):
+            found[Attribute(kind="category", name=name)] += count
+        if "brand" in self._frame.columns:
+            for brand, count in self._counted(_joined(self._frame, "brand")):
+                if name := clean_text(brand):
+                    found[Attribute(kind="brand", name=name)] += count
+        year = _joined(self._frame, "title").str.extract(r"\((\d{4})\)" + _ENDING)
+        if "year" in self._frame.columns:
+            year = pl.coalesce(_joined(self._frame, "year").str.extract(r"^\s*(\d{4})" + _ENDING), year)
+        for name, count in self._counted(year):
+            found[Attribute(kind="era", name=_decade(name))] += count
+        return found
+
+    def _counted(self, values: pl.Expr) -> list[tuple[str, int]]:
+        counts = self._frame.lazy().select(values.alias("name")).group_by("name").len().collect()
+        return [(name, count) for name, count in counts.iter_rows() if name]
+
+    @cached_property
+    def _by_words(self) -> dict[tuple[str, ...], Attribute]:
+        """Categories, brands and eras by the words of their names; of equal words the category's, not the brand's."""
+        found = {tuple(words_of(attribute.name)): attribute for attribute in sorted(self._carriers, key=str)}
+        found.pop((), None)
+        return found
+
+    @cached_property
+    def _titles_by_words(self) -> _TitlesByWords:
+        return _TitlesByWords(self.titles)
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(self._titles_by_words.longest, max(map(len, self._by_words), default=0))
+
+    def _named_by(self, words: tuple[str, ...]) -> Attribute | None:
+        """What is both a title and a category is a category."""
+        attribute = self._by_words.get(words)
+        if attribute is None and (item := self._titles_by_words.find(words)) is not None:
+            attribute = self.title_of(item)
+        return attribute
 
     def named(self, text: str) -> list[Attribute]:
         """The attributes that `text` names, each once, in their order; of overlapping names the longest, then the
@@ -82,7 +137,7 @@ class ItemAttributes:
         at = 0
         while at < len(words):
             for length in range(min(self._longest, len(words) - at), 0, -1):
-                attribute = self._by_words.get(tuple(words[at : at + length]))
+                attribute = self._named_by(tuple(words[at : at + length]))
                 if attribute is None:
                     continue
                 ends = matches[at].group()[0] + matches[at + length - 1].group()[0]
@@ -94,20 +149,70 @@ class ItemAttributes:
         return list(found)
 
 
-def _attributes(categories: Sequence[str | None], brand: str, year: str) -> tuple[Attribute, ...]:
-    found = [Attribute(kind="category", name=name) for name in categories if name]
-    found += [Attribute(kind="brand", name=brand)] if brand else []
-    found += [Attribute(kind="era", name=f"{year[:3]}0s")] if year else []
-    return tuple(dict.fromkeys(found))
+class _Titles(Sequence[str]):
+    """Titles without a year at their end, each made when it is asked for."""
+
+    def __init__(self, column: pl.Series) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, item: int) -> str: ...
+
+    @overload
+    def __getitem__(self, item: slice) -> list[str]: ...
+
+    def __getitem__(self, item: int | slice) -> str | list[str]:
+        if isinstance(item, slice):
+            return [self[place] for place in range(*item.indices(len(self)))]
+        return _YEAR_AT_END.sub("", clean_text(self._column[item]))
+
+    def __iter__(self) -> Iterator[str]:
+        for begin in range(0, len(self._column), _KEPT):
+            for title in self._column[begin : begin + _KEPT].to_list():
+                yield _YEAR_AT_END.sub("", clean_text(title))
 
 
-def _years(column: Sequence[str], titles: Sequence[str]) -> list[str]:
-    """Four digits by dense index; empty where no year is known."""
-    years = []
-    for value, title in zip(column, titles, strict=True):
-        in_title = _YEAR_AT_END.search(title)
-        years.append(value if _YEAR.fullmatch(value) else in_title[1] if in_title else "")
-    return years
+class _TitlesByWords:
+    """Items by the words of their titles, in twelve bytes each: by hashes, and what they point at is compared."""
+
+    def __init__(self, titles: Sequence[str]) -> None:
+        self._titles = titles
+        self.longest = 0
+        """Words of the longest title."""
+        hashes = np.zeros(len(titles), dtype=np.int64)
+        counts = np.zeros(len(titles), dtype=bool)
+        for item, title in enumerate(titles):
+            words = tuple(words_of(title))
+            # A title of one word, and an article, is too often a word of the language.
+            if len(words) - (words[:1] != () and words[0] in _ARTICLES) >= 2:
+                hashes[item], counts[item] = hash(words), True
+                self.longest = max(self.longest, len(words))
+        items = np.flatnonzero(counts).astype(np.int32)
+        # Of titles with the same words the last one stands first.
+        order = np.lexsort((-items, hashes[items]))
+        self._items, self._hashes = items[order], hashes[items][order]
+
+    def find(self, words: tuple[str, ...]) -> int | None:
+        """The last item whose title has these words and no others."""
+        key = hash(words)
+        begin, end = np.searchsorted(self._hashes, key), np.searchsorted(self._hashes, key, side="right")
+        found = (int(item) for item in self._items[begin:end])
+        return next((item for item in found if tuple(words_of(self._titles[item])) == words), None)
+
+
+def _joined(frame: pl.DataFrame, column: str) -> pl.Expr:
+    """A column as text, however many there are in each row."""
+    values = pl.col(column)
+    if frame.schema[column] == pl.String:
+        return values
+    return values.list.eval(pl.element().filter(pl.element() != "")).list.join(", ")
+
+
+def _decade(year: str) -> str:
+    return f"{year[:3]}0s"
 
 
 def words_of(text: str) -> list[str]:

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from recsys.data import Catalog
+from recsys.profile import attributes as attributes_module
 from recsys.profile.attributes import Attribute, ItemAttributes
 
 
@@ -50,3 +51,41 @@ def test_what_is_title_and_category_is_a_category() -> None:
 def test_what_more_than_half_of_the_items_have_is_commonplace() -> None:
     frame = pl.DataFrame({"item_id": list("abc"), "title": ["x"] * 3, "categories": [["All"], ["All", "One"], ["All"]]})
     assert {each.name for each in ItemAttributes(Catalog(frame=frame)).commonplace} == {"All"}
+
+
+def test_titles_whose_words_have_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attributes_module, "hash", lambda words: 7, raising=False)
+    titles = ["Red Lamp (1999)", "Blue Lamp", "The Lamp", "Red lamps", None]
+    frame = pl.DataFrame(
+        {"item_id": list("abcde"), "title": titles, "categories": [[]] * 5},
+        schema_overrides={"categories": pl.List(pl.String)},
+    )
+    found = ItemAttributes(Catalog(frame=frame))
+    assert list(found.titles) == ["Red Lamp", "Blue Lamp", "The Lamp", "Red lamps", ""]
+    assert found.titles[1:3] == ["Blue Lamp", "The Lamp"]
+    # Of titles with the same words the last one is named; one word and an article are no title.
+    assert names(found, "Blue Lamp, Red Lamp, The Lamp, Green Lamp") == [("title", "Blue Lamp"), ("title", "Red lamps")]
+
+
+def test_what_is_category_and_brand_is_a_category_and_lists_are_joined() -> None:
+    frame = pl.DataFrame(
+        {
+            "item_id": ["a", "b", "c"],
+            "title": ["x (1984)", "y", "z"],
+            "categories": [["Retinol", None, "", "Retinol"], [], None],
+            "brand": [["Retinol ", ""], ["Two", "Names."], None],
+            "year": [None, " 1991.", "soon"],
+        }
+    )
+    catalog = Catalog(frame=frame.with_columns(pl.col("categories").fill_null([])))
+    found = ItemAttributes(catalog)
+    assert [[each.name for each in found.of(item)] for item in range(3)] == [
+        ["Retinol", "Retinol", "1980s"],
+        ["Two, Names", "1990s"],
+        [],
+    ]
+    assert names(found, "Retinol by Two Names from the 1980s") == [
+        ("category", "Retinol"),
+        ("brand", "Two, Names"),
+        ("era", "1980s"),
+    ]

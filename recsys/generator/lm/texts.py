@@ -186,9 +186,13 @@ def column_texts(catalog: Catalog, name: str) -> list[str]:
     """A text column by dense index, with single blanks, without what punctuation ends it; empty where there is none."""
     if name not in catalog.frame.columns:
         return [""] * catalog.num_items
-    values = catalog.frame[name].to_list()
-    joined = (", ".join(filter(None, value)) if isinstance(value, list) else value or "" for value in values)
-    return [" ".join(value.split()).rstrip(" .,;:-") for value in joined]
+    return [clean_text(value) for value in catalog.frame[name].to_list()]
+
+
+def clean_text(value: str | Sequence[str | None] | pl.Series | None) -> str:
+    """A value of a text column as `column_texts` has it."""
+    joined = (value or "") if value is None or isinstance(value, str) else ", ".join(filter(None, value))
+    return " ".join(joined.split()).rstrip(" .,;:-")
 
 
 def first_words(text: str, limit: int) -> str:
