@@ -7,7 +7,7 @@
     semantic_ids/  tokenizer/  embeddings/  generator/     each in the format of its room
     text_encoder/       the text model, where it was tuned
     fusion/             further sources and a ranker, where there are any (recsys.retrieval)
-    content_index/      of the embeddings, where there is no fusion and so many items that it takes time to build
+    content/            unit embeddings and their index, where there is no fusion and many items (recsys.retrieval)
     intents/            tags and explanations, where they were made (recsys.profile.intents)
     report.json         the evaluation
 
@@ -48,7 +48,7 @@ from recsys.profile.intents.config import IntentConfig
 from recsys.profile.intents.table import IntentTable
 from recsys.profile.writers import TextWriter
 from recsys.retrieval import FusedRecommender, load_fused
-from recsys.retrieval.content import content_source, save_content_index
+from recsys.retrieval.content import content_source, save_content
 from recsys.retrieval.sources import TowerSource
 from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, load_tokenizer
 
@@ -56,7 +56,7 @@ FORMAT = 2
 _MANIFEST = "manifest.json"
 _TEXT_ENCODER = "text_encoder"
 _FUSION = "fusion"
-_CONTENT_INDEX = "content_index"
+_CONTENT = "content"
 _INTENTS = "intents"
 _LIBRARIES = ("torch", "transformers", "numpy", "polars", "safetensors")
 
@@ -132,7 +132,7 @@ def write_bundle(
         if fusion is not None:
             shutil.copytree(fusion, directory / _FUSION)
         else:
-            save_content_index(embeddings.vectors, directory / _CONTENT_INDEX)
+            save_content(embeddings.vectors, directory / _CONTENT)
         (directory / "generator").mkdir()
         recommender.save(directory / "generator")
         write_json(directory / "report.json", report)
@@ -228,13 +228,13 @@ class Bundle:
         """Items whose embeddings are like those of a history: the fusion's, where there is one.
 
         Raises:
-            ArtifactError: its index is damaged.
+            ArtifactError: what is saved of it is damaged.
         """
         found = None if self.fused is None else self.fused.pool.sources.get("content")
         if isinstance(found, TowerSource):
             return found
-        index = self.path / _CONTENT_INDEX
-        return content_source(self.embeddings.vectors, index if index.is_dir() else None)
+        saved = self.path / _CONTENT
+        return content_source(self.embeddings.vectors, saved if saved.is_dir() else None)
 
     @property
     def no_reasons(self) -> str | None:

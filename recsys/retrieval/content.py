@@ -5,30 +5,51 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
+from recsys.errors import ArtifactError
 from recsys.retrieval.index import ItemIndex, choose_kind
 from recsys.retrieval.sources import FloatArray, TowerSource
 from recsys.retrieval.towers import ContentTower
 
+_UNITS = "unit_vectors.safetensors"
 
-def content_source(vectors: FloatArray, index: Path | None = None) -> TowerSource:
+
+def content_source(vectors: FloatArray, saved: Path | None = None) -> TowerSource:
     """Items whose vectors (float32 [N, D]) are like those of the history.
 
     Args:
         vectors: of all items.
-        index: what `save_content_index` wrote for them; None: it is built now, of a million items in minutes.
+        saved: what `save_content` wrote for them, and stays a map of files, one in memory for all processes; None:
+            it is made now, of a million items in minutes.
 
     Raises:
-        ArtifactError: the index is damaged, or of other vectors.
+        ArtifactError: it is damaged, or of other vectors.
     """
-    tower = ContentTower(vectors)
-    units = tower.item_vectors
-    built = ItemIndex(units) if index is None else ItemIndex.load(index, units)
-    return TowerSource(tower, np.arange(len(vectors)), len(vectors), built)
+    if saved is None:
+        tower = ContentTower(vectors)
+        index = ItemIndex(tower.item_vectors)
+    else:
+        tower = ContentTower.of_units(_read_units(saved / _UNITS))
+        index = ItemIndex.load(saved, tower.item_vectors)
+    return TowerSource(tower, np.arange(len(vectors)), len(vectors), index)
 
 
-def save_content_index(vectors: FloatArray, directory: Path) -> None:
-    """Build the index of `content_source`, and write it into a directory to be made; none where no index is faster."""
+def save_content(vectors: FloatArray, directory: Path) -> None:
+    """Make what `content_source` needs, and write it into a directory to be made; not where that takes no time."""
     if choose_kind(len(vectors)) != "flat":
+        units = ContentTower(vectors).item_vectors
         directory.mkdir()
-        ItemIndex(ContentTower(vectors).item_vectors).save(directory)
+        save_file({"vectors": units}, directory / _UNITS)
+        ItemIndex(units).save(directory)
+
+
+def _read_units(file: Path) -> FloatArray:
+    try:
+        # By way of PyTorch they are a map of the file.
+        with safe_open(file, framework="pt") as tensors:
+            units: FloatArray = tensors.get_tensor("vectors").numpy()
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"content: cannot read {file}: {error}; build the bundle again") from error
+    return units

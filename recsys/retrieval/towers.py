@@ -78,6 +78,13 @@ class ContentTower:
         self._further = self._vectors[:0]
         self._decay = decay
 
+    @classmethod
+    def of_units(cls, vectors: FloatArray) -> ContentTower:
+        """Over what the `item_vectors` (float32 [N, D]) of another are, which are not copied."""
+        tower = cls(vectors[:0])
+        tower._vectors = vectors
+        return tower
+
     @property
     def item_vectors(self) -> FloatArray:
         """float32 [N, D]: unit rows, zeros for an item with a zero embedding; of the items that it was made over."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -71,19 +72,23 @@ def test_a_bundle_without_a_fusion_has_none(path: Path) -> None:
 
 
 def test_a_large_catalogue_brings_the_index_of_its_content(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not (path / "content_index").exists()
+    assert not (path / "content").exists()
     built = Bundle.load(path).content.index
     monkeypatch.setattr(index, "_FLAT_UP_TO", NUM_ITEMS - 1)
     write_toy_bundle(path)
-    monkeypatch.setattr(index, "_build", lambda *_: pytest.fail("builds the index at the start of a service"))
-    bundle = Bundle.load(path)
-    assert bundle.content.index.kind == "hnsw"
-    assert bundle.content.index is bundle.content.index
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "_build", lambda *_: pytest.fail("builds the index at the start of a service"))
+        bundle = Bundle.load(path)
+        assert bundle.content.index.kind == "hnsw"
+    assert bundle.content is bundle.content
+    np.testing.assert_array_equal(bundle.content.index.vectors, built.vectors)
     queries = built.vectors[:4]
     np.testing.assert_array_equal(bundle.content.index.search(queries, 5).items, built.search(queries, 5).items)
     assert RecommenderRuntime.from_bundle(bundle).recommend(["i1"], k=3).source == "generator"
-    (path / "content_index" / "index.faiss").write_bytes(b"other")
-    _refuses(path, r"content_index/index\.faiss was changed")
+    for file in ("index.faiss", "unit_vectors.safetensors"):
+        write_toy_bundle(path)
+        (path / "content" / file).write_bytes(b"other")
+        _refuses(path, rf"content/{re.escape(file)} was changed")
 
 
 def test_a_model_without_words_says_why_it_gives_no_reasons(path: Path) -> None:
