@@ -117,7 +117,7 @@ class SearchGraphs:
         model: FlatModel | NestedModel,
         *,
         batch_sizes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
-        max_graphs: int = 64,
+        max_graphs: int = 256,
     ) -> None:
         self.model = model
         self._fixed = copy.copy(model)
