@@ -346,9 +346,14 @@ def _are_finite(vectors: FloatArray) -> bool:
 
 
 def _copy_to_gpu(built: Any, kind: IndexKind) -> Any:
-    """The index on the first GPU; None where Faiss has none, or no GPU version of the kind: only flat has one."""
+    """The index on the GPU, or divided over all of them; None where Faiss has none, or no GPU version of the kind: only
+    flat has one."""
     if faiss.get_num_gpus() == 0 or kind != "flat":
         return None
+    if faiss.get_num_gpus() > 1:
+        options = faiss.GpuMultipleClonerOptions()
+        options.shard = True
+        return faiss.index_cpu_to_all_gpus(built, co=options)
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, built)
 
 

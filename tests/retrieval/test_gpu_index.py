@@ -22,6 +22,34 @@ def test_a_gpu_finds_what_brute_force_finds() -> None:
         equals_brute_force(index.search(queries, 10, held), vectors, queries, 10, held)
 
 
+def test_vectors_are_divided_over_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Options:
+        shard = False
+
+    def in_two(built: faiss.IndexFlatIP, co: Options) -> faiss.IndexShards:
+        """What Faiss makes of two GPUs, made of two indexes on the CPU."""
+        assert co.shard
+        halves = np.array_split(built.reconstruct_n(0, built.ntotal), 2)
+        shards = faiss.IndexShards(built.d, False, True)
+        for half in halves:
+            part = faiss.IndexFlatIP(built.d)
+            part.add(half)
+            kept.append(part)
+            shards.add_shard(part)
+        return shards
+
+    kept: list[faiss.IndexFlatIP] = []
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", Options, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", in_two, raising=False)
+    vectors, queries = whole_numbers((401, 16), 0), whole_numbers((20, 16), 1)
+    index = ItemIndex(vectors, "flat")
+    allow = np.random.default_rng(2).random((20, 401)) < 0.5
+    for held in (Constraints(), Constraints(allow=allow), Constraints(deny=[np.arange(50)] * 20)):
+        equals_brute_force(index.search(queries, 10, held), vectors, queries, 10, held)
+    assert [part.ntotal for part in kept] == [201, 200]
+
+
 def test_only_flat_indexes_are_copied_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     copied = []
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
