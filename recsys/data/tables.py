@@ -12,7 +12,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from recsys.errors import DataError
 
 NUM_EXAMPLES = 3
 _PIECE_ROWS = 1 << 20
+_PIECE_BYTES = 1 << 20
+_LEAST_FREE = 16 << 20
+"""Bytes: a disk with less is full."""
 _NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _DATETIME_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
 # Year 5138 in seconds, March 1973 in milliseconds: what is larger was not counted in seconds.
@@ -72,42 +75,75 @@ class OpenTable:
 @contextmanager
 def opened(path: Path, scratch: Path) -> Iterator[OpenTable]:
     """What `read_table` reads, in stretches, for the time of the block. Text becomes Parquet in `scratch`, as it is
-    read, so that no more than a stretch is in memory.
+    read, so that no more than a stretch is in memory; but JSON with values that Parquet cannot hold is read at once.
 
     Raises:
-        DataError: as for `read_table`; but a table without rows is none.
+        DataError: as for `read_table`, but a table without rows is none; or there is no room in `scratch`.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if _kind(path) == "parquet":
         yield _open_parquet(path, path)
         return
-    scratch.mkdir(parents=True, exist_ok=True)
-    plain, written = scratch / f"{path.name}.txt", scratch / f"{path.name}.parquet"
+    # Not after the file, whose name may be as long as names can be.
+    plain, written = scratch / "table.txt", scratch / "table.parquet"
     try:
-        _write_parquet(path, plain, written)
-        yield _open_parquet(path, written)
+        text = path
+        with _room_in(scratch):
+            scratch.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".gz":
+                _unpack(path, plain)
+                text = plain
+        with _errors_of(path):
+            if _is_blank(text):
+                raise DataError(f"{path}: the file is empty")
+        yield _open_text(path, text, written)
     finally:
         for copy in (plain, written):
-            copy.unlink(missing_ok=True)
+            with suppress(OSError):  # there is no such directory
+                copy.unlink(missing_ok=True)
 
 
-def _write_parquet(path: Path, plain: Path, written: Path) -> None:
-    """A table of text as the Parquet file `written`; one that is compressed is `plain` in between."""
-    with _errors_of(path):
-        if path.suffix == ".gz":
-            with gzip.open(path) as packed, plain.open("wb") as file:
-                shutil.copyfileobj(packed, file)
-        text = plain if path.suffix == ".gz" else path
-        try:
-            if _kind(path) == "csv":
-                table = pl.scan_csv(text, infer_schema=False, glob=False)
-            else:
-                table = pl.scan_ndjson(glob.escape(str(text)), infer_schema_length=None)
-            table.sink_parquet(written, compression="lz4")
-        except pl.exceptions.PolarsError:
-            read_table(path)  # which says more
-            raise
+def _open_text(path: Path, text: Path, written: Path) -> OpenTable:
+    """The table at `path`, whose text is in the file `text`, by way of the Parquet file `written`."""
+    try:
+        if _kind(path) == "csv":
+            table = pl.scan_csv(text, infer_schema=False, glob=False)
+        else:
+            table = pl.scan_ndjson(glob.escape(str(text)), infer_schema_length=None)
+        table.sink_parquet(written, compression="lz4")
+        return _open_parquet(path, written)
+    except (pl.exceptions.PolarsError, OSError, DataError) as error:
+        if shutil.disk_usage(written.parent).free < _LEAST_FREE:
+            raise _no_room(written.parent, error) from error
+        # It is malformed, which this says better; or there is an empty object or a number above 64 bits in it.
+        frame = read_table(path)
+        return OpenTable(path, frame.columns, [(0, frame.height)], frame.lazy())
+
+
+def _unpack(path: Path, plain: Path) -> None:
+    with plain.open("wb") as file, _errors_of(path), gzip.open(path) as packed:
+        while piece := packed.read(_PIECE_BYTES):
+            with _room_in(plain.parent):
+                file.write(piece)
+
+
+def _is_blank(text: Path) -> bool:
+    with text.open("rb") as file:
+        return not any(piece.strip() for piece in iter(lambda: file.read(_PIECE_BYTES), b""))
+
+
+@contextmanager
+def _room_in(scratch: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _no_room(scratch, error) from error
+
+
+def _no_room(scratch: Path, error: Exception) -> DataError:
+    reason = str(error).strip().split("\n")[0]
+    return DataError(f"{scratch}: a table could not be written there: {reason}; make room on that disk")
 
 
 def _kind(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -272,3 +273,46 @@ def test_text_is_read_piece_by_piece_as_at_once(
     )
     assert_same(found, whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "interactions.parquet", "items.parquet"])
+
+
+@pytest.mark.parametrize("context", [{}, {"a": [{}]}, 2**70])
+def test_json_that_parquet_cannot_hold_is_read_all_the_same(tmp_path: Path, whole: Dataset, context: object) -> None:
+    lines = [json.dumps({**row, "context": context}) for row in EVENTS.to_dicts()]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert_same(load(tmp_path, interactions="log.jsonl"), whole)
+
+
+@pytest.mark.parametrize(("name", "content"), [("log.csv", b" \n \n"), ("log.jsonl.gz", gzip.compress(b"\n\n"))])
+def test_a_file_of_blanks_is_empty(tmp_path: Path, whole: Dataset, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: the file is empty"):
+        load(tmp_path, interactions=name)
+
+
+def test_a_scratch_directory_that_has_no_room_is_named(
+    tmp_path: Path, whole: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EVENTS.write_csv(tmp_path / "log.csv")
+    (tmp_path / "file").touch()
+    message = "a table could not be written there: .*; make room on that disk"
+    with (
+        pytest.raises(DataError, match=f"file/scratch: {message}"),
+        tables.opened(tmp_path / "log.csv", tmp_path / "file" / "scratch"),
+    ):
+        pass
+    # What a full disk does to Polars, in a name that it cannot write to.
+    (tmp_path / "scratch" / "table.parquet").mkdir(parents=True)
+    monkeypatch.setattr(tables, "_LEAST_FREE", 1 << 60)
+    with (
+        pytest.raises(DataError, match=f"scratch: {message}"),
+        tables.opened(tmp_path / "log.csv", tmp_path / "scratch"),
+    ):
+        pass
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path, whole: Dataset) -> None:
+    name = "x" * 248 + ".csv.gz"
+    text = io.BytesIO()
+    EVENTS.write_csv(text)
+    (tmp_path / name).write_bytes(gzip.compress(text.getvalue()))
+    assert_same(load(tmp_path, interactions=name), whole)

@@ -263,7 +263,7 @@ def refusal(*arguments: object) -> str:
 
 def test_mistakes_are_one_line(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no bundle at 'nowhere'; name a bundle, or a run" in refusal("nowhere", tmp_path / "out")
-    assert "nowhere/*.parquet: cannot be read as Parquet" in refusal(
+    assert "nowhere/*.parquet: there is no such Parquet file" in refusal(
         bundle, tmp_path / "out", "--users", tmp_path / "nowhere" / "*.parquet"
     )
     monkeypatch.setitem(sys.modules, "ray", None)
