@@ -114,7 +114,7 @@ class AnswerChain:
         def observe(stage: StageName, size: int, seconds: float) -> None:
             self._batchers[stage].cost.observe(size, seconds, time.monotonic())
 
-        warm_up(self._runtime, observe)
+        warm_up(self._runtime, observe, largest_batch=self._settings.batching.max_batch)
         for name, narrows in self._runtime.narrower.items():
             whole_s = self._batchers[name].cost.last_seconds(1)
             for narrow in narrows:

@@ -258,6 +258,12 @@ class RecommenderRuntime:
         )
 
     @property
+    def longest_history(self) -> int:
+        """Items that the generator reads at most; 1 where something else makes lists."""
+        generator = self._ways.recommender
+        return generator.config.model.max_history if isinstance(generator, GenerativeRecommender) else 1
+
+    @property
     def graph_counts(self) -> GraphCounts | None:
         """What passes over the generator came to; None where it has no CUDA graphs."""
         generator = self._ways.recommender

@@ -36,8 +36,8 @@ from recsys.generator.set_trie import SetTrie
 from recsys.generator.tree_decoding import Prefix
 from recsys.generator.trie import ItemTrie
 
-_ITEM_STEP, _ROW_STEP, _LEAST_DENIED = 8, 32, 16
-"""Histories and prefixes are padded to multiples, denied items to powers of two from the least on."""
+_LEAST_ITEMS, _ROW_STEP, _LEAST_DENIED = 8, 32, 16
+"""Prefixes are padded to multiples, histories and denied items to powers of two from the least on."""
 _FOUND = tuple(field.name for field in fields(Found))
 
 _log = logging.getLogger(__name__)
@@ -129,6 +129,8 @@ class SearchGraphs:
         self._max_graphs = max_graphs
         self._pool = torch.cuda.graph_pool_handle() if model.learned.is_cuda else None
         self._lock = threading.Lock()
+        """Held while a graph is recorded, for as long as that takes."""
+        self._count_lock = threading.Lock()
         self._graphs: dict[Hashable, Recorded] = {}
         self._empty_cache: Any = None
         self._replayed = 0
@@ -137,14 +139,22 @@ class SearchGraphs:
     @property
     def counts(self) -> GraphCounts:
         """See `GraphCounts`."""
-        with self._lock:
+        with self._count_lock:
             return GraphCounts(recorded=len(self._graphs), replayed=self._replayed, eager=dict(self._eager))
+
+    def pass_over(self, reason: str) -> None:
+        """Count a pass without a graph."""
+        with self._count_lock:
+            is_first = reason not in self._eager
+            self._eager[reason] += 1
+        if is_first:
+            _log.info("without a CUDA graph, %s", reason)
 
     @torch.inference_mode()
     def encode(self, model: SessionModel, items: Tensor, lengths: Tensor) -> Prefix:
         """What `model.encode` makes of histories (int64 [B, T], right-padded) of `lengths` (int64 [B])."""
         batch_size, count = items.shape
-        width = min(_multiple(max(1, count), _ITEM_STEP), self.model.config.max_history)
+        width = min(_power_of_two(count, _LEAST_ITEMS), self.model.config.max_history)
 
         def record(size: int) -> Recorded:
             buffers = [items.new_zeros(size, width), lengths.new_zeros(size)]
@@ -220,7 +230,7 @@ class SearchGraphs:
         if allowed is not None and allowed.stride(0) == 0:
             allowed = allowed[:1]  # one bitmap for all of them
         if denied is not None:
-            width = max(_LEAST_DENIED, 1 << (denied.shape[1] - 1).bit_length())
+            width = _power_of_two(denied.shape[1], _LEAST_DENIED)
             denied = torch.nn.functional.pad(denied, (0, width - denied.shape[1]), value=trie.num_items)
         # A nested model's search reads no keys and values.
         tables = caches.tables(prefix.cache) if isinstance(self._fixed, FlatModel) else []
@@ -283,15 +293,20 @@ class SearchGraphs:
             if obstacle is None and size is not None:
                 graph = self._graphs.get((*kind, size))
                 if graph is None and len(self._graphs) < self._max_graphs:
-                    graph = self._graphs[(*kind, size)] = record(size)
+                    graph = record(size)
+                    with self._count_lock:
+                        self._graphs[(*kind, size)] = graph
                 if graph is not None:
-                    self._replayed += 1
+                    with self._count_lock:
+                        self._replayed += 1
                     return graph(values)
-            reason = f"{kind[0]}: {obstacle or ('large batch' if size is None else 'many sizes')}"
-            if reason not in self._eager:
-                _log.info("without a CUDA graph, %s", reason)
-            self._eager[reason] += 1
+        self.pass_over(f"{kind[0]}: {obstacle or ('large batch' if size is None else 'many sizes')}")
         return None
+
+
+def _power_of_two(count: int, least: int) -> int:
+    """The next one from `count` on, and from `least`, which is one."""
+    return max(least, 1 << (count - 1).bit_length())
 
 
 def _multiple(count: int, step: int) -> int:

@@ -354,6 +354,8 @@ class GenerativeRecommender:
                 elif sessions is None:
                     prefix = self.model.encode(batch.to(device), lengths.to(device))
                 else:
+                    if self.graphs is not None:
+                        self.graphs.pass_over("encode: sessions")
                     recent = [row[:length] for row, length in zip(batch.numpy(), lengths.tolist(), strict=True)]
                     keys = [sessions[int(row)] for row in rows]
                     prefix = self.sessions.read(self.model, keys, recent)

@@ -15,8 +15,8 @@ from feature_store import OnlineStore
 from recsys import bundle as bundles
 from recsys.bundle import Bundle
 from recsys.errors import ConfigError
-from recsys.generator import GenerativeRecommender
-from recsys.generator.graphs import SearchGraphs
+from recsys.generator import GenerativeRecommender, graphs
+from recsys.generator.graphs import Recorded, SearchGraphs
 from serving.app import create_app
 from serving.cli import app
 from serving.runtime import RecommenderRuntime
@@ -61,7 +61,8 @@ def services(bundle: Bundle, tmp_path: Path) -> Iterator[tuple[TestClient, TestC
 
 def passes(client: TestClient) -> dict[str, float]:
     lines = client.get("/metrics").text.splitlines()
-    return {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("recsys_cuda_")}
+    found = (line.rsplit(" ", 1) for line in lines if line.startswith("recsys_cuda_"))
+    return {name: float(value) for name, value in found}
 
 
 def test_lists_with_graphs_are_those_without(rehearsal: None, services: tuple[TestClient, TestClient]) -> None:
@@ -90,11 +91,38 @@ def test_the_first_requests_find_the_graphs_of_all_sizes(
 ) -> None:
     _, on_gpu = services
     before = passes(on_gpu)["recsys_cuda_graphs"]
-    for k in (1, 3, 10):
-        assert on_gpu.post("/v1/recommend", json={"history": ["i1", "i2"], "k": k}).status_code == 200
-    asked = [{"history": [f"i{place}"], "k": 1 + place} for place in range(7)]
+    for k, length in ((1, 1), (3, 5), (10, 12), (40, 16)):
+        history = [f"i{place}" for place in range(length)]
+        assert on_gpu.post("/v1/recommend", json={"history": history, "k": k}).status_code == 200
+    asked = [{"history": [f"i{place}", "i9"] * (1 + place), "k": 1 + place} for place in range(7)]
     assert on_gpu.post("/v1/recommend:batch", json={"requests": asked}).status_code == 200
     assert passes(on_gpu)["recsys_cuda_graphs"] == before
+
+
+def test_metrics_do_not_wait_for_a_graph_that_is_recorded(
+    rehearsal: None, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = RecommenderRuntime.from_bundle(Bundle.load(bundle.path), device="cuda")
+    counted = []
+
+    def recorded(*arguments: object) -> Recorded:
+        counted.append(runtime.graph_counts)
+        return Recorded(*arguments)
+
+    monkeypatch.setattr(graphs, "Recorded", recorded)
+    runtime.recommend(["i1"], k=3)
+    assert [each.recorded for each in counted] == [0, 1]
+    assert runtime.graph_counts.replayed == 2
+
+
+def test_reading_a_session_is_counted(rehearsal: None, services: tuple[TestClient, TestClient]) -> None:
+    _, on_gpu = services
+    name = 'recsys_cuda_passes_total{how="encode: sessions"}'
+    before = passes(on_gpu).get(name, 0)
+    event = {"event_id": "e1", "user_id": "ann", "item_id": "i3"}
+    assert on_gpu.post("/v1/events", json=event).status_code == 200
+    assert on_gpu.post("/v1/recommend", json={"user_id": "ann", "k": 3}).status_code == 200
+    assert passes(on_gpu)[name] > before
 
 
 def test_without_a_gpu_the_service_says_so_in_one_line(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
