@@ -227,7 +227,8 @@ def _watched(pid: int) -> tuple[int, resource.struct_rusage]:
         with suppress(psutil.NoSuchProcess):
             processes = [program, *program.children(recursive=True)]
             if sum(each.memory_info().rss for each in processes) > _LIMIT:
-                program.kill()
+                for each in processes:
+                    each.kill()
         time.sleep(0.2)
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as parquet
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -58,6 +59,7 @@ _TEXT_ENCODER = "text_encoder"
 _FUSION = "fusion"
 _CONTENT = "content"
 _INTENTS = "intents"
+_USERS_A_BATCH = 1 << 16
 _LIBRARIES = ("torch", "transformers", "numpy", "polars", "safetensors")
 
 
@@ -265,8 +267,9 @@ class Bundle:
         return self.manifest.files["histories.parquet"]
 
     def histories(self) -> Iterator[tuple[str, list[str]]]:
-        """User ids with their item ids, oldest first."""
-        return pl.read_parquet(self.path / "histories.parquet").iter_rows()
+        """User ids with their item ids, oldest first; read as they are asked for."""
+        for batch in parquet.ParquetFile(self.path / "histories.parquet").iter_batches(_USERS_A_BATCH):
+            yield from pl.DataFrame(batch).iter_rows()
 
     @classmethod
     def load(cls, path: Path) -> Bundle:

@@ -86,7 +86,7 @@ def _remove_leftovers(path: Path) -> None:
 
     Machines may share the directory, and each knows its own processes only: what others leave goes after a day.
     """
-    name = re.compile(re.escape(f".{path.name}.") + r"(\w+)-(\d+)\.(tmp|old)")
+    name = re.compile(re.escape(f".{path.name}.") + r"(?:(\w+)-)?(\d+)\.(tmp|old)")
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         match = name.fullmatch(leftover.name)
         if match is None or _is_in_use(leftover, match[1], int(match[2])):
@@ -106,13 +106,15 @@ def _host() -> str:
     return re.sub(r"\W", "_", socket.gethostname())
 
 
-def _is_in_use(leftover: Path, host: str, pid: int) -> bool:
-    if host == _host():
+def _is_in_use(leftover: Path, host: str | None, pid: int) -> bool:
+    """Whether a process may still write it; names of earlier versions have no host."""
+    if host in (None, _host()):
         return _is_running(pid)
     try:
-        return time.time() - leftover.stat().st_mtime < _STALE_S
+        last = max(each.stat().st_mtime for each in (leftover, *leftover.rglob("*")))
     except FileNotFoundError:  # it is done
         return True
+    return time.time() - last < _STALE_S
 
 
 def _is_running(pid: int) -> bool:

@@ -116,6 +116,7 @@ class UserIntents:
         on_demand: OnDemand | None = None,
         on_broken: Callable[[Principle], None] = lambda _: None,
     ) -> None:
+        attributes.prepare(names=True)
         self._catalog = catalog
         self._table = table
         self._parts = PartReader(catalog, attributes, table.vocabulary.phrases)

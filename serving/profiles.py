@@ -78,6 +78,7 @@ class UserProfiles:
         self.catalog = catalog
         self.attributes = ItemAttributes(catalog)
         """Of its items."""
+        self.attributes.prepare(names=False)
         self._profiler = TemplateProfiler(self.attributes, TemplateConfig(), Wording.load())
 
     def over(self, catalog: Catalog) -> UserProfiles:

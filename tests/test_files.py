@@ -79,9 +79,19 @@ def test_leftovers_of_processes_that_are_gone_are_collected_and_no_others(tmp_pa
     running = os.getppid()
     (tmp_path / f".x.{HOST}-{gone.pid}.tmp").mkdir()
     (tmp_path / f".file.{HOST}-{gone.pid}.tmp").touch()
+    (tmp_path / f".x.{gone.pid}.tmp").mkdir()
+    (tmp_path / ".x.elsewhere-2.tmp").mkdir()
+    (tmp_path / ".x.elsewhere-2.tmp" / "that is written").touch()
+    os.utime(tmp_path / ".x.elsewhere-2.tmp", (0, 0))
     (tmp_path / ".x.elsewhere-1.old").mkdir()
     os.utime(tmp_path / ".x.elsewhere-1.old", (0, 0))
-    kept = {f".x.{HOST}-{running}.tmp", f".x.y.{HOST}-{gone.pid}.tmp", ".x.elsewhere-1.tmp", ".x.notes.tmp"}
+    kept = {
+        f".x.{HOST}-{running}.tmp",
+        f".x.y.{HOST}-{gone.pid}.tmp",
+        ".x.elsewhere-1.tmp",
+        ".x.elsewhere-2.tmp",
+        ".x.notes.tmp",
+    }
     for name in kept:
         (tmp_path / name).mkdir()
     write(tmp_path / "x", "new")

@@ -6,10 +6,11 @@ word by word, without case and plural.
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Literal, overload
 
 import numpy as np
@@ -22,13 +23,17 @@ from recsys.generator.lm.texts import clean_text
 _WORD = re.compile(r"\w+")
 _YEAR_AT_END = re.compile(r"\s*\((\d{4})\)\s*$")
 _YEAR = re.compile(r"\d{4}")
-_ENDING = r"[\s.,;:-]*$"
+_BLANK = r"\s\x1c-\x1f"
+"""What is a blank to Python, in the patterns of Polars."""
+_ENDING = rf"[{_BLANK}.,;:-]*$"
 """What `clean_text` takes off."""
 _KEPT = 1 << 14
 """Items whose attributes stay in memory; titles that are read at a time."""
 _ARTICLES = frozenset({"the", "a", "an"})
 
 AttributeKind = Literal["category", "brand", "era", "title"]
+_PRECEDENCE: Sequence[AttributeKind] = ("brand", "category", "era")
+"""A name that is of two kinds is of the later one."""
 
 
 class Attribute(StrictConfig):
@@ -42,7 +47,8 @@ class Attribute(StrictConfig):
 
 class ItemAttributes:
     """Attributes by item, and by the words that name them. What an item has is read from the catalogue when it is asked
-    for: of ten million items the attributes would take more memory than all else about them.
+    for: of ten million items the attributes would take more memory than all else about them. `commonplace` and `named`
+    need a pass over the catalogue, of a million items in 2 and in 15 seconds: the first use, or `prepare`.
 
     Args:
         catalog: `title` and `categories`; `brand` and `year` where it has them. Without `year` a year in brackets at
@@ -55,25 +61,18 @@ class ItemAttributes:
         """The source's own ids, by dense index."""
         self.titles: Sequence[str] = _Titles(catalog.frame["title"])
         """Titles without a year at their end, by dense index; empty where there is none."""
-        self._of = lru_cache(maxsize=_KEPT)(self._read)
+        # Of the frame alone: a cache that knew this object would keep it in memory.
+        self._of = lru_cache(maxsize=_KEPT)(partial(_read, catalog.frame))
+
+    def prepare(self, *, names: bool) -> None:
+        """Make now what a first use would wait for: `commonplace`, and with `names` what `named` needs."""
+        _ = self.commonplace
+        if names:
+            _ = self._longest
 
     def of(self, item: int) -> tuple[Attribute, ...]:
         """Categories, brand and era of an item (dense index), each once; not its title."""
-        return self._of(item)
-
-    def _read(self, item: int) -> tuple[Attribute, ...]:
-        categories = self._frame["categories"][item]
-        found = [Attribute(kind="category", name=name) for name in (() if categories is None else categories) if name]
-        brand, year = self._text("brand", item), self._text("year", item)
-        if not _YEAR.fullmatch(year):
-            in_title = _YEAR_AT_END.search(self._text("title", item))
-            year = in_title[1] if in_title else ""
-        found += [Attribute(kind="brand", name=brand)] if brand else []
-        found += [Attribute(kind="era", name=_decade(year))] if year else []
-        return tuple(dict.fromkeys(found))
-
-    def _text(self, column: str, item: int) -> str:
-        return clean_text(self._frame[column][item]) if column in self._frame.columns else ""
+        return self._of(operator.index(item))
 
     def title_of(self, item: int) -> Attribute:
         """The title of an item (dense index) as `named` gives it."""
@@ -97,7 +96,7 @@ class ItemAttributes:
                     found[Attribute(kind="brand", name=name)] += count
         year = _joined(self._frame, "title").str.extract(r"\((\d{4})\)" + _ENDING)
         if "year" in self._frame.columns:
-            year = pl.coalesce(_joined(self._frame, "year").str.extract(r"^\s*(\d{4})" + _ENDING), year)
+            year = pl.coalesce(_joined(self._frame, "year").str.extract(rf"^[{_BLANK}]*(\d{{4}})" + _ENDING), year)
         for name, count in self._counted(year):
             found[Attribute(kind="era", name=_decade(name))] += count
         return found
@@ -108,8 +107,9 @@ class ItemAttributes:
 
     @cached_property
     def _by_words(self) -> dict[tuple[str, ...], Attribute]:
-        """Categories, brands and eras by the words of their names; of equal words the category's, not the brand's."""
-        found = {tuple(words_of(attribute.name)): attribute for attribute in sorted(self._carriers, key=str)}
+        """Categories, brands and eras by the words of their names: see `_PRECEDENCE`."""
+        in_order = sorted(self._carriers, key=lambda attribute: (_PRECEDENCE.index(attribute.kind), attribute.name))
+        found = {tuple(words_of(attribute.name)): attribute for attribute in in_order}
         found.pop((), None)
         return found
 
@@ -149,6 +149,21 @@ class ItemAttributes:
         return list(found)
 
 
+def _read(frame: pl.DataFrame, item: int) -> tuple[Attribute, ...]:
+    """What a row says."""
+    categories = frame["categories"][item]
+    found = [Attribute(kind="category", name=name) for name in (() if categories is None else categories) if name]
+    brand, year, title = (
+        clean_text(frame[column][item]) if column in frame.columns else "" for column in ("brand", "year", "title")
+    )
+    if not _YEAR.fullmatch(year):
+        in_title = _YEAR_AT_END.search(title)
+        year = in_title[1] if in_title else ""
+    found += [Attribute(kind="brand", name=brand)] if brand else []
+    found += [Attribute(kind="era", name=_decade(year))] if year else []
+    return tuple(dict.fromkeys(found))
+
+
 class _Titles(Sequence[str]):
     """Titles without a year at their end, each made when it is asked for."""
 
@@ -167,7 +182,7 @@ class _Titles(Sequence[str]):
     def __getitem__(self, item: int | slice) -> str | list[str]:
         if isinstance(item, slice):
             return [self[place] for place in range(*item.indices(len(self)))]
-        return _YEAR_AT_END.sub("", clean_text(self._column[item]))
+        return _YEAR_AT_END.sub("", clean_text(self._column[operator.index(item)]))
 
     def __iter__(self) -> Iterator[str]:
         for begin in range(0, len(self._column), _KEPT):

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
+import numpy as np
 import polars as pl
 import pytest
 
@@ -89,3 +93,14 @@ def test_what_is_category_and_brand_is_a_category_and_lists_are_joined() -> None
         ("brand", "Two, Names"),
         ("era", "1980s"),
     ]
+
+
+def test_nothing_keeps_attributes_that_nobody_has(catalog: Catalog) -> None:
+    found = ItemAttributes(catalog)
+    assert found.of(np.int64(1)) == found.of(1)
+    assert found.titles[np.int64(1)] == "Fast Rain"
+    gone = weakref.ref(found)
+    gc.disable()
+    del found
+    gc.enable()
+    assert gone() is None
