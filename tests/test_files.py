@@ -82,7 +82,7 @@ def test_leftovers_of_processes_that_are_gone_are_collected_and_no_others(tmp_pa
     (tmp_path / f".x.{gone.pid}.tmp").mkdir()
     (tmp_path / ".x.elsewhere-2.tmp").mkdir()
     (tmp_path / ".x.elsewhere-2.tmp" / "that is written").touch()
-    os.utime(tmp_path / ".x.elsewhere-2.tmp", (0, 0))
+    os.utime(tmp_path / ".x.elsewhere-2.tmp", (0, 0))  # whose files are newer than it is
     (tmp_path / ".x.elsewhere-1.old").mkdir()
     os.utime(tmp_path / ".x.elsewhere-1.old", (0, 0))
     kept = {
@@ -93,7 +93,7 @@ def test_leftovers_of_processes_that_are_gone_are_collected_and_no_others(tmp_pa
         ".x.notes.tmp",
     }
     for name in kept:
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(exist_ok=True)
     write(tmp_path / "x", "new")
     with atomic_path(tmp_path / "file") as temporary:
         temporary.touch()
