@@ -54,6 +54,8 @@ _STAGES = {"data": _CORES, "encode": 1, "tokenize": 1, "train": 1, "evaluate": 1
 """With their threads. More would help some, and cost all of them where other programs want the cores too."""
 _LISTED, _K = 10_000, 20
 """Users that get lists, and items of each."""
+_ASKED = 100
+"""Lists that a service makes, one by one."""
 _LEARNED_FROM, _LOG_ITEMS = 50_000, 10_000
 """Users whose sequences the generator of a large catalogue sees; items of the catalogue under large logs."""
 _A_CATEGORY, _A_USER, _AN_ITEM = 100, 20, 10
@@ -275,7 +277,19 @@ def _load(run: Path) -> dict[str, Any]:
     warm_up(runtime)
     # Maps of files count as private while nobody else has them.
     [private] = [line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if "Anonymous:" in line]
-    return {"items": runtime.catalog.num_items, "private_mib": int(private.split()[1]) // 1024}
+    random, num_items = np.random.default_rng(0), runtime.catalog.num_items
+    milliseconds = []
+    for _ in range(_ASKED):
+        begin = _A_CATEGORY * random.integers(num_items // _A_CATEGORY)
+        history = [f"i{begin + place}" for place in random.integers(_A_CATEGORY, size=_A_USER // 2)]
+        started = time.process_time()
+        runtime.recommend(history, _K)
+        milliseconds.append(1000 * (time.process_time() - started))
+    return {
+        "items": num_items,
+        "private_mib": int(private.split()[1]) // 1024,
+        "list_cpu_ms": round(float(np.median(milliseconds)), 2),
+    }
 
 
 def _size_mib(folder: Path) -> float:
