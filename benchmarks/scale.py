@@ -283,7 +283,7 @@ def _load(run: Path) -> dict[str, Any]:
         begin = _A_CATEGORY * random.integers(num_items // _A_CATEGORY)
         history = [f"i{begin + place}" for place in random.integers(_A_CATEGORY, size=_A_USER // 2)]
         started = time.process_time()
-        runtime.recommend(history, _K)
+        runtime.recommend(history, k=_K)
         milliseconds.append(1000 * (time.process_time() - started))
     return {
         "items": num_items,
