@@ -81,6 +81,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
         [[1.0, point["items"] / _MIB, point["items"] * point["dim"] / _MIB] for point in synthetic],
         [point["rss_mib"] for point in synthetic],
     )
+    _, worker_item_bytes = _fit(
+        [[1.0, point["items"] / _MIB] for point in narrow], [point["own_mib"] for point in narrow]
+    )
     user_bytes, event_bytes = _fit(
         [[point["users"], point["users"] * point["events"]] for point in stores],
         [point["bytes"] for point in stores],
@@ -105,6 +108,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         worker_mib=memory["further_worker_mib"],
         item_bytes=item_bytes,
         item_bytes_per_dim=max(0.0, item_bytes_per_dim),
+        worker_item_bytes=max(0.0, worker_item_bytes),
         user_bytes=max(1.0, user_bytes),
         event_bytes=event_bytes,
         offline_event_bytes=float(np.mean([point["offline_bytes"] for point in stores])),
@@ -151,7 +155,8 @@ def _apart(work: str, *arguments: object) -> dict[str, Any]:
     """A measurement in a process of its own, whose memory is its own."""
     # Not with this directory on the path: its scripts have names that packages have too.
     command = [sys.executable, "-P", __file__, work, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    threads = os.cpu_count() if work == "write" else 1
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -200,7 +205,10 @@ def _synthetic(directory: str) -> dict[str, Any]:
     bundle = Bundle.load(Path(directory) / "bundle")
     runtime = RecommenderRuntime.from_bundle(bundle)
     found = _served(bundle, runtime)
-    return {"rss_mib": round(psutil.Process().memory_info().rss / _MIB, 1), **found}
+    # What no other process could share by having the same files.
+    [own] = [line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if "Anonymous:" in line]
+    memory = {"rss_mib": psutil.Process().memory_info().rss / _MIB, "own_mib": int(own.split()[1]) / 1024}
+    return {name: round(value, 1) for name, value in memory.items()} | found
 
 
 def _served(bundle: Bundle, runtime: RecommenderRuntime) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 fusion.json      settings
 ranker.json      weights, and how the ranker was chosen
 items.safetensors    int64 item_counts [num_items] in training; int64 fitted [M], what SASRec and the counter know
-sasrec/  skip_gram/  sasrec_index/  content_index/     each in the format of its module
+sasrec/  skip_gram/  sasrec_index/  content_index/     each in the format of its module; the last with unit vectors too
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from recsys.retrieval.sources import (
 from recsys.retrieval.towers import ContentTower, SasRecTower
 
 _FORMAT = 1
+_CONTENT = "content_index"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,9 +110,10 @@ class Retrieval:
         save_file({"item_counts": self.item_counts, "fitted": self.fitted}, directory / "items.safetensors")
         self.tower.save(directory / "sasrec")
         self.counter.save(directory / "skip_gram")
-        for name, index in (("sasrec_index", self.tower_index), ("content_index", self.content_index)):
+        for name, index in (("sasrec_index", self.tower_index), (_CONTENT, self.content_index)):
             (directory / name).mkdir()
             index.save(directory / name)
+        self.content.save(directory / _CONTENT)
         ranker.save(directory, report)
 
     @classmethod
@@ -132,7 +134,9 @@ class Retrieval:
             reason = str(error).splitlines()[0]
             raise ArtifactError(f"fusion: cannot read {directory}: {reason}; make it again") from error
         tower = SasRecTower.load(directory / "sasrec")
-        content = ContentTower(vectors, config.content_decay)
+        is_saved = ContentTower.is_saved(directory / _CONTENT)  # not by earlier versions
+        decay = config.content_decay
+        content = ContentTower.load(directory / _CONTENT, vectors, decay) if is_saved else ContentTower(vectors, decay)
         return cls(
             config=config,
             item_counts=item_counts,
@@ -141,7 +145,7 @@ class Retrieval:
             counter=SkipGram.load(directory / "skip_gram"),
             content=content,
             tower_index=ItemIndex.load(directory / "sasrec_index", tower.item_vectors),
-            content_index=ItemIndex.load(directory / "content_index", content.item_vectors),
+            content_index=ItemIndex.load(directory / _CONTENT, content.item_vectors),
         )
 
 

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from recsys.data.rows import Rows
 from recsys.data.sequences import Sequences
 from recsys.data.windows import pad_right, similar_lengths
+from recsys.errors import ArtifactError
 from recsys.evaluation.baselines import SasRec
 from recsys.evaluation.baselines.counting import recency_weights
 
 FloatArray = npt.NDArray[np.float32]
 
 _PIECE_ROWS = 1 << 16
+_UNITS = "unit_vectors.safetensors"
+_COMPARED = 1000
+"""Vectors that are made again, to see whether they are the same."""
 
 
 class Reader(Protocol):
@@ -78,10 +85,34 @@ class ContentTower:
         self._further = self._vectors[:0]
         self._decay = decay
 
+    def save(self, directory: Path) -> None:
+        """Write the unit vectors into an existing directory."""
+        save_file({"vectors": self._vectors}, directory / _UNITS)
+
+    @staticmethod
+    def is_saved(directory: Path) -> bool:
+        """Whether `save` wrote there."""
+        return (directory / _UNITS).is_file()
+
     @classmethod
-    def of_units(cls, vectors: FloatArray) -> ContentTower:
-        """Over what the `item_vectors` (float32 [N, D]) of another are, which are not copied."""
-        tower = cls(vectors[:0])
+    def load(cls, directory: Path, embeddings: FloatArray, decay: float = 0.7) -> ContentTower:
+        """The tower over `embeddings` (float32 [N, D]) by what `save` wrote of it, and stays a map of its file, one in
+        memory for all processes that load it.
+
+        Raises:
+            ArtifactError: it is missing or damaged, or the embeddings are others.
+        """
+        try:
+            # By way of PyTorch they are a map.
+            with safe_open(directory / _UNITS, framework="pt") as tensors:
+                vectors = tensors.get_tensor("vectors").numpy()
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"content: cannot read {directory / _UNITS}: {error}; make it again") from error
+        some = np.linspace(0, len(embeddings) - 1, min(len(embeddings), _COMPARED)).astype(np.int64)
+        # Not to the last bit, which another kind of processor may give otherwise.
+        if vectors.shape != embeddings.shape or not np.allclose(vectors[some], _unit_rows(embeddings[some]), atol=1e-5):
+            raise ArtifactError(f"content: {directory} was built over other vectors; load it with those of its run")
+        tower = cls(embeddings[:0], decay)
         tower._vectors = vectors
         return tower
 

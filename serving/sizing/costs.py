@@ -44,6 +44,8 @@ class Costs(StrictConfig):
     """Of an item, shared by the workers of a machine, its vector aside."""
     item_bytes_per_dim: float = Field(ge=0)
     """Of each component of its vector."""
+    worker_item_bytes: float = Field(ge=0)
+    """What of that each further worker has once more: its ids, its title and what the model computes of it."""
     user_bytes: float = Field(gt=0)
     """Of the store, for a user; for its events see below."""
     event_bytes: float = Field(gt=0)
@@ -58,9 +60,10 @@ class Costs(StrictConfig):
         doublings = math.log2(max(items, SMALLEST) / SMALLEST)
         return self.answer_ms + self.answer_ms_per_doubling * doublings + (self.fusion_ms if fusion else 0.0)
 
-    def catalogue_mib(self, items: int, dim: int) -> float:
-        """Memory of the items, with vectors of `dim` components, once a machine."""
-        return items * (self.item_bytes + self.item_bytes_per_dim * dim) / 2**20
+    def catalogue_mib(self, items: int, dim: int, workers: int) -> float:
+        """Memory of the items, with vectors of `dim` components, on a machine with so many workers."""
+        own = (workers - 1) * self.worker_item_bytes
+        return items * (self.item_bytes + self.item_bytes_per_dim * dim + own) / 2**20
 
     def load_for(self, p99_ms: float) -> float | None:
         """The largest share of saturation at which the 99th percentile is at most `p99_ms`; None: at none.

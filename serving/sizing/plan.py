@@ -5,7 +5,7 @@ rates a second:
 
     workers        = ceil((answers * C(N) + events * C_event) / u)
     machines       = ceil(workers / cores) + spare
-    memory         = service + (workers a machine - 1) * worker + N * item
+    memory         = service + (workers a machine - 1) * (worker + N * own item) + N * item
     store memory   = users * user + remembered events * event
     store shards   = ceil(16 / floor(16 / max((answers * C_read + events * C_append) / u_store,
                                               store memory / shard memory)))
@@ -102,7 +102,7 @@ def plan(needs: Needs, costs: Costs) -> Plan:
     workers = math.ceil(busy / load)
     machines = math.ceil(workers / needs.cores)
     each = math.ceil(workers / machines)
-    memory_mib = costs.service_mib + (each - 1) * costs.worker_mib + costs.catalogue_mib(needs.items, needs.dim)
+    memory_mib = costs.service_mib + (each - 1) * costs.worker_mib + costs.catalogue_mib(needs.items, needs.dim, each)
     if memory_mib / 1024 > needs.memory_gib:
         raise ConfigError(
             f"plan: memory_gib: {each} workers with {needs.items} items take {memory_mib / 1024:.1f} GiB, more than "

@@ -27,6 +27,7 @@ COSTS = Costs(
     worker_mib=200.0,
     item_bytes=1000.0,
     item_bytes_per_dim=8.0,
+    worker_item_bytes=100.0,
     user_bytes=100.0,
     event_bytes=200.0,
     offline_event_bytes=32.0,
@@ -51,7 +52,7 @@ def test_a_plan_is_the_formula() -> None:
     assert found.load == 0.5
     assert found.workers == 15  # (1000 * 7 ms + 100 * 1 ms) / .5
     assert (found.machines, found.workers_per_machine) == (3, 8)  # two, and one spare
-    assert found.machine_gib == pytest.approx((1000 + 7 * 200 + 40_000 * (1000 + 8 * 384) / 2**20) / 1024)
+    assert found.machine_gib == pytest.approx((1000 + 7 * 200 + 40_000 * (1000 + 8 * 384 + 7 * 100) / 2**20) / 1024)
     remembered = 100 * 30 * 86_400  # more than twenty of each user
     assert found.store_gib == pytest.approx((1e6 * 100 + remembered * 200) / 2**30)
     assert found.store_shards == 2  # by memory: 48 GiB
