@@ -139,10 +139,10 @@ def test_the_command_prints_the_plan_or_says_what_is_impossible() -> None:
         "80",
     ]
     run = CliRunner()
-    done = run.invoke(app, [*arguments, "--memory-gib", "256", "--json"])
+    done = run.invoke(app, [*arguments, "--memory-gib", "1024", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["machines"] > 1
-    shown = run.invoke(app, [*arguments, "--memory-gib", "256"]).stdout
+    shown = run.invoke(app, [*arguments, "--memory-gib", "1024"]).stdout
     assert f"{found['machines']}, 1 of them spare" in shown
     assert isinstance(run.invoke(app, [*arguments, "--memory-gib", "1"]).exception, ConfigError)
