@@ -39,6 +39,7 @@ def warm_up(
     """
     if not runtime.catalog.num_items:
         raise ArtifactError(f"bundle: the catalogue of {runtime.info.name} has no items; build the bundle again")
+    runtime.catalog.prepare()
     trial = Asked(
         k=1,
         history=runtime.popularity.order[:1],

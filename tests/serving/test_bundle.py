@@ -53,7 +53,9 @@ def test_a_bundle_with_a_fusion_serves_the_fused_list(tmp_path: Path) -> None:
     made = load_fused(tmp_path / "fusion", bundle.recommender, bundle.embeddings.vectors)
     expected = made.recommend(Sequences.from_lists([[1, 2, 3]]), 5)
     runtime = RecommenderRuntime.from_bundle(bundle)
+    assert not vars(bundle.catalog).keys() & {"_index", "titles"}
     warm_up(runtime)
+    assert vars(bundle.catalog).keys() >= {"_index", "titles"}
     answer = runtime.recommend(["i1", "i2", "i3"], k=5, exclude_seen=False)
     assert (answer.source, answer.fallback_reason) == ("fusion", None)
     assert [pick.item for pick in answer.picks] == expected.items[0].tolist()
