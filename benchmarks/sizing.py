@@ -205,10 +205,10 @@ def _synthetic(directory: str) -> dict[str, Any]:
     bundle = Bundle.load(Path(directory) / "bundle")
     runtime = RecommenderRuntime.from_bundle(bundle)
     found = _served(bundle, runtime)
+    process = psutil.Process()
     # What no other process could share by having the same files.
-    [own] = [line for line in Path("/proc/self/smaps_rollup").read_text().splitlines() if "Anonymous:" in line]
-    memory = {"rss_mib": psutil.Process().memory_info().rss / _MIB, "own_mib": int(own.split()[1]) / 1024}
-    return {name: round(value, 1) for name, value in memory.items()} | found
+    own = sum(each.anonymous for each in process.memory_maps())
+    return {"rss_mib": round(process.memory_info().rss / _MIB, 1), "own_mib": round(own / _MIB, 1), **found}
 
 
 def _served(bundle: Bundle, runtime: RecommenderRuntime) -> dict[str, Any]:

@@ -182,12 +182,15 @@ class _Titles(Sequence[str]):
     def __getitem__(self, item: int | slice) -> str | list[str]:
         if isinstance(item, slice):
             return [self[place] for place in range(*item.indices(len(self)))]
-        return _YEAR_AT_END.sub("", clean_text(self._column[operator.index(item)]))
+        return _without_year(self._column[operator.index(item)])
 
     def __iter__(self) -> Iterator[str]:
         for begin in range(0, len(self._column), _KEPT):
-            for title in self._column[begin : begin + _KEPT].to_list():
-                yield _YEAR_AT_END.sub("", clean_text(title))
+            yield from map(_without_year, self._column[begin : begin + _KEPT].to_list())
+
+
+def _without_year(title: str | None) -> str:
+    return _YEAR_AT_END.sub("", clean_text(title))
 
 
 class _TitlesByWords:
