@@ -42,6 +42,7 @@ from recsys.progress import console, progress_bar
 from recsys.ranks import ALONE, Ranks
 from training.checkpoints import Checkpoint, restore
 from training.fit import in_vain, learning_rate_factor
+from training.precision import Precision, multiplied_in, training_dtype
 
 _LOG_EVERY = 10
 _LEVEL_BATCHES = 4
@@ -88,7 +89,10 @@ class GroupPolicyFitConfig(StrictConfig):
     max_popularity: float = Field(default=1.1, gt=0)
     """Guard: mean log-popularity of what is listed, as a share of the supervised model's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: CUDA where there is a device, else the CPU. Always in float32."""
+    """`auto`: CUDA where there is a device, else the CPU."""
+    precision: Precision = Field(default="auto", exclude_if=lambda precision: bool(precision == "auto"))
+    """Of the matrix products, in proposals as in steps; `auto`: bfloat16 on a GPU that multiplies it natively, else
+    float32."""
 
     @model_validator(mode="after")
     def _ratios_are_of_weights(self) -> Self:
@@ -194,6 +198,7 @@ def fit_group_policy(
         raise DataError(f"align: {len(prompts)} prompts for {ranks.size} processes; lower engine.processes")
     place(model, pick_device(config.device))
     reference = copy.deepcopy(model).requires_grad_(False).eval()
+    reference.body.precision = training_dtype(config.precision, model.learned.device)
     tuner: _Tuner[Any, Any]
     if config.reasoning is None:
         loss = GroupPolicyLoss(Policy(model), Policy(reference), config.policy, ranks)
@@ -293,6 +298,7 @@ class _Tuner(Generic[S, J]):
         self._mask_seen = mask_seen
         self._horizon = horizon
         self._model = model
+        self._dtype = training_dtype(config.precision, model.learned.device)
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
@@ -301,6 +307,10 @@ class _Tuner(Generic[S, J]):
 
     def update(self, number: int) -> dict[str, float]:
         """Take update `number` (from 0); its health."""
+        with multiplied_in(self._dtype, self._model.body):
+            return self._update(number)
+
+    def _update(self, number: int) -> dict[str, float]:
         config = self._config
         rollout, step = divmod(number, config.policy.updates_per_rollout)
         if step == 0 or self._judged is None:
@@ -320,11 +330,14 @@ class _Tuner(Generic[S, J]):
     def legality(self) -> float:
         """Unconstrained legality of what was proposed last, under the policy as it stands."""
         assert self._judged is not None, "an update was taken"
-        return self._ranks.sums([self._objective.legality(self._judged)])[0] / self._ranks.size
+        with multiplied_in(self._dtype, self._model.body):
+            legality = self._objective.legality(self._judged)
+        return self._ranks.sums([legality])[0] / self._ranks.size
 
     def reference_rollouts(self, rollout: int) -> Rollouts:
         """What the supervised model proposes for all prompts of a rollout."""
-        return self._proposed(rollout, self._numbers(rollout), by_reference=True).rollouts
+        with multiplied_in(self._dtype, self._model.body):
+            return self._proposed(rollout, self._numbers(rollout), by_reference=True).rollouts
 
     def _proposed(self, rollout: int, numbers: IntArray, *, by_reference: bool = False) -> S:
         chosen = self._prompts.select(numbers)
