@@ -307,10 +307,6 @@ class _Tuner(Generic[S, J]):
 
     def update(self, number: int) -> dict[str, float]:
         """Take update `number` (from 0); its health."""
-        with multiplied_in(self._dtype, self._model.body):
-            return self._update(number)
-
-    def _update(self, number: int) -> dict[str, float]:
         config = self._config
         rollout, step = divmod(number, config.policy.updates_per_rollout)
         if step == 0 or self._judged is None:
@@ -318,7 +314,8 @@ class _Tuner(Generic[S, J]):
         torch.manual_seed(self._ranks.seed(int(np.random.default_rng([self._seed, number]).integers(2**62))))
         self._model.train(config.dropout)
         self.optimizer.zero_grad(set_to_none=True)
-        health = self._objective.learn(self._judged, is_first=step == 0)
+        with multiplied_in(self._dtype, self._model.body):
+            health = self._objective.learn(self._judged, is_first=step == 0)
         norm = nn.utils.clip_grad_norm_(self._trained, config.max_grad_norm)
         factor = learning_rate_factor((number + 1) / (config.updates + 1), config.warmup_share)
         for group in self.optimizer.param_groups:
@@ -330,25 +327,23 @@ class _Tuner(Generic[S, J]):
     def legality(self) -> float:
         """Unconstrained legality of what was proposed last, under the policy as it stands."""
         assert self._judged is not None, "an update was taken"
-        with multiplied_in(self._dtype, self._model.body):
-            legality = self._objective.legality(self._judged)
-        return self._ranks.sums([legality])[0] / self._ranks.size
+        return self._ranks.sums([self._objective.legality(self._judged)])[0] / self._ranks.size
 
     def reference_rollouts(self, rollout: int) -> Rollouts:
         """What the supervised model proposes for all prompts of a rollout."""
-        with multiplied_in(self._dtype, self._model.body):
-            return self._proposed(rollout, self._numbers(rollout), by_reference=True).rollouts
+        return self._proposed(rollout, self._numbers(rollout), by_reference=True).rollouts
 
     def _proposed(self, rollout: int, numbers: IntArray, *, by_reference: bool = False) -> S:
         chosen = self._prompts.select(numbers)
         stream = [self._seed, 1, rollout] if self._ranks.leads else [self._seed, 1, rollout, self._ranks.rank]
-        return self._objective.propose(
-            chosen.histories(),
-            futures=chosen.futures(self._horizon),
-            mask_seen=self._mask_seen,
-            random=np.random.default_rng(stream),
-            by_reference=by_reference,
-        )
+        with multiplied_in(self._dtype, self._model.body):
+            return self._objective.propose(
+                chosen.histories(),
+                futures=chosen.futures(self._horizon),
+                mask_seen=self._mask_seen,
+                random=np.random.default_rng(stream),
+                by_reference=by_reference,
+            )
 
     def _judge(self, rollout: int) -> J:
         numbers = self._numbers(rollout)
@@ -358,7 +353,8 @@ class _Tuner(Generic[S, J]):
         if self._rewards.needs_levels and self._objective.levels_by_history:
             reference = self._proposed(rollout, numbers, by_reference=True).rollouts
         values = self._rewards(sampled.rollouts, reference=reference)
-        judged = self._objective.judge(sampled, values.total)
+        with multiplied_in(self._dtype, self._model.body):
+            judged = self._objective.judge(sampled, values.total)
         terms = {f"reward_{name}": mean for name, mean in values.means().items() if name != "total"}
         judged.health.update(terms)
         return judged

@@ -18,7 +18,7 @@ class CausalBody(nn.Module):
     """A transformers model without a head."""
     input_dropout: nn.Module
     precision: torch.dtype = torch.float32
-    """Of the matrix products, whatever the weights have; hidden states are float32. Set while a model is trained."""
+    """Of the matrix products, whatever the weights have; hidden states are float32. Steps of training set it."""
 
     @property
     def hidden_size(self) -> int:

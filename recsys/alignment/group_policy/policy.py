@@ -57,9 +57,9 @@ class Policy:
 
     @property
     def rounds(self) -> bool:
-        """Whether what a search says of an item and what `likelihoods` says differ by more than float32 rounds.
+        """Whether what a search and `likelihoods` say of an item differ by more than float32 rounds.
 
-        In bfloat16 they do, by more than a step changes: no ratio may be of the two.
+        In bfloat16 they do, by as much as a step changes: no ratio may be of the two.
         """
         return self.model.body.precision != torch.float32
 
