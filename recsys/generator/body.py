@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -42,12 +43,14 @@ class CausalBody(nn.Module):
             output = self.transformer(inputs_embeds=self.input_dropout(inputs), position_ids=positions, use_cache=False)
         return cast(Tensor, output.last_hidden_state).float()
 
-    def mixed_precision(self, device: torch.device) -> torch.autocast:
+    def mixed_precision(self, device: torch.device) -> AbstractContextManager[object]:
         """A context in which matrix products have `precision`; one a reading.
 
         What autocast has cast where there are no gradients it would use again where there are some.
         """
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=self.precision)
 
     def prefill(self, inputs: Tensor) -> tuple[Tensor, DynamicCache]:
         """Like `forward`, and the keys and values [B, H, S, D/H] of every layer as a cache that `extend` takes."""
