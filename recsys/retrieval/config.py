@@ -15,7 +15,7 @@ class FusionConfig(StrictConfig):
     depth: int = Field(default=50, ge=1)
     """Candidates that each source gives; raised to k when k is larger. On validation cases of Amazon Beauty twice as
     many did not help."""
-    index: Literal["auto", "flat", "hnsw", "ivf_pq", "ivf_rabitq"] = "auto"
+    index: Literal["auto", "flat", "hnsw", "ivf_pq", "ivf_rabitq", "cagra"] = "auto"
     """How the Faiss indices of SASRec's and the content vectors search. `auto`: exact up to 50,000 items, a
     graph up to 5 million, codes of one bit a component above."""
     content_decay: float = Field(default=0.7, gt=0, le=1)
