@@ -20,13 +20,18 @@ LONGEST_LIST = 2048
 """Of what Faiss gives on a GPU."""
 
 
+def has_cuvs() -> bool:
+    """Whether the installed Faiss is built with cuVS."""
+    return "CUVS" in str(faiss.get_compile_options())
+
+
 def require_cuvs(*, needed_by: str) -> None:
     """Return if the installed Faiss builds graphs on a GPU that it finds.
 
     Raises:
         ConfigError: it is built without cuVS, or there is no GPU; says what to do.
     """
-    if not _has_cuvs():
+    if not has_cuvs():
         raise ConfigError(
             f"{needed_by}: needs the extra 'cuvs' (this Faiss is built without cuVS); "
             "install it with: make install-cuvs, or put faiss-gpu-cuvs in the place of faiss-cpu"
@@ -57,7 +62,7 @@ def copy_to_gpus(shards: Sequence[Any], kind: str) -> Any:
     A flat index is divided over all of them, the shards of a graph are laid on them in turn.
     """
     gpus = faiss.get_num_gpus()
-    if gpus == 0 or kind not in ("flat", "cagra") or (kind == "cagra" and not _has_cuvs()):
+    if gpus == 0 or kind not in ("flat", "cagra") or (kind == "cagra" and not has_cuvs()):
         return None
     if kind == "flat" and gpus > 1:
         options = faiss.GpuMultipleClonerOptions()
@@ -90,7 +95,3 @@ def search_graph(
     scores, items = index.search(queries, depth, params=kept)
     items[items >= num_vectors] = -1  # cuVS has a number beyond all others for none
     return scores, items
-
-
-def _has_cuvs() -> bool:
-    return "CUVS" in str(faiss.get_compile_options())

@@ -73,18 +73,25 @@ class Hits:
 class ItemIndex:
     """Maximum inner product over the rows of `vectors`.
 
-    `hnsw` is a graph (arXiv 1603.09320). The others compare codes of the vectors in the nearest cells and rank the best
+    `hnsw` is a graph (arXiv 1603.09320), and so is `cagra` (arXiv 2308.15136), which is built on a GPU by a Faiss with
+    cuVS and searched there; where there is none it is loaded and searched as a graph on the CPU. The others compare codes of the vectors in the nearest cells and rank the best
     of them by the vectors themselves: `ivf_pq` 4-bit codes of parts (arXiv 1702.08734, section 4) beside a copy of the
     vectors, `ivf_rabitq` one bit for each component (arXiv 2405.12497) and no copy: at ten million items of 64
     dimensions it adds a tenth to the vectors, which may be the map of a file and are read piece by piece. Its
     cells and codes are those of vectors of one length (see `_of_one_length`), whatever the lengths of the given ones.
 
+    What is built is divided into shards, each over consecutive rows and a file of its own. Cells and codes are fitted
+    once for all of them, so that `ivf_rabitq` finds the same whatever their number; of graphs each shard has its own.
+
     Args:
         vectors: float32 [N, D], finite, N at least 1.
         kind: how it searches; chosen by N when None.
+        num_shards: chosen by kind and N when None.
+        shards: what `save` wrote, read again; built when None.
 
     Raises:
-        DataError: no vectors, or one that is not finite.
+        DataError: no vectors, one that is not finite, or fewer than the shards need.
+        ConfigError: the kind cannot be built here.
     """
 
     def __init__(
