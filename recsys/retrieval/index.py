@@ -31,6 +31,7 @@ from recsys.retrieval.shards import (
     IndexBuild,
     IndexKind,
     are_finite,
+    check_shards,
     choose_num_shards,
     is_saved,
     joined,
@@ -73,12 +74,13 @@ class Hits:
 class ItemIndex:
     """Maximum inner product over the rows of `vectors`.
 
-    `hnsw` is a graph (arXiv 1603.09320), and so is `cagra` (arXiv 2308.15136), which is built on a GPU by a Faiss with
-    cuVS and searched there; where there is none it is loaded and searched as a graph on the CPU. The others compare codes of the vectors in the nearest cells and rank the best
-    of them by the vectors themselves: `ivf_pq` 4-bit codes of parts (arXiv 1702.08734, section 4) beside a copy of the
-    vectors, `ivf_rabitq` one bit for each component (arXiv 2405.12497) and no copy: at ten million items of 64
-    dimensions it adds a tenth to the vectors, which may be the map of a file and are read piece by piece. Its
-    cells and codes are those of vectors of one length (see `_of_one_length`), whatever the lengths of the given ones.
+    `hnsw` is a graph (arXiv 1603.09320), and so is `cagra` (arXiv 2308.15136), which a Faiss with cuVS builds and
+    searches on a GPU; where there is none it is loaded, and searched on the CPU. The others compare codes of the
+    vectors in the nearest cells and rank the best of them by the vectors themselves: `ivf_pq` 4-bit codes of parts
+    (arXiv 1702.08734, section 4) beside a copy of the vectors, `ivf_rabitq` one bit for each component (arXiv
+    2405.12497) and no copy: at ten million items of 64 dimensions it adds a tenth to the vectors, which may be the map
+    of a file and are read piece by piece. Its cells and codes are those of vectors of one length, whatever the lengths
+    of the given ones.
 
     What is built is divided into shards, each over consecutive rows and a file of its own. Cells and codes are fitted
     once for all of them, so that `ivf_rabitq` finds the same whatever their number; of graphs each shard has its own.
@@ -203,8 +205,9 @@ class ItemIndex:
         _check_finite(vectors)
         kind = choose_kind(len(vectors)) if kind is None else kind
         num_shards = choose_num_shards(kind, len(vectors)) if num_shards is None else num_shards
+        check_shards(kind, len(vectors), num_shards)
         if kind == "flat":
-            index = cls(vectors, kind, num_shards=num_shards)
+            index = cls(vectors, kind)
             if ranks.leads:
                 index.save(directory)
             ranks.wait()
