@@ -83,7 +83,7 @@ class Template:
         if kind == "ivf_rabitq":
             longest = max(float(np.linalg.norm(part, axis=1).max()) for part in _pieces(vectors)) or 1.0
             dim += 1
-        description, parameters = recipe(kind, *vectors.shape)
+        description, parameters = _recipe(kind, *vectors.shape)
         if kind == "cagra":
             index = _faiss.IndexHNSWCagra(dim, _LINKS, faiss.METRIC_INNER_PRODUCT)
         else:
@@ -280,7 +280,7 @@ def load_shards(directory: Path, vectors: FloatArray) -> tuple[IndexKind, list[A
     return kind, [faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC) for path in digests]
 
 
-def recipe(kind: IndexKind, num_vectors: int, dim: int) -> tuple[str, str]:
+def _recipe(kind: IndexKind, num_vectors: int, dim: int) -> tuple[str, str]:
     """What Faiss is told to make, and with which parameters."""
     cells = _num_cells(num_vectors)
     nearest = f"nprobe={min(_PROBES, cells)}"
@@ -296,12 +296,13 @@ def recipe(kind: IndexKind, num_vectors: int, dim: int) -> tuple[str, str]:
 
 def check_shards(kind: IndexKind, num_vectors: int, num_shards: int) -> None:
     """Raise DataError where vectors cannot be divided so."""
+    if kind == "flat" and num_shards != 1:
+        raise DataError(f"an index of kind flat is not divided, got {num_shards} shards; choose 1, or another kind")
     fewest = LONGEST_LIST if kind == "cagra" else 1
-    most = 1 if kind == "flat" else num_vectors // fewest
-    if not 1 <= num_shards <= most:
+    if num_shards < 1 or num_vectors < fewest * num_shards:
         raise DataError(
-            f"an index of kind {kind} over {num_vectors} vectors has {f'1 to {most}' if most else 'no'} shards "
-            f"(of at least {fewest} vectors), got {num_shards}; choose another number, or the kind flat"
+            f"an index of kind {kind} has at least one shard, and in each at least {fewest} vectors, "
+            f"got {num_vectors} for {num_shards}; choose fewer shards, or the kind flat"
         )
 
 
@@ -315,7 +316,7 @@ def _described(vectors: FloatArray, kind: IndexKind) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "kind": kind,
-        "recipe": " ".join(recipe(kind, *vectors.shape)),
+        "recipe": " ".join(_recipe(kind, *vectors.shape)),
         "vectors_sha256": _digest(vectors),
     }
 
@@ -331,18 +332,12 @@ def _write_facts(directory: Path, facts: dict[str, Any]) -> None:
     """Last of all; then files that are not of this index go."""
     write_json(directory / _FACTS, facts)
     own = {_shard(directory, number) for number in range(len(facts["shards"]))}
-    notes = (_SINGLE, _BUILD, _TEMPLATE, *(path.with_suffix(".json").name for path in directory.glob(_shard_name("*"))))
-    for path in (*directory.glob(_shard_name("*")), *(directory / name for name in notes)):
-        if path not in own:
-            path.unlink(missing_ok=True)
-
-
-def _shard_name(number: str) -> str:
-    return f"index-{number}.faiss"
+    for path in {*directory.glob("index-*"), directory / _SINGLE} - own:
+        path.unlink(missing_ok=True)
 
 
 def _shard(directory: Path, number: int) -> Path:
-    return directory / _shard_name(f"{number:05d}")
+    return directory / f"index-{number:05d}.faiss"
 
 
 def _note(directory: Path, number: int) -> Path:
