@@ -42,7 +42,7 @@ _FACTS, _BUILD, _TEMPLATE = "index.json", "index-build.json", "index-template.fa
 _SINGLE = "index.faiss"
 """The one shard of format 1."""
 _SHARD_ROWS = 5_000_000
-"""Large, since each further shard costs a query of a graph as much again as the first (benchmarks/results/index.json)."""
+"""Large: each further shard costs a query of a graph as much again as the first (benchmarks/results/index.json)."""
 _LINKS, _BUILD_BREADTH, BREADTH = 32, 80, 128
 _PROBES, REFINED, _MOST_SUBSPACES, _POINTS_A_CELL = 16, 8, 64, 39
 _SAMPLE_A_CELL = 64
