@@ -44,6 +44,7 @@ from recsys.generator import GeneratorConfig, ModelConfig
 from serving.app import create_app
 from serving.logs import configure_logging
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 from serving.sizing.costs import SMALLEST, Costs
 from training.random_twins import random_bundle
@@ -218,10 +219,10 @@ def _served(bundle: Bundle, runtime: RecommenderRuntime) -> dict[str, Any]:
     random = np.random.default_rng(0)
     lengths = 1 + random.geometric(1 / 8, size=_USERS)
     ids = bundle.catalog.item_ids
-    histories = [(f"u{user}", [ids[i] for i in random.integers(0, len(ids), n)]) for user, n in enumerate(lengths)]
+    histories = {f"u{user}": [ids[i] for i in random.integers(0, len(ids), n)] for user, n in enumerate(lengths)}
     with tempfile.TemporaryDirectory() as directory:
         store = OnlineStore.embedded(Path(directory) / "store")
-        app = create_app(runtime, store, ServingSettings(), seed=lambda: store.seed_histories("1", histories))
+        app = create_app(runtime, store, ServingSettings(), seeding=Seeding(store, "1", histories))
         try:
             return asyncio.run(_ask(app, ids))
         finally:

@@ -29,7 +29,8 @@ entries are kept:
     NS:schema                  its own     version of the layout
     NS:users                   its own     sorted set of user ids, all with score 0, for the search by prefix
     NS:item:ITEM               its own     features of an item as one JSON text
-    NS:seed                    its own     version of the data set whose histories are in
+    NS:seed                    its own     version of the data set whose histories are in, of all users
+    NS:seeding                 its own     there while a process puts them in, with the share that is in; expires
     NS:seeded                  its own     set of the users that have entries of a data set
 
 No command uses keys of two slots, and nothing is done in a transaction over them: what spans slots, such as the search

@@ -6,7 +6,6 @@ The keys are described in `feature_store.keys`, what a recommendation reads of a
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from operator import methodcaller
@@ -23,10 +22,11 @@ from feature_store.items import ItemLog
 from feature_store.keys import PROFILE, SCHEMA, SHARDS, Keys, digest_of
 from feature_store.migration import migrate, stored_schema
 from feature_store.reads import UserState, decode_history, decode_state, history_command, state_commands, text_command
+from feature_store.search import UserSearch
+from feature_store.seeds import Seeds
 from feature_store.slates import ServedSlate
 
 _APPEND = Script("append_events")
-_SEED = Script("seed_history")
 _ERASE = Script("erase_user")
 _LOG_SLATE = Script("log_slate")
 _OUTCOMES: dict[int, AppendOutcome] = {1: "accepted", 0: "duplicate", -1: "conflict"}
@@ -82,9 +82,13 @@ class OnlineStore:
         self.keys = Keys(namespace)
         self.items = ItemLog(lambda commands, durable: self._run(commands, durable=durable), self.keys)
         """Changes of the catalogue."""
+        self._search = UserSearch(self._run, self.keys)
+        self.seeds = Seeds(
+            self._run, self.keys, self._search, max_history=max_history, idle_lifetime_s=idle_lifetime_s or 0
+        )
+        """What data sets have brought."""
         self._event_id_lifetime_s = event_id_lifetime_s
         self._idle_lifetime_s = idle_lifetime_s or 0
-        self._seed_mutex = threading.Lock()
         self._has_schema = False
 
     @classmethod
@@ -193,9 +197,7 @@ class OnlineStore:
         if not groups:
             return []
         commands = [self._append_command([events[index] for index in group]) for group in groups]
-        users = self.keys.named("users")
-        found = {events[group[0]].user_id: 0 for group in groups}
-        commands.append(Command(users, methodcaller("zadd", users, found)))
+        commands.append(self._search.adding(events[group[0]].user_id for group in groups))
         replies = self._run(commands, durable=True)
         outcomes: dict[int, AppendOutcome] = {}
         for group, reply in zip(groups, replies, strict=False):
@@ -333,7 +335,7 @@ class OnlineStore:
             durable=True,
         )
         if self.user_entries(user_id, 1):  # an event that came meanwhile was not found by the search
-            self._one(users, methodcaller("zadd", users, {user_id: 0}))
+            self._run([self._search.adding([user_id])])
         return known
 
     def _finish_erasure(self, user_id: str) -> None:
@@ -353,31 +355,16 @@ class OnlineStore:
 
     def search_users(self, prefix: str, *, limit: int, offset: int = 0) -> tuple[list[str], int]:
         """One page of the user ids that begin with `prefix`, in the order of their bytes, and their number."""
-        low, high = b"[" + prefix.encode(), b"(" + prefix.encode() + b"\xff"
-        key = self.keys.named("users")
-        users, total = self._run(
-            [
-                Command(key, methodcaller("zrangebylex", key, low, high, start=offset, num=limit)),
-                Command(key, methodcaller("zlexcount", key, low, high)),
-            ]
-        )
-        return users, total
+        return self._search.page(prefix, limit, offset)
 
     def drop_idle_users(self) -> int:
         """Take the users whose history has expired out of the search; how many there were.
 
         Without `idle_lifetime_s` there are none. The consumer of the event log calls it now and then.
         """
-        key, cursor, dropped = self.keys.named("users"), 0, 0
-        while True:
-            cursor, rows = self._one(key, methodcaller("zscan", key, cursor, count=_PIPELINE))
-            users = [user for user, _ in rows]
-            idle = [user for user, has in zip(users, self._have_history(users), strict=True) if not has]
-            if idle:
-                self._take_from_search(idle)
-                dropped += len(idle)
-            if cursor == 0:
-                return dropped
+        if self.seeds.progress() is not None:  # users are found before they have a history
+            return 0
+        return self._search.drop_idle()
 
     def seed_histories(self, version: str, histories: Iterable[tuple[str, Sequence[str]]]) -> bool:
         """Put the histories of a data set below the users' events, unless that is done already.
@@ -392,59 +379,7 @@ class OnlineStore:
         Returns:
             Whether anything was written.
         """
-        seed, seeded = self.keys.named("seed"), self.keys.named("seeded")
-        with self._seed_mutex:
-            if self._one(seed, methodcaller("get", seed)) == version:
-                return False
-            users: set[str] = set()
-            for chunk in _chunks(histories, _PIPELINE):
-                # First: who is interrupted must know whose entries to remove later.
-                names = [user for user, _ in chunk]
-                self._one(seeded, methodcaller("sadd", seeded, *names))
-                written = self._run([self._seed_command(user, items) for user, items in chunk])
-                kept = {user: 0 for user, is_kept in zip(names, written, strict=True) if is_kept}
-                erased = [user for user, is_kept in zip(names, written, strict=True) if not is_kept]
-                if kept:
-                    self._add_to_search(kept)
-                if erased:
-                    self._one(seeded, methodcaller("srem", seeded, *erased))
-                users.update(kept)
-            gone = self._one(seeded, methodcaller("smembers", seeded)) - users
-            for group in _chunks(sorted(gone), _PIPELINE):
-                self._run([self._seed_command(user, ()) for user in group])
-                self._take_from_search(group)
-                self._one(seeded, methodcaller("srem", seeded, *group))
-            schema = self.keys.named("schema")
-            self._run(
-                [
-                    Command(seed, methodcaller("set", seed, version)),
-                    # Noted at the first use already, but the store may have been emptied since.
-                    Command(schema, methodcaller("set", schema, SCHEMA)),
-                ]
-            )
-            return True
-
-    def _seed_command(self, user: str, items: Sequence[str]) -> Command:
-        keys = [self.keys.of_user(user, "h"), self.keys.beside_user(user, "erased")]
-        newest = items[-self.max_history :]
-        return _SEED(keys, digest_of(user), self.max_history, self._idle_lifetime_s, *newest)
-
-    def _take_from_search(self, users: Sequence[str]) -> None:
-        """Remove the users from the search who have no history."""
-        key = self.keys.named("users")
-        self._one(key, methodcaller("zrem", key, *users))
-        # After the removal: a user whose first event arrives meanwhile is either seen here or added by that event.
-        kept = {user: 0 for user, has in zip(users, self._have_history(users), strict=True) if has}
-        if kept:
-            self._add_to_search(kept)
-
-    def _add_to_search(self, users: Mapping[str, int]) -> None:
-        key = self.keys.named("users")
-        self._one(key, methodcaller("zadd", key, users))
-
-    def _have_history(self, users: Sequence[str]) -> list[bool]:
-        keys = [self.keys.of_user(user, "h") for user in users]
-        return [bool(reply) for reply in self._run([Command(key, methodcaller("exists", key)) for key in keys])]
+        return self.seeds.put_all(version, histories)
 
     def put_item_features(self, features: Mapping[str, Features]) -> None:
         """Replace the features of the given items."""

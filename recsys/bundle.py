@@ -2,7 +2,7 @@
 
     manifest.json       versions, config, metrics, and the SHA-256 of every other file
     catalog.parquet     items; row number = dense index
-    histories.parquet   user_id (String), item_ids (List[String], oldest first)
+    histories.parquet   user_id (String), item_ids (List[String], oldest first), in the order of the user ids
     popularity.safetensors   int64 [num_items] interaction counts
     semantic_ids/  tokenizer/  embeddings/  generator/     each in the format of its room
     text_encoder/       the text model, where it was tuned
@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as parquet
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -37,7 +36,8 @@ from safetensors.numpy import load_file, save_file
 import recsys
 from recsys.config import StrictConfig
 from recsys.data import Catalog, Interactions
-from recsys.data.sequences import IntArray, blocks_of_runs
+from recsys.data.histories import Histories, write_histories
+from recsys.data.sequences import IntArray
 from recsys.encoder import ItemEmbeddings, TextEncoder
 from recsys.errors import ArtifactError
 from recsys.files import atomic_directory, sha256_file, sha256_json, write_json
@@ -55,11 +55,11 @@ from recsys.tokenizer import SemanticIds, SemanticIdTokenizer, load_tokenizer
 
 FORMAT = 2
 _MANIFEST = "manifest.json"
+_HISTORIES = "histories.parquet"
 _TEXT_ENCODER = "text_encoder"
 _FUSION = "fusion"
 _CONTENT = "content"
 _INTENTS = "intents"
-_USERS_A_BATCH = 1 << 16
 _LIBRARIES = ("torch", "transformers", "numpy", "polars", "safetensors")
 
 
@@ -124,7 +124,7 @@ def write_bundle(
     _check_sizes(catalog, item_counts, embeddings, semantic_ids)
     with atomic_directory(path) as directory:
         catalog.save(directory / "catalog.parquet")
-        _histories(catalog, interactions).write_parquet(directory / "histories.parquet")
+        write_histories(directory / _HISTORIES, catalog.frame["item_id"], interactions)
         save_file({"item_counts": np.ascontiguousarray(item_counts)}, directory / "popularity.safetensors")
         semantic_ids.save(directory / "semantic_ids")
         tokenizer.save(directory / "tokenizer")
@@ -161,7 +161,7 @@ def make_intents(
     manifest = read_manifest(path)
     _verify_files(path, manifest.files)
     catalog = Catalog.load(path / "catalog.parquet")
-    named = pl.read_parquet(path / "histories.parquet")["item_ids"].to_list()
+    named = pl.read_parquet(path / _HISTORIES)["item_ids"].to_list()
     histories = [catalog.index_of(item_ids).tolist() for item_ids in named]
     table = build_table(catalog, histories, config, writer, writer_name)
     with atomic_directory(path) as directory:
@@ -264,12 +264,16 @@ class Bundle:
     @property
     def histories_version(self) -> str:
         """Names the content of `histories`."""
-        return self.manifest.files["histories.parquet"]
+        return self.manifest.files[_HISTORIES]
+
+    @cached_property
+    def users(self) -> Histories:
+        """The histories of all users."""
+        return Histories(self.path / _HISTORIES)
 
     def histories(self) -> Iterator[tuple[str, list[str]]]:
         """User ids with their item ids, oldest first; read as they are asked for."""
-        for batch in parquet.ParquetFile(self.path / "histories.parquet").iter_batches(_USERS_A_BATCH):
-            yield from pl.DataFrame(batch).iter_rows()
+        return self.users.items()
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
@@ -375,18 +379,3 @@ def _check_sizes(
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{part} has {size}" for part, size in sizes.items())
         raise ArtifactError(f"bundle: the parts differ in their number of items: {listed}; build them from one run")
-
-
-def _histories(catalog: Catalog, interactions: Interactions) -> pl.DataFrame:
-    user_ids = pl.Series("user_id", interactions.user_ids, dtype=pl.String)
-    item_ids = catalog.frame["item_id"]
-    log = interactions.frame.select("user", "item")
-    histories = [pl.DataFrame(schema={"user_id": pl.String, "item_ids": pl.List(pl.String)})]
-    # The names of all items of a large log at once would take more memory than the log.
-    for block in blocks_of_runs(log["user"].to_numpy()):
-        part = log[block]
-        named = part.select(
-            user_ids.gather(part["user"]).alias("user_id"), item_ids.gather(part["item"]).alias("item_ids")
-        )
-        histories.append(named.group_by("user_id", maintain_order=True).agg("item_ids"))
-    return pl.concat(histories)

@@ -33,6 +33,7 @@ from serving.offline import OfflineExport
 from serving.problems import install_handlers, install_schema, problem_response
 from serving.routes import admin, catalog, events, insight, items, lookups, operations, profiles, recommend, users
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 from serving.slate_writer import SlateWriter
 from serving.tracing import TracingMiddleware
@@ -51,7 +52,7 @@ def create_app(
     store: OnlineStore,
     settings: ServingSettings | None = None,
     *,
-    seed: Callable[[], object] | None = None,
+    seeding: Seeding | None = None,
     bundles: Path | None = None,
     read_bundle: Callable[[Path], Bundle] = Bundle.load,
     keys: KeyRing | None = None,
@@ -71,7 +72,7 @@ def create_app(
         runtime: the model.
         store: users and events.
         settings: sizes and times.
-        seed: puts the data set's histories into the store; repeated until it succeeds.
+        seeding: puts the data set's histories into the store; None: it is left as it is.
         bundles: further models are loaded from below it.
         read_bundle: reads and verifies one of them.
         keys: who may ask for what; without, everybody may ask for everything.
@@ -86,7 +87,7 @@ def create_app(
         ConfigError: the audit file cannot be written, or an experiment asks for what the model does not do.
     """
     settings = settings or ServingSettings()
-    context = ServingContext(runtime, store, settings, seed, bundles, offline, slates, outcomes, read_bundle)
+    context = ServingContext(runtime, store, settings, seeding, bundles, offline, slates, outcomes, read_bundle)
     lifecycle = Lifecycle()
 
     @asynccontextmanager

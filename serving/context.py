@@ -34,6 +34,7 @@ from serving.profiles import UserProfiles
 from serving.results import ExperimentResults
 from serving.runtime import RecommenderRuntime
 from serving.search import CatalogSearch
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 from serving.slate_writer import SlateWriter
 
@@ -41,6 +42,9 @@ _T = TypeVar("_T")
 
 _PATIENCE_S = 0.25
 """A store that has not answered by then is ill; that it did not answer sooner says nothing about it."""
+
+_SEEDING_S = 2.0
+"""The start waits so long for the histories of a data set: a small one is in before the first request."""
 
 _log = structlog.get_logger(__name__)
 
@@ -52,8 +56,7 @@ class ServingContext:
         runtime: answers first.
         store: of users and events.
         settings: sizes and times.
-        seed: puts the data set's histories into the store; called until it once succeeds, before any user is
-        read.
+        seeding: puts the data set's histories into the store, from the start to the end of the service.
         bundles: further models are loaded from below it.
         offline: writes the offline store from the start to the end of the service; None: nobody here does.
         slates: takes the lists that were shown; None: they are not logged.
@@ -69,7 +72,7 @@ class ServingContext:
         runtime: RecommenderRuntime,
         store: OnlineStore,
         settings: ServingSettings,
-        seed: Callable[[], object] | None = None,
+        seeding: Seeding | None = None,
         bundles: Path | None = None,
         offline: OfflineExport | None = None,
         slates: SlateWriter | None = None,
@@ -109,9 +112,10 @@ class ServingContext:
             self.path_metrics,
         )
         self._announce(self.models.active)
-        self._seed = seed
-        self._is_prepared = False
-        self._preparing = anyio.Lock()
+        self._seeding = seeding
+        if seeding is not None:
+            self.metrics.watch_histories(lambda: seeding.share)
+        self._has_layout = False
         self._async_store: AsyncOnlineStore | None = None
         self._store_threads = anyio.CapacityLimiter(settings.store_threads)
         self._store_breaker = CircuitBreaker(
@@ -149,23 +153,21 @@ class ServingContext:
         """Run a search of the catalogue in a thread."""
         return await anyio.to_thread.run_sync(work)
 
-    async def on_store(self, work: Callable[[], _T], *, within_s: float | None = None) -> _T:
-        """Run store work in a thread, after the data set's histories are in.
+    async def on_store(
+        self, work: Callable[[], _T], *, user_id: str | None = None, within_s: float | None = None
+    ) -> _T:
+        """Run store work in a thread.
 
         Args:
             work: what to do; goes on in its thread when its time is up, so writes have no `within_s`.
+            user_id: whose history it reads; the data set's part of it is in then.
             within_s: how long to wait for it.
 
         Raises:
             StoreUnavailableError: the store does not answer, or did not the last times and is left alone for now.
         """
 
-        async def in_thread() -> _T:
-            return await anyio.to_thread.run_sync(
-                work, limiter=self._store_threads, abandon_on_cancel=within_s is not None
-            )
-
-        return await self._asked(in_thread, within_s)
+        return await self._asked(lambda: self._in_thread(work, within_s), within_s, user_id)
 
     async def read_user(self, user_id: str, *, within_s: float) -> UserState:
         """All that a recommendation needs to know of a user: one round trip, no thread.
@@ -177,7 +179,7 @@ class ServingContext:
         Raises:
             StoreUnavailableError: see `on_store`.
         """
-        return await self._asked(lambda: self._users.user_state(user_id, self.store.max_history), within_s)
+        return await self._asked(lambda: self._users.user_state(user_id, self.store.max_history), within_s, user_id)
 
     @property
     def _users(self) -> AsyncOnlineStore:
@@ -185,7 +187,10 @@ class ServingContext:
             self._async_store = AsyncOnlineStore.beside(self.store)
         return self._async_store
 
-    async def _asked(self, work: Callable[[], Awaitable[_T]], within_s: float | None) -> _T:
+    async def _in_thread(self, work: Callable[[], _T], within_s: float | None) -> _T:
+        return await anyio.to_thread.run_sync(work, limiter=self._store_threads, abandon_on_cancel=within_s is not None)
+
+    async def _asked(self, work: Callable[[], Awaitable[_T]], within_s: float | None, user_id: str | None) -> _T:
         """Ask the store in time, unless it is left alone."""
         if not self._store_breaker.allows():
             raise StoreUnavailableError(
@@ -194,7 +199,11 @@ class ServingContext:
             )
         try:
             with anyio.fail_after(within_s):
-                await self._prepared()
+                if not self._has_layout:
+                    await self._in_thread(self.store.check_layout, within_s)
+                    self._has_layout = True
+                if user_id is not None and self._seeding is not None and not self._seeding.is_done:
+                    await self._in_thread(partial(self._seeding.put, user_id), within_s)
                 result = await work()
         except StoreUnavailableError:
             self._store_breaker.fail()
@@ -213,16 +222,6 @@ class ServingContext:
         own_s = self.models.active.chain.default_deadline_s * self.settings.deadline.store_share
         return min(_PATIENCE_S, own_s / 2)
 
-    async def _prepared(self) -> None:
-        """Once: see that the keys are of this version, and put the data set's histories in."""
-        if self._is_prepared:
-            return
-        async with self._preparing:
-            if not self._is_prepared:
-                work = self.store.check_layout if self._seed is None else self._seed
-                await anyio.to_thread.run_sync(work, limiter=self._store_threads)
-                self._is_prepared = True
-
     async def start(self) -> None:
         """Warm up. A store that is down does not keep the service from starting.
 
@@ -230,10 +229,16 @@ class ServingContext:
             ArtifactError: the model cannot answer.
         """
         await anyio.to_thread.run_sync(self.model.chain.warm_up)
+        has_store = True
         try:
             await self.on_store(self.store.ping)
         except StoreUnavailableError as error:
             _log.warning("store is down, answering without users until it is back", error=str(error))
+            has_store = False
+        if self._seeding is not None:
+            self._seeding.start()
+            if has_store:
+                await anyio.to_thread.run_sync(self._seeding.wait, _SEEDING_S)
         await self.catalogue.start()
         if self.slates is not None:
             self.slates.start(self.metrics)
@@ -244,6 +249,8 @@ class ServingContext:
         """End the models' threads, write what the offline store lacks, and close the store."""
         await self.catalogue.stop()
         self.models.close()
+        if self._seeding is not None:
+            await anyio.to_thread.run_sync(self._seeding.stop)
         if self.slates is not None:
             await anyio.to_thread.run_sync(self.slates.stop)
         if self._offline is not None:

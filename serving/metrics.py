@@ -126,6 +126,12 @@ class Metrics:
             ("status",),
             registry=self.registry,
         )
+        self._histories = Gauge(
+            "recsys_histories_share",
+            "Share of the data set's users whose histories are in the store; users who are asked for come first.",
+            registry=self.registry,
+        )
+        self._histories.set(math.nan)
         self._model = Gauge(
             "recsys_model_info", "Always 1; says what is served.", ("name", "model_version"), registry=self.registry
         )
@@ -214,6 +220,10 @@ class Metrics:
     def count_slates(self, outcome: Literal["logged", "left_out", "dropped", "failed"], count: int) -> None:
         """Count lists that were shown, by what became of their record."""
         self._slates.labels(outcome).inc(count)
+
+    def watch_histories(self, share: Callable[[], float]) -> None:
+        """Say from now on which share of the data set's users is in the store."""
+        self._histories.set_function(share)
 
     def watch_offline(self, is_running: Callable[[], bool]) -> None:
         """Say from now on whether this process writes the offline store."""

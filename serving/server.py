@@ -34,6 +34,7 @@ from serving.lifecycle import Lifecycle
 from serving.offline import OfflineExport
 from serving.private_copies import PrivateCopies, read
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 from serving.slate_writer import SlateWriter
 from serving.tracing import otlp_provider
@@ -88,7 +89,6 @@ class Service:
         *,
         offline: OfflineExport | None = None,
         slates: SlateWriter | None = None,
-        seed: Callable[[Callable[[], object]], object] = lambda work: work(),
         buckets: Buckets | None = None,
     ) -> FastAPI:
         """The API over a loaded model and a store.
@@ -99,7 +99,6 @@ class Service:
             store: users and events.
             offline: writes the offline store; None: another process does, or nobody.
             slates: takes the lists that were shown.
-            seed: calls what puts the data set's histories into the store.
             buckets: of the clients' rates, where they are shared with other processes.
         """
         provider = otlp_provider(self.settings.traces) if self.settings.traces.enabled else None
@@ -107,7 +106,7 @@ class Service:
             runtime,
             store,
             self.settings,
-            seed=lambda: seed(lambda: store.seed_histories(bundle.histories_version, bundle.histories())),
+            seeding=Seeding(store, bundle.histories_version, bundle.users),
             keys=self.keys,
             tracer_provider=provider,
             loopback_only=self.keys is None and not self.is_open,

@@ -21,7 +21,7 @@ UserId = Annotated[str, Path(examples=["196"])]
 async def get_profile(user_id: UserId, context: Context) -> ProfileOut:
     """What is said about the user after all entries of the history, with the entries that support it."""
     try:
-        found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
+        found = await context.on_store(lambda: context.profiles.read(context.store, user_id), user_id=user_id)
     except UnreadableProfileError as error:
         raise ProblemError(409, str(error), field="user_id") from error
     return _out(context, user_id, _known(found, user_id))
@@ -32,7 +32,7 @@ async def put_profile(user_id: UserId, body: ProfileIn, context: Context) -> Pro
     """Edit the profile that was read, named by its `revision`. Edits survive all that the user does afterwards."""
     try:
         found = await context.on_store(
-            lambda: context.profiles.edit(context.store, user_id, body.statements, body.revision)
+            lambda: context.profiles.edit(context.store, user_id, body.statements, body.revision), user_id=user_id
         )
     except UnreadableProfileError as error:
         raise ProblemError(409, str(error), field="user_id") from error
@@ -47,7 +47,7 @@ async def put_profile(user_id: UserId, body: ProfileIn, context: Context) -> Pro
 async def delete_profile(user_id: UserId, context: Context) -> ProfileOut:
     """Erase what the user has edited. The answer is the profile as the history alone gives it."""
     was_stored = await context.on_store(lambda: context.store.delete_profile(user_id))
-    found = await context.on_store(lambda: context.profiles.read(context.store, user_id))
+    found = await context.on_store(lambda: context.profiles.read(context.store, user_id), user_id=user_id)
     if found is None and was_stored:
         # The edits have outlived the history.
         found = UserProfile(profile=Profile(), is_stored=False)

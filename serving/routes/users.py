@@ -43,7 +43,7 @@ async def get_interests(user_id: Annotated[str, Path(examples=["196"])], context
             raise ProblemError(
                 404, f"model {model.version} has no table of intents; make one with `recsys intents build`, and load it"
             )
-        entries = await context.on_store(lambda: context.store.user_entries(user_id))
+        entries = await context.on_store(lambda: context.store.user_entries(user_id), user_id=user_id)
         if not entries:
             raise ProblemError(404, f"user {user_id!r} is unknown; post an event to create the user", field="user_id")
         catalog = model.runtime.catalog
@@ -70,7 +70,7 @@ async def get_interests(user_id: Annotated[str, Path(examples=["196"])], context
 @router.get("/users/{user_id:path}", operation_id="get_user", responses=responses(404, 422, 503))
 async def get_user(user_id: Annotated[str, Path(examples=["196"])], context: Context, limit: Limit = 50) -> UserDetail:
     """The newest entries of a user's history, oldest of them first."""
-    entries = await context.on_store(lambda: context.store.user_entries(user_id, limit))
+    entries = await context.on_store(lambda: context.store.user_entries(user_id, limit), user_id=user_id)
     if not entries:
         raise ProblemError(404, f"user {user_id!r} is unknown; post an event to create the user", field="user_id")
     return UserDetail(user_id=user_id, history=_with_titles(context.runtime, entries))

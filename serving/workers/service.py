@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,7 +125,6 @@ class _Worker:
         self._connections = connections
         self._open_store = open_store
         self._buckets = buckets
-        self._seeding = tempfile.TemporaryFile(prefix="recsys-seed-")  # noqa: SIM115 - open as long as the service runs
 
     def __call__(self, connection: socket.socket, name: str, models: DesiredModels | None) -> None:
         """See `serving.workers.child.Main`."""
@@ -149,7 +146,6 @@ class _Worker:
                 runtime,
                 store,
                 slates=SlateWriter(store) if self._service.settings.offline.slates else None,
-                seed=self._one_at_a_time,
                 buckets=self._buckets,
             )
             guard = self._service.settings.guard
@@ -158,14 +154,6 @@ class _Worker:
             _log.exception("the worker ends")
             send_now(connection, {"kind": "failed", "error": parts_of(error)})
             sys.exit(1)
-
-    def _one_at_a_time(self, work: Callable[[], object]) -> object:
-        """Put the data set's histories into the store while no other worker does; those then find them there."""
-        fcntl.lockf(self._seeding, fcntl.LOCK_EX)
-        try:
-            return work()
-        finally:
-            fcntl.lockf(self._seeding, fcntl.LOCK_UN)
 
 
 class _WorkerServer(HttpServer):

@@ -22,6 +22,7 @@ from serving.app import create_app
 from serving.guard.keys import KeyRing
 from serving.offline import OfflineExport
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 from serving.slate_writer import SlateWriter
 
@@ -50,7 +51,7 @@ def served(folder: Path, keys: KeyRing | None = None, *, further: int = 0, **set
         RecommenderRuntime.from_bundle(bundle),
         store,
         ServingSettings.model_validate(settings),
-        seed=lambda: store.seed_histories(bundle.histories_version, bundle.histories()),
+        seeding=Seeding(store, bundle.histories_version, bundle.users),
         keys=keys,
         bundles=folder,
         offline=OfflineExport(store, folder / "offline", look_s=0.2),

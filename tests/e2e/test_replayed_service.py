@@ -17,6 +17,7 @@ from recsys.simulator.off_policy import OffPolicyConfig
 from serving.app import create_app
 from serving.offline import OfflineExport
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 from serving.slate_writer import SlateWriter
 from training.replay import ReplayOptions, replay
@@ -37,7 +38,7 @@ def test_the_lists_of_a_service_have_the_propensities_that_its_bundle_gives_them
         RecommenderRuntime.from_bundle(bundle),
         store,
         ServingSettings.model_validate({"exploration": {"epsilon": _EPSILON, "candidates": _CANDIDATES}}),
-        seed=lambda: store.seed_histories("v1", bundle.histories()),
+        seeding=Seeding(store, "v1", bundle.users),
         offline=OfflineExport(store, tmp_path / "offline"),
         slates=SlateWriter(store),
     )

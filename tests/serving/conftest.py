@@ -20,6 +20,7 @@ from recsys.generator import GenerativeRecommender, GeneratorConfig, ModelConfig
 from serving import chain
 from serving.app import create_app
 from serving.runtime import ModelInfo, RecommenderRuntime
+from serving.seeding import Seeding
 from serving.stages import Stage
 
 NUM_ITEMS = 24
@@ -106,7 +107,7 @@ def store(tmp_path: Path) -> Iterator[OnlineStore]:
 
 @pytest.fixture
 def app(runtime: RecommenderRuntime, store: OnlineStore) -> FastAPI:
-    return create_app(runtime, store, seed=lambda: store.seed_histories("v1", HISTORIES.items()))
+    return create_app(runtime, store, seeding=Seeding(store, "v1", HISTORIES))
 
 
 @pytest.fixture
@@ -119,5 +120,5 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 def storeless_client(runtime: RecommenderRuntime, tmp_path: Path) -> Iterator[TestClient]:
     """A service whose store does not answer."""
     store = OnlineStore.connect(f"unix://{tmp_path}/nobody-listens.sock")
-    with TestClient(create_app(runtime, store, seed=lambda: store.seed_histories("v1", []))) as client:
+    with TestClient(create_app(runtime, store, seeding=Seeding(store, "v1", {}))) as client:
         yield client

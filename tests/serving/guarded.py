@@ -17,6 +17,7 @@ from serving.app import create_app
 from serving.guard.keys import KeyRing, create_key
 from serving.guard.roles import ROLES, Role
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 
 
@@ -41,9 +42,7 @@ def guarded_app(
     """An app with keys over `store`."""
     path = folder / "keys.json"
     keys = {role: create_key(path, role, role) for role in ROLES}
-    app = create_app(
-        runtime, store, settings, seed=lambda: store.seed_histories("v1", [("carla", ["i0"])]), keys=KeyRing(path)
-    )
+    app = create_app(runtime, store, settings, seeding=Seeding(store, "v1", {"carla": ["i0"]}), keys=KeyRing(path))
     with TestClient(app) as client:
         yield Guarded(app=app, client=client, path=path, keys=keys)
 

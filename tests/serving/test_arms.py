@@ -23,6 +23,7 @@ from serving.experiments import OVERRIDE_HEADER
 from serving.models import ServedModel
 from serving.path_metrics import PathMetrics
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings, load_settings
 from serving.shown import best, draw
 
@@ -44,8 +45,8 @@ def _settings(**variants: Mapping[str, Any]) -> ServingSettings:
 
 
 def _service(runtime: RecommenderRuntime, store: OnlineStore, settings: ServingSettings, **options: Any) -> TestClient:
-    seed = lambda: store.seed_histories("v1", HISTORIES.items())  # noqa: E731
-    return TestClient(create_app(runtime, store, settings, seed=seed, **options), base_url="http://localhost")
+    seeding = Seeding(store, "v1", HISTORIES)
+    return TestClient(create_app(runtime, store, settings, seeding=seeding, **options), base_url="http://localhost")
 
 
 def _ask(client: TestClient, variant: str | None = None, **body: Any) -> Any:

@@ -25,6 +25,7 @@ from serving.chain import AnswerChain
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
 from serving.search import CatalogSearch
+from serving.seeding import Seeding
 from serving.stages import RecommenderStage
 
 BLOCKING: list[tuple[Any, str]] = [
@@ -95,7 +96,7 @@ def test_no_operation_blocks_the_event_loop(
     app = create_app(
         runtime,
         store,
-        seed=lambda: store.seed_histories("v1", bundle.histories()),
+        seeding=Seeding(store, "v1", bundle.users),
         bundles=tmp_path,
         read_bundle=lambda path: Bundle.load(path),  # looked up when it is called: it is watched
     )

@@ -18,6 +18,7 @@ from serving.app import create_app
 from serving.experiments import load_plan
 from serving.results import ExperimentResults
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 from serving.slate_writer import SlateWriter
 
@@ -137,7 +138,7 @@ def test_a_list_and_the_event_that_follows_it_are_counted(
         runtime,
         store,
         ServingSettings.model_validate({"experiments": {"layers": [LAYER]}}),
-        seed=lambda: store.seed_histories("v1", histories.items()),
+        seeding=Seeding(store, "v1", histories),
         slates=SlateWriter(store),
         outcomes=OfflineStore(tmp_path / "offline"),
     )

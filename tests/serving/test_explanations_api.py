@@ -17,6 +17,7 @@ from recsys.data import Sequences
 from recsys.generator import GenerativeRecommender
 from serving.app import create_app
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ExplorationSettings, ServingSettings
 
 SNAPSHOT = Path(__file__).parent / "explanation.json"
@@ -43,8 +44,8 @@ SETTINGS = ServingSettings.model_validate(
 
 @pytest.fixture
 def client(runtime: RecommenderRuntime, store: OnlineStore) -> Iterator[TestClient]:
-    seed = lambda: store.seed_histories("v1", {"ann": ["i0", "i1", "i2"]}.items())  # noqa: E731
-    with TestClient(create_app(runtime, store, SETTINGS, seed=seed)) as client:
+    seeding = Seeding(store, "v1", {"ann": ["i0", "i1", "i2"]})
+    with TestClient(create_app(runtime, store, SETTINGS, seeding=seeding)) as client:
         yield client
 
 

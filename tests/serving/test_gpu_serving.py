@@ -52,7 +52,7 @@ def services(bundle: Bundle, tmp_path: Path) -> Iterator[tuple[TestClient, TestC
         runtime = RecommenderRuntime.from_bundle(bundle, device=device)
         warm_up(runtime)
         settings = ServingSettings(device=device)
-        found.append(TestClient(create_app(runtime, store, settings, seed=lambda: None)))
+        found.append(TestClient(create_app(runtime, store, settings)))
     with found[0], found[1]:
         yield found[0], found[1]
     for store in stores:

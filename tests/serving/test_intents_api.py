@@ -26,6 +26,7 @@ from recsys.profile.intents.table import IntentTable
 from serving.app import create_app
 from serving.intents import UserIntents
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 
 SETTINGS = "tags: {max_share: 0.3}\n"
@@ -61,9 +62,9 @@ def serving(
     runtime: RecommenderRuntime, bundle: Bundle, folder: Path, settings: ServingSettings | None = None
 ) -> Iterator[TestClient]:
     store = OnlineStore.embedded(folder / "store")
-    seed = lambda: store.seed_histories("v1", bundle.histories())  # noqa: E731
+    seeding = Seeding(store, "v1", bundle.users)
     try:
-        with TestClient(create_app(runtime, store, settings, seed=seed)) as client:
+        with TestClient(create_app(runtime, store, settings, seeding=seeding)) as client:
             yield client
     finally:
         store.close()

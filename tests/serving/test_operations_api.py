@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from feature_store import OnlineStore
 from serving.app import create_app
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 
 
@@ -65,7 +66,7 @@ def test_what_needs_the_store_is_503_with_a_time_to_retry(
 def test_a_store_that_comes_back_is_seeded_then(runtime: RecommenderRuntime, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     store = OnlineStore.connect(f"unix://{tmp_path}/s/valkey.sock")
-    app = create_app(runtime, store, seed=lambda: store.seed_histories("v1", [("ann", ["i1"])]))
+    app = create_app(runtime, store, seeding=Seeding(store, "v1", {"ann": ["i1"]}))
     with TestClient(app) as client:
         assert client.get("/readyz").json()["status"] == "degraded"
         server = OnlineStore.embedded(tmp_path / "s")

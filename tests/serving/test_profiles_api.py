@@ -19,6 +19,7 @@ from recsys.profile.profile import Profile, Statement
 from serving.app import create_app
 from serving.profiles import UserProfiles
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.warming import warm_up
 
 NUM_ITEMS = 24
@@ -54,7 +55,7 @@ def test_a_profile_comes_from_the_history_with_its_evidence(client: TestClient) 
 def test_edits_survive_a_restart(runtime: RecommenderRuntime, tmp_path: Path) -> None:
     def started() -> TestClient:
         store = OnlineStore.embedded(tmp_path / "kept")
-        return TestClient(create_app(runtime, store, seed=lambda: store.seed_histories("v1", [("ann", ["i0", "i2"])])))
+        return TestClient(create_app(runtime, store, seeding=Seeding(store, "v1", {"ann": ["i0", "i2"]})))
 
     with started() as client:
         before = put(client, "ann", ["Nothing odd"]).json()
@@ -194,9 +195,7 @@ def lm_generator(tmp_path: Path) -> GenerativeRecommender:
 def test_a_generator_that_knows_words_reads_what_the_user_wrote(
     make_runtime: RuntimeFactory, store: OnlineStore, lm_generator: GenerativeRecommender
 ) -> None:
-    app = create_app(
-        make_runtime(lm_generator), store, seed=lambda: store.seed_histories("v1", [("ann", ["i0", "i1"])])
-    )
+    app = create_app(make_runtime(lm_generator), store, seeding=Seeding(store, "v1", {"ann": ["i0", "i1"]}))
     with TestClient(app) as client:
         asked = {"user_id": "ann", "k": 22}
         before = client.post("/v1/recommend", json=asked).json()
@@ -270,7 +269,7 @@ def test_reasoning_asks_for_no_profile_and_categories_stay_capped_with_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     runtime = make_runtime(lm_generator, reasoner=lm_generator)
-    app = create_app(runtime, store, seed=lambda: store.seed_histories("v1", [("ann", ["i0", "i1"])]))
+    app = create_app(runtime, store, seeding=Seeding(store, "v1", {"ann": ["i0", "i1"]}))
     with TestClient(app) as client:
         put(client, "ann", ["The quick brown fox."])
         asked = {"user_id": "ann", "k": 6, "max_per_category": 1}

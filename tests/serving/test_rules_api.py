@@ -20,6 +20,7 @@ from recsys.generator.filters import Node
 from serving.answers import Query
 from serving.app import create_app
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings, load_settings
 
 NUM_ITEMS = 24
@@ -39,8 +40,8 @@ def priced(make_runtime: Runtimes) -> RecommenderRuntime:
 
 
 def _service(runtime: RecommenderRuntime, store: OnlineStore, **values: Any) -> TestClient:
-    seed = lambda: store.seed_histories("v1", {"ann": ["i0", "i1", "i2", "i3"]}.items())  # noqa: E731
-    return TestClient(create_app(runtime, store, ServingSettings.model_validate(values), seed=seed))
+    seeding = Seeding(store, "v1", {"ann": ["i0", "i1", "i2", "i3"]})
+    return TestClient(create_app(runtime, store, ServingSettings.model_validate(values), seeding=seeding))
 
 
 @pytest.fixture

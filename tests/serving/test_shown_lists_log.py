@@ -25,6 +25,7 @@ from serving.app import create_app
 from serving.metrics import Metrics
 from serving.offline import OfflineExport
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.settings import ServingSettings
 from serving.slate_writer import SlateWriter
 
@@ -44,7 +45,7 @@ def _service(
         runtime,
         store,
         ServingSettings.model_validate(settings),
-        seed=lambda: store.seed_histories("v1", HISTORIES.items()),
+        seeding=Seeding(store, "v1", HISTORIES),
         offline=OfflineExport(store, folder / "offline"),
         slates=slates or SlateWriter(store),
     )

@@ -16,6 +16,7 @@ from feature_store import OnlineStore
 from recsys.errors import ConfigError
 from serving.app import create_app
 from serving.runtime import RecommenderRuntime
+from serving.seeding import Seeding
 from serving.tracing import TraceSettings, otlp_provider
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -38,9 +39,7 @@ class Traced:
 def traced(runtime: RecommenderRuntime, store: OnlineStore) -> Iterator[Traced]:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    app = create_app(
-        runtime, store, seed=lambda: store.seed_histories("v1", [("carla", ["i0"])]), tracer_provider=provider
-    )
+    app = create_app(runtime, store, seeding=Seeding(store, "v1", {"carla": ["i0"]}), tracer_provider=provider)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield Traced(app, client, exporter)
     provider.shutdown()

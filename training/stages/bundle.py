@@ -41,7 +41,7 @@ def stage(config: RunConfig) -> Stage:
 
     return Stage(
         name=BUNDLE,
-        version=4,
+        version=5,
         inputs=(
             DATA,
             ENCODE,
