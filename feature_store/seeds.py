@@ -14,10 +14,11 @@ import contextlib
 import json
 import threading
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from operator import methodcaller
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,13 @@ History = tuple[str, Sequence[str]]
 _SEED = Script("seed_histories")
 _HOLD = Script("hold_lease")
 
-_USERS_AT_ONCE, _ITEMS_AT_ONCE = 4000, 80_000
+_USERS_AT_ONCE, _ITEMS_AT_ONCE = 2000, 40_000
 """A sixteenth of these is one script, which keeps all others from the store for some milliseconds."""
-_LEASE_MS = 10_000
+_DIGEST = 16
+"""Bytes."""
+_CHUNKS_AT_ONCE = 2
+"""Sent while the store works at the one before."""
+_LEASE_MS = 30_000
 """How long a process that dies keeps the others from going on."""
 _LOOK_S = 0.5
 """Between two looks at whether another process is done."""
@@ -79,51 +84,62 @@ class Seeds:
         held: str | None = self._one(self._lease, "get")
         return None if held is None else float(held.split(" ")[1])
 
-    def put(self, histories: Sequence[History]) -> int:
-        """Put the entries of some users; no items: the user is not in the data set, and keeps no entries of another.
+    def put_one(self, user_id: str, items: Sequence[str]) -> None:
+        """Put the entries of a user who is asked for before all are in: one round trip.
 
-        Returns:
-            How many users are not erased.
+        The user is not found by the search until `put_all` comes there.
+
+        Args:
+            user_id: the user.
+            items: oldest first; none: the user is not in the data set, and keeps no entries of another.
         """
-        if not histories:
-            return 0
+        noting = [Command(self._seeded, methodcaller("sadd", self._seeded, user_id))] if items else []
+        entries = self._command(shard_of(user_id), [(user_id, self._row(user_id, items))])
+        if self._run([*noting, entries])[-1] == [0] and noting:
+            self._one(self._seeded, "srem", user_id)
+
+    def _put(self, histories: Sequence[History]) -> bytes:
+        """Put the entries of some users; without items: the user is not in the data set. The digests of the others."""
         by_shard: defaultdict[int, list[tuple[str, list[str]]]] = defaultdict(list)
         for user, items in histories:
-            by_shard[shard_of(user)].append((user, [digest_of(user), *items[-self._max_history :]]))
-        erased_keys = {shard: self._keys.of_shard(shard, "erased") for shard in by_shard}
-        are_erased = self._run(
-            [
-                Command(erased_keys[shard], methodcaller("smismember", erased_keys[shard], [row[0] for _, row in rows]))
-                for shard, rows in by_shard.items()
-            ]
-        )
-        noted = [
-            user
-            for rows, erased in zip(by_shard.values(), are_erased, strict=True)
-            for (user, row), is_erased in zip(rows, erased, strict=True)
-            if not is_erased and len(row) > 1
-        ]
+            by_shard[shard_of(user)].append((user, self._row(user, items)))
+        noted = [user for user, has_entries in self._not_erased(by_shard) if has_entries]
         if noted:
             # Before the entries: who is interrupted must know whose to remove, and an erasure must find the user.
             self._run([Command(self._seeded, methodcaller("sadd", self._seeded, *noted)), self._search.adding(noted)])
-        commands = [
-            _SEED(
-                [erased_keys[shard], *(self._keys.of_user(user, "h") for user, _ in rows)],
-                self._max_history,
-                self._idle_lifetime_s,
-                json.dumps([row for _, row in rows], ensure_ascii=False),
-            )
-            for shard, rows in by_shard.items()
-        ]
-        replies = self._run(commands)
-        out = [
+        replies = self._run([self._command(shard, rows) for shard, rows in by_shard.items()])
+        erased = {
             user
             for rows, reply in zip(by_shard.values(), replies, strict=True)
             for (user, _), is_put in zip(rows, reply, strict=True)
             if not is_put
-        ]
-        self._forget(sorted(set(noted).intersection(out)))
-        return len(histories) - len(out)
+        }
+        self._forget(sorted(erased.intersection(noted)))
+        return b"".join(_short(row[0]) for rows in by_shard.values() for _, row in rows if len(row) > 1)
+
+    def _not_erased(self, by_shard: Mapping[int, Sequence[tuple[str, list[str]]]]) -> Iterator[tuple[str, bool]]:
+        """The users who are not erased now, and whether they have entries."""
+        keys = [self._keys.of_shard(shard, "erased") for shard in by_shard]
+        digests = [[row[0] for _, row in rows] for rows in by_shard.values()]
+        replies = self._run(
+            [Command(key, methodcaller("smismember", key, each)) for key, each in zip(keys, digests, strict=True)]
+        )
+        for rows, reply in zip(by_shard.values(), replies, strict=True):
+            for (user, row), is_erased in zip(rows, reply, strict=True):
+                if not is_erased:
+                    yield user, len(row) > 1
+
+    def _row(self, user: str, items: Sequence[str]) -> list[str]:
+        return [digest_of(user), *items[-self._max_history :]]
+
+    def _command(self, shard: int, rows: Sequence[tuple[str, list[str]]]) -> Command:
+        """Puts the entries of users of a shard."""
+        return _SEED(
+            [self._keys.of_shard(shard, "erased"), *(self._keys.of_user(user, "h") for user, _ in rows)],
+            self._max_history,
+            self._idle_lifetime_s,
+            json.dumps([row for _, row in rows], ensure_ascii=False),
+        )
 
     def put_all(
         self,
@@ -149,19 +165,22 @@ class Seeds:
             Whether all was put.
 
         Raises:
-            StoreUnavailableError: the store does not answer, or another process took over from one that was held up.
+            StoreUnavailableError: the store does not answer, or this process was held up for so long that another may
+                have taken over.
         """
         ends = ends or threading.Event()
         holder = uuid.uuid4().hex
 
         def go_on(share: float) -> None:
-            if not self._hold(holder, share):
-                raise StoreUnavailableError("store: another process puts histories in, this one was held up for long")
+            if not self._hold(holder, share, "keep"):
+                raise StoreUnavailableError(
+                    "store: this process was held up for so long that another may put histories in"
+                )
             on_progress(share)
 
         while True:
             # Both while holding it: else another process may end in between.
-            is_holder = self._hold(holder, 0.0)
+            is_holder = self._hold(holder, 0.0, "take")
             if self.version() == version:
                 self._end(holder)
                 return False
@@ -172,15 +191,19 @@ class Seeds:
                 return False
         try:
             self._one(self._version, "delete")
-            digests, done = bytearray(), 0
-            for chunk in _chunks(histories):
-                if ends.is_set():
-                    return False
-                self.put(chunk)
-                digests += b"".join(_short(user) for user, items in chunk if items)
-                done += len(chunk)
-                go_on(min(1.0, done / num_users) if num_users else 0.0)
-            if not self._remove_others(digests, ends, go_on):
+            digests = bytearray()
+            with ThreadPoolExecutor(_CHUNKS_AT_ONCE, thread_name_prefix="seeding") as pool:
+                on_way: deque[Future[bytes]] = deque()
+                for chunk in _chunks(histories):
+                    if ends.is_set():
+                        return False
+                    on_way.append(pool.submit(self._put, chunk))
+                    if len(on_way) == _CHUNKS_AT_ONCE:
+                        digests += on_way.popleft().result()
+                        go_on(min(1.0, len(digests) / _DIGEST / num_users) if num_users else 0.0)
+                for chunk_put in on_way:
+                    digests += chunk_put.result()
+            if not self._remove_others(bytes(digests), ends, go_on):
                 return False
             go_on(1.0)
             schema = self._keys.named("schema")
@@ -196,19 +219,20 @@ class Seeds:
             with contextlib.suppress(StoreError):
                 self._end(holder)
 
-    def _remove_others(self, digests: bytearray, ends: threading.Event, go_on: Callable[[float], None]) -> bool:
+    def _remove_others(self, digests: bytes, ends: threading.Event, go_on: Callable[[float], None]) -> bool:
         """Remove the entries of all users but those with these digests; whether it came to an end."""
-        users: npt.NDArray[np.bytes_] = np.unique(np.frombuffer(digests, dtype="S16"))
+        users: npt.NDArray[np.bytes_] = np.unique(np.frombuffer(digests, dtype=f"S{_DIGEST}"))
         if self._one(self._seeded, "scard") == len(users):
             return True  # all of them were noted, so there are no others
         cursor = 0
         while not ends.is_set():
             cursor, page = self._one(self._seeded, "sscan", cursor, count=_USERS_AT_ONCE)
-            found = np.array([_short(user) for user in page], dtype="S16")
+            found = np.array([_short(digest_of(user)) for user in page], dtype=f"S{_DIGEST}")
             places = np.searchsorted(users, found, side="right") - np.searchsorted(users, found)
             gone = [user for user, count in zip(page, places.tolist(), strict=True) if count == 0]
-            self.put([(user, ()) for user in gone])
-            self._forget(gone)
+            if gone:
+                self._put([(user, ()) for user in gone])
+                self._forget(gone)
             go_on(1.0)
             if cursor == 0:
                 return True
@@ -220,19 +244,19 @@ class Seeds:
             self._search.take_out(users)
             self._one(self._seeded, "srem", *users)
 
-    def _hold(self, holder: str, share: float) -> bool:
-        return bool(self._run([_HOLD([self._lease], holder, _LEASE_MS, f"{share:.6f}")])[0])
+    def _hold(self, holder: str, share: float, how: Literal["take", "keep"]) -> bool:
+        return bool(self._run([_HOLD([self._lease], holder, _LEASE_MS, f"{share:.6f}", how)])[0])
 
     def _end(self, holder: str) -> None:
-        self._run([_HOLD([self._lease], holder, 0, "")])
+        self._run([_HOLD([self._lease], holder, 0, "", "keep")])
 
     def _one(self, key: str, name: str, *arguments: Any, **options: Any) -> Any:
         return self._run([Command(key, methodcaller(name, key, *arguments, **options))])[0]
 
 
-def _short(user: str) -> bytes:
+def _short(digest: str) -> bytes:
     """Stands for a user where there are many."""
-    return bytes.fromhex(digest_of(user)[:32])
+    return bytes.fromhex(digest[: 2 * _DIGEST])
 
 
 def _chunks(histories: Iterable[History]) -> Iterator[list[History]]:

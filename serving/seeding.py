@@ -54,6 +54,8 @@ class Seeding:
         self._ends = threading.Event()
         self._all_in = threading.Event()
         self._share = 0.0
+        self._asked: set[str] = set()
+        """Users who are in already."""
         self._thread: threading.Thread | None = None
 
     @property
@@ -72,8 +74,9 @@ class Seeding:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        if not self.is_done:
-            self._store.seeds.put([(user_id, self._histories.get(user_id) or ())])
+        if not self.is_done and user_id not in self._asked:
+            self._store.seeds.put_one(user_id, self._histories.get(user_id) or ())
+            self._asked.add(user_id)
 
     def start(self) -> None:
         """Begin to put all users in."""
@@ -128,6 +131,7 @@ class Seeding:
             )
         if has_put or not self._ends.is_set():
             self._all_in.set()
+            self._asked.clear()
 
     def _progress(self, share: float) -> None:
         self._share = share

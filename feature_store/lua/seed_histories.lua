@@ -5,7 +5,7 @@
 -- Returns for each user 1, or 0 if the user is erased.
 local data = cjson.decode(ARGV[3])
 local has_erased = redis.call('EXISTS', KEYS[1]) == 1
-local places, done = {}, {}
+local places, entries, done = {}, {}, {}
 for user = 1, #data do
   local history, items = KEYS[user + 1], data[user]
   -- Most users have nothing yet.
@@ -19,13 +19,14 @@ for user = 1, #data do
     local last = #items
     -- One command for many entries, but a call takes no more than 8000 values.
     for first = 2, last, 1000 do
-      local entries = {}
-      for i = first, math.min(first + 999, last) do
+      local n = 0
+      -- The newest first: a short sorted set looks for the place of an entry from its lowest score on.
+      for i = math.min(first + 999, last), first, -1 do
         places[i] = places[i] or string.format('%015d::', i - 1)
-        entries[#entries + 1] = i - last - 1
-        entries[#entries + 1] = places[i] .. items[i]
+        entries[n + 1], entries[n + 2] = i - last - 1, places[i] .. items[i]
+        n = n + 2
       end
-      redis.call('ZADD', history, unpack(entries))
+      redis.call('ZADD', history, unpack(entries, 1, n))
     end
     if is_known then
       redis.call('ZREMRANGEBYRANK', history, 0, -ARGV[1] - 1)

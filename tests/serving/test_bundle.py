@@ -111,12 +111,12 @@ def test_the_version_names_the_content(path: Path, tmp_path: Path) -> None:
     assert write_toy_bundle(tmp_path / "other", seed=1).model_version != version
 
 
-def test_histories_are_the_same_piece_by_piece(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = list(Bundle.load(path).histories())
-    monkeypatch.setattr("recsys.data.sequences._BLOCK", 9)
-    write_toy_bundle(tmp_path / "pieces")
-    assert list(Bundle.load(tmp_path / "pieces").histories()) == whole
-    assert len(whole) == NUM_USERS
+def test_a_users_history_is_read_alone(path: Path) -> None:
+    bundle = Bundle.load(path)
+    whole = dict(bundle.histories())
+    assert len(whole) == len(bundle.users) == NUM_USERS
+    assert {user: bundle.users.get(user) for user in whole} == whole
+    assert bundle.users.get("nobody") is None
 
 
 def test_nothing_in_a_bundle_can_execute(path: Path) -> None:
