@@ -14,9 +14,8 @@ import contextlib
 import json
 import threading
 import uuid
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from operator import methodcaller
 from typing import Any, Literal
 
@@ -38,8 +37,6 @@ _USERS_AT_ONCE, _ITEMS_AT_ONCE = 2000, 40_000
 """A sixteenth of these is one script, which keeps all others from the store for some milliseconds."""
 _DIGEST = 16
 """Bytes."""
-_CHUNKS_AT_ONCE = 2
-"""Sent while the store works at the one before."""
 _LEASE_MS = 30_000
 """How long a process that dies keeps the others from going on."""
 _LOOK_S = 0.5
@@ -192,17 +189,11 @@ class Seeds:
         try:
             self._one(self._version, "delete")
             digests = bytearray()
-            with ThreadPoolExecutor(_CHUNKS_AT_ONCE, thread_name_prefix="seeding") as pool:
-                on_way: deque[Future[bytes]] = deque()
-                for chunk in _chunks(histories):
-                    if ends.is_set():
-                        return False
-                    on_way.append(pool.submit(self._put, chunk))
-                    if len(on_way) == _CHUNKS_AT_ONCE:
-                        digests += on_way.popleft().result()
-                        go_on(min(1.0, len(digests) / _DIGEST / num_users) if num_users else 0.0)
-                for chunk_put in on_way:
-                    digests += chunk_put.result()
+            for chunk in _chunks(histories):
+                if ends.is_set():
+                    return False
+                digests += self._put(chunk)
+                go_on(min(1.0, len(digests) / _DIGEST / num_users) if num_users else 0.0)
             if not self._remove_others(bytes(digests), ends, go_on):
                 return False
             go_on(1.0)
