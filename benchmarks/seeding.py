@@ -29,6 +29,7 @@ from recsys.data.interactions import SCHEMA
 from serving.seeding import Seeding
 
 _CATALOGUE = 1_000_000
+"""Items."""
 _READS_A_SECOND = 50
 _BEFORE = """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(0')

@@ -313,8 +313,8 @@ class OnlineStore:
 
         History, also what a data set brought, profile, session, events and their ids. The consumers of the
         event log erase what they hold when they come to this point of the log; the log itself cannot bring the user
-        back, nor can another version of the data set. Only new events can. Of the user id a SHA-256 remains. After an
-        error call it again: it goes on where it was.
+        back, nor can another version of the data set, or this one for a user who is not in yet (and so not known). Only
+        new events can. Of the user id a SHA-256 remains. After an error call it again: it goes on where it was.
         """
         parts = [self.keys.of_user(user_id, name) for name in ("h", "n", "log", PROFILE, "session", "gone")]
         parts += [self.keys.beside_user(user_id, name) for name in ("wal", "erased")]

@@ -236,7 +236,7 @@ class ServingContext:
             _log.warning("store is down, answering without users until it is back", error=str(error))
             has_store = False
         if self._seeding is not None:
-            self._seeding.start()
+            await anyio.to_thread.run_sync(self._seeding.start)
             if has_store:
                 await anyio.to_thread.run_sync(self._seeding.wait, _SEEDING_S)
         await self.catalogue.start()

@@ -128,7 +128,7 @@ class Metrics:
         )
         self._histories = Gauge(
             "recsys_histories_share",
-            "Share of the data set's users whose histories are in the store; users who are asked for come first.",
+            "Share of the data set's users whose histories are in the store; NaN where no data set is served.",
             registry=self.registry,
         )
         self._histories.set(math.nan)

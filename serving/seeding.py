@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -79,7 +80,13 @@ class Seeding:
             self._asked.add(user_id)
 
     def start(self) -> None:
-        """Begin to put all users in."""
+        """Begin to put all users in, unless they are."""
+        with suppress(StoreUnavailableError):
+            if self._store.seeds.version() == self._version:
+                self._all_in.set()
+                return
+            # A file of an earlier version has to be put in order before it can be asked for one user.
+            self._histories.get("")
         self._thread = threading.Thread(target=self._run, name="seeding", daemon=True)
         self._thread.start()
 
@@ -110,6 +117,7 @@ class Seeding:
                 return
 
     def _put_all(self) -> None:
+        self._asked.clear()  # another version may have come in since the last attempt
         count, began = len(self._histories), 0.0
 
         def begin() -> Iterable[tuple[str, Sequence[str]]]:

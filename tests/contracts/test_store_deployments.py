@@ -72,6 +72,8 @@ def test_everything_else_that_is_kept(store: OnlineStore) -> None:
     assert store.user_history(USERS[0]) == ["c"]
     assert store.user_history(USERS[40]) == []
     assert store.search_users("", limit=100)[1] == 30
+    store.seeds.put_one(USERS[0], ["d", "e"])
+    assert store.user_history(USERS[0]) == ["d", "e"]
     store.put_item_features({f"i{n}": {"price": n} for n in range(40)})
     assert store.item_features(["i3", "none", "i39"]) == [{"price": 3}, None, {"price": 39}]
     store.put_profile("ann", '{"a": 1}')
