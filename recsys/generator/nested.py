@@ -10,6 +10,7 @@ decoder's state (D on level 0, D a head after that), L levels, K codes of a leve
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -25,6 +26,7 @@ from recsys.generator.likelihood import path_log_probs, target_mask
 from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.user_rows import UserRows
 from recsys.generator.pair_dots import pair_dots
+from recsys.generator.spliced import Table
 from recsys.generator.trie import Children, ItemTrie
 
 
@@ -53,7 +55,7 @@ class NestedModel(HistoryModel):
         self.trie = trie
         self._learned_trie: ItemTrie | None = None
         """Of the items that have rows in the table of residuals; None where `trie` is."""
-        self._learned_nodes: list[Tensor] | None = None
+        self._learned_nodes: Sequence[Table] | None = None
         """For each level int64 [M_l]: the nodes of `trie` in `_learned_trie`; None where they are the same."""
         self.depth: DepthDecoder | DepthHeads = DepthDecoder(self.width, trie.codebook_sizes, config.dropout)
         self.initialise_embeddings()
@@ -93,7 +95,8 @@ class NestedModel(HistoryModel):
         twin.trie = self.trie.with_items(codes)
         if self.item_residuals is not None:
             twin._learned_trie = self.trie
-            twin._learned_nodes = [nodes.to(self.codes.device) for nodes in twin.trie.nodes_in(self.trie)]
+            device, nodes = self.codes.device, twin.trie.nodes_in(self.trie)
+            twin._learned_nodes = [table.to(device) if isinstance(table, Tensor) else table for table in nodes]
         return twin
 
     def _node_residuals(self, level: int) -> Tensor | None:
