@@ -26,6 +26,7 @@ from recsys.generator.graphs import GraphCounts
 from recsys.generator.lm.reason import ReasonConfig
 from recsys.profile.intents.table import IntentTable
 from recsys.retrieval.content import content_source
+from recsys.retrieval.popularity import DEEPER
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
 from serving.answers import Answer, Candidates, FallbackReason, ItemStatus, Pick, Query, Reason, SearchBy, Source, Task
@@ -562,10 +563,16 @@ class RecommenderRuntime:
 
     def popular(self, asked: Asked) -> Listed:
         """The most popular items that may stand in the list."""
-        permitted = np.ones(self.catalog.num_items, dtype=bool) if asked.allow is None else asked.allow.copy()
-        permitted[asked.denied] = False
-        order = self.popularity.order
-        items = walk_one(order[permitted[order]], asked.caps, asked.k)
+        depth = asked.k + len(asked.denied)
+        while True:
+            order = self.popularity.order[:depth]
+            permitted = ~np.isin(order, asked.denied)
+            if asked.allow is not None:
+                permitted &= asked.allow[order]
+            items = walk_one(order[permitted], asked.caps, asked.k)
+            if len(items) == asked.k or depth >= self.catalog.num_items:
+                break
+            depth *= DEEPER
         return Listed(items=items, scores=self.popularity.scores(items))
 
     def _reasons(self, asked: Asked, items: IntArray, source: Source) -> list[Reason]:

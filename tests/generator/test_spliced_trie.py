@@ -24,7 +24,9 @@ def _every_trie_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 def growing_codes(draw: st.DrawFn) -> tuple[np.ndarray, int, tuple[int, ...]]:
     """Unique codes, how many of them are there from the start, and the sizes of the codebooks."""
     sizes = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)))
-    rows = draw(st.lists(st.tuples(*(st.integers(0, size - 1) for size in sizes)), min_size=1, max_size=40, unique=True))
+    rows = draw(
+        st.lists(st.tuples(*(st.integers(0, size - 1) for size in sizes)), min_size=1, max_size=40, unique=True)
+    )
     return np.array(rows, dtype=np.int64), draw(st.integers(1, len(rows))), sizes
 
 
