@@ -99,7 +99,7 @@ class _Live:
         tower = ContentTower(bundle.embeddings.vectors)
         num_items = bundle.catalog.num_items
         # Exact: to build a graph over a million vectors takes minutes, and a change does not touch it.
-        content = TowerSource(tower, None, num_items, ItemIndex(tower.item_vectors, "flat"))
+        content = TowerSource(tower, num_items, num_items, ItemIndex(tower.item_vectors, "flat"))
         self._placer = BundlePlacer(bundle)
         self._base = RecommenderRuntime(
             info=ModelInfo(name="bench", model_version="bench", created_at=datetime.now(UTC), libraries={}),

@@ -77,7 +77,7 @@ class TextStage:
         one_thread()
         tower = _Encoded(self.vectors([one.words for one in asked]))
         num_items = len(self.index.rows)
-        source = TowerSource(tower, None, num_items, self.index)
+        source = TowerSource(tower, num_items, num_items, self.index)
         nobody = Sequences.from_lists([one.history for one in asked])
         found = SourceRecommender(source, num_items).recommend(
             nobody, max(one.k for one in asked), constraints=together(asked, num_items)

@@ -291,7 +291,7 @@ class RecommenderRuntime:
         """
         added = overlay.added(self.catalog) if self.placer is not None else []
         stood: Mapping[str, tuple[ChangedItem, Placement]] = {} if previous is None else previous._stood
-        standing = {} if self.placer is None else placed_all(self.placer, self.codes, added, placed, stood)
+        standing = {} if self.placer is None else placed_all(self.placer, self.codes.shape[1], added, placed, stood)
         items = [item for item in added if item.item_id in standing]
         vectors, codes, ways = self.nearness.vectors, self.codes, self._ways
         waiting: BoolArray | None = None
@@ -346,6 +346,12 @@ class RecommenderRuntime:
         if waiting is None or self.waiting is None:
             return same and waiting is self.waiting
         return same and np.array_equal(waiting, self.waiting)
+
+    @property
+    def further_codes(self) -> IntArray:
+        """int64 [K, levels]: of the items that the bundle does not have, and that have a semantic ID of their own."""
+        count = len(self.nearness.vectors.first)
+        return self.codes[count:] if self.waiting is None else self.codes[count:][~self.waiting[count:]]
 
     @property
     def with_codes(self) -> BoolArray | None:

@@ -320,6 +320,19 @@ class ItemTrie:
         nodes = torch.where(legal, nodes, 0)
         return Children(nodes=nodes, codes=torch.where(legal, self.codes[level][nodes], 0), legal=legal)
 
+    def span(self, prefix: Sequence[int]) -> tuple[int, int]:
+        """The sorted positions of the items whose first codes are `prefix`, from the first to behind the last."""
+        node, begin, end = torch.tensor(0), 0, self.num_items
+        for level, code in enumerate(prefix):
+            first, behind = self.first_child[level][torch.stack([node, node + 1])].tolist()
+            children = torch.arange(first, behind)
+            at = int(torch.searchsorted(self.codes[level][children], code))
+            if at == len(children) or int(self.codes[level][children[at]]) != code:
+                return begin, begin
+            node = children[at]
+            begin, end = self.starts[level][torch.stack([node, node + 1])].tolist()
+        return begin, end
+
     def child_slots(self, level: int, items: Tensor) -> tuple[Tensor, Tensor]:
         """For `items` (int64 [...]): the parent node on level - 1 and the item's slot among that parent's children."""
         nodes = self.paths[items, level]

@@ -98,7 +98,7 @@ class Retrieval:
             GENERATOR: GeneratorSource(generator),
             "sasrec": TowerSource(self.tower, self.fitted, num_items, self.tower_index),
             "skip_gram": CounterSource(self.counter, self.fitted, num_items),
-            "content": TowerSource(self.content, None, num_items, self.content_index),
+            "content": TowerSource(self.content, num_items, num_items, self.content_index),
             "popularity": PopularitySource(self.item_counts),
         }
         return Pool(sources, self.item_counts == 0, self.config.depth)

@@ -25,7 +25,7 @@ def content_source(vectors: FloatArray, saved: Path | None = None) -> TowerSourc
     else:
         tower = ContentTower.load(saved, vectors)
         index = ItemIndex.load(saved, tower.item_vectors)
-    return TowerSource(tower, None, len(vectors), index)
+    return TowerSource(tower, len(vectors), len(vectors), index)
 
 
 def save_content(vectors: FloatArray, directory: Path) -> None:

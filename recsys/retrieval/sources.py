@@ -114,12 +114,12 @@ class TowerSource:
 
     Args:
         tower: over the items of `fitted`.
-        fitted: int64 [M], ascending: the catalogue's items that the tower knows; None: all.
+        fitted: int64 [M], ascending: the catalogue's items that the tower knows; or M, the first ones.
         num_items: size of the catalogue.
         index: over the tower's vectors of them.
     """
 
-    def __init__(self, tower: Reader, fitted: IntArray | None, num_items: int, index: ItemIndex) -> None:
+    def __init__(self, tower: Reader, fitted: IntArray | int, num_items: int, index: ItemIndex) -> None:
         self._tower = tower
         self._places = _Places(fitted, num_items)
         self.index = index
@@ -129,7 +129,7 @@ class TowerSource:
         if not isinstance(self._tower, ContentTower):
             return TowerSource(self._tower, self._places.own, len(vectors), self.index)
         tower = self._tower.with_items(vectors.further)
-        return TowerSource(tower, None, len(vectors), self.index.with_rows(tower.further_vectors))
+        return TowerSource(tower, len(vectors), len(vectors), self.index.with_rows(tower.further_vectors))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -166,11 +166,11 @@ class CounterSource:
 
     Args:
         counter: fitted on the items of `fitted`.
-        fitted: int64 [M], ascending; None: all.
+        fitted: int64 [M], ascending; or M, the first ones.
         num_items: size of the catalogue.
     """
 
-    def __init__(self, counter: SkipGram, fitted: IntArray | None, num_items: int) -> None:
+    def __init__(self, counter: SkipGram, fitted: IntArray | int, num_items: int) -> None:
         self._counter = counter
         self._places = _Places(fitted, num_items)
 
@@ -284,37 +284,42 @@ class _Places:
     """A source's own numbering of the items that it was fitted on.
 
     Args:
-        own: int64 [M], ascending: these items; None: all, under their numbers in the catalogue.
+        own: int64 [M], ascending: these items; or M, the first ones, under their numbers in the catalogue.
         num_items: of the catalogue.
     """
 
-    def __init__(self, own: IntArray | None, num_items: int) -> None:
-        self.own = None if own is not None and len(own) == num_items else own
+    def __init__(self, own: IntArray | int, num_items: int) -> None:
+        # Without a table where that makes no difference: there may be ten million items.
+        self.own = own if isinstance(own, int) or own[-1:].tolist() != [len(own) - 1] else len(own)
         self.num_items = num_items
-        if self.own is not None:
+        if not isinstance(self.own, int):
             self._index = np.full(num_items, -1, dtype=np.int64)
             self._index[self.own] = np.arange(len(self.own))
 
     def renumbered(self, histories: Sequences) -> Sequences:
         """Histories in the source's numbers, without what it does not know."""
-        return histories if self.own is None else histories.renumber(self._index)
+        if not isinstance(self.own, int):
+            return histories.renumber(self._index)
+        return histories if self.own == self.num_items else histories.only(histories.items < self.own)
 
     def places_of(self, items: IntArray) -> IntArray:
         """int64 like `items`: their numbers here; -1 for what is not known, and for -1."""
-        return items if self.own is None else np.where(items >= 0, self._index[items], -1)
+        if isinstance(self.own, int):
+            return np.where(items < self.own, items, -1)
+        return np.where(items >= 0, self._index[items], -1)
 
     def items_at(self, places: IntArray) -> IntArray:
         """int64 like `places`: their numbers in the catalogue; -1 for -1."""
-        return places if self.own is None else np.where(places >= 0, self.own[places], -1)
+        return places if isinstance(self.own, int) else np.where(places >= 0, self.own[places], -1)
 
     def constraints(self, constraints: Constraints, batch_size: int) -> Constraints:
         """The same restrictions in the source's numbers."""
-        if self.own is None:
+        if isinstance(self.own, int) and self.own == self.num_items:
             return constraints
         allow = constraints.allow
         if allow is not None:
             constraints.allow_rows(self.num_items, batch_size, torch.device("cpu"))
-            allow = allow[..., self.own]
+            allow = allow[..., : self.own] if isinstance(self.own, int) else allow[..., self.own]
         deny = constraints.deny_rows(batch_size)
         if deny is not None:
             deny = [places[places >= 0] for places in map(self.places_of, deny)]
