@@ -166,6 +166,8 @@ class CatalogRules:
 
     def _keep(self, key: str, node: Node, bitmap: BoolArray) -> None:
         """Keep what a filter permits, and forget what was not asked for for the longest time."""
+        # So that searches remember what they have made of it.
+        bitmap.flags.writeable = False
         self._bitmaps[key] = (node, bitmap)
         self._cached_bytes += len(bitmap) + _NODE_BYTES * len(key)
         while self._cached_bytes > _CACHE_BYTES and len(self._bitmaps) > _LEAST_CACHED:

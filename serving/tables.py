@@ -96,6 +96,8 @@ class ItemTables:
         rows = rows_of([item for _, item in texts], self.catalog.frame.schema)
         catalog = self.catalog.with_rows(rows, at) if texts else self.catalog
         popularity = self.popularity.with_items(catalog.num_items - self.catalog.num_items)
+        # So that searches remember what they have made of it.
+        listed.flags.writeable = False
         there = None if listed.all() else listed
         rankable = there if generatable is None else (generatable if there is None else there & generatable)
         return ItemTables(

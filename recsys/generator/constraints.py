@@ -75,14 +75,18 @@ class Constraints:
             return num_items - len(denied)
         return int(allow.sum() - allow[denied].sum())
 
-    def allow_rows(self, num_items: int, batch_size: int, device: torch.device) -> Tensor | None:
-        """bool [B, N]; None where everything is allowed. Raises ValueError when it is not of B requests and N items."""
+    def allow_rows(self, num_items: int, batch_size: int) -> npt.NDArray[np.bool_] | None:
+        """bool [B, N], not to be written to: rows of one mask are the same memory. None where everything is allowed.
+
+        Raises:
+            ValueError: it is not of B requests and N items.
+        """
         if self.allow is None:
             return None
-        allow = torch.from_numpy(np.atleast_2d(self.allow)).to(device)
+        allow = np.atleast_2d(self.allow)
         if allow.shape not in ((1, num_items), (batch_size, num_items)):
             raise ValueError(f"allow must be [{num_items}] or [{batch_size}, {num_items}], got {list(allow.shape)}")
-        return allow.expand(batch_size, -1)
+        return np.broadcast_to(allow, (batch_size, num_items))
 
     def deny_rows(self, batch_size: int) -> Sequence[npt.NDArray[np.int64]] | None:
         """B arrays; None where nothing is denied. Raises ValueError when they are not of B requests."""
@@ -111,15 +115,18 @@ class RangeCounter:
         """Of the allowed items; None: all are."""
         self.denied: Tensor | None = None
         """int64 [B, D]: positions that are denied, ascending, then N; None: none is."""
-        allow = constraints.allow_rows(trie.num_items, batch_size, device)
-        if allow is not None and constraints.allow is not None:
-            is_listed = constraints.allow.ndim == 1 and device.type == "cpu" and not in_table
-            self.allowed = count_mask(trie, constraints.allow) if is_listed else count_table(trie, allow)
+        rows = constraints.allow_rows(trie.num_items, batch_size)
+        if rows is not None and constraints.allow is not None:
+            one_for_all = constraints.allow.ndim == 1
+            if one_for_all and device.type == "cpu" and not in_table:
+                self.allowed = count_mask(trie, constraints.allow)
+            else:
+                self.allowed = count_table(trie, rows[:1] if one_for_all else rows)
         deny = constraints.deny_rows(batch_size)
         if deny is not None:
-            rows = [np.unique(items) for items in deny]
-            listed = np.full((batch_size, max(1, max(len(row) for row in rows))), -1, dtype=np.int64)
-            for line, row in zip(listed, rows, strict=True):
+            unique = [np.unique(items) for items in deny]
+            listed = np.full((batch_size, max(1, max(len(row) for row in unique))), -1, dtype=np.int64)
+            for line, row in zip(listed, unique, strict=True):
                 line[: len(row)] = row
             # One copy to the device for all requests.
             items = torch.from_numpy(listed).to(device)

@@ -100,11 +100,11 @@ def count_mask(trie: ItemTrie, mask: npt.NDArray[np.bool_]) -> MaskCounts:
     return found
 
 
-def count_table(trie: ItemTrie, masks: Tensor) -> CountTable:
-    """Counts of masks, bool [B, N] on the trie's device; one for all of B requests is counted once."""
-    distinct = masks[:1] if masks.stride(0) == 0 else masks
-    table = torch.zeros(len(distinct), masks.shape[1] + 1, dtype=torch.int32, device=masks.device)
-    torch.cumsum(trie.in_order(distinct), -1, dtype=torch.int32, out=table[:, 1:])
+def count_table(trie: ItemTrie, masks: npt.NDArray[np.bool_]) -> CountTable:
+    """Counts of masks, bool [B, N], on the trie's device."""
+    permitted = trie.in_order(torch.tensor(masks, device=trie.items.device))
+    table = torch.zeros(len(masks), masks.shape[1] + 1, dtype=torch.int32, device=permitted.device)
+    torch.cumsum(permitted, -1, dtype=torch.int32, out=table[:, 1:])
     return CountTable(table)
 
 
@@ -112,7 +112,7 @@ def _counted(trie: ItemTrie, mask: npt.NDArray[np.bool_]) -> MaskCounts:
     count = int(np.count_nonzero(mask))
     is_few = count * _FEW <= len(mask)
     if not is_few and (len(mask) - count) * _FEW > len(mask):
-        return count_table(trie, torch.from_numpy(mask)[None])
+        return count_table(trie, mask[None])
     items = torch.from_numpy(np.flatnonzero(mask if is_few else ~mask))
     return Listed(trie.positions[items].sort().values, is_few)
 

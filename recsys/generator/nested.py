@@ -84,15 +84,15 @@ class NestedModel(HistoryModel):
         dots = pair_dots(query.flatten(0, -2), nodes, rows, numbers.flatten(0, -2)[rows, slots])
         return logits + torch.zeros_like(logits).masked_scatter(legal, dots)
 
-    def with_items(self, codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
+    def with_items(self, further_codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
         """The same model over more items, with no training; this one stays as it is, and the two share all weights.
 
         Args:
-            codes: int64 [N', L], of which the first N are those of this model.
-            further_vectors: float32 [N' - N, V], when the model reads content.
+            further_codes: int64 [K, L], of the items behind its own.
+            further_vectors: float32 [K, V], when the model reads content.
         """
-        twin = self._grown(codes, further_vectors)
-        twin.trie = self.trie.with_items(codes)
+        twin = self._grown(further_codes, further_vectors)
+        twin.trie = self.trie.with_items(further_codes)
         if self.item_residuals is not None:
             twin._learned_trie = self.trie
             device, nodes = self.codes.device, twin.trie.nodes_in(self.trie)
@@ -137,7 +137,7 @@ class NestedModel(HistoryModel):
             if level:
                 # Not an index: with several threads its gradient is summed in no fixed order.
                 going_on = nn.functional.embedding(torch.searchsorted(kept, rows), state)
-                state = self.depth.step(going_on, level - 1, self.codes[targets[rows], level - 1])
+                state = self.depth.step(going_on, level - 1, self.codes_of(targets[rows])[:, level - 1])
             kept = rows
             return self.child_logits(state, level, children)
 

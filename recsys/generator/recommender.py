@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -126,7 +127,7 @@ class GenerativeRecommender:
         model: GeneratorModel,
     ) -> None:
         self.config = config
-        self.codes = codes
+        self._codes = Rows.of(codes)
         self.codebook_sizes = codebook_sizes
         self.item_vectors = item_vectors
         self.model = model.eval()
@@ -134,6 +135,11 @@ class GenerativeRecommender:
         """Histories that stay encoded, of requests that name their session."""
         self.graphs: SearchGraphs | None = None
         """What of the work a GPU does at one go; none unless `with_graphs` has made this."""
+
+    @property
+    def codes(self) -> IntArray:
+        """int64 [N, L]: the items' semantic IDs; a copy where `with_items` has added some."""
+        return self._codes.whole()
 
     @property
     def _backbone(self) -> Backbone | None:
@@ -290,9 +296,9 @@ class GenerativeRecommender:
         self._checked(histories, None, sessions)
         if len(items) != len(histories):
             raise ValueError(f"items must hold one array a history: {len(histories)}, got {len(items)}")
-        if any(len(row) and not 0 <= row.min() <= row.max() < len(self.codes) for row in items):
-            raise ValueError(f"items: item indices must lie in 0..{len(self.codes) - 1}")
-        scores = [np.zeros((0, self.codes.shape[1]), dtype=np.float32)] * len(items)
+        if any(len(row) and not 0 <= row.min() <= row.max() < self.trie.num_items for row in items):
+            raise ValueError(f"items: item indices must lie in 0..{self.trie.num_items - 1}")
+        scores = [np.zeros((0, self.trie.num_levels), dtype=np.float32)] * len(items)
         for rows, prefix in self._prefixes(histories, batch_size, sessions):
             sizes = [len(items[row]) for row in rows]
             device = prefix.hidden.device
@@ -336,8 +342,8 @@ class GenerativeRecommender:
     def _checked(
         self, histories: Sequences, constraints: Constraints | None, sessions: Sequence[str | None] | None
     ) -> Constraints:
-        if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < len(self.codes):
-            raise ValueError(f"histories: item indices must lie in 0..{len(self.codes) - 1}")
+        if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < self.trie.num_items:
+            raise ValueError(f"histories: item indices must lie in 0..{self.trie.num_items - 1}")
         if sessions is not None and len(sessions) != len(histories):
             raise ValueError(f"sessions must hold one key a history: {len(histories)}, got {len(sessions)}")
         return constraints if constraints is not None else Constraints()
@@ -420,10 +426,17 @@ class GenerativeRecommender:
         slots = min(self.config.new_item_slots, plan.k)
         if slots == 0 or self.model.learned.all():
             return found
-        is_new = ~self.model.learned.cpu().numpy()
+        is_new = self._new_items
         allow = is_new if constraints.allow is None else constraints.allow & is_new
         new = search(replace(constraints, allow=allow), replace(plan, k=slots, beams=max(plan.beams, slots)))
         return reserve_slots(found, new, is_new, constraints.caps)
+
+    @cached_property
+    def _new_items(self) -> npt.NDArray[np.bool_]:
+        """bool [N]: what joined after the fit; not to be written to, so that searches remember what they make of it."""
+        is_new: npt.NDArray[np.bool_] = ~self.model.learned.cpu().numpy()
+        is_new.flags.writeable = False
+        return is_new
 
     def _lists(
         self, prefixes: Iterable[tuple[IntArray, Prefix]], count: int, constraints: Constraints, plan: SearchPlan
@@ -439,7 +452,7 @@ class GenerativeRecommender:
             found = find_lists(self.model, self.trie, prefix, held, plan, graphs=self.graphs)
             items[rows], scores[rows] = found.items.numpy(), found.scores.numpy()
             certified[rows], bound[rows] = found.certified.numpy(), found.bound.numpy()
-            for row, reason in zip(rows.tolist(), shortages(found.items, held, len(self.codes)), strict=True):
+            for row, reason in zip(rows.tolist(), shortages(found.items, held, self.trie.num_items), strict=True):
                 short[row] = reason
         return Recommendations(items=items, scores=scores, certified=certified, bound=bound, short=short)
 
@@ -545,9 +558,9 @@ class GenerativeRecommender:
             DataError: `known` or `item_vectors` do not fit the catalogues.
         """
         kept_at = known[known >= 0]
-        if known.shape != (len(self.codes),) or known.min() < -1 or known.max() >= len(codes):
+        if known.shape != (len(self._codes),) or known.min() < -1 or known.max() >= len(codes):
             raise DataError(
-                f"known must be [{len(self.codes)}], places in the new catalogue of {len(codes)} items or -1, found "
+                f"known must be [{len(self._codes)}], places in the new catalogue of {len(codes)} items or -1, found "
                 f"{list(known.shape)} with values from {known.min()} to {known.max()}"
             )
         if len(np.unique(kept_at)) != len(kept_at):
@@ -580,14 +593,14 @@ class GenerativeRecommender:
         return GenerativeRecommender(self.config, codes, self.codebook_sizes, vectors, model)
 
     def with_items(
-        self, codes: IntArray, item_vectors: Rows, *, new_item_slots: int | None = None
+        self, codes: Rows[np.int64], item_vectors: Rows, *, new_item_slots: int | None = None
     ) -> GenerativeRecommender:
         """`with_catalog` for further items behind those of a bundle: the same answers, and the cost of sorting them in.
 
         The two share their weights, so that neither may be trained any more, nor the result saved.
 
         Args:
-            codes: int64 [N', L], of which the first N are those of this recommender.
+            codes: [N', L], whose first block are those of this recommender.
             item_vectors: [N', V] of the same encoder, likewise.
             new_item_slots: places for new items; the configured ones when None.
 
@@ -598,18 +611,19 @@ class GenerativeRecommender:
         if self._body_is_exported and self.config.model.lm is not None:
             raise ConfigError("an exported language model reads no new catalogue; change the catalogue, then export it")
         if self._users is not None or isinstance(self.model, AnyOrderModel):
-            whole = np.concatenate([item_vectors.first, item_vectors.further])
-            twin = self.with_catalog(codes, whole, np.arange(len(self.codes)), shares_weights=True)
+            known = np.arange(len(self._codes))
+            twin = self.with_catalog(codes.whole(), item_vectors.whole(), known, shares_weights=True)
         else:
             if isinstance(self.model, FlatModel):
-                model = self.model.with_items(codes)
+                model = self.model.with_items(codes.further)
             else:
-                model = self.model.with_items(codes, item_vectors.further)
+                model = self.model.with_items(codes.further, item_vectors.further)
             if model.learned.device.type != "cpu":
                 place(model, model.learned.device)
             # Not made anew, which would forget what searches have computed from the weights.
             twin = copy.copy(self)
-            twin.codes, twin.model = codes, model
+            twin._codes, twin.model = codes, model
+            twin.__dict__.pop("_new_items", None)
             twin.graphs = None if self.graphs is None else SearchGraphs(model)
             twin.sessions = Sessions(self.config.session_cache_mib << 20)
         if new_item_slots is not None:

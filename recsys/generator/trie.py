@@ -131,8 +131,8 @@ class ItemTrie:
             raise ArtifactError(f"trie: cannot read {path}: {error}; save it again") from error
         return trie
 
-    def with_items(self, codes: IntArray) -> ItemTrie:
-        """The trie over these items, int64 [N', L], of which the first N are those of this one, which stays as it is.
+    def with_items(self, further: IntArray) -> ItemTrie:
+        """The trie over these items and, behind them, further ones (int64 [K, L]); it stays as it is itself.
 
         The further ones are put between the sorted ones, which is several times faster than sorting all of them. In a
         large trie that is done at each look-up (see `Spliced`): nothing of it is copied, and it may be of a file.
@@ -141,22 +141,27 @@ class ItemTrie:
             ArtifactError: as for a new trie.
         """
         if self._below is not None:
-            return self._below.with_items(codes)
-        further = codes[self.num_items :]
+            return self._below.with_items(np.concatenate([self._all_codes()[self._below.num_items :], further]))
         keys = None if self._keys is None else _keys(further, self.codebook_sizes)
         inside = (further >= 0).all() and (further < np.asarray(self.codebook_sizes)).all()
         if keys is None or self._keys is None or not inside:
-            return ItemTrie(codes, self.codebook_sizes)
+            return ItemTrie(np.concatenate([self._all_codes(), further]), self.codebook_sizes)
         order = np.argsort(keys)
         keys = keys[order]
         places = np.searchsorted(self._keys, keys)
         if self.items.device.type == "cpu" and self.num_items >= _SPLICED_FROM:
-            return self._spliced(codes, order, keys, places)
+            return self._spliced(further, order, keys, places)
         merged = np.insert(self._keys, places, keys)
         items = np.insert(entries(self.items).cpu().numpy(), places, self.num_items + order)
+        codes = np.concatenate([self._all_codes(), further])
         twin = copy.copy(self)
         twin._lay_out(codes, self.codebook_sizes, items, merged, _starts(merged, self.codebook_sizes))
         return twin
+
+    def _all_codes(self) -> IntArray:
+        """int64 [N, L]."""
+        columns = [codes[self.paths[:, level]] for level, codes in enumerate(self.codes)]
+        return torch.stack(columns, dim=1).cpu().numpy()
 
     def nodes_in(self, smaller: ItemTrie) -> Sequence[Table]:
         """For each level int64 [M_l]: the node of the same prefix in the trie of the first items; -1 where it has none.
@@ -184,7 +189,7 @@ class ItemTrie:
     ) -> None:
         if len(starts_of_level[-1]) < len(codes):
             position = int(np.setdiff1d(np.arange(len(codes)), starts_of_level[-1])[0])
-            raise _collision(codes, *order[position - 1 : position + 1].tolist())
+            raise _collision(codes[order[position]], *order[position - 1 : position + 1].tolist())
 
         self._below: ItemTrie | None = None
         """The trie that this one looks most things up in."""
@@ -223,34 +228,35 @@ class ItemTrie:
         """int64 [N, L]: the node of each item on each level."""
 
     def _spliced(
-        self, codes: IntArray, order: IntArray, keys: npt.NDArray[np.uint64], places: npt.NDArray[np.intp]
+        self, further: IntArray, order: IntArray, keys: npt.NDArray[np.uint64], places: npt.NDArray[np.intp]
     ) -> ItemTrie:
         """`with_items` without a copy of any table.
 
         Args:
-            codes: int64 [N + K, L], of all items.
-            order: int64 [K], the further items in the order of their codes, less N.
+            further: int64 [K, L], codes.
+            order: int64 [K], these in the order of their codes.
             keys: uint64 [K], their codes, ascending.
             places: [K], the position in this trie that each stands before.
         """
         assert self._keys is not None, "the caller has seen to it"
-        count, further = self.num_items, len(order)
+        count = self.num_items
         left, right = np.maximum(places - 1, 0), np.minimum(places, count - 1)
         met = (places < count) & (self._keys[right] == keys)
         if met.any():
             place = int(met.argmax())
-            raise _collision(codes, int(self.items[torch.tensor(int(right[place]))]), count + int(order[place]))
+            first = int(self.items[torch.tensor(int(right[place]))])
+            raise _collision(further[order[place]], first, count + int(order[place]))
         same = np.flatnonzero(keys[1:] == keys[:-1])
         if len(same):
-            raise _collision(codes, *(count + order[same[0] : same[0] + 2]).tolist())
+            raise _collision(further[order[same[0]]], *(count + order[same[0] : same[0] + 2]).tolist())
 
         positions = Inserted.of(places)
-        behind = Inserted.of(np.full(further, count))
+        behind = Inserted.of(np.full(len(further), count))
         ranked = np.argsort(order)
         """The place of each further item among the sorted ones."""
         twin = copy.copy(self)
         twin._below, twin._keys = self, None
-        twin.num_items = count + further
+        twin.num_items = count + len(further)
         twin.items = Spliced.of(entries(self.items), positions, None, positions.numbers, count + order)
         twin.positions = Spliced.of(
             entries(self.positions), behind, positions, behind.numbers, positions.numbers[ranked]
@@ -261,8 +267,8 @@ class ItemTrie:
         on_left, on_right = (self.paths[self.items[torch.from_numpy(side)]].numpy() for side in (left, right))
         # Of the level above: the root, which is old, and whose first item is another one if that is put before all.
         parent_nodes = Inserted.of(np.zeros(0, dtype=np.int64))
-        parents = np.zeros(further, dtype=np.int64)
-        leads_parent = (places == 0) & (np.arange(further) == 0)
+        parents = np.zeros(len(further), dtype=np.int64)
+        leads_parent = (places == 0) & (np.arange(len(further)) == 0)
         for level, width in enumerate(_below(self.codebook_sizes)):
             prefixes = keys >> width
             on_the_left = (places > 0) & (self._keys[left] >> width == prefixes)
@@ -279,7 +285,7 @@ class ItemTrie:
             twin.starts.append(
                 Spliced.of(entries(self.starts[level]), nodes, positions, owners[firsts], positions.numbers[firsts])
             )
-            own_codes = codes[count + order[begins], level]
+            own_codes = further[order[begins], level]
             twin.codes.append(Spliced.of(entries(self.codes[level]), nodes, None, owners[begins], own_codes))
             children = Spliced.of(
                 entries(self.first_child[level]), parent_nodes, nodes, parents[leads_parent], owners[leads_parent]
@@ -340,10 +346,10 @@ class ItemTrie:
         return parents, nodes - self.first_child[level][parents]
 
 
-def _collision(codes: IntArray, one: int, other: int) -> ArtifactError:
+def _collision(code: IntArray, one: int, other: int) -> ArtifactError:
     first, second = sorted((one, other))
     return ArtifactError(
-        f"codes: items {first} and {second} share {codes[first].tolist()}; resolve collisions before building a trie"
+        f"codes: items {first} and {second} share {code.tolist()}; resolve collisions before building a trie"
     )
 
 

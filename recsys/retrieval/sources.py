@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray, Sequences
@@ -211,9 +210,9 @@ class _Evidence:
         rows, items, self._values = rows[order], items[order], scores[order]
         self._pairs = rows * self._num_items + items
         permitted = self._values > 0
-        allow = constraints.allow_rows(self._num_items, batch, torch.device("cpu"))
+        allow = constraints.allow_rows(self._num_items, batch)
         if allow is not None:
-            permitted &= allow.numpy()[rows, items]
+            permitted &= allow[rows, items]
         deny = constraints.deny_rows(batch)
         if deny is not None:
             permitted &= ~np.isin(self._pairs, denied_pairs(deny, self._num_items))
@@ -250,8 +249,7 @@ class PopularitySource:
     ) -> Proposal:
         """See `Source`."""
         batch, num_items = len(histories), len(self._prior.order)
-        rows = constraints.allow_rows(num_items, batch, torch.device("cpu"))
-        allow = None if rows is None else rows.numpy()
+        allow = constraints.allow_rows(num_items, batch)
         deny = constraints.deny_rows(batch)
         # Without a bitmap, the first n that are not denied lie within these.
         depth = n + (max(map(len, deny), default=0) if deny is not None else 0)
@@ -318,7 +316,7 @@ class _Places:
             return constraints
         allow = constraints.allow
         if allow is not None:
-            constraints.allow_rows(self.num_items, batch_size, torch.device("cpu"))
+            constraints.allow_rows(self.num_items, batch_size)
             allow = allow[..., : self.own] if isinstance(self.own, int) else allow[..., self.own]
         deny = constraints.deny_rows(batch_size)
         if deny is not None:

@@ -131,7 +131,7 @@ def test_items_that_join_are_found_by_graphs_of_their_own(make_recommender, shap
     first = twin.recommend(batch, 5)
     known = {tuple(row) for row in recommender.codes.tolist()}
     new = [row for row in make_recommender(shape).codes.tolist() if tuple(row) not in known]
-    codes = np.concatenate([recommender.codes, new])
+    codes = Rows(recommender.codes, np.array(new, dtype=np.int64))
     rows = Rows(recommender.item_vectors, np.random.default_rng(2).normal(size=(len(new), 6)).astype(np.float32))
     grown, grown_twin = (each.with_items(codes, rows) for each in (recommender, twin))
     assert_same(grown_twin.recommend(batch, 50), grown.recommend(batch, 50))

@@ -172,7 +172,7 @@ def test_any_order_of_changes_answers_as_what_is_made_anew(
         runtime.rules.groups("title")
         if half is None and begin + bulk >= len(steps) // 2:
             half = runtime, answers(runtime, HISTORY)
-    assert_same(answers(runtime, HISTORY), answers(anew(bundle, log, runtime.codes), HISTORY))
+    assert_same(answers(runtime, HISTORY), answers(anew(bundle, log, runtime.codes.whole()), HISTORY))
     assert half is not None
     earlier, told = half
     assert_same(answers(earlier, HISTORY), told)
