@@ -10,13 +10,14 @@ ARGS ?=
 # threads only slow down.
 WORKERS ?= logical
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
-# Every installation brings faiss-cpu back, so what `install-gpu` swapped is swapped again.
+# Every installation brings faiss-cpu back, so what `install-gpu` or `install-cuvs` swapped is swapped again.
 define SWAP_FAISS
-	@if [ -e $(VENV)/.gpu ]; then \
-		$(BIN)/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu && $(PIP) 'faiss-gpu>=1.15'; fi
+	@if [ -e $(VENV)/.faiss ]; then \
+		$(BIN)/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu faiss-gpu-cuvs && \
+		$(PIP) "$$(cat $(VENV)/.faiss)>=1.15"; fi
 endef
 
-.PHONY: help install install-dev install-gpu demo test test-slow lint format clean
+.PHONY: help install install-dev install-gpu install-cuvs demo test test-slow lint format clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +29,12 @@ install-dev: $(VENV)/.dev  ## The same with the tools of a developer.
 # faiss-gpu and faiss-cpu install the same module, so one has to go before the other comes.
 install-gpu: $(VENV)/.runtime  ## The same for a machine with an NVIDIA GPU.
 	$(PIP) --editable '.[gpu]'
-	@touch $(VENV)/.gpu
+	@echo faiss-gpu > $(VENV)/.faiss
+	$(SWAP_FAISS)
+
+install-cuvs: $(VENV)/.runtime  ## The same with graphs that are built on the GPU (CUDA 13).
+	$(PIP) --editable '.[cuvs]'
+	@echo faiss-gpu-cuvs > $(VENV)/.faiss
 	$(SWAP_FAISS)
 
 demo: $(VENV)/.runtime  ## The whole pipeline on MovieLens-100K, then the served page.

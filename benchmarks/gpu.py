@@ -11,7 +11,8 @@ sizes alone. A part that fails is reported by name with its error, and the other
   Where others have published a figure for the size, it stands beside ours with what differs; all of theirs were taken
   on an H100 and without a catalogue that lists are confined to.
 - `mask`: a level of a search whose model costs nothing, which is the work that a catalogue makes.
-- `faiss`: flat and, where Faiss has it, CAGRA search on the GPU against flat search on the CPU; needs faiss-gpu.
+- `faiss`: flat search on the GPU, and where Faiss has cuVS search of a CAGRA graph there and of the same graph on the
+  CPU, against flat search on the CPU; needs faiss-gpu or faiss-gpu-cuvs.
 
 `--smoke` goes through all of it on the CPU at sizes that measure nothing, to show that the script works; it is never
 recorded.
@@ -43,6 +44,8 @@ from recsys.generator.nested import NestedModel
 from recsys.generator.placement import on_device, place
 from recsys.generator.recommender import build_model
 from recsys.generator.trie import Children, ItemTrie
+from recsys.retrieval.gpu import copy_to_gpus, has_cuvs, search_graph
+from recsys.retrieval.shards import BREADTH, FloatArray, make_shards
 from training.fit import FitConfig, fit_generator
 from training.random_twins import CODES, LEVELS, give_body, initialise, num_parameters, smollm2_config, synthetic_codes
 from training.throughput import peak_tflops
@@ -329,25 +332,27 @@ def _faiss(options: argparse.Namespace) -> dict[str, Any]:
     asked = random.normal(size=(queries, dim)).astype(np.float32)
     on_cpu = faiss.IndexFlatIP(dim)
     on_cpu.add(vectors)
-    indexes: dict[str, Any] = {"flat_cpu": on_cpu}
+    searches: dict[str, Callable[[FloatArray], IntArray]] = {"flat_cpu": lambda some: on_cpu.search(some, _K)[1]}
     figures: dict[str, Any] = {"vectors": options.vectors, "dim": dim, "queries": queries, "k": _K}
     if gpus:
-        resources = faiss.StandardGpuResources()
-        indexes["flat_gpu"] = faiss.index_cpu_to_gpu(resources, 0, on_cpu)
-        if "CUVS" in faiss.get_compile_options():
-            cagra = faiss.GpuIndexCagra(resources, dim, faiss.METRIC_INNER_PRODUCT, faiss.GpuIndexCagraConfig())
+        flat = copy_to_gpus([on_cpu], "flat")
+        searches["flat_gpu"] = lambda some: flat.search(some, _K)[1]
+        if has_cuvs():
             started = time.perf_counter()
-            cagra.train(vectors)
+            shards = make_shards(vectors, "cagra", 1)
             figures["cagra_build_s"] = time.perf_counter() - started
-            indexes["cagra"] = cagra
+            graph = copy_to_gpus(shards, "cagra")
+            kept = {"breadth": BREADTH, "num_vectors": options.vectors}
+            searches["cagra_gpu"] = lambda some: search_graph(graph, some, _K, **kept)[1]
+            searches["cagra_cpu"] = lambda some: shards[0].search(some, _K)[1]
         else:
-            figures["cagra"] = "this Faiss is built without cuVS"
-    _, exact = on_cpu.search(asked, _K)
-    for name, index in indexes.items():
-        found = index.search(asked, _K)[1]
+            figures["cagra"] = "this Faiss is built without cuVS; make install-cuvs brings one with it"
+    exact = searches["flat_cpu"](asked)
+    for name, search in searches.items():
+        found = search(asked)
         figures[name] = {
-            "one_query_ms": _ms(options, lambda index=index: index.search(asked[:1], _K)),  # type: ignore[misc]
-            f"{queries}_queries_ms": _ms(options, lambda index=index: index.search(asked, _K)),  # type: ignore[misc]
+            "one_query_ms": _ms(options, lambda search=search: search(asked[:1])),  # type: ignore[misc]
+            f"{queries}_queries_ms": _ms(options, lambda search=search: search(asked)),  # type: ignore[misc]
             "recall": float(np.mean([len(np.intersect1d(*pair)) / _K for pair in zip(found, exact, strict=True)])),
         }
     return figures

@@ -267,7 +267,7 @@ def _index(run: Path) -> dict[str, Any]:
         "build_cpu_seconds": round(built, 2),
         "search_cpu_ms": round(1000 * searched / len(queries), 3),
         "recall@10": round(recall, 3),
-        "file_mib": round((run / "index.faiss").stat().st_size / 2**20, 1),
+        "file_mib": round(sum(path.stat().st_size for path in run.glob("index-*.faiss")) / 2**20, 1),
     }
 
 

@@ -10,10 +10,11 @@ import torch
 from recsys.errors import ArtifactError, ConfigError
 from recsys.extras import require_extra
 from recsys.files import atomic_path
+from recsys.retrieval.gpu import require_cuvs
 from training.config import RunConfig, config_yaml
 from training.engines import build_with
 from training.engines.config import RayEngine
-from training.layout import CONFIG_FILE, PROFILES, TRAIN
+from training.layout import CONFIG_FILE, FUSE, PROFILES, TRAIN
 from training.pipeline import Stage, is_finished, run_lock, run_stages
 from training.stages import build_stages, evaluate
 
@@ -78,6 +79,8 @@ def _require_extras(config: RunConfig, stages: Sequence[Stage]) -> None:
         require_extra("quantized", needed_by="generator.model.lm.load_in=8bit")
     if config.profiles is not None and config.profiles.tuning is not None and PROFILES in names:
         require_extra("trl", needed_by="profiles.tuning")
+    if config.fusion is not None and config.fusion.index == "cagra" and FUSE in names:
+        require_cuvs(needed_by="fusion.index: cagra")
 
 
 def packaged_config(name: str) -> Path:

@@ -39,7 +39,7 @@ from recsys.retrieval.sources import (
 from recsys.retrieval.towers import ContentTower, SasRecTower
 
 _FORMAT = 1
-_CONTENT = "content_index"
+_TOWER, _CONTENT = "sasrec_index", "content_index"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,9 +76,20 @@ class Retrieval:
         tower: SasRecTower,
         counter: SkipGram,
         vectors: FloatArray,
+        work: Path | None = None,
     ) -> Retrieval:
-        """Build the indices; `vectors` is float32 [num_items, D], the items' embeddings."""
+        """Build the indices; `vectors` is float32 [num_items, D], the items' embeddings.
+
+        With `work` they are built in that directory, where one that was killed goes on, and stay maps of its files.
+        """
         kind = None if config.index == "auto" else config.index
+
+        def index(name: str, of: FloatArray) -> ItemIndex:
+            if work is None:
+                return ItemIndex(of, kind)
+            (work / name).mkdir(parents=True, exist_ok=True)
+            return ItemIndex.build(work / name, of, kind)
+
         content = ContentTower(vectors, config.content_decay)
         return cls(
             config=config,
@@ -87,8 +98,8 @@ class Retrieval:
             tower=tower,
             counter=counter,
             content=content,
-            tower_index=ItemIndex(tower.item_vectors, kind),
-            content_index=ItemIndex(content.item_vectors, kind),
+            tower_index=index(_TOWER, tower.item_vectors),
+            content_index=index(_CONTENT, content.item_vectors),
         )
 
     def pool(self, generator: Recommender) -> Pool:
@@ -109,7 +120,7 @@ class Retrieval:
         save_file({"item_counts": self.item_counts, "fitted": self.fitted}, directory / "items.safetensors")
         self.tower.save(directory / "sasrec")
         self.counter.save(directory / "skip_gram")
-        for name, index in (("sasrec_index", self.tower_index), (_CONTENT, self.content_index)):
+        for name, index in ((_TOWER, self.tower_index), (_CONTENT, self.content_index)):
             (directory / name).mkdir()
             index.save(directory / name)
         self.content.save(directory / _CONTENT)
@@ -143,7 +154,7 @@ class Retrieval:
             tower=tower,
             counter=SkipGram.load(directory / "skip_gram"),
             content=content,
-            tower_index=ItemIndex.load(directory / "sasrec_index", tower.item_vectors),
+            tower_index=ItemIndex.load(directory / _TOWER, tower.item_vectors),
             content_index=ItemIndex.load(directory / _CONTENT, content.item_vectors),
         )
 

@@ -15,9 +15,10 @@ class FusionConfig(StrictConfig):
     depth: int = Field(default=50, ge=1)
     """Candidates that each source gives; raised to k when k is larger. On validation cases of Amazon Beauty twice as
     many did not help."""
-    index: Literal["auto", "flat", "hnsw", "ivf_pq", "ivf_rabitq"] = "auto"
+    index: Literal["auto", "flat", "hnsw", "ivf_pq", "ivf_rabitq", "cagra"] = "auto"
     """How the Faiss indices of SASRec's and the content vectors search. `auto`: exact up to 50,000 items, a
-    graph up to 5 million, codes of one bit a component above."""
+    graph up to 5 million, codes of one bit a component above. `cagra` is a graph that needs a GPU to be built, and a
+    Faiss with cuVS; any other loads it."""
     content_decay: float = Field(default=0.7, gt=0, le=1)
     """Weight of an item of the history beside that of the one after it, in the content source."""
     penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)

@@ -34,4 +34,4 @@ def save_content(vectors: FloatArray, directory: Path) -> None:
         tower = ContentTower(vectors)
         directory.mkdir()
         tower.save(directory)
-        ItemIndex(tower.item_vectors).save(directory)
+        ItemIndex.build(directory, tower.item_vectors)

@@ -7,13 +7,11 @@ item that it left out, is answered by brute force over the permitted items: a fl
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import faiss
 import numpy as np
@@ -22,35 +20,38 @@ import torch
 
 from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray
-from recsys.errors import ArtifactError, DataError
-from recsys.files import atomic_path, sha256_file, write_json
+from recsys.errors import DataError
 from recsys.generator.constraints import Constraints
+from recsys.ranks import ALONE, Ranks
+from recsys.retrieval.gpu import LONGEST_LIST, copy_to_gpus, search_graph
+from recsys.retrieval.shards import (
+    BREADTH,
+    REFINED,
+    FloatArray,
+    IndexBuild,
+    IndexKind,
+    are_finite,
+    check_shards,
+    choose_num_shards,
+    is_saved,
+    joined,
+    load_shards,
+    make_shards,
+    save_shards,
+)
 
-FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-IndexKind = Literal["flat", "hnsw", "ivf_pq", "ivf_rabitq"]
-
-_FORMAT = 1
-_FACTS, _FAISS = "index.json", "index.faiss"
 _FLAT_UP_TO = 50_000
 _HNSW_UP_TO = 5_000_000
 _SELECTIVE = 0.1
 """Below this permitted share a filter is worked off before the search: the survivors are few, and exact is cheap."""
-_HNSW_LINKS, _HNSW_BUILD_BREADTH, _HNSW_BREADTH = 32, 80, 128
-_PROBES, _REFINED, _MOST_SUBSPACES, _POINTS_A_CELL = 16, 8, 64, 39
-_SAMPLE_A_CELL = 64
-"""Vectors that cells and codes are fitted to, for each cell: all of them would take hours at ten million items."""
 _REFINED_FLOATS = 2**22
 """Components of vectors that are compared again at a time, about."""
-_PIECE_ROWS = 2**16
-"""Vectors that are checked, or put into an index, at a time."""
 _PRODUCT_FROM = 8
 """Queries from which one matrix product is faster than Faiss, which reads all vectors anew for each of them."""
 _PRODUCT_SCORES = 2**24
 """Scores that one matrix product makes at a time, at most."""
-_GPU_DEPTH = 2048
-"""The longest list that Faiss gives on a GPU."""
 
 
 def choose_kind(num_items: int) -> IndexKind:
@@ -73,30 +74,47 @@ class Hits:
 class ItemIndex:
     """Maximum inner product over the rows of `vectors`.
 
-    `hnsw` is a graph (arXiv 1603.09320). The others compare codes of the vectors in the nearest cells and rank the best
-    of them by the vectors themselves: `ivf_pq` 4-bit codes of parts (arXiv 1702.08734, section 4) beside a copy of the
-    vectors, `ivf_rabitq` one bit for each component (arXiv 2405.12497) and no copy: at ten million items of 64
-    dimensions it adds a tenth to the vectors, which may be the map of a file and are read piece by piece. Its
-    cells and codes are those of vectors of one length (see `_of_one_length`), whatever the lengths of the given ones.
+    `hnsw` is a graph (arXiv 1603.09320), and so is `cagra` (arXiv 2308.15136), which a Faiss with cuVS builds and
+    searches on a GPU; where there is none it is loaded, and searched on the CPU. The others compare codes of the
+    vectors in the nearest cells and rank the best of them by the vectors themselves: `ivf_pq` 4-bit codes of parts
+    (arXiv 1702.08734, section 4) beside a copy of the vectors, `ivf_rabitq` one bit for each component (arXiv
+    2405.12497) and no copy: at ten million items of 64 dimensions it adds a tenth to the vectors, which may be the map
+    of a file and are read piece by piece. Its cells and codes are those of vectors of one length, whatever the lengths
+    of the given ones.
+
+    What is built is divided into shards, each over consecutive rows and a file of its own. Cells and codes are fitted
+    once for all of them, so that `ivf_rabitq` finds the same whatever their number; of graphs each shard has its own.
 
     Args:
         vectors: float32 [N, D], finite, N at least 1.
         kind: how it searches; chosen by N when None.
+        num_shards: chosen by kind and N when None.
+        shards: what `save` wrote, read again; built when None.
 
     Raises:
-        DataError: no vectors, or one that is not finite.
+        DataError: no vectors, one that is not finite, or fewer than the shards need.
+        ConfigError: the kind cannot be built here.
     """
 
-    def __init__(self, vectors: FloatArray, kind: IndexKind | None = None, *, built: Any = None) -> None:
-        if vectors.ndim != 2 or 0 in vectors.shape or not _are_finite(vectors):
-            found = list(vectors.shape)
-            raise DataError(f"an index needs finite vectors [items, dim], found {found}; check the encoder")
+    def __init__(
+        self,
+        vectors: FloatArray,
+        kind: IndexKind | None = None,
+        *,
+        num_shards: int | None = None,
+        shards: Sequence[Any] | None = None,
+    ) -> None:
+        _check_finite(vectors)
         self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self.rows = Rows.of(self.vectors)
         """Of all items, those too that `with_rows` has added."""
         self.kind: IndexKind = choose_kind(len(vectors)) if kind is None else kind
-        self._built = _build(self.vectors, self.kind) if built is None else built
-        self._on_gpu = _copy_to_gpu(self._built, self.kind)
+        if shards is None:
+            number = choose_num_shards(self.kind, len(vectors)) if num_shards is None else num_shards
+            shards = make_shards(self.vectors, self.kind, number)
+        self._shards = shards
+        self._built = joined(shards, self.kind)
+        self._on_gpu = copy_to_gpus(shards, self.kind)
 
     def search(self, queries: FloatArray, n: int, constraints: Constraints | None = None) -> Hits:
         """The `n` items with the largest inner product for each query; all permitted ones when there are fewer.
@@ -145,37 +163,66 @@ class ItemIndex:
 
     def save(self, directory: Path) -> None:
         """Write into an existing directory; the vectors are their owner's to keep, and a flat index is nothing else."""
-        stored = None
-        if self.kind != "flat":
-            with atomic_path(directory / _FAISS) as temporary:
-                faiss.write_index(self._built, str(temporary))
-            stored = sha256_file(directory / _FAISS)
-        facts = {"format": _FORMAT, "kind": self.kind, "vectors_sha256": _digest(self.vectors), "faiss_sha256": stored}
-        write_json(directory / _FACTS, facts)
+        save_shards(() if self.kind == "flat" else self._shards, self.kind, self.vectors, directory)
 
     @classmethod
     def load(cls, directory: Path, vectors: FloatArray) -> ItemIndex:
-        """Read what `save` wrote, over the same vectors. The index stays a map of its file, one in memory for all
-        processes that load it: replace the file, do not write into it.
+        """Read what `save` or `build` wrote, over the same vectors. The index stays a map of its files, one in memory
+        for all processes that load it: replace the files, do not write into them.
 
         Raises:
             ArtifactError: a file is missing or was changed, or the vectors are others.
         """
-        try:
-            facts = json.loads((directory / _FACTS).read_text())
-            if facts["format"] != _FORMAT:
-                raise ArtifactError(f"index: {directory} has format {facts['format']}, this version reads {_FORMAT}")
-            kind, vectors_sha256, faiss_sha256 = (facts[key] for key in ("kind", "vectors_sha256", "faiss_sha256"))
-            # Before Faiss reads it: a crafted file must not reach its parser.
-            whole = faiss_sha256 is None or sha256_file(directory / _FAISS) == faiss_sha256
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"index: cannot read {directory}: {error}; build it again") from error
-        if not whole:
-            raise ArtifactError(f"index: {directory / _FAISS} was changed; build it again")
-        if vectors_sha256 != _digest(vectors):
-            raise ArtifactError(f"index: {directory} was built over other vectors; load it with those of the same run")
-        stored = faiss.read_index(str(directory / _FAISS), faiss.IO_FLAG_MMAP_IFC) if faiss_sha256 else None
-        return cls(vectors, kind, built=stored)
+        kind, shards = load_shards(directory, vectors)
+        return cls(vectors, kind, shards=shards or None)
+
+    @classmethod
+    def build(
+        cls,
+        directory: Path,
+        vectors: FloatArray,
+        kind: IndexKind | None = None,
+        *,
+        num_shards: int | None = None,
+        ranks: Ranks = ALONE,
+    ) -> ItemIndex:
+        """Build straight into an existing directory, with no more than one shard in memory, and load it.
+
+        What was there of the same vectors and settings is kept: a build that was killed goes on with the shards that
+        lack, and a finished one is only loaded.
+
+        Args:
+            directory: that all `ranks` see.
+            vectors: as of the index.
+            kind: as of the index.
+            num_shards: as of the index.
+            ranks: the processes that build it together; each makes its part of the shards.
+
+        Raises:
+            DataError, ConfigError: as the index.
+        """
+        _check_finite(vectors)
+        kind = choose_kind(len(vectors)) if kind is None else kind
+        num_shards = choose_num_shards(kind, len(vectors)) if num_shards is None else num_shards
+        check_shards(kind, len(vectors), num_shards)
+        if kind == "flat":
+            index = cls(vectors, kind)
+            if ranks.leads:
+                index.save(directory)
+            ranks.wait()
+            return index
+        if not ranks.told(is_saved(directory, kind, vectors, num_shards) if ranks.leads else False):
+            if ranks.leads:
+                IndexBuild.begin(directory, vectors, kind, num_shards)
+            ranks.wait()
+            build = IndexBuild.join(directory, vectors)
+            for number in range(num_shards)[ranks.part(num_shards)]:
+                build.make(number)
+            ranks.wait()
+            if ranks.leads:
+                build.finish()
+            ranks.wait()
+        return cls.load(directory, vectors)
 
     def _further_scores(
         self, queries: FloatArray, allow: BoolArray | None, deny: Sequence[IntArray] | None
@@ -218,7 +265,7 @@ class ItemIndex:
 
     def _nearest(self, queries: FloatArray, depth: int) -> tuple[FloatArray, IntArray]:
         """The best scores of each query and their items, float32 and int64 [B, depth], best first."""
-        on_gpu = self._on_gpu is not None and depth <= _GPU_DEPTH
+        on_gpu = self._on_gpu is not None and depth <= LONGEST_LIST
         if self.kind == "flat" and not on_gpu and len(queries) >= _PRODUCT_FROM:
             vectors = torch.from_numpy(self.vectors).T
             parts = torch.split(torch.from_numpy(queries), max(1, _PRODUCT_SCORES // len(self.vectors)))
@@ -228,13 +275,15 @@ class ItemIndex:
         faiss.omp_set_num_threads(torch.get_num_threads())
         if self.kind == "ivf_rabitq":
             return self._refined(queries, depth)
+        if self.kind == "cagra" and on_gpu:
+            return search_graph(self._on_gpu, queries, depth, breadth=BREADTH, num_vectors=len(self.vectors))
         found: tuple[FloatArray, IntArray] = (self._on_gpu if on_gpu else self._built).search(queries, depth)
         return found
 
     def _refined(self, queries: FloatArray, depth: int) -> tuple[FloatArray, IntArray]:
         """What `_nearest` gives, of several times as many that are near by their codes."""
         count, dim = self.vectors.shape
-        breadth = min(count, _REFINED * depth)
+        breadth = min(count, REFINED * depth)
         scores = np.empty((len(queries), depth), dtype=np.float32)
         items = np.empty((len(queries), depth), dtype=np.int64)
         step = max(1, _REFINED_FLOATS // (breadth * dim))
@@ -285,76 +334,7 @@ def _empty(batch: int, n: int) -> tuple[IntArray, FloatArray, BoolArray]:
     )
 
 
-def _build(vectors: FloatArray, kind: IndexKind) -> Any:
-    num_items, dim = vectors.shape
-    index: Any
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    if kind == "flat":
-        index = faiss.IndexFlatIP(dim)
-    elif kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = _HNSW_BUILD_BREADTH
-        index.hnsw.efSearch = _HNSW_BREADTH
-    elif kind == "ivf_pq":
-        subspaces = max(size for size in range(1, min(dim, _MOST_SUBSPACES) + 1) if dim % size == 0)
-        index = _with_cells(_sample(vectors), num_items, f"PQ{subspaces}x4fs,RFlat", f",k_factor_rf={_REFINED}")
-    else:
-        longest = max(float(np.linalg.norm(part, axis=1).max()) for part in _pieces(vectors)) or 1.0
-        index = _with_cells(_of_one_length(_sample(vectors), longest), num_items, "RaBitQ")
-        for part in _pieces(vectors):
-            index.add(_of_one_length(part, longest))
-        return index
-    index.add(vectors)
-    return index
-
-
-def _with_cells(sample: FloatArray, num_items: int, codes: str, further: str = "") -> Any:
-    """An empty index whose cells and codes are fitted to vectors of a catalogue."""
-    cells = _num_cells(num_items)
-    index = faiss.index_factory(sample.shape[1], f"IVF{cells},{codes}", faiss.METRIC_INNER_PRODUCT)
-    parameters: Any = faiss.ParameterSpace()
-    parameters.set_index_parameters(index, f"nprobe={min(_PROBES, cells)}{further}")
-    index.train(sample)
-    return index
-
-
-def _num_cells(num_items: int) -> int:
-    return max(1, min(int(2 ** round(math.log2(4 * math.sqrt(num_items)))), num_items // _POINTS_A_CELL))
-
-
-def _sample(vectors: FloatArray) -> FloatArray:
-    return vectors[:: max(1, len(vectors) // (_SAMPLE_A_CELL * _num_cells(len(vectors))))]
-
-
-def _pieces(vectors: FloatArray) -> Iterator[FloatArray]:
-    return (vectors[begin : begin + _PIECE_ROWS] for begin in range(0, len(vectors), _PIECE_ROWS))
-
-
-def _of_one_length(vectors: FloatArray, longest: float) -> FloatArray:
-    """float32 [N, D + 1] of length 1, whose inner products with a query and a zero are those of `vectors` in the same
-    order: what is near is then what has a large product, as cells and codes take it to be (Bachrach et al., RecSys
-    2014, section 3)."""
-    scaled = vectors / np.float32(longest)
-    rest = np.sqrt(np.maximum(0, 1 - np.einsum("nd,nd->n", scaled, scaled)))
-    return np.concatenate([scaled, rest[:, None]], axis=1)
-
-
-def _are_finite(vectors: FloatArray) -> bool:
-    """Without a table of booleans as long as the vectors."""
-    return all(np.isfinite(part).all() for part in _pieces(vectors))
-
-
-def _copy_to_gpu(built: Any, kind: IndexKind) -> Any:
-    """The index on the GPU, or divided over all of them; None where Faiss has none, or no GPU version of the kind: only
-    flat has one."""
-    if faiss.get_num_gpus() == 0 or kind != "flat":
-        return None
-    if faiss.get_num_gpus() > 1:
-        options = faiss.GpuMultipleClonerOptions()
-        options.shard = True
-        return faiss.index_cpu_to_all_gpus(built, co=options)
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, built)
-
-
-def _digest(vectors: FloatArray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(vectors, dtype=np.float32).data).hexdigest()
+def _check_finite(vectors: FloatArray) -> None:
+    if vectors.ndim != 2 or 0 in vectors.shape or not are_finite(vectors):
+        found = list(vectors.shape)
+        raise DataError(f"an index needs finite vectors [items, dim], found {found}; check the encoder")

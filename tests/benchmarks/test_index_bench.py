@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from test_against_public_parts import load
 
 
@@ -22,3 +24,19 @@ def test_a_build_that_would_take_too_long_is_left_out_and_said(monkeypatch) -> N
     assert "searches" in rows[0]
     assert "searches" not in rows[1]
     assert "its build may take over" in rows[1]["left_out"]
+
+
+def test_shards_are_rows_of_their_own_beside_the_recorded_ones(monkeypatch, tmp_path) -> None:
+    bench = load("index")
+    recorded = [{"vectors": 1500, "kind": kind, "shards": 1, "old": True} for kind in ("flat", "hnsw", "ivf_rabitq")]
+    (tmp_path / "index.json").write_text(json.dumps({"metrics": {"rows": recorded}}))
+    monkeypatch.setattr(bench, "_RESULTS", tmp_path / "index.json")
+    arguments = ["--sizes", "1500", "--kinds", "flat", "ivf_rabitq", "--shards", "2", "1", "--queries", "5", "--add"]
+    rows = bench.main(arguments)["rows"]
+    assert [(row["kind"], row["shards"], "old" in row) for row in rows] == [
+        ("flat", 1, False),
+        ("hnsw", 1, True),
+        ("ivf_rabitq", 1, False),
+        ("ivf_rabitq", 2, False),
+    ]
+    assert rows[2]["searches"][0]["recall"] == rows[3]["searches"][0]["recall"]

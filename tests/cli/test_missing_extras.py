@@ -68,10 +68,18 @@ def test_a_command_says_in_one_line_which_extra_it_needs(
     assert absent in result.stderr
 
 
+def test_a_run_whose_index_cuvs_builds_says_so_before_it_begins(place: Path) -> None:
+    """No module is absent: Faiss is there, and is another."""
+    result = CliRunner().invoke(build_app(), ["run", "toy.yaml", "fusion.index=cagra"])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1), result.output
+    assert result.stderr.startswith("error: fusion.index: cagra: needs the extra 'cuvs'")
+    assert "make install-cuvs" in result.stderr
+
+
 def test_every_extra_that_something_refuses_to_work_without_is_known() -> None:
     offered = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    # The extra `gpu` makes faster what works without it.
-    assert MODULES.keys() == offered.keys() - {"gpu", "dev"}
+    # The extra `gpu` makes faster what works without it; of `cuvs`, Faiss itself says whether it has it.
+    assert MODULES.keys() == offered.keys() - {"gpu", "cuvs", "dev"}
     # None of them is loaded to see that it is there.
     monitored = subprocess.run(
         [

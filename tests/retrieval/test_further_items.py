@@ -9,7 +9,8 @@ from small_world import NUM_ITEMS, World
 from recsys.data import Sequences
 from recsys.data.rows import Rows
 from recsys.generator import Constraints
-from recsys.retrieval.index import IndexKind, ItemIndex
+from recsys.retrieval.index import ItemIndex
+from recsys.retrieval.shards import IndexKind
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.towers import ContentTower
 

@@ -14,8 +14,9 @@ from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.generator import Constraints
 from recsys.generator.constraints import Cap
 from recsys.generator.groups import Groups
-from recsys.retrieval import FusedRecommender, fit_ranker, load_fused, load_report
+from recsys.retrieval import FusedRecommender, Retrieval, fit_ranker, load_fused, load_report
 from recsys.retrieval.ranker import ConditionalLogit
+from recsys.retrieval.shards import IndexBuild
 
 HISTORIES = Sequences.from_lists([[0, 1, 2], [12, 13, 12], [22, 23], [], [5, 22]])
 
@@ -234,6 +235,31 @@ def test_batches_do_not_change_capped_lists(fused: FusedRecommender) -> None:
     together, apart = (fused.recommend(HISTORIES, 3, constraints=constraints, batch_size=size) for size in (256, 1))
     np.testing.assert_array_equal(together.items, apart.items)
     np.testing.assert_allclose(together.scores, apart.scores, atol=1e-4)
+
+
+def test_indices_that_a_killed_fit_had_built_are_kept(
+    world: World, fused: FusedRecommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, saved = world.retrieval, tmp_path / "fusion"
+
+    def build() -> Retrieval:
+        return Retrieval.build(
+            known.config.model_copy(update={"index": "hnsw"}),
+            item_counts=known.item_counts,
+            fitted=known.fitted,
+            tower=known.tower,
+            counter=known.counter,
+            vectors=world.vectors,
+            work=tmp_path / "work",
+        )
+
+    build()
+    monkeypatch.setattr(IndexBuild, "begin", lambda *_: pytest.fail("both indices were there"))
+    saved.mkdir()
+    build().save(saved, fused.ranker, {})
+    loaded = load_fused(saved, world.generator, world.vectors)
+    found, expected = loaded.recommend(HISTORIES, 5), fused.recommend(HISTORIES, 5)
+    np.testing.assert_array_equal(found.items, expected.items)
 
 
 def test_a_ranker_needs_two_users_and_makes_do_with_them(world: World) -> None:

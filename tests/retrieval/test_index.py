@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from recsys.errors import ArtifactError, DataError
 from recsys.generator import Constraints
 from recsys.retrieval.config import FusionConfig
-from recsys.retrieval.index import Hits, IndexKind, ItemIndex, choose_kind
+from recsys.retrieval.index import Hits, ItemIndex, choose_kind
+from recsys.retrieval.shards import IndexKind
 
 
 def brute_force(
@@ -159,7 +160,7 @@ def test_a_loaded_index_is_a_map_of_its_file_and_survives_its_replacement(kind: 
     index = ItemIndex(vectors, kind)
     index.save(tmp_path)
     loaded = ItemIndex.load(tmp_path, vectors)
-    assert str(tmp_path / "index.faiss") in Path("/proc/self/maps").read_text()
+    assert str(tmp_path / "index-00000.faiss") in Path("/proc/self/maps").read_text()
     ItemIndex(-vectors, kind).save(tmp_path)
     np.testing.assert_array_equal(loaded.search(queries, 7).items, index.search(queries, 7).items)
 
@@ -171,7 +172,7 @@ def test_one_bit_a_component_is_small_and_built_over_a_map_of_the_vectors(tmp_pa
     index = ItemIndex(mapped, "ivf_rabitq")
     assert np.shares_memory(index.vectors, mapped)
     index.save(tmp_path)
-    assert (tmp_path / "index.faiss").stat().st_size < vectors.nbytes / 4
+    assert (tmp_path / "index-00000.faiss").stat().st_size < vectors.nbytes / 4
     hits, expected = index.search(vectors[:30], 5), ItemIndex(vectors, "ivf_rabitq").search(vectors[:30], 5)
     np.testing.assert_array_equal(hits.items, expected.items)
     assert (hits.items[:, 0] == np.arange(30)).all()
@@ -207,8 +208,8 @@ def test_an_index_over_other_vectors_or_from_changed_files_is_refused(kind: Inde
     ItemIndex(vectors, kind).save(tmp_path)
     with pytest.raises(ArtifactError, match="built over other vectors"):
         ItemIndex.load(tmp_path, vectors + 1)
-    (tmp_path / "index.faiss").write_bytes(b"IxHN" + b"\xff" * 100)
-    with pytest.raises(ArtifactError, match=r"index\.faiss was changed"):
+    (tmp_path / "index-00000.faiss").write_bytes(b"IxHN" + b"\xff" * 100)
+    with pytest.raises(ArtifactError, match=r"index-00000\.faiss was changed"):
         ItemIndex.load(tmp_path, vectors)
     facts = json.loads((tmp_path / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps(facts | {"format": 9}))

@@ -79,7 +79,7 @@ def test_a_large_catalogue_brings_the_index_of_its_content(path: Path, monkeypat
     monkeypatch.setattr(index, "_FLAT_UP_TO", NUM_ITEMS - 1)
     write_toy_bundle(path)
     with monkeypatch.context() as patched:
-        patched.setattr(index, "_build", lambda *_: pytest.fail("builds the index at the start of a service"))
+        patched.setattr(index, "make_shards", lambda *_: pytest.fail("builds the index at the start of a service"))
         bundle = Bundle.load(path)
         assert bundle.content.index.kind == "hnsw"
     assert bundle.content is bundle.content
@@ -87,7 +87,7 @@ def test_a_large_catalogue_brings_the_index_of_its_content(path: Path, monkeypat
     queries = built.vectors[:4]
     np.testing.assert_array_equal(bundle.content.index.search(queries, 5).items, built.search(queries, 5).items)
     assert RecommenderRuntime.from_bundle(bundle).recommend(["i1"], k=3).source == "generator"
-    for file in ("index.faiss", "unit_vectors.safetensors"):
+    for file in ("index-00000.faiss", "unit_vectors.safetensors"):
         write_toy_bundle(path)
         (path / "content" / file).write_bytes(b"other")
         _refuses(path, rf"content/{re.escape(file)} was changed")

@@ -16,7 +16,7 @@ from training.stages import align, data, encode, retrieve, tokenize, train
 
 
 def stage(config: RunConfig, fusion: FusionConfig) -> Stage:
-    """Minutes: begins anew after a kill."""
+    """Minutes: after a kill only the shards of the indexes that were done are kept."""
     settings = {
         "fusion": fusion.model_dump(mode="json"),
         "mask_seen": config.evaluation.mask_seen,
@@ -43,6 +43,7 @@ def _build(config: RunConfig, fusion: FusionConfig, workspace: Workspace) -> Non
         tower=retrieve.load_tower(inputs[RETRIEVE]),
         counter=retrieve.load_counter(inputs[RETRIEVE]),
         vectors=embeddings.vectors,
+        work=workspace.resume,
     )
     # No source was fitted on these cases, though some of their metrics chose an epoch.
     fit = fit_ranker(retrieval.pool(generator), split.valid, fusion, mask_seen=config.evaluation.mask_seen)
