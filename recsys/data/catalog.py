@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.data.columns import Column, RowsByText
 from recsys.data.grown import Grown
 from recsys.data.sequences import IntArray
 from recsys.errors import ArtifactError, DataError
@@ -18,6 +19,8 @@ from recsys.files import atomic_path
 
 _REQUIRED = {"item_id": pl.String(), "title": pl.String(), "categories": pl.List(pl.String())}
 _TEXT_DTYPES = (pl.String(), pl.List(pl.String()))
+_LISTED_UP_TO = 500_000
+"""Items up to which ids and titles are lists, and a dictionary finds them: 240 bytes an item, in every process."""
 _MOST_PIECES, _ROWS_A_PIECE = 64, 4096
 """Pieces of a table at most, and rows for each further one: every piece costs something whenever the table is read, and
 a table of ten million rows a second to be made whole."""
@@ -65,15 +68,19 @@ class Catalog:
     @cached_property
     def item_ids(self) -> Sequence[str]:
         """The source's own ids, by dense index."""
-        return self.frame["item_id"].to_list()
+        values = self.frame["item_id"]
+        return values.to_list() if len(values) <= _LISTED_UP_TO else Column(values, str)
 
     @cached_property
     def titles(self) -> Sequence[str | None]:
         """Titles by dense index; None where the source has none."""
-        return self.frame["title"].to_list()
+        values = self.frame["title"]
+        return values.to_list() if len(values) <= _LISTED_UP_TO else Column(values, lambda title: title)
 
     @cached_property
-    def _index(self) -> dict[str, int]:
+    def _index(self) -> Mapping[str, int] | RowsByText:
+        if self.num_items > _LISTED_UP_TO:
+            return RowsByText(self.frame["item_id"])
         return {item_id: index for index, item_id in enumerate(self.item_ids)}
 
     @cached_property
@@ -89,12 +96,17 @@ class Catalog:
     def index_of(self, ids: Sequence[str]) -> IntArray:
         """int64 [len(ids)]: dense indices of the source's ids, -1 for an id that is not in the catalogue."""
         index, further = self._index, self._further
-        found = (index[one] if one in index else further.get(one, -1) for one in ids)
-        return np.fromiter(found, dtype=np.int64, count=len(ids))
+        if not isinstance(index, RowsByText):
+            found = (index[one] if one in index else further.get(one, -1) for one in ids)
+            return np.fromiter(found, dtype=np.int64, count=len(ids))
+        rows = index.find(ids)
+        for place in np.flatnonzero(rows < 0).tolist() if further else ():
+            rows[place] = further.get(ids[place], -1)
+        return rows
 
     def prepare(self) -> None:
-        """Make now what a first look-up would wait for: tables of ids and titles, of ten million items in seconds."""
-        _ = self._index, self.titles
+        """Make now what a first look-up would wait for: the table of ids, of ten million items in a second or two."""
+        _ = self._index
 
     def find(self, ids: pl.Series) -> IntArray:
         """`index_of` a column of ids, String without nulls, by one pass over the catalogue: it keeps no table of all
