@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +22,14 @@ from torch import Tensor, nn
 
 from recsys.config import StrictConfig
 from recsys.data.sequences import Sequences
-from recsys.evaluation.baselines.sasrec_model import pick_device, pick_dtype
+from recsys.evaluation.baselines.sasrec_model import pick_device
 from recsys.generator.placement import place
 from recsys.generator.recommender import GeneratorModel
 from recsys.progress import progress_bar
 from recsys.ranks import ALONE, Ranks
 from training.checkpoints import Checkpoint, learned_state, restore
 from training.objectives import BatchLoss, Objective, WindowObjective
+from training.precision import Precision, multiplied_in, training_dtype
 from training.shares import SharedLoss, gather_weights
 from training.throughput import StepCost, Throughput
 
@@ -64,7 +64,7 @@ class FitConfig(StrictConfig):
     """Stop after so many validations without a better NDCG@10; the best weights are kept."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: CUDA where there is a device, else the CPU."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """Of the matrix products; `auto`: bfloat16 on a GPU that multiplies it natively, else float32."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
@@ -148,9 +148,6 @@ def fit_generator(
     place(model, pick_device(config.device))
     # Split weights can only be fitted; validation, and whoever serves, reads a model with all of them.
     fitted = copy.deepcopy(model) if ranks.size > 1 and ranks.sharded else model
-    device = model.learned.device
-    if config.precision == "bfloat16" or device.type == "cuda":
-        model.body.precision = fitted.body.precision = pick_dtype(config.precision, device)
     if config.gradient_checkpointing:
         fitted.body.transformer.activation_checkpointing_enable({"use_reentrant": False})
     fit = _Fit(
@@ -198,7 +195,6 @@ def fit_generator(
         gather_weights(fitted, model)
     if config.gradient_checkpointing:
         fitted.body.transformer.activation_checkpointing_disable()
-    model.body.precision = torch.float32
     model.eval()
     best_entry = max((entry for entry in curve if "ndcg@10" in entry), key=lambda entry: entry["ndcg@10"])
     return FitResult(curve=curve, best_epoch=int(best_entry["epoch"]))
@@ -212,19 +208,6 @@ def in_vain(scores: Sequence[float], patience: int) -> bool:
 def _goes_on(curve: list[dict[str, float]], config: FitConfig) -> bool:
     scores = [entry["ndcg@10"] for entry in curve if "ndcg@10" in entry]
     return len(curve) < config.epochs and not in_vain(scores, config.patience)
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round to 10 bits in the products that autocast leaves in float32: those of codes and heads."""
-    products = torch.backends.cuda.matmul
-    before = products.fp32_precision
-    if allowed:
-        products.fp32_precision = "tf32"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
 
 
 class _Fit:
@@ -247,6 +230,7 @@ class _Fit:
         self.seed = seed
         self.log = log
         self.ranks = ranks
+        self.dtype = training_dtype(config.precision, model.learned.device)
         self.shared_loss = SharedLoss(model, objective, ranks)
         # After it: what the optimizer takes are the weights that it may have split.
         self.optimizer = build_optimizer(model, config, body_rate)
@@ -289,7 +273,7 @@ class _Fit:
 
     def _step(self, batch: Any) -> BatchLoss:
         self.optimizer.zero_grad(set_to_none=True)
-        with _tf32(self.model.body.precision == torch.bfloat16):
+        with multiplied_in(self.dtype, self.model.body):
             found = self.shared_loss.backward(batch)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()

@@ -42,6 +42,7 @@ from recsys.progress import console, progress_bar
 from recsys.ranks import ALONE, Ranks
 from training.checkpoints import Checkpoint, restore
 from training.fit import in_vain, learning_rate_factor
+from training.precision import Precision, multiplied_in, training_dtype
 
 _LOG_EVERY = 10
 _LEVEL_BATCHES = 4
@@ -88,7 +89,10 @@ class GroupPolicyFitConfig(StrictConfig):
     max_popularity: float = Field(default=1.1, gt=0)
     """Guard: mean log-popularity of what is listed, as a share of the supervised model's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: CUDA where there is a device, else the CPU. Always in float32."""
+    """`auto`: CUDA where there is a device, else the CPU."""
+    precision: Precision = Field(default="auto", exclude_if=lambda precision: bool(precision == "auto"))
+    """Of the matrix products, in proposals as in steps; `auto`: bfloat16 on a GPU that multiplies it natively, else
+    float32."""
 
     @model_validator(mode="after")
     def _ratios_are_of_weights(self) -> Self:
@@ -194,6 +198,7 @@ def fit_group_policy(
         raise DataError(f"align: {len(prompts)} prompts for {ranks.size} processes; lower engine.processes")
     place(model, pick_device(config.device))
     reference = copy.deepcopy(model).requires_grad_(False).eval()
+    reference.body.precision = training_dtype(config.precision, model.learned.device)
     tuner: _Tuner[Any, Any]
     if config.reasoning is None:
         loss = GroupPolicyLoss(Policy(model), Policy(reference), config.policy, ranks)
@@ -293,6 +298,7 @@ class _Tuner(Generic[S, J]):
         self._mask_seen = mask_seen
         self._horizon = horizon
         self._model = model
+        self._dtype = training_dtype(config.precision, model.learned.device)
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
@@ -308,7 +314,8 @@ class _Tuner(Generic[S, J]):
         torch.manual_seed(self._ranks.seed(int(np.random.default_rng([self._seed, number]).integers(2**62))))
         self._model.train(config.dropout)
         self.optimizer.zero_grad(set_to_none=True)
-        health = self._objective.learn(self._judged, is_first=step == 0)
+        with multiplied_in(self._dtype, self._model.body):
+            health = self._objective.learn(self._judged, is_first=step == 0)
         norm = nn.utils.clip_grad_norm_(self._trained, config.max_grad_norm)
         factor = learning_rate_factor((number + 1) / (config.updates + 1), config.warmup_share)
         for group in self.optimizer.param_groups:
@@ -329,13 +336,14 @@ class _Tuner(Generic[S, J]):
     def _proposed(self, rollout: int, numbers: IntArray, *, by_reference: bool = False) -> S:
         chosen = self._prompts.select(numbers)
         stream = [self._seed, 1, rollout] if self._ranks.leads else [self._seed, 1, rollout, self._ranks.rank]
-        return self._objective.propose(
-            chosen.histories(),
-            futures=chosen.futures(self._horizon),
-            mask_seen=self._mask_seen,
-            random=np.random.default_rng(stream),
-            by_reference=by_reference,
-        )
+        with multiplied_in(self._dtype, self._model.body):
+            return self._objective.propose(
+                chosen.histories(),
+                futures=chosen.futures(self._horizon),
+                mask_seen=self._mask_seen,
+                random=np.random.default_rng(stream),
+                by_reference=by_reference,
+            )
 
     def _judge(self, rollout: int) -> J:
         numbers = self._numbers(rollout)
@@ -345,7 +353,8 @@ class _Tuner(Generic[S, J]):
         if self._rewards.needs_levels and self._objective.levels_by_history:
             reference = self._proposed(rollout, numbers, by_reference=True).rollouts
         values = self._rewards(sampled.rollouts, reference=reference)
-        judged = self._objective.judge(sampled, values.total)
+        with multiplied_in(self._dtype, self._model.body):
+            judged = self._objective.judge(sampled, values.total)
         terms = {f"reward_{name}": mean for name, mean in values.means().items() if name != "total"}
         judged.health.update(terms)
         return judged

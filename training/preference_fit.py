@@ -45,6 +45,7 @@ from recsys.generator.recommender import GenerativeRecommender
 from recsys.ranks import Ranks
 from training.fit import FitConfig, fit_generator
 from training.objectives import BatchLoss, causal_pairs
+from training.precision import Precision, training_dtype
 
 _LOG_EVERY = 10
 """Steps between two entries of the log."""
@@ -83,7 +84,9 @@ class PreferenceFitConfig(StrictConfig):
     patience: int = Field(default=2, ge=1)
     """Stop after so many epochs without a better validation."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: CUDA where there is a device, else the CPU. Always in float32: log-ratios are small differences."""
+    """`auto`: CUDA where there is a device, else the CPU."""
+    precision: Precision = Field(default="auto", exclude_if=lambda precision: bool(precision == "auto"))
+    """Of the matrix products; `auto`: bfloat16 on a GPU that multiplies it natively, else float32."""
 
     @model_validator(mode="after")
     def _grades_come_with_the_table(self) -> PreferenceFitConfig:
@@ -119,7 +122,9 @@ def fit_preferences(
 ) -> PreferenceFitResult:
     """Tune the recommender's model in place on pairs of items; the reference is a copy of it as it is given.
 
-    Policy and reference are compared without dropout, so that they differ by their weights only.
+    Policy and reference are compared without dropout and in the same precision, so that they differ by their weights
+    only. In bfloat16 what a model says of an answer depends on what else is in the batch, by more than a step changes:
+    there the reference reads each batch beside the policy, instead of all pairs once.
 
     A model with a head an objective (`GenerativeRecommender.with_objectives`) is tuned as MAH-DPO does: each pair by
     the head of its objective alone, the loss being the mean over objectives. What a mix of heads is worth depends on
@@ -153,6 +158,7 @@ def fit_preferences(
         )
     place(model, pick_device(config.device))
     reference = copy.deepcopy(model).eval()
+    reference.body.precision = training_dtype(config.precision, model.learned.device)
     objective = _PairObjective(recommender, model, reference, pairs, config, mask_seen, log)
     model.eval()
     start = validate()
@@ -165,7 +171,7 @@ def fit_preferences(
         validate_every=config.epochs if by_objective else 1,
         patience=config.patience,
         device=config.device,
-        precision="float32",
+        precision=config.precision,
     )
     with _frozen(_shared_weights(model) if by_objective and heads_only else ()):
         result = fit_generator(
@@ -217,8 +223,8 @@ class _Answers:
 class _Judged(_Answers):
     """What is compared, and what the reference says of it."""
 
-    reference: npt.NDArray[np.float32]
-    """float32 [P, W]: log-probabilities."""
+    reference: npt.NDArray[np.float32] | None
+    """float32 [P, W]: log-probabilities; None where the reference is to read each batch."""
 
 
 class _PairObjective:
@@ -372,6 +378,8 @@ class _PairObjective:
     # --- log-probabilities --------------------------------------------------------------------------------------------
 
     def _judged(self, answers: _Answers) -> _Judged:
+        if self._reference.body.precision != torch.float32:
+            return _Judged(items=answers.items, real=answers.real, reference=None)
         values = np.zeros(answers.items.shape, dtype=np.float32)
         rows = np.argsort(self.prompts.lengths, kind="stable")
         with torch.no_grad():
@@ -407,7 +415,11 @@ class _PairObjective:
         assert answers is not None, "an epoch has begun"
         policy = self._log_probs(self._model, batch, answers.items[batch])
         device = policy.device
-        reference = torch.from_numpy(answers.reference[batch]).to(device)
+        if answers.reference is None:
+            with torch.no_grad():
+                reference = self._log_probs(self._reference, batch, answers.items[batch])
+        else:
+            reference = torch.from_numpy(answers.reference[batch]).to(device)
         real = torch.from_numpy(answers.real[batch]).to(device)
         mismatched = reference_mismatched = None
         if self._config.loss.name == "kto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ class CausalBody(nn.Module):
     """A transformers model without a head."""
     input_dropout: nn.Module
     precision: torch.dtype = torch.float32
-    """Of the matrix products of `forward`, which training calls; weights and hidden states are float32."""
+    """Of the matrix products, whatever the weights have; hidden states are float32. Steps of training set it."""
 
     @property
     def hidden_size(self) -> int:
@@ -42,14 +43,20 @@ class CausalBody(nn.Module):
             output = self.transformer(inputs_embeds=self.input_dropout(inputs), position_ids=positions, use_cache=False)
         return cast(Tensor, output.last_hidden_state).float()
 
-    def mixed_precision(self, device: torch.device) -> torch.autocast:
-        """A context in which matrix products have `precision`."""
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
+    def mixed_precision(self, device: torch.device) -> AbstractContextManager[object]:
+        """A context in which matrix products have `precision`; one a reading.
+
+        What autocast has cast where there are no gradients it would use again where there are some.
+        """
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=self.precision)
 
     def prefill(self, inputs: Tensor) -> tuple[Tensor, DynamicCache]:
         """Like `forward`, and the keys and values [B, H, S, D/H] of every layer as a cache that `extend` takes."""
         cache = DynamicCache(config=self.transformer.config)
-        output = self.transformer(inputs_embeds=inputs.to(self.transformer.dtype), cache=cache, use_cache=True)
+        with self.mixed_precision(inputs.device):
+            output = self.transformer(inputs_embeds=inputs.to(self.transformer.dtype), cache=cache, use_cache=True)
         return cast(Tensor, output.last_hidden_state).float(), cache
 
     def extend(self, inputs: Tensor, cache: DynamicCache, positions: Tensor, visible: Tensor) -> Tensor:
@@ -63,15 +70,17 @@ class CausalBody(nn.Module):
         """
         # On a GPU attention takes a mask of its own precision only.
         inputs = inputs.to(self.transformer.dtype)
-        mask = torch.zeros(visible.shape, dtype=inputs.dtype, device=inputs.device)
-        mask = mask.masked_fill(~visible, torch.finfo(inputs.dtype).min)
-        output = self.transformer(
-            inputs_embeds=inputs,
-            cache=cache,
-            position_ids=positions,
-            attention_mask=mask.unsqueeze(1),
-            use_cache=True,
-        )
+        multiplied = inputs.dtype if self.precision == torch.float32 else self.precision
+        mask = torch.zeros(visible.shape, dtype=multiplied, device=inputs.device)
+        mask = mask.masked_fill(~visible, torch.finfo(multiplied).min)
+        with self.mixed_precision(inputs.device):
+            output = self.transformer(
+                inputs_embeds=inputs,
+                cache=cache,
+                position_ids=positions,
+                attention_mask=mask.unsqueeze(1),
+                use_cache=True,
+            )
         return cast(Tensor, output.last_hidden_state).float()
 
 

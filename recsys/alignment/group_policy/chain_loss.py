@@ -36,6 +36,10 @@ class JudgedChains:
     """float32 [N, T]: log-probabilities under the reference."""
     reference_answers: Tensor
     """float32 [N, A]: the same."""
+    old_words: Tensor
+    """float32 [N, T]: log-probabilities under the policy that proposed, as the loss takes them."""
+    old_answers: Tensor
+    """float32 [N, A]: the same."""
     health: dict[str, float]
 
 
@@ -103,8 +107,11 @@ class ChainPolicyLoss:
         rollouts, chains, config = sampled.rollouts, sampled.chains, self.config
         check_rewards(rewards)
         words, answers = self.reference.frozen_likelihoods(sampled)
-        of_words = torch.where(chains.is_word, chains.log_probs - words, 0.0)
-        of_answers = torch.where(rollouts.is_real, rollouts.scores - answers, 0.0)
+        old_words, old_answers = chains.log_probs, rollouts.scores.masked_fill(~rollouts.is_real, 0.0)
+        if self.policy.direct.rounds:
+            old_words, old_answers = self.policy.frozen_likelihoods(sampled)
+        of_words = torch.where(chains.is_word, old_words - words, 0.0)
+        of_answers = torch.where(rollouts.is_real, old_answers - answers, 0.0)
         own = self.own_rewards(sampled)
         total = rewards
         if config.kl_place == "reward":
@@ -129,6 +136,8 @@ class ChainPolicyLoss:
             credit=credit,
             reference_words=words,
             reference_answers=answers,
+            old_words=old_words,
+            old_answers=old_answers,
             health=proposal_health(self.policy.model, sampled, rewards, credit.answers, of_answers)
             | {
                 "chain_reward": float(credit.chain_rewards.mean()),
@@ -177,9 +186,10 @@ class ChainPolicyLoss:
         for found in self.policy.likelihoods(sampled):
             rows = found.numbers
             of_words = advantages[rows].expand_as(found.words)
-            words = surrogate_of(config, found.words, chains.log_probs[rows], of_words, is_first=is_first)
-            scores = rollouts.scores[rows].masked_fill(~is_real[rows], 0.0)
-            answers = surrogate_of(config, found.answers, scores, credit.answers[rows], is_first=is_first)
+            words = surrogate_of(config, found.words, judged.old_words[rows], of_words, is_first=is_first)
+            answers = surrogate_of(
+                config, found.answers, judged.old_answers[rows], credit.answers[rows], is_first=is_first
+            )
             chain_loss = torch.where(live_words[rows], words.loss, 0.0).sum() / divisor
             answer_loss = torch.where(live_answers[rows], answers.loss, 0.0).sum() / num_answers
             loss = self.chains.chain_weight * chain_loss + answer_loss

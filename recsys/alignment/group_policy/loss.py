@@ -102,9 +102,10 @@ class GroupPolicyLoss:
             reference = likelihoods.proposals
             # The policy proposed without dropout, and what it was then is what the ratio is against.
             old = rollouts.scores.masked_fill(~rollouts.is_real, 0.0)
-            if over_vocabulary:
+            if over_vocabulary or self.policy.rounds:
                 self.policy.model.eval()
-                old = self.policy.likelihoods(rollouts, with_history=False, over_vocabulary=True).proposals
+                likelihoods = self.policy.likelihoods(rollouts, with_history=False, over_vocabulary=over_vocabulary)
+                old = likelihoods.proposals
         divergence = torch.where(rollouts.is_real, old - reference, 0.0)
         total = rewards
         if config.kl_place == "reward":

@@ -55,6 +55,14 @@ class Policy:
     def __init__(self, model: GeneratorModel) -> None:
         self.model = policy_model(model)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether what a search and `likelihoods` say of an item differ by more than float32 rounds.
+
+        In bfloat16 they do, by as much as a step changes: no ratio may be of the two.
+        """
+        return self.model.body.precision != torch.float32
+
     def propose(
         self,
         histories: Sequences,
