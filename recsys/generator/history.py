@@ -47,6 +47,8 @@ class HistoryModel(nn.Module):
         super().__init__()
         # Shared with copies that have another head or body, whose weights are the same ones: emptied, never replaced.
         self._frozen_means: dict[int, Tensor] = {}
+        self.stored_means: dict[int, Tensor] = {}
+        """By level, what `mean_residuals` would compute of the weights as they are: maps of a file, if there is one."""
         self.config = config
         self.body = Body(config, max_positions=config.max_history + 1) if backbone is None else backbone
         self.width = width = self.body.hidden_size
@@ -133,8 +135,12 @@ class HistoryModel(nn.Module):
         if torch.is_grad_enabled():
             # Gradients announce a step, in evaluation mode too; what was computed before it must not outlive it.
             self._frozen_means.clear()
-        if frozen and (kept := self._frozen_means.get(level)) is not None:
-            return kept
+            self.stored_means.clear()
+        if frozen:
+            kept = self._frozen_means.get(level, self.stored_means.get(level))
+            # A file is read into the memory of the CPU.
+            if kept is not None and kept.device == self.item_residuals.weight.device:
+                return kept
         table = self.item_residuals.weight
         learned = self.learned[: len(table)].to(table)
         counts = torch.zeros(count, 1, device=table.device).index_add(0, owners, learned.unsqueeze(1))
@@ -151,11 +157,14 @@ class HistoryModel(nn.Module):
         optimizers do not raise them.
         """
         self._frozen_means.clear()
+        if mode:
+            self.stored_means.clear()
         return super().train(mode)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """See `torch.nn.Module.load_state_dict`; forgets what was computed from the earlier weights."""
         self._frozen_means.clear()
+        self.stored_means.clear()
         return super().load_state_dict(*args, **kwargs)
 
     def hidden_states(self, items: Tensor, known: Tensor | None = None) -> Tensor:

@@ -66,22 +66,26 @@ class NestedModel(HistoryModel):
         """Logits [..., C] from a state [..., S]: see `SidModel`."""
         query, code_logits = self.depth.read(state, level)
         logits = code_logits.gather(-1, children.codes)
-        nodes = self._node_residuals(level)
-        if nodes is None:
+        if self.item_residuals is None:
             return logits
         numbers, legal = children.nodes, children.legal
         if self._learned_nodes is not None:
             # A node with none but further items has no residual.
             numbers = self._learned_nodes[level][numbers]
             numbers, legal = numbers.clamp(min=0), legal & (numbers >= 0)
+        if level == self.trie.num_levels - 1:
+            # A node is an item, and the mean its own residual.
+            numbers, table = (self._learned_trie or self.trie).items[numbers], self.item_residuals.weight
+        else:
+            table = self.node_means(level)
         if level == 0:
-            dots = (query @ nodes.T).gather(-1, numbers)
+            dots = (query @ table.T).gather(-1, numbers)
             return logits + (dots if self._learned_nodes is None else dots.masked_fill(~legal, 0))
         if self.fixed_shapes:
-            return logits + (nodes[numbers] @ query.unsqueeze(-1)).squeeze(-1).masked_fill(~legal, 0)
+            return logits + (table[numbers] @ query.unsqueeze(-1)).squeeze(-1).masked_fill(~legal, 0)
         # Children are few on average and padded to the widest node, so that only the real ones are worth a product.
         rows, slots = legal.flatten(0, -2).nonzero(as_tuple=True)
-        dots = pair_dots(query.flatten(0, -2), nodes, rows, numbers.flatten(0, -2)[rows, slots])
+        dots = pair_dots(query.flatten(0, -2), table, rows, numbers.flatten(0, -2)[rows, slots])
         return logits + torch.zeros_like(logits).masked_scatter(legal, dots)
 
     def with_items(self, further_codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
@@ -99,10 +103,8 @@ class NestedModel(HistoryModel):
             twin._learned_nodes = [table.to(device) if isinstance(table, Tensor) else table for table in nodes]
         return twin
 
-    def _node_residuals(self, level: int) -> Tensor | None:
+    def node_means(self, level: int) -> Tensor:
         """float32 [M_l, D]: the mean residual of the learned items below each node of `level`, or 0."""
-        if self.item_residuals is None:
-            return None
         trie = self._learned_trie or self.trie
         return self.mean_residuals(level, trie.paths[:, level], len(trie.codes[level]))
 

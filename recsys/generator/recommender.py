@@ -53,8 +53,11 @@ GeneratorModel: TypeAlias = NestedModel | FlatModel | AnyOrderModel
 """A model of any shape: `beam_search` decodes it, `target_log_probs` trains it."""
 
 _FORMAT = 2
-_USERS, _TRIE = "users", "trie.safetensors"
-"""In a saved generator: what gives users their codes, where it has tokens of users; the tables of its trie."""
+_USERS, _TRIE, _MEANS = "users", "trie.safetensors", "residual_means.safetensors"
+"""In a saved generator: what gives users their codes, where it has tokens of users; the tables of its trie; means of
+the residuals of many items."""
+_MEANS_FROM = 50_000
+"""Items from which means are saved: all processes of a service have them in memory once, and none computes them."""
 _PER_ITEM = frozenset({"learned", "item_residuals.weight"})
 
 
@@ -646,6 +649,11 @@ class GenerativeRecommender:
         save_file(dict(self.model.state_dict()), directory / "model.safetensors")
         if isinstance(self.trie, ItemTrie):
             self.trie.save(directory / _TRIE, self.codes)
+        model = self.model
+        if isinstance(model, NestedModel) and model.item_residuals is not None and len(self._codes) >= _MEANS_FROM:
+            with torch.no_grad():
+                means = {f"means.{level}": model.node_means(level).cpu() for level in range(self.trie.num_levels - 1)}
+            save_file(means, directory / _MEANS)
         facts = {
             "format": _FORMAT,
             "config": self.config.model_dump(mode="json"),
@@ -684,6 +692,8 @@ class GenerativeRecommender:
                     f"generator: {directory} has format {facts['format']}, this version reads {_FORMAT}"
                 )
             weights = load_file(directory / "model.safetensors")
+            # Earlier versions wrote none, nor does one for few items.
+            means = load_file(path) if (path := directory / _MEANS).is_file() else {}
             expected = (facts["codes_sha256"], tuple(facts["codebook_sizes"]))
             takes_vectors = facts["vector_dim"] is not None
             names_users = facts.get("user_tokens", False)
@@ -713,4 +723,7 @@ class GenerativeRecommender:
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"generator: the weights in {directory} do not fit its config: {reason}") from error
+        if isinstance(model, NestedModel):
+            # In training it would forget them.
+            model.eval().stored_means.update({int(name.removeprefix("means.")): table for name, table in means.items()})
         return cls(config, codes, codebook_sizes, vectors, model)

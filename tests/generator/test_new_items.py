@@ -88,7 +88,7 @@ def test_new_items_do_not_water_down_what_was_learned_about_their_codes(make_rec
     extended = with_new_items(recommender, 100)
     with torch.no_grad():
         before, after = (
-            model._node_residuals(0) if shape == "nested" else model._token_residuals()
+            model.node_means(0) if shape == "nested" else model._token_residuals()
             for model in (recommender.model, extended.model)
         )
     torch.testing.assert_close(after, before)
@@ -117,6 +117,41 @@ def test_a_search_after_a_step_in_evaluation_mode_reads_the_new_weights(make_rec
         recommender.config, recommender.codes, recommender.codebook_sizes, recommender.item_vectors, model
     ).recommend(HISTORIES, 5)
     np.testing.assert_array_equal(after.scores, fresh.scores)
+
+
+def test_means_of_many_items_are_read_from_a_file_until_weights_change(
+    make_recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.generator.recommender._MEANS_FROM", 500)
+    recommender = make_recommender("nested")
+    torch.nn.init.normal_(recommender.model.item_residuals.weight)
+    recommender.save(tmp_path)
+
+    def load() -> GenerativeRecommender:
+        return GenerativeRecommender.load(
+            tmp_path, recommender.codes, recommender.codebook_sizes, recommender.item_vectors
+        )
+
+    loaded, expected = load(), recommender.recommend(HISTORIES, 10)
+    assert sorted(loaded.model.stored_means) == list(range(loaded.trie.num_levels - 1))
+    monkeypatch.setattr(torch.Tensor, "index_add", lambda *_: pytest.fail("means are computed"))
+    for one in (loaded, loaded.with_body(loaded.model.body)):
+        found = one.recommend(HISTORIES, 10)
+        assert found.items.tolist() == expected.items.tolist()
+        assert found.scores.tolist() == expected.scores.tolist()
+    monkeypatch.undo()
+    monkeypatch.setattr("recsys.generator.recommender._MEANS_FROM", 500)
+    step = load()
+    (-step.model.target_log_probs(torch.tensor([[1, 2, 3]]), torch.tensor([3])).mean()).backward()
+    assert not step.model.stored_means
+    for forgotten in (
+        load().model.train(),
+        load().with_catalog(loaded.codes, loaded.item_vectors, np.arange(500)).model,
+    ):
+        assert not forgotten.stored_means
+    state = load()
+    state.model.load_state_dict(recommender.model.state_dict())
+    assert not state.model.stored_means
 
 
 @pytest.mark.parametrize(
