@@ -24,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -37,13 +37,16 @@ import polars as pl
 import psutil
 import yaml
 
+from feature_store import StoredItem
 from recsys.bundle import Bundle
 from recsys.encoder import ItemEmbeddings
 from recsys.evaluation.html import figure_html, page, section
 from recsys.files import write_json
+from recsys.generator.filters import Eq, Equality
 from recsys.generator.trie import ItemTrie
 from recsys.retrieval.index import ItemIndex
 from recsys.tokenizer import SemanticIds
+from serving.overlay import Overlay
 from serving.runtime import RecommenderRuntime
 from serving.warming import warm_up
 
@@ -54,8 +57,8 @@ _STAGES = {"data": _CORES, "encode": 1, "tokenize": 1, "train": 1, "evaluate": 1
 """With their threads. More would help some, and cost all of them where other programs want the cores too."""
 _LISTED, _K = 10_000, 20
 """Users that get lists, and items of each."""
-_ASKED = 100
-"""Lists that a service makes, one by one."""
+_ASKED, _CHANGED = 100, 10
+"""Lists that a service makes, one by one; filters and searches that it has not had before, and items that it adds."""
 _LEARNED_FROM, _LOG_ITEMS = 50_000, 10_000
 """Users whose sequences the generator of a large catalogue sees; items of the catalogue under large logs."""
 _A_CATEGORY, _A_USER, _AN_ITEM = 100, 20, 10
@@ -272,24 +275,60 @@ def _index(run: Path) -> dict[str, Any]:
 
 
 def _load(run: Path) -> dict[str, Any]:
-    """What a service holds for itself once it can answer; the rest are maps of files that all processes share."""
+    """What a service holds for itself once it can answer, and what it takes to answer and to change its catalogue; the
+    rest of what it reads are maps of files that all processes share."""
     runtime = RecommenderRuntime.from_bundle(Bundle.load(run / "made" / "bundle"))
     warm_up(runtime)
-    # Maps of files count as private while nobody else has them.
-    private = sum(each.anonymous for each in psutil.Process().memory_maps())
+    private = _private_mib()
     random, num_items = np.random.default_rng(0), runtime.catalog.num_items
-    milliseconds = []
-    for _ in range(_ASKED):
+
+    def history() -> list[str]:
         begin = _A_CATEGORY * random.integers(num_items // _A_CATEGORY)
-        history = [f"i{begin + place}" for place in random.integers(_A_CATEGORY, size=_A_USER // 2)]
-        started = time.process_time()
-        runtime.recommend(history, k=_K)
-        milliseconds.append(1000 * (time.process_time() - started))
-    return {
+        return [f"i{begin + place}" for place in random.integers(_A_CATEGORY, size=_A_USER // 2)]
+
+    def filtered(brand: int) -> object:
+        return runtime.recommend(history(), k=_K, filter=Eq(eq=Equality(column="brand", value=f"b{brand}")))
+
+    def search() -> object:
+        title = runtime.catalog.titles[int(random.integers(num_items))] or ""
+        return runtime.words.find(title.split()[-1], limit=_K)
+
+    found = {
         "items": num_items,
-        "private_mib": private >> 20,
-        "list_cpu_ms": round(float(np.median(milliseconds)), 2),
+        "private_mib": round(private),
+        "list_cpu_ms": _median_cpu_ms(lambda _: runtime.recommend(history(), k=_K), _ASKED),
+        "new_filter_cpu_ms": _median_cpu_ms(filtered, _CHANGED),
+        "known_filter_cpu_ms": _median_cpu_ms(lambda _: filtered(0), _ASKED),
+        "search_cpu_ms": _median_cpu_ms(lambda _: search(), _CHANGED),
     }
+    overlay, latest = Overlay(), runtime
+
+    def add(number: int) -> None:
+        nonlocal overlay, latest
+        item = StoredItem(item_id=f"new{number}", text='{"categories": ["c0"]}', number=number, is_removed=False)
+        overlay = overlay.updated(number + 1, [item])
+        latest = runtime.over(overlay, {}, previous=latest)
+
+    return {
+        **found,
+        "add_cpu_ms": _median_cpu_ms(add, _CHANGED),
+        "added_mib": round(_private_mib() - private),
+        "list_after_adding_cpu_ms": _median_cpu_ms(lambda _: latest.recommend(history(), k=_K), _ASKED),
+    }
+
+
+def _private_mib() -> float:
+    """Of this process; maps of files count as private while nobody else has them, and are left out."""
+    return sum(each.anonymous for each in psutil.Process().memory_maps()) / 2**20
+
+
+def _median_cpu_ms(work: Callable[[int], object], count: int) -> float:
+    milliseconds = []
+    for number in range(count):
+        started = time.process_time()
+        work(number)
+        milliseconds.append(1000 * (time.process_time() - started))
+    return round(float(np.median(milliseconds)), 2)
 
 
 def _size_mib(folder: Path) -> float:

@@ -91,7 +91,7 @@ def is_quick(query: Query, rules: CatalogRules) -> bool:
     nodes = [boost.filter for boost in query.boosts if boost.filter is not None]
     if query.filter is not None:
         nodes.append(query.filter)
-    return rules.has_ready(nodes, tuple(query.max_per))
+    return rules.has_ready(nodes, tuple(most_per_value(query)))
 
 
 def _among(items: IntArray, there: BoolArray | None) -> IntArray:

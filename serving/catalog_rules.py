@@ -166,6 +166,8 @@ class CatalogRules:
 
     def _keep(self, key: str, node: Node, bitmap: BoolArray) -> None:
         """Keep what a filter permits, and forget what was not asked for for the longest time."""
+        # So that searches remember what they have made of it.
+        bitmap.flags.writeable = False
         self._bitmaps[key] = (node, bitmap)
         self._cached_bytes += len(bitmap) + _NODE_BYTES * len(key)
         while self._cached_bytes > _CACHE_BYTES and len(self._bitmaps) > _LEAST_CACHED:
@@ -183,18 +185,21 @@ class CatalogRules:
             RuleError: there is no such column.
         """
         with self._mutex:
-            if column in self._groups:
-                return self._groups[column].groups
-        if column not in self._frame.columns:
-            raise RuleError(f"there is no column {column!r}; there are: {', '.join(self._frame.columns)}", place)
-        groups = ColumnGroups.of(self._frame[column])
-        with self._mutex:
-            return self._groups.setdefault(column, groups).groups
+            groups = self._groups.get(column)
+        if groups is None:
+            if column not in self._frame.columns:
+                raise RuleError(f"there is no column {column!r}; there are: {', '.join(self._frame.columns)}", place)
+            groups = ColumnGroups.of(self._frame[column])
+            with self._mutex:
+                groups = self._groups.setdefault(column, groups)
+        return groups.groups
 
     def has_ready(self, nodes: Sequence[Node], columns: Sequence[str]) -> bool:
         """Whether these filters, and the groups of these columns, were asked for before and cost next to nothing."""
         with self._mutex:
-            return all(filter_key(node) in self._bitmaps for node in nodes) and set(columns) <= self._groups.keys()
+            return all(filter_key(node) in self._bitmaps for node in nodes) and all(
+                column in self._groups and self._groups[column].is_ready for column in columns
+            )
 
     def check(self, named: Mapping[str, Node]) -> None:
         """Refuse named filters that do not fit the catalogue.

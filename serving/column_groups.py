@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -16,8 +17,10 @@ from recsys.generator import Groups
 class ColumnGroups:
     """Items with equal texts, or lists with a common entry, in a column."""
 
-    groups: Groups
-    """What caps count."""
+    settled: Groups
+    """Those of an earlier version of the column."""
+    changed: Mapping[int, IntArray] = field(default_factory=dict)
+    """By item, the groups that it has come to be in since then; new items are behind the others without gaps."""
     numbers: Mapping[str, int]
     """Of each group, by the text; a group may have lost all its items."""
 
@@ -33,23 +36,41 @@ class ColumnGroups:
             kept = np.sort(np.unique(pairs, return_index=True)[1])
             rows, ids = rows[kept], ids[kept]
         return cls(
-            groups=_groups(np.bincount(rows, minlength=len(values)), ids, len(names)),
+            settled=_groups(np.bincount(rows, minlength=len(values)), ids, len(names)),
             numbers={name: number for number, name in enumerate(names.to_list())},
         )
 
     def with_rows(self, values: pl.Series, at: IntArray) -> ColumnGroups:
         """The groups after some items have got other values, and others were appended; these stay as they are.
 
+        Nothing of a large catalogue is copied until `groups` is asked for.
+
         Args:
             values: of the column.
             at: int64, ascending, the items that have them; those from N on are new.
         """
         numbers = dict(self.numbers)
-        entries = [
-            [numbers.setdefault(text, len(numbers)) for text in dict.fromkeys(_texts(value))]
-            for value in values.to_list()
-        ]
-        old, count = self.groups, self.groups.num_items
+        changed = {
+            item: np.array([numbers.setdefault(text, len(numbers)) for text in dict.fromkeys(_texts(value))], np.int64)
+            for item, value in zip(at.tolist(), values.to_list(), strict=True)
+        }
+        if self.is_ready:
+            return ColumnGroups(settled=self.groups, changed=changed, numbers=numbers)
+        return ColumnGroups(settled=self.settled, changed={**self.changed, **changed}, numbers=numbers)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `groups` costs nothing."""
+        return not self.changed or "groups" in self.__dict__
+
+    @cached_property
+    def groups(self) -> Groups:
+        """What caps count; made at the first look, of ten million items in half a second."""
+        if not self.changed:
+            return self.settled
+        old, count = self.settled, self.settled.num_items
+        at = np.array(sorted(self.changed), dtype=np.int64)
+        entries = [self.changed[item] for item in at.tolist()]
         sizes = np.pad(np.diff(old.offsets), (0, int((at >= count).sum())))
         sizes[at] = [len(row) for row in entries]
         begins = old.offsets[np.minimum(at, count)]
@@ -57,17 +78,19 @@ class ColumnGroups:
         parts: list[IntArray] = []
         place = 0
         for begin, end, row in zip(begins.tolist(), ends.tolist(), entries, strict=True):
-            parts += [old.ids[place:begin], np.array(row, dtype=np.int64)]
+            parts += [old.ids[place:begin], row]
             place = end
-        return ColumnGroups(
-            groups=_groups(sizes, np.concatenate([*parts, old.ids[place:]]), len(numbers)), numbers=numbers
-        )
+        return _groups(sizes, np.concatenate([*parts, old.ids[place:]]), len(self.numbers))
 
     def items_of(self, name: str) -> IntArray:
         """int64, ascending: the items of a group; none for a text that makes no group."""
         number = self.numbers.get(name, -1)
-        entries = np.flatnonzero(self.groups.ids == number)
-        return np.searchsorted(self.groups.offsets, entries, side="right") - 1
+        entries = np.flatnonzero(self.settled.ids == number)
+        items = np.searchsorted(self.settled.offsets, entries, side="right") - 1
+        if not self.changed:
+            return items
+        now = np.array([item for item, groups in self.changed.items() if number in groups], dtype=np.int64)
+        return np.union1d(items[~np.isin(items, list(self.changed))], now)
 
     def sizes(self, among: np.ndarray | None) -> dict[str, int]:
         """How many items each group has, of those that are `among` (bool [N]; None: all); without groups of none."""

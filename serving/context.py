@@ -126,7 +126,7 @@ class ServingContext:
 
     def _announce(self, model: ServedModel) -> None:
         self.metrics.set_model(model.runtime.info)
-        self.metrics.watch_items(model.runtime.item_counts, model.runtime.codes)
+        self.metrics.watch_items(model.runtime.item_counts, model.runtime.codes.whole())
         self.metrics.set_catalogue(model.runtime)
 
     @property

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys.data.sequences import IntArray
+
+Bins = npt.NDArray[np.integer[Any]]
 
 NUM_DECILES = 10
 WINDOW_S = 3600.0
@@ -63,15 +66,15 @@ class ServedDrift:
     The bins are not the items: with thousands of them two samples of the same distribution lie far apart.
 
     Args:
-        bin_of_item: int64 [num_items], the bin of each item: its popularity decile, the first code of its semantic ID.
+        bin_of_item: [num_items], the bin of each item: its popularity decile, the first code of its semantic ID.
         clock: seconds that never go back.
         window_s: length of a window.
     """
 
     def __init__(
-        self, bin_of_item: IntArray, clock: Callable[[], float] = time.monotonic, window_s: float = WINDOW_S
+        self, bin_of_item: Bins, clock: Callable[[], float] = time.monotonic, window_s: float = WINDOW_S
     ) -> None:
-        self._bins = bin_of_item
+        self._bins = _small(bin_of_item)
         self._clock = clock
         self._window_s = window_s
         num_bins = int(bin_of_item.max(initial=0)) + 1
@@ -79,14 +82,14 @@ class ServedDrift:
         self._is_reference = True
         self._until = clock() + window_s
 
-    def grow(self, bin_of_item: IntArray) -> None:
+    def grow(self, bin_of_item: Bins) -> None:
         """There are more items from now on; those that there were keep their bins.
 
         Args:
-            bin_of_item: int64 [num_items], of all of them.
+            bin_of_item: [K], of the further ones.
         """
         further = max(0, int(bin_of_item.max(initial=0)) + 1 - len(self._current))
-        self._bins = bin_of_item
+        self._bins = np.append(self._bins, _small(bin_of_item))
         self._reference, self._previous, self._current = (
             np.pad(counts, (0, further)) for counts in (self._reference, self._previous, self._current)
         )
@@ -117,3 +120,8 @@ class ServedDrift:
             self._previous = np.zeros_like(self._current) if quiet else self._current
             self._current = np.zeros_like(self._current)
         self._until = now + self._window_s
+
+
+def _small(bins: Bins) -> Bins:
+    """The same in the smallest type that holds them: there may be ten million items."""
+    return bins.astype(np.min_scalar_type(int(bins.max(initial=0))))

@@ -150,7 +150,7 @@ class LiveCatalogue:
         """Items that want a semantic ID of their own, and may get one."""
         if runtime.waiting is None:
             return []
-        ids = [runtime.catalog.item_ids[item] for item in np.flatnonzero(runtime.waiting)]
+        ids = [runtime.catalog.item_ids[item] for item in np.flatnonzero(runtime.waiting).tolist()]
         version, items = runtime.info.model_version, self._overlay.items
         return [
             item_id
@@ -229,7 +229,6 @@ def _placements(runtime: RecommenderRuntime, ids: list[str]) -> Mapping[str, Pla
     assert runtime.placer is not None
     rows = runtime.catalog.index_of(ids)
     vectors, exists = runtime.placer.vectors(Catalog(frame=runtime.catalog.frame[rows]))
-    settled = np.ones(runtime.catalog.num_items, dtype=bool) if runtime.waiting is None else ~runtime.waiting
     places = np.flatnonzero(exists)
-    found = place(runtime.placer, vectors[places], runtime.codes[settled]) if len(places) else []
+    found = place(runtime.placer, vectors[places], runtime.further_codes) if len(places) else []
     return {ids[row]: each for row, each in zip(places.tolist(), found, strict=True) if each is not None}

@@ -16,13 +16,23 @@ from recsys.bundle import Bundle
 from recsys.data.sequences import Sequences
 from recsys.errors import ArtifactError, RecsysError
 from recsys.generator import GenerativeRecommender
-from recsys.generator.diversity import walk_one
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.single import SourceRecommender
 from recsys.retrieval.sources import TowerSource
 from serving.answers import SearchBy, Source
 from serving.search import CatalogSearch
-from serving.stages import Asked, Listed, OneByOne, Stage, StageName, listed_row, one_thread, together, word_reader
+from serving.stages import (
+    Asked,
+    Listed,
+    OneByOne,
+    Stage,
+    StageName,
+    listed_row,
+    one_thread,
+    together,
+    walk_down,
+    word_reader,
+)
 
 FloatArray = npt.NDArray[np.float32]
 TextVectors = Callable[[Sequence[str]], FloatArray]
@@ -77,7 +87,7 @@ class TextStage:
         one_thread()
         tower = _Encoded(self.vectors([one.words for one in asked]))
         num_items = len(self.index.rows)
-        source = TowerSource(tower, np.arange(num_items), num_items, self.index)
+        source = TowerSource(tower, num_items, num_items, self.index)
         nobody = Sequences.from_lists([one.history for one in asked])
         found = SourceRecommender(source, num_items).recommend(
             nobody, max(one.k for one in asked), constraints=together(asked, num_items)
@@ -96,7 +106,7 @@ class PromptStage(OneByOne):
     source: Source = field(default="generator", init=False)
 
     def _one(self, asked: Asked) -> Listed:
-        held = together([asked], len(self.reader.codes)).within(self.within)
+        held = together([asked], self.reader.trie.num_items).within(self.within)
         return listed_row(self.reader.search([asked.words], asked.k, constraints=held), 0, asked.k)
 
 
@@ -116,7 +126,6 @@ class WordsStage:
     """Items in whose title, categories or id all the words occur; an empty list where there are none."""
 
     search: CatalogSearch
-    num_items: int
     name: StageName = field(default="words", init=False)
     source: Source = field(default="words", init=False)
     shares_calls: bool = field(default=False, init=False)
@@ -131,14 +140,9 @@ class WordsStage:
         return [self._one(one) for one in asked]
 
     def _one(self, asked: Asked) -> Listed:
-        found, _ = self.search.find(asked.words, limit=self.num_items)
-        order = np.array(found, dtype=np.int64)
-        scores = np.zeros(self.num_items, dtype=np.float32)
-        scores[order] = 0.0 - np.log(1 + np.arange(len(order)))  # 0 for the first, not -0
-        if asked.allow is not None:
-            order = order[asked.allow[order]]
-        items = walk_one(order[~np.isin(order, asked.denied)], asked.caps, asked.k)
-        return Listed(items=items, scores=scores[items])
+        found = self.search.matches(asked.words)
+        items, places = walk_down(found.best, len(found), asked)
+        return Listed(items=items, scores=(0.0 - np.log(1 + places)).astype(np.float32))  # 0 for the first, not -0
 
 
 def searches_of(bundle: Bundle, index: ItemIndex, search_by: SearchBy) -> Sequence[Stage]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -79,7 +80,7 @@ class Metrics:
             ("over",),
             registry=self.registry,
         )
-        self._deciles: IntArray | None = None
+        self._deciles: npt.NDArray[np.uint8] | None = None
         self._drifts: tuple[ServedDrift, ...] = ()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -149,12 +150,14 @@ class Metrics:
         self._catalog_version.set(runtime.catalog_version)
         for status, count in counts.items():
             self._catalog_items.labels(status).set(count)
-        further = 0 if self._deciles is None else runtime.catalog.num_items - len(self._deciles)
-        if self._deciles is not None and further > 0:
+        if self._deciles is not None and len(self._deciles) < runtime.catalog.num_items:
+            new = np.arange(len(self._deciles), runtime.catalog.num_items)
             # New items are the least popular ones, and move no other to another tenth.
-            self._deciles = np.pad(self._deciles, (0, further), constant_values=NUM_DECILES - 1)
-            for drift, bins in zip(self._drifts, (self._deciles, runtime.codes[:, 0]), strict=True):
-                drift.grow(bins)
+            deciles = np.full(len(new), NUM_DECILES - 1, dtype=self._deciles.dtype)
+            self._deciles = np.append(self._deciles, deciles)
+            popularity, topic = self._drifts
+            popularity.grow(deciles)
+            topic.grow(runtime.codes.take(new)[:, 0])
 
     def observe_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count an answered request, whatever its status."""
@@ -191,7 +194,7 @@ class Metrics:
             item_counts: int64 [num_items], interactions of each item of the catalogue.
             codes: int64 [num_items, levels], its semantic ID.
         """
-        self._deciles = popularity_deciles(item_counts)
+        self._deciles = popularity_deciles(item_counts).astype(np.uint8)
         popularity, topic = ServedDrift(self._deciles), ServedDrift(codes[:, 0])
         self._drift.labels("popularity").set_function(popularity.distance)
         self._drift.labels("first_code").set_function(topic.distance)

@@ -13,6 +13,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Protocol
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import structlog
+import torch
 
 from recsys.bundle import Bundle
 from recsys.data import Catalog
@@ -27,6 +29,7 @@ from recsys.data.sequences import IntArray
 from recsys.encoder.config import split_segment
 from recsys.encoder.text import item_texts
 from recsys.errors import AssetError, ConfigError, DataError
+from recsys.generator.trie import ItemTrie
 from recsys.tokenizer.nearest import NearestCodeTokenizer
 from serving.overlay import ChangedItem
 
@@ -69,7 +72,8 @@ class Placer(Protocol):
         """The vectors of new items, float32 [k, dim], and bool [k]: which of them there are."""
 
     def codes(self, vectors: FloatArray, taken: IntArray) -> IntArray:
-        """int64 [k, levels]: semantic IDs; none is in `taken` (int64 [m, levels]), none twice.
+        """int64 [k, levels]: semantic IDs; none is that of an item of the bundle or in `taken` (int64 [m, levels]),
+        none twice.
 
         Raises:
             DataError: no codes are left.
@@ -120,10 +124,17 @@ class BundlePlacer:
 
     def codes(self, vectors: FloatArray, taken: IntArray) -> IntArray:
         """See `Placer`."""
-        tokenizer = self._bundle.tokenizer
+        tokenizer, codes = self._bundle.tokenizer, self._bundle.semantic_ids.codes
         if isinstance(tokenizer, NearestCodeTokenizer):
-            taken = _in_the_way(tokenizer.encode_raw(vectors), taken, tokenizer.codebook_sizes)
-        return tokenizer.encode(vectors, taken)
+            near = _in_the_way(tokenizer.encode_raw(vectors), self._trie, codes, taken)
+        else:
+            near = np.concatenate([codes, taken])
+        return tokenizer.encode(vectors, near)
+
+    @cached_property
+    def _trie(self) -> ItemTrie:
+        trie = self._bundle.recommender.trie
+        return trie if isinstance(trie, ItemTrie) else ItemTrie(self._bundle.semantic_ids.codes, trie.codebook_sizes)
 
     def stand_in(self, categories: Sequence[str]) -> tuple[FloatArray, bool]:
         """See `Placer`."""
@@ -144,34 +155,36 @@ class BundlePlacer:
         return found.arg_true().to_numpy().astype(np.int64)
 
 
-def _in_the_way(raw: IntArray, taken: IntArray, codebook_sizes: Sequence[int]) -> IntArray:
-    """int64 [m', L]: the codes of `taken` that new items can meet, of all that are; the same codes come out.
+def _in_the_way(raw: IntArray, trie: ItemTrie, codes: IntArray, taken: IntArray) -> IntArray:
+    """int64 [m', L]: the codes of those items that new ones can meet; among all, the same codes come out.
 
     An item leaves a prefix of its nearest codes only where that has more items than codes. So those of the longest
     prefixes that have room are enough: a few of a million, which to sort would take most of the time.
 
     Args:
         raw: int64 [k, L], the nearest codes of new items.
-        taken: int64 [m, L].
-        codebook_sizes: of the L levels.
+        trie: of the items that there were.
+        codes: int64 [N, L], of the same.
+        taken: int64 [m, L], of further items.
     """
-    if prod(codebook_sizes) >= 1 << 62:
-        return taken
-    for length in range(len(codebook_sizes) - 1, 0, -1):
-        weights = np.cumprod([1, *codebook_sizes[length - 1 : 0 : -1]], dtype=np.int64)[::-1]
-        wanted, counts = np.unique(raw[:, :length] @ weights, return_counts=True)
-        prefixes = taken[:, :length] @ weights
-        at = np.minimum(np.searchsorted(wanted, prefixes), len(wanted) - 1)
-        near = wanted[at] == prefixes
-        counts = counts + np.bincount(at[near], minlength=len(wanted))
-        if counts.max() <= prod(codebook_sizes[length:]):
-            return np.asarray(taken[near])
-    return taken
+    sizes = trie.codebook_sizes
+    for length in range(len(sizes) - 1, 0, -1):
+        prefixes, counts = np.unique(raw[:, :length], axis=0, return_counts=True)
+        spans = [trie.span(prefix.tolist()) for prefix in prefixes]
+        further = [taken[(taken[:, :length] == prefix).all(axis=1)] for prefix in prefixes]
+        room = prod(sizes[length:])
+        if all(
+            count + end - begin + len(rows) <= room
+            for count, (begin, end), rows in zip(counts.tolist(), spans, further, strict=True)
+        ):
+            below = [codes[trie.items[torch.arange(begin, end)].numpy()] for begin, end in spans]
+            return np.concatenate([*below, *further])
+    return np.concatenate([codes, taken])
 
 
 def placed_all(
     placer: Placer,
-    codes: IntArray,
+    num_levels: int,
     added: Sequence[ChangedItem],
     placed: Mapping[str, Placement],
     stood: Mapping[str, tuple[ChangedItem, Placement]],
@@ -182,8 +195,8 @@ def placed_all(
 
     Args:
         placer: of the model.
-        codes: int64 [N, L], of the items of the bundle.
-        added: the other items.
+        num_levels: of a semantic ID.
+        added: the items that the bundle does not have.
         placed: placements of their own.
         stood: where items stood before, and what was known of them then: they stay there as long as that holds.
     """
@@ -198,15 +211,21 @@ def placed_all(
     rest = [item for item in added if item.item_id not in settled]
     if rest:
         vectors = np.stack([placer.stand_in(item.facts.categories if item.facts else ())[0] for item in rest])
-        others = np.array([each.codes for each in settled.values()], dtype=np.int64).reshape(-1, codes.shape[1])
-        for item, placement in zip(rest, place(placer, vectors, np.concatenate([codes, others])), strict=True):
+        others = np.array([each.codes for each in settled.values()], dtype=np.int64).reshape(-1, num_levels)
+        for item, placement in zip(rest, place(placer, vectors, others), strict=True):
             if placement is not None:
                 settled[item.item_id] = placement
     return {item.item_id: settled[item.item_id] for item in added if item.item_id in settled}
 
 
 def place(placer: Placer, vectors: FloatArray, taken: IntArray) -> list[Placement | None]:
-    """A placement for each of [k, dim] vectors; None for those that no semantic ID is left for."""
+    """A placement for each of [k, dim] vectors; None for those that no semantic ID is left for.
+
+    Args:
+        placer: of the model.
+        vectors: float32 [k, dim].
+        taken: int64 [m, levels], semantic IDs of items that the bundle does not have.
+    """
     try:
         codes = placer.codes(vectors, taken)
     except DataError as error:

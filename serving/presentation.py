@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from serving.answers import Answer
 from serving.runtime import RecommenderRuntime
 from serving.schemas.items import ItemDetail
@@ -60,5 +62,5 @@ def _summarized(runtime: RecommenderRuntime, item: int) -> dict[str, Any]:
         "item_id": runtime.catalog.item_ids[item],
         "title": runtime.catalog.titles[item],
         "categories": runtime.categories_of(item),
-        "sid": runtime.codes[item].tolist() if runtime.is_generatable(item) else [],
+        "sid": runtime.codes.take(np.array(item)).tolist() if runtime.is_generatable(item) else [],
     }

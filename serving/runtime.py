@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ConfigError
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.generator.depth import mixture
-from recsys.generator.diversity import walk_one
 from recsys.generator.gpu import Device
 from recsys.generator.graphs import GraphCounts
 from recsys.generator.lm.reason import ReasonConfig
@@ -49,6 +49,7 @@ from serving.stages import (
     StageName,
     narrower,
     one_thread,
+    walk_down,
     word_reader,
 )
 from serving.tables import ItemTables
@@ -127,7 +128,7 @@ class RecommenderRuntime:
         searches: Sequence[Stage] = (),
         no_reasons: str | None = "this model gives no reasons in words",
         embeddings: npt.NDArray[np.float32] | Rows,
-        codes: IntArray,
+        codes: IntArray | Rows[np.int64],
         item_counts: IntArray,
         report: Mapping[str, Any],
         intents: IntentTable | None = None,
@@ -159,7 +160,7 @@ class RecommenderRuntime:
             searches=tuple(searches),
         )
         self.catalog = catalog
-        self.codes = codes
+        self.codes = codes if isinstance(codes, Rows) else Rows.of(codes)
         self.item_counts = item_counts
         self.report = report
         self.no_reasons = None if reasoner is not None else no_reasons
@@ -196,7 +197,7 @@ class RecommenderRuntime:
             similar = SourceRecommender(content, num_items)
             self._lookups["similar"] = (RecommenderStage("similar", "dense", similar, num_items),)
             # Copies: a stage is of one version of the catalogue, since requests to the same one may share a call.
-            self._lookups["search"] = (*map(copy.copy, searches), WordsStage(self.words, num_items))
+            self._lookups["search"] = (*map(copy.copy, searches), WordsStage(self.words))
         if isinstance(recommender, GenerativeRecommender):
             self._lookups["rank"] = (RankStage(recommender),)
 
@@ -290,7 +291,9 @@ class RecommenderRuntime:
         """
         added = overlay.added(self.catalog) if self.placer is not None else []
         stood: Mapping[str, tuple[ChangedItem, Placement]] = {} if previous is None else previous._stood
-        standing = {} if self.placer is None else placed_all(self.placer, self.codes, added, placed, stood)
+        standing = (
+            {} if self.placer is None else placed_all(self.placer, self.codes.first.shape[1], added, placed, stood)
+        )
         items = [item for item in added if item.item_id in standing]
         vectors, codes, ways = self.nearness.vectors, self.codes, self._ways
         waiting: BoolArray | None = None
@@ -304,7 +307,7 @@ class RecommenderRuntime:
             else:
                 found = list(standing.values())
                 vectors = Rows(self.nearness.vectors.first, np.stack([each.vector for each in found]))
-                codes = np.concatenate([codes, np.array([each.codes for each in found], dtype=np.int64)])
+                codes = Rows(codes.first, np.array([each.codes for each in found], dtype=np.int64))
                 ways = ways.over(codes, vectors, None if waiting is None else ~waiting, new_item_slots)
         goes_on = previous is not None and previous._tables.precedes(overlay, items)
         before = previous._tables if previous is not None and goes_on else self._tables
@@ -347,15 +350,26 @@ class RecommenderRuntime:
         return same and np.array_equal(waiting, self.waiting)
 
     @property
+    def further_codes(self) -> IntArray:
+        """int64 [K, levels]: of the items that the bundle does not have, and that have a semantic ID of their own."""
+        waiting = None if self.waiting is None else self.waiting[len(self.codes.first) :]
+        return self.codes.further if waiting is None else self.codes.further[~waiting]
+
+    @property
     def with_codes(self) -> BoolArray | None:
         """bool [num_items]: items that are not removed and have a semantic ID of their own; None: all."""
         if self.listed is None or self._generatable is None:
             return self._generatable if self.listed is None else self.listed
         return self.listed & self._generatable
 
-    @property
+    @cached_property
     def _generatable(self) -> BoolArray | None:
-        return None if self.waiting is None else ~self.waiting
+        if self.waiting is None:
+            return None
+        settled = ~self.waiting
+        # So that searches remember what they have made of it.
+        settled.flags.writeable = False
+        return settled
 
     def find(self, item_id: str) -> int | None:
         """The number of an item that is there; None for one that is unknown or removed."""
@@ -562,10 +576,7 @@ class RecommenderRuntime:
 
     def popular(self, asked: Asked) -> Listed:
         """The most popular items that may stand in the list."""
-        permitted = np.ones(self.catalog.num_items, dtype=bool) if asked.allow is None else asked.allow.copy()
-        permitted[asked.denied] = False
-        order = self.popularity.order
-        items = walk_one(order[permitted[order]], asked.caps, asked.k)
+        items, _ = walk_down(lambda count: self.popularity.order[:count], self.catalog.num_items, asked)
         return Listed(items=items, scores=self.popularity.scores(items))
 
     def _reasons(self, asked: Asked, items: IntArray, source: Source) -> list[Reason]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +47,16 @@ class CatalogSearch:
     def find(self, query: str, *, limit: int, offset: int = 0) -> tuple[list[int], int]:
         """One page of the items in which every word of `query` occurs, best first, and how many there are.
 
+        See `matches` for the order. An empty query finds all items.
+        """
+        found = self.matches(query)
+        return found.best(offset + limit)[offset:].tolist(), len(found)
+
+    def matches(self, query: str) -> Matches:
+        """The items in which every word of `query` occurs.
+
         Ranked by where the whole query occurs: the id itself, the start of the title, the start of a word in
-        it, elsewhere in the title, or only its words somewhere; then by popularity. An empty query finds all
-        items.
+        it, elsewhere in the title, or only its words somewhere; then by popularity.
         """
         phrase = query.strip().lower()
         words = phrase.split()
@@ -67,14 +75,23 @@ class CatalogSearch:
         conditions = [anywhere.str.contains(word, literal=True) for word in words]
         if self._listed is not None:
             conditions.append(pl.lit(self._listed))
-        found = (
-            self._items.lazy()
-            .filter(conditions or True)
-            .with_columns(rank.alias("rank"))
-            .sort("rank", "count", "item", descending=[False, True, False])
-            .collect()
-        )
-        return found["item"][offset : offset + limit].to_list(), len(found)
+        found = self._items.lazy().filter(conditions or True).select(rank.alias("rank"), "count", "item")
+        return Matches(found.collect())
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What a search has found; put in order as far as it is asked for."""
+
+    _found: pl.DataFrame
+
+    def __len__(self) -> int:
+        return self._found.height
+
+    def best(self, count: int) -> IntArray:
+        """int64 [count], or all there are: the items, best first."""
+        ordered = self._found.lazy().sort("rank", "count", "item", descending=[False, True, False])
+        return ordered.head(count).collect()["item"].to_numpy()
 
 
 def _searchable(items: pl.DataFrame, numbers: IntArray, item_counts: IntArray) -> pl.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -16,11 +16,13 @@ from recsys.data.sequences import IntArray, Sequences
 from recsys.errors import ConfigError
 from recsys.generator import Constraints, GenerativeRecommender, Recommendations, Recommender, SearchesBeams
 from recsys.generator.constraints import Cap
+from recsys.generator.diversity import walk_one
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.reason import ReasonConfig, recommend_with_reasons
 from recsys.profile.profile import Profile
 from recsys.profile.prompt import fitting_text, profile_prompt
 from recsys.retrieval import FusedRecommender
+from recsys.retrieval.popularity import DEEPER
 from serving.answers import FallbackReason, Pinned, Source
 from serving.arranging import Arrangement
 
@@ -238,7 +240,7 @@ class ReasoningStage(OneByOne):
             Sequences.from_lists([asked.history]),
             asked.k,
             asked.reason,
-            constraints=together([asked], len(self.recommender.codes)).within(self.within),
+            constraints=together([asked], self.recommender.trie.num_items).within(self.within),
         )
         return listed_row(reasoned.recommendations, 0, asked.k, chains=tuple(reasoned.chains[0]))
 
@@ -259,7 +261,7 @@ class ProfileStage(OneByOne):
         if not text:
             return None
         prompt = profile_prompt(language, text, recent)
-        held = together([asked], len(self.reader.codes)).within(self.within)
+        held = together([asked], self.reader.trie.num_items).within(self.within)
         reader = self.reader.weighted(dict(asked.objectives)) if asked.objectives else self.reader
         found = reader.complete([prompt], asked.k, constraints=held, reserve_new=True)
         return listed_row(found, 0, asked.k, used_profile=True)
@@ -287,6 +289,29 @@ def together(asked: Sequence[Asked], num_items: int) -> Constraints:
         allow = np.stack([everything if one.allow is None else one.allow for one in asked])
     deny = [one.denied for one in asked] if any(len(one.denied) for one in asked) else None
     return Constraints(allow=allow, deny=deny, caps=first.caps)
+
+
+def walk_down(best: Callable[[int], IntArray], count: int, asked: Asked) -> tuple[IntArray, IntArray]:
+    """The list of a request out of an order of items, of which no more is looked at than the list needs.
+
+    Args:
+        best: int64 [n], the first n of the order; all where there are fewer.
+        count: how many there are.
+        asked: says what may stand in the list.
+
+    Returns:
+        int64 [at most k]: the items, and their places in the order.
+    """
+    depth = asked.k + len(asked.denied)
+    while True:
+        order = best(depth)
+        permitted = ~np.isin(order, asked.denied)
+        if asked.allow is not None:
+            permitted &= asked.allow[order]
+        items = walk_one(order[permitted], asked.caps, asked.k)
+        if len(items) == asked.k or depth >= count:
+            return items, np.flatnonzero(np.isin(order, items))
+        depth *= DEEPER
 
 
 def listed_row(

@@ -6,7 +6,6 @@ few milliseconds for a million of them. Knows no model and no HTTP.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,39 +14,12 @@ import numpy.typing as npt
 
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray
+from recsys.retrieval.popularity import PopularityPrior
 from serving.catalog_rules import CatalogRules
 from serving.overlay import ChangedItem, Overlay, rows_of
 from serving.search import CatalogSearch
 
 BoolArray = npt.NDArray[np.bool_]
-
-
-class Popularity:
-    """Items by their number of interactions; new ones have none.
-
-    Args:
-        counts: int64 [N].
-    """
-
-    def __init__(self, counts: IntArray) -> None:
-        self.counts = counts
-        # Equal counts are ordered by dense index, so that a list does not change from one start to the next.
-        self.order = np.argsort(-counts, kind="stable")
-        self._total = float(counts.sum() + len(counts))
-
-    def scores(self, items: IntArray) -> npt.NDArray[np.float32]:
-        """float32: the logarithm of each item's share of all interactions, smoothed by one."""
-        return np.asarray(np.log((self.counts[items] + 1.0) / self._total), dtype=np.float32)
-
-    def with_items(self, count: int) -> Popularity:
-        """The same with so many further items."""
-        if count == 0:
-            return self
-        twin = copy.copy(self)
-        twin.counts = np.pad(self.counts, (0, count))
-        twin.order = np.append(self.order, np.arange(len(self.counts), len(self.counts) + count))
-        twin._total = self._total + count
-        return twin
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +31,7 @@ class ItemTables:
     """What rules of requests need."""
     words: CatalogSearch
     """Finds items by their words."""
-    popularity: Popularity
+    popularity: PopularityPrior
     listed: BoolArray | None = None
     """bool [N]: items that are not removed; None: none is."""
     overlay: Overlay = field(default_factory=Overlay)
@@ -83,7 +55,7 @@ class ItemTables:
             catalog=catalog,
             rules=CatalogRules(catalog, listed, rankable),
             words=CatalogSearch(catalog, item_counts, listed),
-            popularity=Popularity(item_counts),
+            popularity=PopularityPrior(item_counts),
             listed=listed,
         )
 
@@ -124,6 +96,8 @@ class ItemTables:
         rows = rows_of([item for _, item in texts], self.catalog.frame.schema)
         catalog = self.catalog.with_rows(rows, at) if texts else self.catalog
         popularity = self.popularity.with_items(catalog.num_items - self.catalog.num_items)
+        # So that searches remember what they have made of it.
+        listed.flags.writeable = False
         there = None if listed.all() else listed
         rankable = there if generatable is None else (generatable if there is None else there & generatable)
         return ItemTables(

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.data.rows import Rows
-from recsys.data.sequences import IntArray
 from recsys.generator import GenerativeRecommender, Recommender
 from recsys.retrieval import FusedRecommender
 from recsys.retrieval.single import SourceRecommender
@@ -32,11 +31,11 @@ class Ways:
     content: TowerSource | None
     searches: tuple[Stage, ...]
 
-    def over(self, codes: IntArray, vectors: Rows, generatable: BoolArray | None, new_item_slots: int) -> Ways:
+    def over(self, codes: Rows[np.int64], vectors: Rows, generatable: BoolArray | None, new_item_slots: int) -> Ways:
         """The same with further items, with no training; these stay as they are.
 
         Args:
-            codes: int64 [N', levels], of the items that there were, and then of the new ones.
+            codes: [N', levels], of the items that there were, and then of the new ones.
             vectors: embeddings likewise.
             generatable: bool [N'], what a generator in a fusion or in a search may find; None: everything.
             new_item_slots: places for new items at the end of each list of a generator that is not part of a fusion:

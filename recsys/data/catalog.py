@@ -11,13 +11,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.data.columns import Column, RowsByText
+from recsys.data.grown import Grown
 from recsys.data.sequences import IntArray
 from recsys.errors import ArtifactError, DataError
 from recsys.files import atomic_path
 
 _REQUIRED = {"item_id": pl.String(), "title": pl.String(), "categories": pl.List(pl.String())}
 _TEXT_DTYPES = (pl.String(), pl.List(pl.String()))
-_MOST_PIECES = 64
+_LISTED_UP_TO = 500_000
+"""Items up to which ids and titles are lists, and a dictionary finds them: 240 bytes an item, in every process."""
+_MOST_PIECES, _ROWS_A_PIECE = 64, 4096
+"""Pieces of a table at most, and rows for each further one: every piece costs something whenever the table is read, and
+a table of ten million rows a second to be made whole."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,17 +66,21 @@ class Catalog:
         return self.frame.height
 
     @cached_property
-    def item_ids(self) -> list[str]:
+    def item_ids(self) -> Sequence[str]:
         """The source's own ids, by dense index."""
-        return self.frame["item_id"].to_list()
+        values = self.frame["item_id"]
+        return values.to_list() if len(values) <= _LISTED_UP_TO else Column(values, str)
 
     @cached_property
-    def titles(self) -> list[str | None]:
+    def titles(self) -> Sequence[str | None]:
         """Titles by dense index; None where the source has none."""
-        return self.frame["title"].to_list()
+        values = self.frame["title"]
+        return values.to_list() if len(values) <= _LISTED_UP_TO else Column(values, lambda title: title)
 
     @cached_property
-    def _index(self) -> dict[str, int]:
+    def _index(self) -> Mapping[str, int] | RowsByText:
+        if self.num_items > _LISTED_UP_TO:
+            return RowsByText(self.frame["item_id"])
         return {item_id: index for index, item_id in enumerate(self.item_ids)}
 
     @cached_property
@@ -86,11 +96,16 @@ class Catalog:
     def index_of(self, ids: Sequence[str]) -> IntArray:
         """int64 [len(ids)]: dense indices of the source's ids, -1 for an id that is not in the catalogue."""
         index, further = self._index, self._further
-        found = (index[one] if one in index else further.get(one, -1) for one in ids)
-        return np.fromiter(found, dtype=np.int64, count=len(ids))
+        if not isinstance(index, RowsByText):
+            found = (index[one] if one in index else further.get(one, -1) for one in ids)
+            return np.fromiter(found, dtype=np.int64, count=len(ids))
+        rows = index.find(ids)
+        for place in np.flatnonzero(rows < 0).tolist() if further else ():
+            rows[place] = further.get(ids[place], -1)
+        return rows
 
     def prepare(self) -> None:
-        """Make now what a first look-up would wait for: tables of ids and titles, of ten million items in seconds."""
+        """Make now what a first look-up would wait for: the tables of ids and titles, for a second or two."""
         _ = self._index, self.titles
 
     def find(self, ids: pl.Series) -> IntArray:
@@ -105,7 +120,7 @@ class Catalog:
     def with_rows(self, rows: pl.DataFrame, at: IntArray) -> Catalog:
         """This catalogue with some items changed and others appended; it stays as it is itself.
 
-        What is not touched is shared: the cost is that of the rows, and of copying two lists of N pointers.
+        What is not touched is shared: the cost is that of the rows, and of those that were changed before.
 
         Args:
             rows: of the same columns.
@@ -126,13 +141,12 @@ class Catalog:
         twin = copy.copy(self)
         before = self.frame[at[:old]]
         same = [name for name in rows.columns if not new and before[name].equals(rows[name][:old], null_equal=True)]
-        titles = self.titles if "title" in same else self.titles.copy()
-        for index, title in zip(at.tolist(), rows["title"] if "title" not in same else (), strict=False):
-            titles[index : index + 1] = [title]
+        places = at.tolist()
+        named = {} if "title" in same else dict(zip(places, rows["title"], strict=True))
         twin.__dict__.update(
             frame=with_rows(self.frame, rows, at),
-            item_ids=[*self.item_ids, *new] if new else self.item_ids,
-            titles=titles,
+            item_ids=Grown(self.item_ids, dict(zip(places[old:], new, strict=True))) if new else self.item_ids,
+            titles=Grown(self.titles, named) if named else self.titles,
             _index=self._index,
             _further={**self._further, **{item_id: count + place for place, item_id in enumerate(new)}},
             _stamps={name: self._stamps[name] if name in same else object() for name in rows.columns},
@@ -174,5 +188,4 @@ def with_rows(frame: pl.DataFrame, rows: pl.DataFrame, at: IntArray) -> pl.DataF
     for place, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         parts += [frame[begin:end], rows[place : place + 1] if place < old else rows[old:]]
     whole = pl.concat([part for part in parts if part.height] or [frame], rechunk=False)
-    # Each piece costs something whenever the table is read.
-    return whole.rechunk() if whole.n_chunks() > _MOST_PIECES else whole
+    return whole.rechunk() if whole.n_chunks() > max(_MOST_PIECES, whole.height // _ROWS_A_PIECE) else whole

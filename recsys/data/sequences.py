@@ -87,9 +87,12 @@ class Sequences:
     def renumber(self, index: IntArray) -> Sequences:
         """Each item i as `index[i]`; items whose index is negative are left out, and no sequence goes."""
         items = index[self.items]
-        kept = items >= 0
+        return Sequences(users=self.users, offsets=self.offsets, items=items).only(items >= 0)
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Sequences:
+        """Without the items that are not `kept`, bool like `items`; no sequence goes."""
         offsets = np.concatenate([[0], np.cumsum(kept)])[self.offsets]
-        return Sequences(users=self.users, offsets=offsets, items=items[kept])
+        return Sequences(users=self.users, offsets=offsets, items=self.items[kept])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -23,6 +23,7 @@ from recsys.generator.decoder import Pruning
 from recsys.generator.groups import Groups
 from recsys.generator.set_trie import SetTrie
 from recsys.generator.set_walk import SetWalk
+from recsys.generator.spliced import entries
 from recsys.generator.trie import ItemTrie
 from recsys.generator.walk import PrefixWalk, Walk
 
@@ -64,7 +65,7 @@ class Consistency:
         sums = torch.zeros(len(trie.codes[0]), device=device)
         for level in range(1, trie.num_levels):
             size, num_nodes = trie.codebook_sizes[level], len(trie.codes[level])
-            codes, parents = trie.codes[level], _parents(trie, level)
+            codes, parents = entries(trie.codes[level]), _parents(trie, level)
             of_code = categories.histogram(codes[trie.paths[:, level]].cpu().numpy(), size)
             of_prefix = categories.histogram(trie.paths[:, level - 1].cpu().numpy(), len(trie.codes[level - 1]))
             shared = np.minimum(of_prefix[parents.cpu().numpy()], of_code[codes.cpu().numpy()]).sum(axis=1)
@@ -146,4 +147,4 @@ class _OfPairs:
 def _parents(trie: ItemTrie, level: int) -> Tensor:
     """int64 [M_l]: the parent of each node of `level`."""
     numbers = torch.arange(len(trie.codes[level - 1]), device=trie.items.device)
-    return torch.repeat_interleave(numbers, trie.first_child[level].diff())
+    return torch.repeat_interleave(numbers, entries(trie.first_child[level]).diff())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recsys.data.sequences import IntArray
 from recsys.generator.groups import Groups
+from recsys.generator.mask_counts import MaskCounts, count_mask, count_table
 from recsys.generator.trie import ItemTrie
 
 
@@ -74,14 +75,18 @@ class Constraints:
             return num_items - len(denied)
         return int(allow.sum() - allow[denied].sum())
 
-    def allow_rows(self, num_items: int, batch_size: int, device: torch.device) -> Tensor | None:
-        """bool [B, N]; None where everything is allowed. Raises ValueError when it is not of B requests and N items."""
+    def allow_rows(self, num_items: int, batch_size: int) -> npt.NDArray[np.bool_] | None:
+        """bool [B, N], not to be written to: rows of one mask are the same memory. None where everything is allowed.
+
+        Raises:
+            ValueError: it is not of B requests and N items.
+        """
         if self.allow is None:
             return None
-        allow = torch.from_numpy(np.atleast_2d(self.allow)).to(device)
+        allow = np.atleast_2d(self.allow)
         if allow.shape not in ((1, num_items), (batch_size, num_items)):
             raise ValueError(f"allow must be [{num_items}] or [{batch_size}, {num_items}], got {list(allow.shape)}")
-        return allow.expand(batch_size, -1)
+        return np.broadcast_to(allow, (batch_size, num_items))
 
     def deny_rows(self, batch_size: int) -> Sequence[npt.NDArray[np.int64]] | None:
         """B arrays; None where nothing is denied. Raises ValueError when they are not of B requests."""
@@ -93,51 +98,51 @@ class Constraints:
 class RangeCounter:
     """Counts a request's permitted items below any node: a node is alive when that count is positive.
 
-    An allow bitmap becomes a prefix sum over sorted positions. A deny list stays sparse (sorted positions and a binary
-    search), because a dense row a request would cost B * N for a few seen items.
+    A deny list stays sparse (sorted positions and a binary search), because a dense row a request would cost B * N for
+    a few seen items; so does a mask of few items, see `recsys.generator.mask_counts`.
 
-    Its tables are `allowed_before` (int64 [B, N + 1]: how many permitted items have a lower position; None permits all)
-    and `denied` (int64 [B, D]: positions that are denied, ascending, then N; None denies none).
+    Args:
+        trie: the catalogue.
+        constraints: of the B requests.
+        batch_size: B.
+        in_table: masks become a table of counts whatever they permit, so that a recorded search can be given others.
     """
 
-    def __init__(self, trie: ItemTrie, constraints: Constraints, batch_size: int) -> None:
+    def __init__(self, trie: ItemTrie, constraints: Constraints, batch_size: int, *, in_table: bool = False) -> None:
         self.trie = trie
         device = trie.items.device
-        self.allowed_before: Tensor | None = None
-        allow_at_position: Tensor | None = None
-        allow = constraints.allow_rows(trie.num_items, batch_size, device)
-        if allow is not None:
-            # One bitmap for all requests is summed once, whatever their number.
-            distinct = allow[:1] if allow.stride(0) == 0 else allow
-            at_position = distinct[:, trie.items]
-            before = torch.nn.functional.pad(at_position.cumsum(-1), (1, 0))
-            allow_at_position = at_position.expand(batch_size, -1)
-            self.allowed_before = before.expand(batch_size, -1)
+        self.allowed: MaskCounts | None = None
+        """Of the allowed items; None: all are."""
         self.denied: Tensor | None = None
+        """int64 [B, D]: positions that are denied, ascending, then N; None: none is."""
+        rows = constraints.allow_rows(trie.num_items, batch_size)
+        if rows is not None and constraints.allow is not None:
+            one_for_all = constraints.allow.ndim == 1
+            if one_for_all and device.type == "cpu" and not in_table:
+                self.allowed = count_mask(trie, constraints.allow)
+            else:
+                self.allowed = count_table(trie, rows[:1] if one_for_all else rows)
         deny = constraints.deny_rows(batch_size)
         if deny is not None:
-            rows = [np.unique(items) for items in deny]
-            listed = np.full((batch_size, max(1, max(len(row) for row in rows))), -1, dtype=np.int64)
-            for line, row in zip(listed, rows, strict=True):
+            unique = [np.unique(items) for items in deny]
+            listed = np.full((batch_size, max(1, max(len(row) for row in unique))), -1, dtype=np.int64)
+            for line, row in zip(listed, unique, strict=True):
                 line[: len(row)] = row
             # One copy to the device for all requests.
             items = torch.from_numpy(listed).to(device)
             positions = trie.positions[items.clamp(min=0)]
             counts = items >= 0
-            if allow_at_position is not None:
-                counts &= allow_at_position.gather(1, positions)
+            if self.allowed is not None:
+                counts &= self.allowed.permits(positions)
             self.denied = positions.masked_fill(~counts, trie.num_items).sort(-1).values
 
     def counts(self, level: int, nodes: Tensor) -> Tensor | None:
-        """int64 like `nodes` (int64 [B, W, C], nodes of `level`): permitted items below each. None: all are."""
-        if self.allowed_before is None and self.denied is None:
+        """Integers like `nodes` (int64 [B, W, C], nodes of `level`): permitted items below each. None: all are."""
+        if self.allowed is None and self.denied is None:
             return None
         flat = nodes.flatten(1)
         start, end = self.trie.starts[level][flat], self.trie.starts[level][flat + 1]
-        if self.allowed_before is None:
-            count = end - start
-        else:
-            count = self.allowed_before.gather(1, end) - self.allowed_before.gather(1, start)
+        count = end - start if self.allowed is None else self.allowed.before(end) - self.allowed.before(start)
         if self.denied is not None:
             count = count - torch.searchsorted(self.denied, end) + torch.searchsorted(self.denied, start)
         return count.view(nodes.shape)

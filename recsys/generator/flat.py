@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from recsys.data.sequences import IntArray
 from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
+from recsys.generator.history import rows_of
 from recsys.generator.likelihood import path_log_probs, target_mask
 from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.instruction import Instruction
@@ -64,6 +65,9 @@ class FlatModel(nn.Module):
         # Token 0 begins every sequence; code c of level l is token offsets[l] + c.
         self.register_buffer("tokens", torch.from_numpy(codes + offsets), persistent=False)
         self.tokens: Tensor
+        self.register_buffer("further_tokens", None, persistent=False)
+        self.further_tokens: Tensor | None
+        """int64 [K, L]: of items that `with_items` has put behind those of `tokens`."""
         self.register_buffer("learned", torch.ones(len(codes), dtype=torch.bool))
         self.learned: Tensor
         self.offsets = [int(offset) for offset in offsets]
@@ -78,15 +82,14 @@ class FlatModel(nn.Module):
         """Search with a row for every beam, whatever is certain: more arithmetic, but no step's shape depends on what a
         device has found."""
 
-    def with_items(self, codes: IntArray) -> Self:
-        """The same model over more items, see `NestedModel.with_items`."""
+    def with_items(self, further_codes: IntArray) -> Self:
+        """The same model over more items, int64 [K, L], see `NestedModel.with_items`."""
         twin, device = copy.copy(self), self.tokens.device
         # A shallow copy shares the very table of the buffers.
         twin._buffers = dict(self._buffers)
-        first = torch.tensor(self.offsets, device=device)
-        twin.tokens = torch.cat([self.tokens, torch.from_numpy(codes[len(self.tokens) :]).to(device) + first])
-        twin.learned = nn.functional.pad(self.learned, (0, len(codes) - len(self.learned)))
-        twin.trie = self.trie.with_items(codes)
+        twin.further_tokens = torch.from_numpy(further_codes).to(device) + torch.tensor(self.offsets, device=device)
+        twin.learned = nn.functional.pad(self.learned, (0, len(further_codes)))
+        twin.trie = self.trie.with_items(further_codes)
         return twin
 
     @property
@@ -96,7 +99,7 @@ class FlatModel(nn.Module):
 
     def item_rows(self, items: Tensor) -> Tensor:
         """Float32 [..., L, D]: the input rows of each item (int64 [...])."""
-        embedded: Tensor = self.embedding(self.tokens[items])
+        embedded: Tensor = self.embedding(rows_of(self.tokens, self.further_tokens, items))
         return embedded
 
     def _beginning(self) -> Tensor:

@@ -29,6 +29,7 @@ from recsys.generator import caches
 from recsys.generator.constraints import Constraints, RangeCounter
 from recsys.generator.decoder import Found, Noise, Pruning, beam_search
 from recsys.generator.flat import FlatModel
+from recsys.generator.mask_counts import CountTable
 from recsys.generator.nested import NestedModel
 from recsys.generator.scoring import PrefixModel
 from recsys.generator.sessions import SessionModel
@@ -195,7 +196,7 @@ class SearchGraphs:
         """
         counted: Constraints | RangeCounter = constraints
         if isinstance(trie, ItemTrie):
-            counted = RangeCounter(trie, constraints, len(prefix.lengths))
+            counted = RangeCounter(trie, constraints, len(prefix.lengths), in_table=True)
             special = {"exact lists": floor, "samples": noise, "consistency": pruning}
             obstacle = self._other(model) or next((name for name, value in special.items() if value is not None), None)
             found = self._search(trie, prefix, counted, k, beams, temperature, obstacle)
@@ -226,9 +227,10 @@ class SearchGraphs:
         obstacle: str | None,
     ) -> Found | None:
         batch_size = len(prefix.lengths)
-        allowed, denied = counter.allowed_before, counter.denied
-        if allowed is not None and allowed.stride(0) == 0:
-            allowed = allowed[:1]  # one bitmap for all of them
+        allowed, denied = None, counter.denied
+        if counter.allowed is not None:
+            assert isinstance(counter.allowed, CountTable), "as it was asked for"
+            allowed = counter.allowed.table
         if denied is not None:
             width = _power_of_two(denied.shape[1], _LEAST_DENIED)
             denied = torch.nn.functional.pad(denied, (0, width - denied.shape[1]), value=trie.num_items)
@@ -245,7 +247,7 @@ class SearchGraphs:
             held, limits = RangeCounter(trie, Constraints(), size), []
             if allowed is not None:
                 limits.append(allowed.new_zeros(1 if one_for_all else size, allowed.shape[1]))
-                held.allowed_before = limits[-1].expand(size, -1)
+                held.allowed = CountTable(limits[-1])
             if denied is not None:
                 limits.append(denied.new_full((size, denied.shape[1]), trie.num_items))
                 held.denied = limits[-1]

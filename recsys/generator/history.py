@@ -47,6 +47,8 @@ class HistoryModel(nn.Module):
         super().__init__()
         # Shared with copies that have another head or body, whose weights are the same ones: emptied, never replaced.
         self._frozen_means: dict[int, Tensor] = {}
+        self.stored_means: dict[int, Tensor] = {}
+        """By level, what `mean_residuals` would compute of the weights as they are: maps of a file, if there is one."""
         self.config = config
         self.body = Body(config, max_positions=config.max_history + 1) if backbone is None else backbone
         self.width = width = self.body.hidden_size
@@ -54,6 +56,9 @@ class HistoryModel(nn.Module):
         self.users = users
         self.register_buffer("codes", torch.from_numpy(codes), persistent=False)
         self.codes: Tensor
+        self.register_buffer("further_codes", None, persistent=False)
+        self.further_codes: Tensor | None
+        """int64 [K, L]: of items that `with_items` has put behind those of `codes`."""
         self.begin = nn.Parameter(torch.zeros(width)) if backbone is None else None
         self.code_embeddings = nn.ModuleList(nn.Embedding(size, width) for size in codebook_sizes)
         self.item_residuals = nn.Embedding(len(codes), width) if config.item_residuals else None
@@ -80,7 +85,7 @@ class HistoryModel(nn.Module):
 
     def embed_items(self, items: Tensor) -> Tensor:
         """float32 [..., D]: the input of each item."""
-        codes = self.codes[items]
+        codes = self.codes_of(items)
         embedded: Tensor = sum(table(codes[..., level]) for level, table in enumerate(self.code_embeddings))
         if self.item_residuals is not None:
             embedded = embedded + self._residuals(self.item_residuals, items)
@@ -89,29 +94,28 @@ class HistoryModel(nn.Module):
         return embedded
 
     def _residuals(self, table: nn.Embedding, items: Tensor) -> Tensor:
-        if table.num_embeddings == len(self.codes):
+        if self.further_codes is None:
             return cast(Tensor, table(items))
         is_further = items >= table.num_embeddings
         return cast(Tensor, table(items.masked_fill(is_further, 0))).masked_fill(is_further.unsqueeze(-1), 0)
 
+    def codes_of(self, items: Tensor) -> Tensor:
+        """int64 [..., L]: the semantic IDs of items, int64 [...]."""
+        return rows_of(self.codes, self.further_codes, items)
+
     def _vectors(self, items: Tensor) -> Tensor:
-        if self.further_vectors is None:
-            return self.item_vectors[items]
-        count = len(self.item_vectors)
-        is_further = items >= count
-        further = self.further_vectors[(items - count).clamp(min=0)]
-        return torch.where(is_further.unsqueeze(-1), further, self.item_vectors[items.masked_fill(is_further, 0)])
+        return rows_of(self.item_vectors, self.further_vectors, items)
 
-    def _grown(self, codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
-        """A copy that reads these items, int64 [N', L], of which the first N are its own; see `NestedModel.with_items`.
+    def _grown(self, further_codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
+        """A copy that reads these items, int64 [K, L], behind its own; see `NestedModel.with_items`.
 
-        Nothing that has a row an item is copied but codes: residuals of further items are zero, and not in the table.
+        Nothing that has a row an item is copied: residuals of further items are zero, and not in the table.
         """
         twin, device = copy.copy(self), self.codes.device
         # A shallow copy shares the very table of the buffers.
         twin._buffers = dict(self._buffers)
-        twin.codes = torch.from_numpy(codes).to(device)
-        twin.learned = nn.functional.pad(self.learned, (0, len(codes) - len(self.learned)))
+        twin.further_codes = torch.from_numpy(further_codes).to(device)
+        twin.learned = nn.functional.pad(self.learned, (0, len(further_codes)))
         if self.vector_projection is not None and further_vectors is not None:
             twin.further_vectors = torch.from_numpy(further_vectors).to(device)
         return twin
@@ -131,8 +135,12 @@ class HistoryModel(nn.Module):
         if torch.is_grad_enabled():
             # Gradients announce a step, in evaluation mode too; what was computed before it must not outlive it.
             self._frozen_means.clear()
-        if frozen and (kept := self._frozen_means.get(level)) is not None:
-            return kept
+            self.stored_means.clear()
+        if frozen:
+            kept = self._frozen_means.get(level, self.stored_means.get(level))
+            # A file is read into the memory of the CPU.
+            if kept is not None and kept.device == self.item_residuals.weight.device:
+                return kept
         table = self.item_residuals.weight
         learned = self.learned[: len(table)].to(table)
         counts = torch.zeros(count, 1, device=table.device).index_add(0, owners, learned.unsqueeze(1))
@@ -149,11 +157,14 @@ class HistoryModel(nn.Module):
         optimizers do not raise them.
         """
         self._frozen_means.clear()
+        if mode:
+            self.stored_means.clear()
         return super().train(mode)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """See `torch.nn.Module.load_state_dict`; forgets what was computed from the earlier weights."""
         self._frozen_means.clear()
+        self.stored_means.clear()
         return super().load_state_dict(*args, **kwargs)
 
     def hidden_states(self, items: Tensor, known: Tensor | None = None) -> Tensor:
@@ -205,3 +216,12 @@ class HistoryModel(nn.Module):
     def start(self, items: Tensor, lengths: Tensor) -> Tensor:
         """State [B, 1, D] of the decoder: see `SidModel`."""
         return self.state(self.encode(items, lengths))
+
+
+def rows_of(first: Tensor, further: Tensor | None, items: Tensor) -> Tensor:
+    """[..., D]: the rows of `items`, int64 [...], in two blocks [N, D] and [K, D]; there may be but the first."""
+    if further is None:
+        return first[items]
+    is_further = items >= len(first)
+    late = further[(items - len(first)).clamp(min=0)]
+    return torch.where(is_further.unsqueeze(-1), late, first[items.masked_fill(is_further, 0)])

@@ -10,6 +10,7 @@ decoder's state (D on level 0, D a head after that), L levels, K codes of a leve
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -25,6 +26,7 @@ from recsys.generator.likelihood import path_log_probs, target_mask
 from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.user_rows import UserRows
 from recsys.generator.pair_dots import pair_dots
+from recsys.generator.spliced import Table
 from recsys.generator.trie import Children, ItemTrie
 
 
@@ -53,7 +55,7 @@ class NestedModel(HistoryModel):
         self.trie = trie
         self._learned_trie: ItemTrie | None = None
         """Of the items that have rows in the table of residuals; None where `trie` is."""
-        self._learned_nodes: list[Tensor] | None = None
+        self._learned_nodes: Sequence[Table] | None = None
         """For each level int64 [M_l]: the nodes of `trie` in `_learned_trie`; None where they are the same."""
         self.depth: DepthDecoder | DepthHeads = DepthDecoder(self.width, trie.codebook_sizes, config.dropout)
         self.initialise_embeddings()
@@ -64,42 +66,45 @@ class NestedModel(HistoryModel):
         """Logits [..., C] from a state [..., S]: see `SidModel`."""
         query, code_logits = self.depth.read(state, level)
         logits = code_logits.gather(-1, children.codes)
-        nodes = self._node_residuals(level)
-        if nodes is None:
+        if self.item_residuals is None:
             return logits
         numbers, legal = children.nodes, children.legal
         if self._learned_nodes is not None:
             # A node with none but further items has no residual.
             numbers = self._learned_nodes[level][numbers]
             numbers, legal = numbers.clamp(min=0), legal & (numbers >= 0)
+        if level == self.trie.num_levels - 1:
+            # A node is an item, and the mean its own residual.
+            numbers, table = (self._learned_trie or self.trie).items[numbers], self.item_residuals.weight
+        else:
+            table = self.node_means(level)
         if level == 0:
-            dots = (query @ nodes.T).gather(-1, numbers)
+            dots = (query @ table.T).gather(-1, numbers)
             return logits + (dots if self._learned_nodes is None else dots.masked_fill(~legal, 0))
         if self.fixed_shapes:
-            return logits + (nodes[numbers] @ query.unsqueeze(-1)).squeeze(-1).masked_fill(~legal, 0)
+            return logits + (table[numbers] @ query.unsqueeze(-1)).squeeze(-1).masked_fill(~legal, 0)
         # Children are few on average and padded to the widest node, so that only the real ones are worth a product.
         rows, slots = legal.flatten(0, -2).nonzero(as_tuple=True)
-        dots = pair_dots(query.flatten(0, -2), nodes, rows, numbers.flatten(0, -2)[rows, slots])
+        dots = pair_dots(query.flatten(0, -2), table, rows, numbers.flatten(0, -2)[rows, slots])
         return logits + torch.zeros_like(logits).masked_scatter(legal, dots)
 
-    def with_items(self, codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
+    def with_items(self, further_codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
         """The same model over more items, with no training; this one stays as it is, and the two share all weights.
 
         Args:
-            codes: int64 [N', L], of which the first N are those of this model.
-            further_vectors: float32 [N' - N, V], when the model reads content.
+            further_codes: int64 [K, L], of the items behind its own.
+            further_vectors: float32 [K, V], when the model reads content.
         """
-        twin = self._grown(codes, further_vectors)
-        twin.trie = self.trie.with_items(codes)
+        twin = self._grown(further_codes, further_vectors)
+        twin.trie = self.trie.with_items(further_codes)
         if self.item_residuals is not None:
             twin._learned_trie = self.trie
-            twin._learned_nodes = [nodes.to(self.codes.device) for nodes in twin.trie.nodes_in(self.trie)]
+            device, nodes = self.codes.device, twin.trie.nodes_in(self.trie)
+            twin._learned_nodes = [table.to(device) if isinstance(table, Tensor) else table for table in nodes]
         return twin
 
-    def _node_residuals(self, level: int) -> Tensor | None:
+    def node_means(self, level: int) -> Tensor:
         """float32 [M_l, D]: the mean residual of the learned items below each node of `level`, or 0."""
-        if self.item_residuals is None:
-            return None
         trie = self._learned_trie or self.trie
         return self.mean_residuals(level, trie.paths[:, level], len(trie.codes[level]))
 
@@ -134,7 +139,7 @@ class NestedModel(HistoryModel):
             if level:
                 # Not an index: with several threads its gradient is summed in no fixed order.
                 going_on = nn.functional.embedding(torch.searchsorted(kept, rows), state)
-                state = self.depth.step(going_on, level - 1, self.codes[targets[rows], level - 1])
+                state = self.depth.step(going_on, level - 1, self.codes_of(targets[rows])[:, level - 1])
             kept = rows
             return self.child_logits(state, level, children)
 

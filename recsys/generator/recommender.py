@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -52,8 +53,11 @@ GeneratorModel: TypeAlias = NestedModel | FlatModel | AnyOrderModel
 """A model of any shape: `beam_search` decodes it, `target_log_probs` trains it."""
 
 _FORMAT = 2
-_USERS, _TRIE = "users", "trie.safetensors"
-"""In a saved generator: what gives users their codes, where it has tokens of users; the tables of its trie."""
+_USERS, _TRIE, _MEANS = "users", "trie.safetensors", "residual_means.safetensors"
+"""In a saved generator: what gives users their codes, where it has tokens of users; the tables of its trie; means of
+the residuals of many items."""
+_MEANS_FROM = 50_000
+"""Items from which means are saved: all processes of a service have them in memory once, and none computes them."""
 _PER_ITEM = frozenset({"learned", "item_residuals.weight"})
 
 
@@ -126,7 +130,7 @@ class GenerativeRecommender:
         model: GeneratorModel,
     ) -> None:
         self.config = config
-        self.codes = codes
+        self._codes = Rows.of(codes)
         self.codebook_sizes = codebook_sizes
         self.item_vectors = item_vectors
         self.model = model.eval()
@@ -134,6 +138,11 @@ class GenerativeRecommender:
         """Histories that stay encoded, of requests that name their session."""
         self.graphs: SearchGraphs | None = None
         """What of the work a GPU does at one go; none unless `with_graphs` has made this."""
+
+    @property
+    def codes(self) -> IntArray:
+        """int64 [N, L]: the items' semantic IDs; a copy where `with_items` has added some."""
+        return self._codes.whole()
 
     @property
     def _backbone(self) -> Backbone | None:
@@ -290,9 +299,9 @@ class GenerativeRecommender:
         self._checked(histories, None, sessions)
         if len(items) != len(histories):
             raise ValueError(f"items must hold one array a history: {len(histories)}, got {len(items)}")
-        if any(len(row) and not 0 <= row.min() <= row.max() < len(self.codes) for row in items):
-            raise ValueError(f"items: item indices must lie in 0..{len(self.codes) - 1}")
-        scores = [np.zeros((0, self.codes.shape[1]), dtype=np.float32)] * len(items)
+        if any(len(row) and not 0 <= row.min() <= row.max() < self.trie.num_items for row in items):
+            raise ValueError(f"items: item indices must lie in 0..{self.trie.num_items - 1}")
+        scores = [np.zeros((0, self.trie.num_levels), dtype=np.float32)] * len(items)
         for rows, prefix in self._prefixes(histories, batch_size, sessions):
             sizes = [len(items[row]) for row in rows]
             device = prefix.hidden.device
@@ -336,8 +345,8 @@ class GenerativeRecommender:
     def _checked(
         self, histories: Sequences, constraints: Constraints | None, sessions: Sequence[str | None] | None
     ) -> Constraints:
-        if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < len(self.codes):
-            raise ValueError(f"histories: item indices must lie in 0..{len(self.codes) - 1}")
+        if len(histories.items) and not 0 <= histories.items.min() <= histories.items.max() < self.trie.num_items:
+            raise ValueError(f"histories: item indices must lie in 0..{self.trie.num_items - 1}")
         if sessions is not None and len(sessions) != len(histories):
             raise ValueError(f"sessions must hold one key a history: {len(histories)}, got {len(sessions)}")
         return constraints if constraints is not None else Constraints()
@@ -420,10 +429,17 @@ class GenerativeRecommender:
         slots = min(self.config.new_item_slots, plan.k)
         if slots == 0 or self.model.learned.all():
             return found
-        is_new = ~self.model.learned.cpu().numpy()
+        is_new = self._new_items
         allow = is_new if constraints.allow is None else constraints.allow & is_new
         new = search(replace(constraints, allow=allow), replace(plan, k=slots, beams=max(plan.beams, slots)))
         return reserve_slots(found, new, is_new, constraints.caps)
+
+    @cached_property
+    def _new_items(self) -> npt.NDArray[np.bool_]:
+        """bool [N]: what joined after the fit; not to be written to, so that searches remember what they make of it."""
+        is_new: npt.NDArray[np.bool_] = ~self.model.learned.cpu().numpy()
+        is_new.flags.writeable = False
+        return is_new
 
     def _lists(
         self, prefixes: Iterable[tuple[IntArray, Prefix]], count: int, constraints: Constraints, plan: SearchPlan
@@ -439,7 +455,7 @@ class GenerativeRecommender:
             found = find_lists(self.model, self.trie, prefix, held, plan, graphs=self.graphs)
             items[rows], scores[rows] = found.items.numpy(), found.scores.numpy()
             certified[rows], bound[rows] = found.certified.numpy(), found.bound.numpy()
-            for row, reason in zip(rows.tolist(), shortages(found.items, held, len(self.codes)), strict=True):
+            for row, reason in zip(rows.tolist(), shortages(found.items, held, self.trie.num_items), strict=True):
                 short[row] = reason
         return Recommendations(items=items, scores=scores, certified=certified, bound=bound, short=short)
 
@@ -545,9 +561,9 @@ class GenerativeRecommender:
             DataError: `known` or `item_vectors` do not fit the catalogues.
         """
         kept_at = known[known >= 0]
-        if known.shape != (len(self.codes),) or known.min() < -1 or known.max() >= len(codes):
+        if known.shape != (len(self._codes),) or known.min() < -1 or known.max() >= len(codes):
             raise DataError(
-                f"known must be [{len(self.codes)}], places in the new catalogue of {len(codes)} items or -1, found "
+                f"known must be [{len(self._codes)}], places in the new catalogue of {len(codes)} items or -1, found "
                 f"{list(known.shape)} with values from {known.min()} to {known.max()}"
             )
         if len(np.unique(kept_at)) != len(kept_at):
@@ -580,14 +596,14 @@ class GenerativeRecommender:
         return GenerativeRecommender(self.config, codes, self.codebook_sizes, vectors, model)
 
     def with_items(
-        self, codes: IntArray, item_vectors: Rows, *, new_item_slots: int | None = None
+        self, codes: Rows[np.int64], item_vectors: Rows, *, new_item_slots: int | None = None
     ) -> GenerativeRecommender:
         """`with_catalog` for further items behind those of a bundle: the same answers, and the cost of sorting them in.
 
         The two share their weights, so that neither may be trained any more, nor the result saved.
 
         Args:
-            codes: int64 [N', L], of which the first N are those of this recommender.
+            codes: [N', L], whose first block are those of this recommender.
             item_vectors: [N', V] of the same encoder, likewise.
             new_item_slots: places for new items; the configured ones when None.
 
@@ -598,18 +614,19 @@ class GenerativeRecommender:
         if self._body_is_exported and self.config.model.lm is not None:
             raise ConfigError("an exported language model reads no new catalogue; change the catalogue, then export it")
         if self._users is not None or isinstance(self.model, AnyOrderModel):
-            whole = np.concatenate([item_vectors.first, item_vectors.further])
-            twin = self.with_catalog(codes, whole, np.arange(len(self.codes)), shares_weights=True)
+            known = np.arange(len(self._codes))
+            twin = self.with_catalog(codes.whole(), item_vectors.whole(), known, shares_weights=True)
         else:
             if isinstance(self.model, FlatModel):
-                model = self.model.with_items(codes)
+                model = self.model.with_items(codes.further)
             else:
-                model = self.model.with_items(codes, item_vectors.further)
+                model = self.model.with_items(codes.further, item_vectors.further)
             if model.learned.device.type != "cpu":
                 place(model, model.learned.device)
             # Not made anew, which would forget what searches have computed from the weights.
             twin = copy.copy(self)
-            twin.codes, twin.model = codes, model
+            twin._codes, twin.model = codes, model
+            twin.__dict__.pop("_new_items", None)
             twin.graphs = None if self.graphs is None else SearchGraphs(model)
             twin.sessions = Sessions(self.config.session_cache_mib << 20)
         if new_item_slots is not None:
@@ -632,6 +649,11 @@ class GenerativeRecommender:
         save_file(dict(self.model.state_dict()), directory / "model.safetensors")
         if isinstance(self.trie, ItemTrie):
             self.trie.save(directory / _TRIE, self.codes)
+        model = self.model
+        if isinstance(model, NestedModel) and model.item_residuals is not None and len(self._codes) >= _MEANS_FROM:
+            with torch.no_grad():
+                means = {f"means.{level}": model.node_means(level).cpu() for level in range(self.trie.num_levels - 1)}
+            save_file(means, directory / _MEANS)
         facts = {
             "format": _FORMAT,
             "config": self.config.model_dump(mode="json"),
@@ -670,6 +692,8 @@ class GenerativeRecommender:
                     f"generator: {directory} has format {facts['format']}, this version reads {_FORMAT}"
                 )
             weights = load_file(directory / "model.safetensors")
+            # Earlier versions wrote none, nor does one for few items.
+            means = load_file(path) if (path := directory / _MEANS).is_file() else {}
             expected = (facts["codes_sha256"], tuple(facts["codebook_sizes"]))
             takes_vectors = facts["vector_dim"] is not None
             names_users = facts.get("user_tokens", False)
@@ -699,4 +723,7 @@ class GenerativeRecommender:
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"generator: the weights in {directory} do not fit its config: {reason}") from error
+        if isinstance(model, NestedModel):
+            # In training it would forget them.
+            model.eval().stored_means.update({int(name.removeprefix("means.")): table for name, table in means.items()})
         return cls(config, codes, codebook_sizes, vectors, model)

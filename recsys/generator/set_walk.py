@@ -143,7 +143,8 @@ class _Permitted:
         self.trie = trie
         self.batch_size = batch_size
         device = trie.items.device
-        self.allow = constraints.allow_rows(trie.num_items, batch_size, device)
+        allow = constraints.allow_rows(trie.num_items, batch_size)
+        self.allow = None if allow is None else torch.tensor(allow, device=device)
         self.denied: Tensor | None = None
         deny = constraints.deny_rows(batch_size)
         if deny is not None:

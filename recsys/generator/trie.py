@@ -26,8 +26,12 @@ from torch import Tensor
 
 from recsys.data.sequences import IntArray
 from recsys.errors import ArtifactError
+from recsys.generator.spliced import Inserted, OldNumbers, Spliced, SplicedColumns, Table, entries
 
 _FORMAT = 1
+_SPLICED_FROM = 500_000
+"""Items from which further ones are looked up beside the tables, which to copy would take longer than a request may;
+below, tables that are whole answer faster."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,13 +81,14 @@ class ItemTrie:
 
     def save(self, path: Path, codes: IntArray) -> None:
         """Write its tables as safetensors; `codes`, int64 [N, L], which it was built over, are kept elsewhere."""
-        tables = {"items": self.items, "positions": self.positions, "paths": self.paths}
+        assert isinstance(self.paths, Tensor), "what new items are looked up beside is not saved"
+        tables = {"items": entries(self.items), "positions": entries(self.positions), "paths": self.paths}
         if self._keys is not None:
             tables["keys"] = torch.from_numpy(self._keys.view(np.int64))
         for level in range(self.num_levels):
-            tables[f"starts.{level}"] = self.starts[level]
-            tables[f"codes.{level}"] = self.codes[level]
-            tables[f"first_child.{level}"] = self.first_child[level]
+            tables[f"starts.{level}"] = entries(self.starts[level])
+            tables[f"codes.{level}"] = entries(self.codes[level])
+            tables[f"first_child.{level}"] = entries(self.first_child[level])
         facts = {
             "format": _FORMAT,
             "codes_sha256": codes_sha256(codes),
@@ -102,6 +107,7 @@ class ItemTrie:
             ArtifactError: the file is damaged, or it is the trie of other codes.
         """
         trie = cls.__new__(cls)
+        trie._below = None
         trie.num_items, trie.num_levels = codes.shape
         trie.codebook_sizes = tuple(int(size) for size in codebook_sizes)
         levels = range(trie.num_levels)
@@ -114,7 +120,8 @@ class ItemTrie:
                 if (facts["codes_sha256"], tuple(facts["codebook_sizes"])) != expected:
                     raise ArtifactError(f"trie: {path} is that of other semantic IDs; load it with those of its run")
                 trie.max_children = [int(number) for number in facts["max_children"]]
-                trie.items, trie.positions, trie.paths = map(file.get_tensor, ("items", "positions", "paths"))
+                trie.items, trie.positions = file.get_tensor("items"), file.get_tensor("positions")
+                trie.paths = file.get_tensor("paths")
                 trie.starts = [file.get_tensor(f"starts.{level}") for level in levels]
                 trie.codes = [file.get_tensor(f"codes.{level}") for level in levels]
                 trie.first_child = [file.get_tensor(f"first_child.{level}") for level in levels]
@@ -124,33 +131,46 @@ class ItemTrie:
             raise ArtifactError(f"trie: cannot read {path}: {error}; save it again") from error
         return trie
 
-    def with_items(self, codes: IntArray) -> ItemTrie:
-        """The trie over these items, int64 [N', L], of which the first N are those of this one, which stays as it is.
+    def with_items(self, further: IntArray) -> ItemTrie:
+        """The trie over these items and, behind them, further ones (int64 [K, L]); it stays as it is itself.
 
-        The further ones are put between the sorted ones, which is several times faster than sorting all of them.
+        The further ones are put between the sorted ones, which is several times faster than sorting all of them. In a
+        large trie that is done at each look-up (see `Spliced`): nothing of it is copied, and it may be of a file.
 
         Raises:
             ArtifactError: as for a new trie.
         """
-        further = codes[self.num_items :]
+        if self._below is not None:
+            return self._below.with_items(np.concatenate([self._all_codes()[self._below.num_items :], further]))
         keys = None if self._keys is None else _keys(further, self.codebook_sizes)
         inside = (further >= 0).all() and (further < np.asarray(self.codebook_sizes)).all()
         if keys is None or self._keys is None or not inside:
-            return ItemTrie(codes, self.codebook_sizes)
+            return ItemTrie(np.concatenate([self._all_codes(), further]), self.codebook_sizes)
         order = np.argsort(keys)
-        places = np.searchsorted(self._keys, keys[order])
-        merged = np.insert(self._keys, places, keys[order])
-        items = np.insert(self.items.cpu().numpy(), places, self.num_items + order)
+        keys = keys[order]
+        places = np.searchsorted(self._keys, keys)
+        if self.items.device.type == "cpu" and self.num_items >= _SPLICED_FROM:
+            return self._spliced(further, order, keys, places)
+        merged = np.insert(self._keys, places, keys)
+        items = np.insert(entries(self.items).cpu().numpy(), places, self.num_items + order)
+        codes = np.concatenate([self._all_codes(), further])
         twin = copy.copy(self)
         twin._lay_out(codes, self.codebook_sizes, items, merged, _starts(merged, self.codebook_sizes))
         return twin
 
-    def nodes_in(self, smaller: ItemTrie) -> list[Tensor]:
+    def _all_codes(self) -> IntArray:
+        """int64 [N, L]."""
+        columns = [codes[self.paths[:, level]] for level, codes in enumerate(self.codes)]
+        return torch.stack(columns, dim=1).cpu().numpy()
+
+    def nodes_in(self, smaller: ItemTrie) -> Sequence[Table]:
         """For each level int64 [M_l]: the node of the same prefix in the trie of the first items; -1 where it has none.
 
         Args:
             smaller: `with_items` has made this one from it.
         """
+        if self._below is not None:
+            return [OldNumbers(len(codes), codes.index) for codes in self.codes if isinstance(codes, Spliced)]
         is_old = (self.items < smaller.num_items).cpu()
         before = torch.nn.functional.pad(is_old.cumsum(0), (1, 0))
         found = []
@@ -169,26 +189,26 @@ class ItemTrie:
     ) -> None:
         if len(starts_of_level[-1]) < len(codes):
             position = int(np.setdiff1d(np.arange(len(codes)), starts_of_level[-1])[0])
-            first, second = sorted(order[position - 1 : position + 1].tolist())
-            raise ArtifactError(
-                f"codes: items {first} and {second} share {codes[first].tolist()}; "
-                "resolve collisions before building a trie"
-            )
+            raise _collision(codes[order[position]], *order[position - 1 : position + 1].tolist())
 
+        self._below: ItemTrie | None = None
+        """The trie that this one looks most things up in."""
         self._keys = keys
         """uint64 [N]: the codes of each item as one number, ascending; None where they do not fit one."""
         self.num_items, self.num_levels = codes.shape
         self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
-        self.items = torch.from_numpy(order)
+        items = torch.from_numpy(order)
+        positions = torch.empty_like(items)
+        positions[items] = torch.arange(self.num_items)
+        self.items: Table = items
         """int64 [N]: the item at each sorted position; positions are the nodes of the last level."""
-        self.positions = torch.empty_like(self.items)
+        self.positions: Table = positions
         """int64 [N]: the sorted position of each item."""
-        self.positions[self.items] = torch.arange(self.num_items)
-        self.starts: list[Tensor] = []
+        self.starts: list[Table] = []
         """For each level int64 [M_l + 1]: node m covers sorted positions starts[m] .. starts[m + 1] - 1."""
-        self.codes: list[Tensor] = []
+        self.codes: list[Table] = []
         """For each level int64 [M_l]: the last code of each prefix."""
-        self.first_child: list[Tensor] = []
+        self.first_child: list[Table] = []
         """For each level int64 [M_(l-1) + 1]: parent p has the children first_child[p] .. first_child[p + 1] - 1."""
         self.max_children: list[int] = []
         """For each level C_l."""
@@ -204,12 +224,96 @@ class ItemTrie:
             self.first_child.append(torch.from_numpy(first_child))
             self.max_children.append(int(np.diff(first_child).max()))
             parent_starts = starts
-        self.paths = torch.from_numpy(node_of_position[self.positions.numpy()])
+        self.paths: Tensor | SplicedColumns = torch.from_numpy(node_of_position[positions.numpy()])
         """int64 [N, L]: the node of each item on each level."""
+
+    def _spliced(
+        self, further: IntArray, order: IntArray, keys: npt.NDArray[np.uint64], places: npt.NDArray[np.intp]
+    ) -> ItemTrie:
+        """`with_items` without a copy of any table.
+
+        Args:
+            further: int64 [K, L], codes.
+            order: int64 [K], these in the order of their codes.
+            keys: uint64 [K], their codes, ascending.
+            places: [K], the position in this trie that each stands before.
+        """
+        assert self._keys is not None, "the caller has seen to it"
+        count = self.num_items
+        left, right = np.maximum(places - 1, 0), np.minimum(places, count - 1)
+        met = (places < count) & (self._keys[right] == keys)
+        if met.any():
+            place = int(met.argmax())
+            first = int(self.items[torch.tensor(int(right[place]))])
+            raise _collision(further[order[place]], first, count + int(order[place]))
+        same = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(same):
+            raise _collision(further[order[same[0]]], *(count + order[same[0] : same[0] + 2]).tolist())
+
+        positions = Inserted.of(places)
+        behind = Inserted.of(np.full(len(further), count))
+        ranked = np.argsort(order)
+        """The place of each further item among the sorted ones."""
+        twin = copy.copy(self)
+        twin._below, twin._keys = self, None
+        twin.num_items = count + len(further)
+        twin.items = Spliced.of(entries(self.items), positions, None, positions.numbers, count + order)
+        twin.positions = Spliced.of(
+            entries(self.positions), behind, positions, behind.numbers, positions.numbers[ranked]
+        )
+        twin.starts, twin.codes, twin.first_child, twin.max_children = [], [], [], []
+        paths: list[Spliced] = []
+        assert isinstance(self.paths, Tensor), "a trie with one below goes back to it"
+        on_left, on_right = (self.paths[self.items[torch.from_numpy(side)]].numpy() for side in (left, right))
+        # Of the level above: the root, which is old, and whose first item is another one if that is put before all.
+        parent_nodes = Inserted.of(np.zeros(0, dtype=np.int64))
+        parents = np.zeros(len(further), dtype=np.int64)
+        leads_parent = (places == 0) & (np.arange(len(further)) == 0)
+        for level, width in enumerate(_below(self.codebook_sizes)):
+            prefixes = keys >> width
+            on_the_left = (places > 0) & (self._keys[left] >> width == prefixes)
+            on_the_right = (places < count) & (self._keys[right] >> width == prefixes)
+            leads = ~on_the_left & np.append(True, prefixes[1:] != prefixes[:-1])
+            begins = leads & ~on_the_right
+            num_nodes = len(self.codes[level])
+            nodes = Inserted.of(np.where(places < count, on_right[:, level], num_nodes)[begins])
+            old = torch.from_numpy(np.where(on_the_right, on_right[:, level], on_left[:, level]))
+            # What is neither on the left nor on the right of an old node is in the last new one that has begun.
+            new = nodes.numbers[np.maximum(np.cumsum(begins) - 1, 0)] if begins.any() else old
+            owners = np.where(on_the_left | on_the_right, nodes.raised(old), new)
+            firsts = np.flatnonzero(leads)
+            twin.starts.append(
+                Spliced.of(entries(self.starts[level]), nodes, positions, owners[firsts], positions.numbers[firsts])
+            )
+            own_codes = further[order[begins], level]
+            twin.codes.append(Spliced.of(entries(self.codes[level]), nodes, None, owners[begins], own_codes))
+            children = Spliced.of(
+                entries(self.first_child[level]), parent_nodes, nodes, parents[leads_parent], owners[leads_parent]
+            )
+            twin.first_child.append(children)
+            grown = torch.from_numpy(np.unique(parents[begins]))
+            widths = children[grown + 1] - children[grown]
+            twin.max_children.append(max([self.max_children[level], *widths.tolist()]))
+            paths.append(Spliced.of(self.paths[:, level], behind, nodes, behind.numbers, owners[ranked]))
+            parent_nodes, parents, leads_parent = nodes, owners, leads
+        twin.paths = SplicedColumns(columns=tuple(paths))
+        return twin
+
+    def in_order(self, rows: Tensor) -> Tensor:
+        """Like `rows`, [..., N] by item: by sorted position."""
+        if self._below is None or not isinstance(self.items, Spliced):
+            return rows[..., entries(self.items)]
+        below = self._below.in_order(rows)
+        further = rows[..., self.items.own]
+        begins = [0, *self.items.index.before.tolist(), below.shape[-1]]
+        parts = [below[..., begins[0] : begins[1]]]
+        for place in range(len(begins) - 2):
+            parts += [further[..., place : place + 1], below[..., begins[place + 1] : begins[place + 2]]]
+        return torch.cat(parts, dim=-1)
 
     @property
     def num_bytes(self) -> int:
-        """Memory of all its arrays."""
+        """Memory of all its arrays; without those that it shares with the trie that it was made from."""
         tables = [self.items, self.positions, self.paths, *self.starts, *self.codes, *self.first_child]
         return sum(table.nbytes for table in tables)
 
@@ -222,11 +326,31 @@ class ItemTrie:
         nodes = torch.where(legal, nodes, 0)
         return Children(nodes=nodes, codes=torch.where(legal, self.codes[level][nodes], 0), legal=legal)
 
+    def span(self, prefix: Sequence[int]) -> tuple[int, int]:
+        """The sorted positions of the items whose first codes are `prefix`, from the first to behind the last."""
+        node, begin, end = torch.tensor(0), 0, self.num_items
+        for level, code in enumerate(prefix):
+            first, behind = self.first_child[level][torch.stack([node, node + 1])].tolist()
+            children = torch.arange(first, behind)
+            at = int(torch.searchsorted(self.codes[level][children], code))
+            if at == len(children) or int(self.codes[level][children[at]]) != code:
+                return begin, begin
+            node = children[at]
+            begin, end = self.starts[level][torch.stack([node, node + 1])].tolist()
+        return begin, end
+
     def child_slots(self, level: int, items: Tensor) -> tuple[Tensor, Tensor]:
         """For `items` (int64 [...]): the parent node on level - 1 and the item's slot among that parent's children."""
         nodes = self.paths[items, level]
         parents = self.paths[items, level - 1] if level else torch.zeros_like(nodes)
         return parents, nodes - self.first_child[level][parents]
+
+
+def _collision(code: IntArray, one: int, other: int) -> ArtifactError:
+    first, second = sorted((one, other))
+    return ArtifactError(
+        f"codes: items {first} and {second} share {code.tolist()}; resolve collisions before building a trie"
+    )
 
 
 def codes_sha256(codes: IntArray) -> str:
@@ -248,11 +372,15 @@ def _keys(codes: IntArray, codebook_sizes: Sequence[int]) -> npt.NDArray[np.uint
 
 def _starts(keys: npt.NDArray[np.uint64], codebook_sizes: Sequence[int]) -> list[IntArray]:
     """For each level the positions where prefixes begin in sorted keys."""
-    widths = _widths(codebook_sizes)
     changes = keys[1:] ^ keys[:-1]
     # A prefix begins where a bit of its own code, or of one before it, changes.
-    below = [np.uint64(sum(widths[level + 1 :])) for level in range(len(widths))]
-    return [np.append(0, np.flatnonzero(changes >> bits) + 1) for bits in below]
+    return [np.append(0, np.flatnonzero(changes >> bits) + 1) for bits in _below(codebook_sizes)]
+
+
+def _below(codebook_sizes: Sequence[int]) -> list[np.uint64]:
+    """For each level the bits that the codes behind it take in a key."""
+    widths = _widths(codebook_sizes)
+    return [np.uint64(sum(widths[level + 1 :])) for level in range(len(widths))]
 
 
 def _sort_columns(codes: IntArray) -> tuple[IntArray, list[IntArray]]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 import polars as pl
 
 from recsys.config import StrictConfig
 from recsys.data import Catalog
+from recsys.data.columns import Column
 from recsys.generator.lm.texts import clean_text
 
 _WORD = re.compile(r"\w+")
@@ -59,7 +60,7 @@ class ItemAttributes:
         self._frame = catalog.frame
         self.item_ids = catalog.item_ids
         """The source's own ids, by dense index."""
-        self.titles: Sequence[str] = _Titles(catalog.frame["title"])
+        self.titles: Sequence[str] = Column(catalog.frame["title"], _without_year)
         """Titles without a year at their end, by dense index; empty where there is none."""
         # Of the frame alone: a cache that knew this object would keep it in memory.
         self._of = lru_cache(maxsize=_KEPT)(partial(_read, catalog.frame))
@@ -162,31 +163,6 @@ def _read(frame: pl.DataFrame, item: int) -> tuple[Attribute, ...]:
     found += [Attribute(kind="brand", name=brand)] if brand else []
     found += [Attribute(kind="era", name=_decade(year))] if year else []
     return tuple(dict.fromkeys(found))
-
-
-class _Titles(Sequence[str]):
-    """Titles without a year at their end, each made when it is asked for."""
-
-    def __init__(self, column: pl.Series) -> None:
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._column)
-
-    @overload
-    def __getitem__(self, item: int) -> str: ...
-
-    @overload
-    def __getitem__(self, item: slice) -> list[str]: ...
-
-    def __getitem__(self, item: int | slice) -> str | list[str]:
-        if isinstance(item, slice):
-            return [self[place] for place in range(*item.indices(len(self)))]
-        return _without_year(self._column[operator.index(item)])
-
-    def __iter__(self) -> Iterator[str]:
-        for begin in range(0, len(self._column), _KEPT):
-            yield from map(_without_year, self._column[begin : begin + _KEPT].to_list())
 
 
 def _without_year(title: str | None) -> str:

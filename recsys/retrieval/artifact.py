@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -110,7 +109,7 @@ class Retrieval:
             GENERATOR: GeneratorSource(generator),
             "sasrec": TowerSource(self.tower, self.fitted, num_items, self.tower_index),
             "skip_gram": CounterSource(self.counter, self.fitted, num_items),
-            "content": TowerSource(self.content, np.arange(num_items), num_items, self.content_index),
+            "content": TowerSource(self.content, num_items, num_items, self.content_index),
             "popularity": PopularitySource(self.item_counts),
         }
         return Pool(sources, self.item_counts == 0, self.config.depth)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from recsys.retrieval.index import ItemIndex, choose_kind
 from recsys.retrieval.sources import FloatArray, TowerSource
 from recsys.retrieval.towers import ContentTower
@@ -27,7 +25,7 @@ def content_source(vectors: FloatArray, saved: Path | None = None) -> TowerSourc
     else:
         tower = ContentTower.load(saved, vectors)
         index = ItemIndex.load(saved, tower.item_vectors)
-    return TowerSource(tower, np.arange(len(vectors)), len(vectors), index)
+    return TowerSource(tower, len(vectors), len(vectors), index)
 
 
 def save_content(vectors: FloatArray, directory: Path) -> None:

@@ -130,8 +130,7 @@ class ItemIndex:
         batch = len(queries)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         constraints = constraints if constraints is not None else Constraints()
-        rows = constraints.allow_rows(num_items, batch, torch.device("cpu"))
-        allow = None if rows is None else rows.numpy()
+        allow = constraints.allow_rows(num_items, batch)
         deny = constraints.deny_rows(batch)
         count = len(self.vectors)
         within = allow if allow is None else allow[:, :count]

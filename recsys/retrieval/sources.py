@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray, Sequences
@@ -20,6 +19,7 @@ from recsys.evaluation.baselines import SkipGram
 from recsys.generator.constraints import Constraints
 from recsys.generator.recommendations import Recommender
 from recsys.retrieval.index import ItemIndex, denied_pairs
+from recsys.retrieval.popularity import DEEPER, PopularityPrior
 from recsys.retrieval.towers import ContentTower, Reader
 
 FloatArray = npt.NDArray[np.float32]
@@ -113,12 +113,12 @@ class TowerSource:
 
     Args:
         tower: over the items of `fitted`.
-        fitted: int64 [M], ascending: the catalogue's items that the tower knows.
+        fitted: int64 [M], ascending: the catalogue's items that the tower knows; or M, the first ones.
         num_items: size of the catalogue.
         index: over the tower's vectors of them.
     """
 
-    def __init__(self, tower: Reader, fitted: IntArray, num_items: int, index: ItemIndex) -> None:
+    def __init__(self, tower: Reader, fitted: IntArray | int, num_items: int, index: ItemIndex) -> None:
         self._tower = tower
         self._places = _Places(fitted, num_items)
         self.index = index
@@ -126,33 +126,33 @@ class TowerSource:
     def with_items(self, vectors: Rows) -> TowerSource:
         """See `Source`: content is known of every item; a fitted tower knows the items that it knew."""
         if not isinstance(self._tower, ContentTower):
-            return TowerSource(self._tower, self._places.fitted, len(vectors), self.index)
+            return TowerSource(self._tower, self._places.own, len(vectors), self.index)
         tower = self._tower.with_items(vectors.further)
-        return TowerSource(tower, np.arange(len(vectors)), len(vectors), self.index.with_rows(tower.further_vectors))
+        return TowerSource(tower, len(vectors), len(vectors), self.index.with_rows(tower.further_vectors))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
         """See `Source`; a history without an item that the tower knows, or with a zero vector, gets no items."""
-        queries = self._tower.encode(histories.renumber(self._places.index))
+        queries = self._tower.encode(self._places.renumbered(histories))
         items = np.full((len(histories), n), -1, dtype=np.int64)
         rows = np.flatnonzero(queries.any(axis=1))
         if len(rows):
             within = self._places.constraints(constraints.select(rows), len(rows))
-            items[rows] = self._places.names[self.index.search(queries[rows], n, within).items]
-        return _Projected(items, queries, self.index.rows, self._places.index)
+            items[rows] = self._places.items_at(self.index.search(queries[rows], n, within).items)
+        return _Projected(items, queries, self.index.rows, self._places)
 
 
 class _Projected:
-    def __init__(self, items: IntArray, queries: FloatArray, vectors: Rows, index: IntArray) -> None:
+    def __init__(self, items: IntArray, queries: FloatArray, vectors: Rows, own: _Places) -> None:
         self.items = items
         self._queries = queries
         self._vectors = vectors
-        self._index = index
+        self._own = own
 
     def scores(self, items: IntArray) -> FloatArray:
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
-        places = np.where(items >= 0, self._index[items], -1)
+        places = self._own.places_of(items)
         # Row by row: all vectors of a batch at once would be B * C * D numbers.
         for row in np.flatnonzero(self._queries.any(axis=1)):
             known = places[row] >= 0
@@ -165,28 +165,28 @@ class CounterSource:
 
     Args:
         counter: fitted on the items of `fitted`.
-        fitted: int64 [M], ascending.
+        fitted: int64 [M], ascending; or M, the first ones.
         num_items: size of the catalogue.
     """
 
-    def __init__(self, counter: SkipGram, fitted: IntArray, num_items: int) -> None:
+    def __init__(self, counter: SkipGram, fitted: IntArray | int, num_items: int) -> None:
         self._counter = counter
         self._places = _Places(fitted, num_items)
 
     def with_items(self, vectors: Rows) -> Source:
         """See `Source`: no new item has followed any."""
-        return CounterSource(self._counter, self._places.fitted, len(vectors))
+        return CounterSource(self._counter, self._places.own, len(vectors))
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
         """See `Source`."""
-        evidence = self._counter.evidence(histories.renumber(self._places.index)).tocoo()
+        evidence = self._counter.evidence(self._places.renumbered(histories)).tocoo()
         return _Evidence(
             evidence.row.astype(np.int64),
-            self._places.names[evidence.col],
+            self._places.items_at(evidence.col.astype(np.int64)),
             evidence.data,
-            shape=(len(histories), len(self._places.index)),
+            shape=(len(histories), self._places.num_items),
             n=n,
             constraints=constraints,
         )
@@ -210,9 +210,9 @@ class _Evidence:
         rows, items, self._values = rows[order], items[order], scores[order]
         self._pairs = rows * self._num_items + items
         permitted = self._values > 0
-        allow = constraints.allow_rows(self._num_items, batch, torch.device("cpu"))
+        allow = constraints.allow_rows(self._num_items, batch)
         if allow is not None:
-            permitted &= allow.numpy()[rows, items]
+            permitted &= allow[rows, items]
         deny = constraints.deny_rows(batch)
         if deny is not None:
             permitted &= ~np.isin(self._pairs, denied_pairs(deny, self._num_items))
@@ -236,74 +236,91 @@ class PopularitySource:
     """
 
     def __init__(self, counts: IntArray) -> None:
-        self._counts = counts
-        self._total = float(counts.sum() + len(counts))
-        # Equal counts go by the item's index.
-        self._order = np.argsort(-counts, kind="stable")
+        self._prior = PopularityPrior(counts)
 
     def with_items(self, vectors: Rows) -> Source:
         """See `Source`: new items have no interactions."""
-        count = len(self._counts)
         twin = copy.copy(self)
-        twin._counts = np.pad(self._counts, (0, len(vectors) - count))
-        twin._total = self._total + len(vectors) - count
-        twin._order = np.concatenate([self._order, np.arange(count, len(vectors))])
+        twin._prior = self._prior.with_items(len(vectors) - len(self._prior.counts))
         return twin
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
     ) -> Proposal:
         """See `Source`."""
-        batch, num_items = len(histories), len(self._order)
-        allow = constraints.allow_rows(num_items, batch, torch.device("cpu"))
+        batch, num_items = len(histories), len(self._prior.order)
+        allow = constraints.allow_rows(num_items, batch)
         deny = constraints.deny_rows(batch)
-        most_denied = max(map(len, deny), default=0) if deny is not None else 0
         # Without a bitmap, the first n that are not denied lie within these.
-        order = self._order if allow is not None else self._order[: n + most_denied]
-        permitted = np.ones((batch, len(order)), dtype=bool) if allow is None else allow.numpy()[:, order]
-        if deny is not None:
-            pairs = order + num_items * np.arange(batch)[:, None]
-            permitted = permitted & ~np.isin(pairs, denied_pairs(deny, num_items))
-        rows, columns = np.nonzero(permitted)
-        place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        depth = n + (max(map(len, deny), default=0) if deny is not None else 0)
+        while True:
+            order = self._prior.order[:depth]
+            permitted = np.ones((batch, len(order)), dtype=bool) if allow is None else allow[:, order]
+            if deny is not None:
+                pairs = order + num_items * np.arange(batch)[:, None]
+                permitted = permitted & ~np.isin(pairs, denied_pairs(deny, num_items))
+            if depth >= num_items or permitted.sum(axis=1).min(initial=n) >= n:
+                break
+            depth *= DEEPER
+        found, columns = np.nonzero(permitted)
+        place = np.arange(len(found)) - np.searchsorted(found, found)
         items = np.full((batch, n), -1, dtype=np.int64)
-        items[rows[place < n], place[place < n]] = order[columns[place < n]]
-        return _Prior(items, self._counts, self._total)
+        items[found[place < n], place[place < n]] = order[columns[place < n]]
+        return _Popular(items, self._prior)
 
 
-class _Prior:
-    def __init__(self, items: IntArray, counts: IntArray, total: float) -> None:
+class _Popular:
+    def __init__(self, items: IntArray, prior: PopularityPrior) -> None:
         self.items = items
-        self._counts = counts
-        self._total = total
+        self._prior = prior
 
     def scores(self, items: IntArray) -> FloatArray:
-        shares = (self._counts[items] + 1.0) / self._total
-        return np.where(items >= 0, np.log(shares).astype(np.float32), np.float32(-np.inf))
+        return np.where(items >= 0, self._prior.scores(items), np.float32(-np.inf))
 
 
 class _Places:
-    """A source's own numbering of the items that it was fitted on."""
+    """A source's own numbering of the items that it was fitted on.
 
-    def __init__(self, fitted: IntArray, num_items: int) -> None:
-        self.index = np.full(num_items, -1, dtype=np.int64)
-        self.index[fitted] = np.arange(len(fitted))
-        self.fitted = fitted
-        # The last entry maps "no item" to itself.
-        self.names = np.append(fitted, -1)
-        self._all = len(fitted) == num_items
+    Args:
+        own: int64 [M], ascending: these items; or M, the first ones, under their numbers in the catalogue.
+        num_items: of the catalogue.
+    """
+
+    def __init__(self, own: IntArray | int, num_items: int) -> None:
+        # Without a table where that makes no difference: there may be ten million items.
+        self.own = own if isinstance(own, int) or own[-1:].tolist() != [len(own) - 1] else len(own)
+        self.num_items = num_items
+        if not isinstance(self.own, int):
+            self._index = np.full(num_items, -1, dtype=np.int64)
+            self._index[self.own] = np.arange(len(self.own))
+
+    def renumbered(self, histories: Sequences) -> Sequences:
+        """Histories in the source's numbers, without what it does not know."""
+        if not isinstance(self.own, int):
+            return histories.renumber(self._index)
+        return histories if self.own == self.num_items else histories.only(histories.items < self.own)
+
+    def places_of(self, items: IntArray) -> IntArray:
+        """int64 like `items`: their numbers here; -1 for what is not known, and for -1."""
+        if isinstance(self.own, int):
+            return np.where(items < self.own, items, -1)
+        return np.where(items >= 0, self._index[items], -1)
+
+    def items_at(self, places: IntArray) -> IntArray:
+        """int64 like `places`: their numbers in the catalogue; -1 for -1."""
+        return places if isinstance(self.own, int) else np.where(places >= 0, self.own[places], -1)
 
     def constraints(self, constraints: Constraints, batch_size: int) -> Constraints:
         """The same restrictions in the source's numbers."""
-        if self._all:
+        if isinstance(self.own, int) and self.own == self.num_items:
             return constraints
         allow = constraints.allow
         if allow is not None:
-            constraints.allow_rows(len(self.index), batch_size, torch.device("cpu"))
-            allow = allow[..., self.names[:-1]]
+            constraints.allow_rows(self.num_items, batch_size)
+            allow = allow[..., : self.own] if isinstance(self.own, int) else allow[..., self.own]
         deny = constraints.deny_rows(batch_size)
         if deny is not None:
-            deny = [places[places >= 0] for places in (self.index[items] for items in deny)]
+            deny = [places[places >= 0] for places in map(self.places_of, deny)]
         return Constraints(allow=allow, deny=deny)
 
 

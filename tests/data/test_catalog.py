@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from recsys.data import Catalog
+from recsys.data.columns import RowsByText
 from recsys.errors import ArtifactError, DataError
 
 
@@ -68,8 +69,10 @@ def test_rows_are_replaced_and_appended_and_the_catalogue_before_stays_as_it_is(
     third = second.with_rows(rows[1:].with_columns(brand=pl.lit("e")), np.array([3]))
     whole = Catalog(frame=pl.concat([first.frame[:1], rows[:1], first.frame[2:], rows[1:]]))
     assert second.frame.equals(whole.frame)
-    assert (second.item_ids, second.titles) == (whole.item_ids, whole.titles)
-    assert third.titles == [None, "Y", None, "New"]
+    assert (list(second.item_ids), list(second.titles)) == (whole.item_ids, whole.titles)
+    assert list(third.titles) == [None, "Y", None, "New"]
+    assert third.titles[-1] == "New"
+    assert third.titles[1:3] == ["Y", None]
     assert third.frame["brand"].to_list() == ["b", "c", None, "e"]
     for catalog, found in ((first, [-1, 1]), (second, [3, 1]), (third, [3, 1])):
         assert catalog.index_of(["new", "y"]).tolist() == found
@@ -85,7 +88,7 @@ def test_many_changes_do_not_leave_a_table_in_ever_more_pieces() -> None:
     for number in range(0, 300, 3):
         catalog = catalog.with_rows(frame([str(number)]).with_columns(title=pl.lit("t")), np.array([number]))
     assert catalog.frame.n_chunks() <= 65
-    assert catalog.frame["title"].to_list() == catalog.titles == ["t", None, None] * 100
+    assert catalog.frame["title"].to_list() == list(catalog.titles) == ["t", None, None] * 100
 
 
 @pytest.mark.parametrize(
@@ -101,3 +104,30 @@ def test_many_changes_do_not_leave_a_table_in_ever_more_pieces() -> None:
 def test_rows_that_do_not_fit_are_refused(ids: list[str | None], at: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Catalog(frame=frame(["x", "y"])).with_rows(frame(ids), np.array(at))
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every catalogue is one that keeps no lists."""
+    monkeypatch.setattr("recsys.data.catalog._LISTED_UP_TO", 0)
+
+
+def test_a_large_catalogue_finds_its_items_without_lists_of_them(large: None) -> None:
+    names = [str(number) for number in np.random.default_rng(0).permutation(3000)]
+    catalog = Catalog(frame=pl.concat([frame(names[:1000]), frame(names[1000:])]).with_columns(title=pl.lit("T")))
+    assert catalog.index_of([*names[::-1], "nowhere", ""]).tolist() == [*range(2999, -1, -1), -1, -1]
+    assert catalog.index_of([]).tolist() == []
+    assert list(catalog.item_ids) == names
+    assert (catalog.item_ids[2999], catalog.item_ids[-1], catalog.item_ids[1:3]) == (names[-1], names[-1], names[1:3])
+    assert set(catalog.titles) == {"T"}
+    grown = catalog.with_rows(frame(["new"]).with_columns(title=pl.lit("N")), np.array([3000]))
+    assert grown.index_of(["new", "nowhere", names[7]]).tolist() == [3000, -1, 7]
+    assert (grown.item_ids[3000], grown.titles[3000], len(grown.titles)) == ("new", "N", 3001)
+    assert Catalog(frame=catalog.frame.clear()).index_of(["x"]).tolist() == [-1]
+
+
+def test_texts_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = {"a": 1, "b": 2, "c": 1, "d": 1, "other": 1, "z": 9}
+    monkeypatch.setattr(pl.Series, "hash", lambda self: pl.Series([hashes[text] for text in self], dtype=pl.UInt64))
+    rows = RowsByText(pl.Series(["a", "b", "c", "d"]))
+    assert rows.find(["d", "a", "c", "b", "other", "z", "a"]).tolist() == [3, 0, 2, 1, -1, -1, 0]

@@ -17,6 +17,7 @@ from recsys.generator.decoder import beam_search
 from recsys.generator.graphs import SearchGraphs
 from recsys.generator.groups import Groups
 from recsys.generator.lists import SearchPlan, find_lists
+from recsys.generator.mask_counts import CountTable
 from recsys.generator.placement import place
 from recsys.generator.recommender import GenerativeRecommender
 
@@ -130,7 +131,7 @@ def test_items_that_join_are_found_by_graphs_of_their_own(make_recommender, shap
     first = twin.recommend(batch, 5)
     known = {tuple(row) for row in recommender.codes.tolist()}
     new = [row for row in make_recommender(shape).codes.tolist() if tuple(row) not in known]
-    codes = np.concatenate([recommender.codes, new])
+    codes = Rows(recommender.codes, np.array(new, dtype=np.int64))
     rows = Rows(recommender.item_vectors, np.random.default_rng(2).normal(size=(len(new), 6)).astype(np.float32))
     grown, grown_twin = (each.with_items(codes, rows) for each in (recommender, twin))
     assert_same(grown_twin.recommend(batch, 50), grown.recommend(batch, 50))
@@ -147,7 +148,7 @@ def test_what_is_recorded_asks_the_device_for_no_value(make_recommender, shape: 
     items = torch.zeros(4, 10, dtype=torch.int64, device="meta")
     prefix = model.encode(items, torch.ones(4, dtype=torch.int64, device="meta"))
     counter = RangeCounter(model.trie, Constraints(), 4)
-    counter.allowed_before = torch.zeros(4, 501, dtype=torch.int64, device="meta")
+    counter.allowed = CountTable(torch.zeros(4, 501, dtype=torch.int32, device="meta"))
     counter.denied = torch.zeros(4, 16, dtype=torch.int64, device="meta")
 
     def search() -> None:

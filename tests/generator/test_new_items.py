@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from recsys.data.rows import Rows
 from recsys.data.sequences import Sequences
 from recsys.errors import ArtifactError, DataError
+from recsys.generator import mask_counts
 from recsys.generator.constraints import Cap, Constraints
 from recsys.generator.groups import Groups
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.recommendations import Recommendations
 from recsys.generator.recommender import GenerativeRecommender
+from recsys.generator.spliced import Spliced
 
 SHAPES = ["nested", "flat", "any_order"]
 HISTORIES = Sequences.from_lists([[1, 2, 3], [40], []])
@@ -85,7 +88,7 @@ def test_new_items_do_not_water_down_what_was_learned_about_their_codes(make_rec
     extended = with_new_items(recommender, 100)
     with torch.no_grad():
         before, after = (
-            model._node_residuals(0) if shape == "nested" else model._token_residuals()
+            model.node_means(0) if shape == "nested" else model._token_residuals()
             for model in (recommender.model, extended.model)
         )
     torch.testing.assert_close(after, before)
@@ -114,6 +117,41 @@ def test_a_search_after_a_step_in_evaluation_mode_reads_the_new_weights(make_rec
         recommender.config, recommender.codes, recommender.codebook_sizes, recommender.item_vectors, model
     ).recommend(HISTORIES, 5)
     np.testing.assert_array_equal(after.scores, fresh.scores)
+
+
+def test_means_of_many_items_are_read_from_a_file_until_weights_change(
+    make_recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.generator.recommender._MEANS_FROM", 500)
+    recommender = make_recommender("nested")
+    torch.nn.init.normal_(recommender.model.item_residuals.weight)
+    recommender.save(tmp_path)
+
+    def load() -> GenerativeRecommender:
+        return GenerativeRecommender.load(
+            tmp_path, recommender.codes, recommender.codebook_sizes, recommender.item_vectors
+        )
+
+    loaded, expected = load(), recommender.recommend(HISTORIES, 10)
+    assert sorted(loaded.model.stored_means) == list(range(loaded.trie.num_levels - 1))
+    monkeypatch.setattr(torch.Tensor, "index_add", lambda *_: pytest.fail("means are computed"))
+    for one in (loaded, loaded.with_body(loaded.model.body)):
+        found = one.recommend(HISTORIES, 10)
+        assert found.items.tolist() == expected.items.tolist()
+        assert found.scores.tolist() == expected.scores.tolist()
+    monkeypatch.undo()
+    monkeypatch.setattr("recsys.generator.recommender._MEANS_FROM", 500)
+    step = load()
+    (-step.model.target_log_probs(torch.tensor([[1, 2, 3]]), torch.tensor([3])).mean()).backward()
+    assert not step.model.stored_means
+    for forgotten in (
+        load().model.train(),
+        load().with_catalog(loaded.codes, loaded.item_vectors, np.arange(500)).model,
+    ):
+        assert not forgotten.stored_means
+    state = load()
+    state.model.load_state_dict(recommender.model.state_dict())
+    assert not state.model.stored_means
 
 
 @pytest.mark.parametrize(
@@ -205,3 +243,52 @@ def test_a_reserved_place_does_not_break_a_cap() -> None:
     assert joined.certified is not None
     assert joined.certified.tolist() == [True, False]
     assert joined.short == [None, None]
+
+
+@pytest.mark.parametrize("shape", ["nested", "flat"])
+def test_items_that_are_looked_up_beside_a_large_trie_are_listed_as_those_that_are_put_into_it(
+    make_recommender, shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = make_recommender(shape)
+    new = with_new_items(recommender, 30)
+    codes = Rows(recommender.codes, new.codes[500:])
+    vectors = Rows(
+        np.zeros((500, 6), dtype=np.float32), np.random.default_rng(2).normal(size=(30, 6)).astype(np.float32)
+    )
+    put_in = recommender.with_items(codes, vectors, new_item_slots=2)
+    monkeypatch.setattr("recsys.generator.trie._SPLICED_FROM", 1)
+    beside = recommender.with_items(codes, vectors, new_item_slots=2)
+    assert isinstance(beside.trie.items, Spliced)
+    histories = Sequences.from_lists([[1, 2, 3], [40, 505], [529]])
+    few, most = np.arange(530) % 40 == 0, np.arange(530) % 40 != 0
+    for allow in (None, few, most, np.arange(530) % 2 == 0):
+        for mask in (allow, None if allow is None else np.stack([allow, ~allow, allow])):
+            held = Constraints(allow=mask, deny=[np.array([3, 520])] * 3)
+            found, expected = (each.recommend(histories, 20, constraints=held) for each in (beside, put_in))
+            assert found.items.tolist() == expected.items.tolist()
+            assert found.scores.tolist() == expected.scores.tolist()
+    every = [np.arange(530)] * 3
+    for found, expected in zip(*(each.score_codes(histories, every) for each in (beside, put_in)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_mask_that_can_be_written_to_is_read_anew(make_recommender) -> None:
+    recommender, allow = make_recommender("nested"), np.arange(500) % 2 == 0
+    for _ in range(2):
+        held = Constraints(allow=allow)
+        assert (allow[recommender.recommend(HISTORIES, 5, constraints=held).items]).all()
+        allow[:] = ~allow
+
+
+def test_a_mask_that_cannot_be_written_to_is_counted_once(make_recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender, counted = make_recommender("nested"), []
+    count = mask_counts._counted
+    monkeypatch.setattr(mask_counts, "_counted", lambda trie, mask: counted.append(mask) or count(trie, mask))
+    lists = []
+    for _ in range(2):
+        allow = np.arange(500) % 2 == 0
+        allow.flags.writeable = False
+        held = Constraints(allow=allow)
+        lists += [recommender.recommend(HISTORIES, 5, constraints=held).items.tolist() for _ in range(2)]
+    assert len(counted) == 2
+    assert lists == lists[:1] * 4

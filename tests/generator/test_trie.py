@@ -111,7 +111,7 @@ def test_a_trie_that_items_were_sorted_into_is_one_over_all_of_them(sizes: tuple
     for count in (0, 1, 5):
         codes = random.permutation(every)[: 6 + count]
         smaller = ItemTrie(codes[:6], sizes)
-        grown, whole = smaller.with_items(codes), ItemTrie(codes, sizes)
+        grown, whole = smaller.with_items(codes[6:]), ItemTrie(codes, sizes)
         for name in ("items", "positions", "paths"):
             torch.testing.assert_close(getattr(grown, name), getattr(whole, name))
         for name in ("starts", "codes", "first_child"):
@@ -126,9 +126,9 @@ def test_a_trie_that_items_were_sorted_into_is_one_over_all_of_them(sizes: tuple
 def test_items_that_do_not_fit_are_not_sorted_in() -> None:
     trie = ItemTrie(np.array([[0, 1], [1, 0]]), (2, 2))
     with pytest.raises(ArtifactError, match="items 0 and 2 share"):
-        trie.with_items(np.array([[0, 1], [1, 0], [0, 1]]))
+        trie.with_items(np.array([[0, 1]]))
     with pytest.raises(ArtifactError, match="item 2 has code 2 on level 1"):
-        trie.with_items(np.array([[0, 1], [1, 0], [0, 2]]))
+        trie.with_items(np.array([[0, 2]]))
 
 
 @settings(deadline=None, max_examples=30)
@@ -142,7 +142,7 @@ def test_a_trie_comes_back_from_its_file_as_it_was_built(case: tuple[np.ndarray,
         built.save(path, codes[:few])
         loaded = ItemTrie.load(path, codes[:few], sizes)
         assert same_tries(loaded, built)
-        assert same_tries(loaded.with_items(codes), ItemTrie(codes, sizes))
+        assert same_tries(loaded.with_items(codes[few:]), ItemTrie(codes, sizes))
 
 
 def same_tries(first: ItemTrie, second: ItemTrie) -> bool:

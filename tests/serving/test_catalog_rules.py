@@ -100,21 +100,28 @@ def test_what_is_not_in_the_catalogue_is_named(rules: CatalogRules) -> None:
     assert rules.categories == [("y", 2), ("x", 1), ("z", 1)] or rules.categories[0][0] in ("x", "y")
 
 
+@pytest.mark.parametrize("is_looked_at", [False, True])
 @pytest.mark.parametrize("column", ["categories", "title"])
-def test_groups_after_changes_are_those_that_are_made_anew(column: str) -> None:
+def test_groups_after_changes_are_those_that_are_made_anew(column: str, is_looked_at: bool) -> None:
     rows = ITEMS[[1, 3]].with_columns(
         title=pl.Series([None, "V"]), categories=pl.Series([["w", "x", "w"], []], dtype=pl.List(pl.String))
     )
-    whole = pl.concat([ITEMS[:1], rows[:1], ITEMS[2:], rows[1:]])
-    at = np.array([1, 5])
+    last = rows[:1].with_columns(title=pl.lit("T"), categories=pl.Series([["v"]], dtype=pl.List(pl.String)))
+    whole = pl.concat([ITEMS[:1], last, ITEMS[2:], rows[1:], last])
     before = ColumnGroups.of(ITEMS[column])
-    grown, anew = before.with_rows(rows[column], at), ColumnGroups.of(whole[column])
+    grown, anew = before.with_rows(rows[column], np.array([1, 5])), ColumnGroups.of(whole[column])
+    assert before.is_ready
+    assert not grown.is_ready
+    if is_looked_at:
+        assert grown.groups.num_items == 6
+        assert grown.is_ready
+    grown = grown.with_rows(pl.concat([last, last])[column], np.array([1, 6]))
+    for name in (*anew.numbers, "nowhere"):
+        assert grown.items_of(name).tolist() == anew.items_of(name).tolist()
     assert grown.groups.offsets.tolist() == anew.groups.offsets.tolist()
     names = {number: name for name, number in grown.numbers.items()}
     expected = {number: name for name, number in anew.numbers.items()}
     assert [names[group] for group in grown.groups.ids] == [expected[group] for group in anew.groups.ids]
-    for among in (None, np.arange(6) % 2 == 0):
+    for among in (None, np.arange(7) % 2 == 0):
         assert grown.sizes(among) == anew.sizes(among)
-    for name in (*anew.numbers, "nowhere"):
-        assert grown.items_of(name).tolist() == anew.items_of(name).tolist()
     assert before.numbers.keys() == ColumnGroups.of(ITEMS[column]).numbers.keys()

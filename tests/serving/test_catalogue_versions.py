@@ -70,9 +70,7 @@ class Log:
         if kind == "place":
             if before is not None and before.text is not None and item_id not in self.placed:
                 vector = self._random.normal(size=self._bundle.embeddings.vectors.shape[1]).astype(np.float32)
-                waiting = runtime.waiting
-                settled = runtime.codes if waiting is None else runtime.codes[~waiting]
-                (found,) = place(BundlePlacer(self._bundle), vector[None, :], settled)
+                (found,) = place(BundlePlacer(self._bundle), vector[None, :], runtime.further_codes)
                 assert found is not None
                 self.placed[item_id] = found
                 self.version += 1
@@ -141,7 +139,7 @@ def answers(runtime: RecommenderRuntime, history: Sequence[str]) -> dict[str, An
     queries += [Query(history=history, k=5, categories=[name]) for name, _ in runtime.rules.categories[:2]]
     told: dict[str, Any] = {
         "rows": catalog.frame.to_dicts(),
-        "ids": (catalog.item_ids, catalog.titles, catalog.index_of(catalog.item_ids).tolist()),
+        "ids": (list(catalog.item_ids), list(catalog.titles), catalog.index_of(catalog.item_ids).tolist()),
         "categories": (runtime.rules.categories, [runtime.categories_of(item) for item in range(len(catalog))]),
         "found": [runtime.words.find(words, limit=50) for words in ("film", "heist another", "n1", "")],
         "items": runtime.count_items(),
@@ -174,7 +172,7 @@ def test_any_order_of_changes_answers_as_what_is_made_anew(
         runtime.rules.groups("title")
         if half is None and begin + bulk >= len(steps) // 2:
             half = runtime, answers(runtime, HISTORY)
-    assert_same(answers(runtime, HISTORY), answers(anew(bundle, log, runtime.codes), HISTORY))
+    assert_same(answers(runtime, HISTORY), answers(anew(bundle, log, runtime.codes.whole()), HISTORY))
     assert half is not None
     earlier, told = half
     assert_same(answers(earlier, HISTORY), told)

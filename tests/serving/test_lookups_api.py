@@ -163,7 +163,7 @@ def test_words_are_found_in_titles_under_the_rules(client: TestClient) -> None:
 def test_popular_items_in_place_of_a_search_are_not_said_to_be_found(
     runtime: RecommenderRuntime, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime.words, "find", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(runtime.words, "matches", lambda _: 1 / 0)
     with capture_logs():
         answer = _post(client, "search", query="item 9", k=2)
     assert (_ids(answer), answer["source"], answer["degraded"]) == (["i0", "i1"], "popularity", True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import DataError
+from recsys.generator.trie import ItemTrie
 from recsys.tokenizer import RKMeansConfig, build_tokenizer
 from serving.placing import _in_the_way
 
@@ -24,7 +25,8 @@ def test_the_items_in_the_way_lead_to_the_same_codes(collisions: str, codebook_s
     for count in (1, 2, 3):
         # Close to one another, so that they would like the same codes, and to one that is there.
         new = (vectors[:1] + 0.01 * random.normal(size=(count, 6))).astype(np.float32)
-        near = _in_the_way(tokenizer.encode_raw(new), taken, tokenizer.codebook_sizes)
+        trie = ItemTrie(taken[:24], tokenizer.codebook_sizes)
+        near = _in_the_way(tokenizer.encode_raw(new), trie, taken[:24], taken[24:])
         assert set(map(tuple, near.tolist())) <= set(map(tuple, taken.tolist()))
         try:
             expected = tokenizer.encode(new, taken)
@@ -39,6 +41,8 @@ def test_the_items_in_the_way_lead_to_the_same_codes(collisions: str, codebook_s
 def test_few_of_many_are_in_the_way() -> None:
     random = np.random.default_rng(0)
     taken = np.unique(random.integers(0, 64, size=(5000, 3)), axis=0)
-    near = _in_the_way(taken[:2], taken, (64, 64, 64))
-    assert 2 <= len(near) <= 20
-    assert len(_in_the_way(taken[:2], taken, (1 << 30,) * 3)) == len(taken), "numbers that do not fit 64 bits"
+    for sizes in ((64, 64, 64), (1 << 30,) * 3):
+        near = _in_the_way(taken[:2], ItemTrie(taken[5:], sizes), taken[5:], taken[:5])
+        beside = (taken[:, None, :2] == taken[:2, :2]).all(axis=-1).any(axis=1)
+        assert sorted(near.tolist()) == taken[beside].tolist()
+        assert 2 <= len(near) <= 20

@@ -65,7 +65,7 @@ def test_drift_is_exported_once_there_is_enough_to_compare(
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     metrics = Metrics(runtime.info)
     monkeypatch.setattr("serving.drift.ServedDrift.__init__.__defaults__", (lambda: now[0], 3600.0))
-    metrics.watch_items(runtime.item_counts, runtime.codes)
+    metrics.watch_items(runtime.item_counts, runtime.codes.whole())
     for item in (0, 23):
         for _ in range(100):
             metrics.observe_recommendation(source="generator", fallback_reason=None, timings_ms={}, items=[item] * 10)

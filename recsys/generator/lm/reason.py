@@ -29,6 +29,7 @@ from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.templates import NO_HISTORY, render
 from recsys.generator.recommendations import Recommendations
 from recsys.generator.recommender import GenerativeRecommender
+from recsys.generator.spliced import entries
 from recsys.generator.tree_decoding import Prefix
 
 
@@ -108,7 +109,7 @@ def recommend_with_reasons(
     np.logaddexp.at(total, (rows[request], scored.items[request, place]), scored.scores[request, place])
     marginal = (total - np.log(config.chains)).astype(np.float32)
     return Reasoned(
-        recommendations=_ranked(marginal, recommender.trie.positions.cpu().numpy(), k, constraints),
+        recommendations=_ranked(marginal, entries(recommender.trie.positions).cpu().numpy(), k, constraints),
         chains=[chains[begin : begin + config.chains] for begin in range(0, len(chains), config.chains)],
     )
 
