@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import HISTORIES
 from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 from toy_bundle import write_toy_bundle
@@ -21,6 +20,7 @@ from serving.app import create_app
 from serving.runtime import RecommenderRuntime
 from serving.seeding import Seeding
 
+HISTORIES = {"ann": ["i0", "i1", "i2"], "bob": ["i5"]}
 OTHERS = {f"user {number}": ["i3", "i4"] for number in range(5)}
 
 
