@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from functools import reduce
-from operator import and_
 
 import numpy as np
 
@@ -104,14 +102,7 @@ def _allowed(query: Query, rules: CatalogRules, num_items: int, ranked: IntArray
         allow = np.zeros(num_items, dtype=bool)
         allow[ranked] = True
         return allow
-    parts = [] if rules.listed is None else [rules.listed]
-    if query.categories:
-        parts.append(rules.in_categories(query.categories))
-    if query.filter is not None:
-        parts.append(rules.permitted(query.filter))
-    if not parts:
-        return None
-    return reduce(and_, parts)
+    return rules.allowed(query.categories, query.filter)
 
 
 def most_per_value(query: Query) -> dict[str, int]:

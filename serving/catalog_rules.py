@@ -10,7 +10,8 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class CatalogRules:
         self._table = FilterTable(catalog.frame)
         self._mutex = threading.Lock()
         self._bitmaps: OrderedDict[str, tuple[Node, BoolArray]] = OrderedDict()
+        self._combined: OrderedDict[tuple[tuple[str, ...], str | None], BoolArray] = OrderedDict()
         self._cached_bytes = 0
         self._groups = {CATEGORIES: ColumnGroups.of(catalog.frame[CATEGORIES])}
 
@@ -96,6 +98,7 @@ class CatalogRules:
         with self._mutex:
             twin._bitmaps, twin._groups = self._bitmaps.copy(), self._groups.copy()
             twin._cached_bytes = self._cached_bytes
+            twin._combined = OrderedDict()
         if not len(at):
             return twin
         twin._frame = catalog.frame
@@ -162,6 +165,38 @@ class CatalogRules:
         with self._mutex:
             if key not in self._bitmaps:
                 self._keep(key, node, found)
+        return found
+
+    def allowed(self, categories: Sequence[str], node: Node | None) -> BoolArray | None:
+        """bool [N], not to be written to: listed items with at least one of these categories, and for which the filter
+        holds. None: all items.
+
+        Args:
+            categories: none allow every one.
+            node: a filter without names; None allows everything.
+
+        Raises:
+            RuleError: a part of it does not fit the catalogue.
+        """
+        if not categories and (node is None or self.listed is None):
+            return self.listed if node is None else self.permitted(node)
+        key = (tuple(sorted(set(categories))), None if node is None else filter_key(node))
+        with self._mutex:
+            if key in self._combined:
+                self._combined.move_to_end(key)
+                return self._combined[key]
+        parts = [] if self.listed is None else [self.listed]
+        if categories:
+            parts.append(self.in_categories(categories))
+        if node is not None:
+            parts.append(self.permitted(node))
+        found = reduce(and_, parts)
+        # So that searches remember what they have made of it.
+        found.flags.writeable = False
+        with self._mutex:
+            self._combined[key] = found
+            while len(self._combined) > _LEAST_CACHED and len(self._combined) * len(found) > _CACHE_BYTES:
+                self._combined.popitem(last=False)
         return found
 
     def _keep(self, key: str, node: Node, bitmap: BoolArray) -> None:

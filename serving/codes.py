@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from recsys.data.rows import Rows
 from recsys.data.sequences import IntArray
 
 
@@ -23,22 +24,25 @@ class CodeNeighbours:
 
 
 def nearest_codes(
-    codes: IntArray, item_counts: IntArray, item: int, limit: int, among: npt.NDArray[np.bool_] | None = None
+    codes: Rows[np.int64], item_counts: IntArray, item: int, limit: int, among: npt.NDArray[np.bool_] | None = None
 ) -> CodeNeighbours:
     """The items whose semantic IDs begin like that of `item`.
 
     Args:
-        codes: int64 [num_items, levels].
+        codes: [num_items, levels].
         item_counts: int64 [num_items], interactions of each.
         item: a dense index.
         limit: at most so many.
         among: bool [num_items], which items may be neighbours; None: all.
     """
-    shared = np.logical_and.accumulate(codes == codes[item], axis=1).sum(axis=1)
+    own = codes.take(np.array(item))
+    shared = np.concatenate(
+        [np.logical_and.accumulate(block == own, axis=1).sum(axis=1) for block in (codes.first, codes.further)]
+    )
     shared[item] = 0
     if among is not None:
         shared[~among] = 0
     near = np.flatnonzero(shared)
     best = near[np.lexsort((near, -item_counts[near], -shared[near]))][:limit]
-    sharing = np.array([(shared >= depth).sum() for depth in range(1, codes.shape[1] + 1)])
+    sharing = np.array([(shared >= depth).sum() for depth in range(1, len(own) + 1)])
     return CodeNeighbours(items=best, shared=shared[best], sharing=sharing)

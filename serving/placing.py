@@ -177,7 +177,7 @@ def _in_the_way(raw: IntArray, trie: ItemTrie, codes: IntArray, taken: IntArray)
             count + end - begin + len(rows) <= room
             for count, (begin, end), rows in zip(counts.tolist(), spans, further, strict=True)
         ):
-            below = [codes[trie.items[torch.arange(begin, end)].numpy()] for begin, end in spans]
+            below = [codes[trie.items[torch.arange(begin, end)].cpu().numpy()] for begin, end in spans]
             return np.concatenate([*below, *further])
     return np.concatenate([codes, taken])
 

@@ -308,10 +308,10 @@ class RecommenderRuntime:
                 found = list(standing.values())
                 vectors = Rows(self.nearness.vectors.first, np.stack([each.vector for each in found]))
                 codes = Rows(codes.first, np.array([each.codes for each in found], dtype=np.int64))
-                ways = ways.over(codes, vectors, None if waiting is None else ~waiting, new_item_slots)
+                ways = ways.over(codes, vectors, _settled(waiting), new_item_slots)
         goes_on = previous is not None and previous._tables.precedes(overlay, items)
         before = previous._tables if previous is not None and goes_on else self._tables
-        tables = before.over(overlay, items, None if waiting is None else ~waiting)
+        tables = before.over(overlay, items, _settled(waiting))
         return RecommenderRuntime(
             info=self.info,
             catalog=tables.catalog,
@@ -364,12 +364,7 @@ class RecommenderRuntime:
 
     @cached_property
     def _generatable(self) -> BoolArray | None:
-        if self.waiting is None:
-            return None
-        settled = ~self.waiting
-        # So that searches remember what they have made of it.
-        settled.flags.writeable = False
-        return settled
+        return _settled(self.waiting)
 
     def find(self, item_id: str) -> int | None:
         """The number of an item that is there; None for one that is unknown or removed."""
@@ -597,3 +592,13 @@ class RecommenderRuntime:
     def title(self, item: int) -> str:
         """What to call an item: its title, or its id when it has none."""
         return self.catalog.titles[item] or self.catalog.item_ids[item]
+
+
+def _settled(waiting: BoolArray | None) -> BoolArray | None:
+    """bool [N]: the items that do not wait; None: none does."""
+    if waiting is None:
+        return None
+    settled = ~waiting
+    # So that searches remember what they have made of it.
+    settled.flags.writeable = False
+    return settled

@@ -117,9 +117,9 @@ class RangeCounter:
         """int64 [B, D]: positions that are denied, ascending, then N; None: none is."""
         rows = constraints.allow_rows(trie.num_items, batch_size)
         if rows is not None and constraints.allow is not None:
-            one_for_all = constraints.allow.ndim == 1
+            one_for_all = constraints.allow.ndim == 1 or len(constraints.allow) == 1
             if one_for_all and device.type == "cpu" and not in_table:
-                self.allowed = count_mask(trie, constraints.allow)
+                self.allowed = count_mask(trie, constraints.allow if constraints.allow.ndim == 1 else rows[0])
             else:
                 self.allowed = count_table(trie, rows[:1] if one_for_all else rows)
         deny = constraints.deny_rows(batch_size)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recsys.data.sequences import IntArray
 from recsys.generator.body import Body
 from recsys.generator.config import ModelConfig
-from recsys.generator.history import rows_of
+from recsys.generator.history import block_rows, joined
 from recsys.generator.likelihood import path_log_probs, target_mask
 from recsys.generator.lm.backbone import Backbone
 from recsys.generator.lm.instruction import Instruction
@@ -87,7 +87,8 @@ class FlatModel(nn.Module):
         twin, device = copy.copy(self), self.tokens.device
         # A shallow copy shares the very table of the buffers.
         twin._buffers = dict(self._buffers)
-        twin.further_tokens = torch.from_numpy(further_codes).to(device) + torch.tensor(self.offsets, device=device)
+        tokens = torch.from_numpy(further_codes).to(device) + torch.tensor(self.offsets, device=device)
+        twin.further_tokens = joined(self.further_tokens, tokens)
         twin.learned = nn.functional.pad(self.learned, (0, len(further_codes)))
         twin.trie = self.trie.with_items(further_codes)
         return twin
@@ -99,7 +100,7 @@ class FlatModel(nn.Module):
 
     def item_rows(self, items: Tensor) -> Tensor:
         """Float32 [..., L, D]: the input rows of each item (int64 [...])."""
-        embedded: Tensor = self.embedding(rows_of(self.tokens, self.further_tokens, items))
+        embedded: Tensor = self.embedding(block_rows(self.tokens, self.further_tokens, items))
         return embedded
 
     def _beginning(self) -> Tensor:

@@ -101,10 +101,10 @@ class HistoryModel(nn.Module):
 
     def codes_of(self, items: Tensor) -> Tensor:
         """int64 [..., L]: the semantic IDs of items, int64 [...]."""
-        return rows_of(self.codes, self.further_codes, items)
+        return block_rows(self.codes, self.further_codes, items)
 
     def _vectors(self, items: Tensor) -> Tensor:
-        return rows_of(self.item_vectors, self.further_vectors, items)
+        return block_rows(self.item_vectors, self.further_vectors, items)
 
     def _grown(self, further_codes: IntArray, further_vectors: npt.NDArray[np.float32] | None) -> Self:
         """A copy that reads these items, int64 [K, L], behind its own; see `NestedModel.with_items`.
@@ -114,10 +114,10 @@ class HistoryModel(nn.Module):
         twin, device = copy.copy(self), self.codes.device
         # A shallow copy shares the very table of the buffers.
         twin._buffers = dict(self._buffers)
-        twin.further_codes = torch.from_numpy(further_codes).to(device)
+        twin.further_codes = joined(self.further_codes, torch.from_numpy(further_codes).to(device))
         twin.learned = nn.functional.pad(self.learned, (0, len(further_codes)))
         if self.vector_projection is not None and further_vectors is not None:
-            twin.further_vectors = torch.from_numpy(further_vectors).to(device)
+            twin.further_vectors = joined(self.further_vectors, torch.from_numpy(further_vectors).to(device))
         return twin
 
     def mean_residuals(self, level: int, owners: Tensor, count: int) -> Tensor:
@@ -218,10 +218,15 @@ class HistoryModel(nn.Module):
         return self.state(self.encode(items, lengths))
 
 
-def rows_of(first: Tensor, further: Tensor | None, items: Tensor) -> Tensor:
+def block_rows(first: Tensor, further: Tensor | None, items: Tensor) -> Tensor:
     """[..., D]: the rows of `items`, int64 [...], in two blocks [N, D] and [K, D]; there may be but the first."""
-    if further is None:
+    if further is None or not len(further):
         return first[items]
     is_further = items >= len(first)
     late = further[(items - len(first)).clamp(min=0)]
     return torch.where(is_further.unsqueeze(-1), late, first[items.masked_fill(is_further, 0)])
+
+
+def joined(block: Tensor | None, further: Tensor) -> Tensor:
+    """[K + J, D]: rows behind those that there were, if there were any."""
+    return further if block is None else torch.cat([block, further])

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,22 +27,25 @@ _KEPT_BYTES = 128 << 20
 """Of the remembered masks of one trie, about."""
 
 
-class MaskCounts(Protocol):
+class MaskCounts(ABC):
     """What a mask permits, in the order of a trie."""
 
     @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Memory."""
 
+    @abstractmethod
     def before(self, positions: Tensor) -> Tensor:
         """Integers like `positions` (int64 [B, ...], 0 to N): how many permitted items have a lower position."""
 
     def permits(self, positions: Tensor) -> Tensor:
         """bool like `positions`, int64 [B, ...] from 0 to N - 1."""
+        return self.before(positions + 1) > self.before(positions)
 
 
 @dataclass(frozen=True, eq=False)
-class CountTable:
+class CountTable(MaskCounts):
     """A count for each position."""
 
     table: Tensor
@@ -58,13 +62,9 @@ class CountTable:
             return self.table[0][positions]
         return self.table.gather(1, positions.flatten(1)).view(positions.shape)
 
-    def permits(self, positions: Tensor) -> Tensor:
-        """See `MaskCounts`."""
-        return self.before(positions + 1) > self.before(positions)
-
 
 @dataclass(frozen=True, eq=False)
-class Listed:
+class PositionList(MaskCounts):
     """The positions of what a mask permits, or of what it does not."""
 
     positions: Tensor
@@ -80,10 +80,6 @@ class Listed:
         """See `MaskCounts`."""
         listed = torch.searchsorted(self.positions, positions)
         return listed if self.are_permitted else positions - listed
-
-    def permits(self, positions: Tensor) -> Tensor:
-        """See `MaskCounts`."""
-        return self.before(positions + 1) > self.before(positions)
 
 
 def count_mask(trie: ItemTrie, mask: npt.NDArray[np.bool_]) -> MaskCounts:
@@ -114,7 +110,7 @@ def _counted(trie: ItemTrie, mask: npt.NDArray[np.bool_]) -> MaskCounts:
     if not is_few and (len(mask) - count) * _FEW > len(mask):
         return count_table(trie, mask[None])
     items = torch.from_numpy(np.flatnonzero(mask if is_few else ~mask))
-    return Listed(trie.positions[items].sort().values, is_few)
+    return PositionList(trie.positions[items].sort().values, is_few)
 
 
 @dataclass
@@ -142,4 +138,5 @@ class _Remembered:
                 self.entries.popitem(last=False)
 
 
+# Beside the tries, which know no masks.
 _REMEMBERED: weakref.WeakKeyDictionary[ItemTrie, _Remembered] = weakref.WeakKeyDictionary()

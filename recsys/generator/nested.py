@@ -98,8 +98,8 @@ class NestedModel(HistoryModel):
         twin = self._grown(further_codes, further_vectors)
         twin.trie = self.trie.with_items(further_codes)
         if self.item_residuals is not None:
-            twin._learned_trie = self.trie
-            device, nodes = self.codes.device, twin.trie.nodes_in(self.trie)
+            twin._learned_trie = self._learned_trie or self.trie
+            device, nodes = self.codes.device, twin.trie.nodes_in(twin._learned_trie)
             twin._learned_nodes = [table.to(device) if isinstance(table, Tensor) else table for table in nodes]
         return twin
 

@@ -40,7 +40,13 @@ def place(
 
 
 def on_device(trie: _Trie, device: torch.device) -> _Trie:
-    """A copy of `trie` whose tables are on `device`."""
+    """A copy of `trie` whose tables are on `device`.
+
+    Raises:
+        ValueError: further items are looked up beside its tables, which is for the memory of the CPU.
+    """
+    if device.type != "cpu" and isinstance(trie, ItemTrie) and not isinstance(trie.items, Tensor):
+        raise ValueError(f"a trie with items beside its tables stays on the CPU, not {device}; make one of all items")
     twin = copy.copy(trie)
     for name, value in vars(trie).items():
         if isinstance(value, Tensor):

@@ -429,9 +429,13 @@ class GenerativeRecommender:
         slots = min(self.config.new_item_slots, plan.k)
         if slots == 0 or self.model.learned.all():
             return found
-        is_new = self._new_items
-        allow = is_new if constraints.allow is None else constraints.allow & is_new
-        new = search(replace(constraints, allow=allow), replace(plan, k=slots, beams=max(plan.beams, slots)))
+        is_new, held = self._new_items, replace(constraints, allow=self._new_items)
+        if constraints.allow is not None:
+            # They are few. The mask of them all is the same for all requests.
+            items = np.flatnonzero(is_new)
+            rows = np.broadcast_to(constraints.allow[..., items], (len(found.items), len(items)))
+            held = held.deny_also([items[~row] for row in rows])
+        new = search(held, replace(plan, k=slots, beams=max(plan.beams, slots)))
         return reserve_slots(found, new, is_new, constraints.caps)
 
     @cached_property
@@ -650,6 +654,7 @@ class GenerativeRecommender:
         if isinstance(self.trie, ItemTrie):
             self.trie.save(directory / _TRIE, self.codes)
         model = self.model
+        (directory / _MEANS).unlink(missing_ok=True)
         if isinstance(model, NestedModel) and model.item_residuals is not None and len(self._codes) >= _MEANS_FROM:
             with torch.no_grad():
                 means = {f"means.{level}": model.node_means(level).cpu() for level in range(self.trie.num_levels - 1)}
@@ -723,7 +728,10 @@ class GenerativeRecommender:
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"generator: the weights in {directory} do not fit its config: {reason}") from error
-        if isinstance(model, NestedModel):
+        if isinstance(model, NestedModel) and means:
+            shapes = {f"means.{level}": (len(nodes), model.width) for level, nodes in enumerate(model.trie.codes[:-1])}
+            if {name: tuple(table.shape) for name, table in means.items()} != shapes:
+                raise ArtifactError(f"generator: {directory / _MEANS} is of other weights; save the generator again")
             # In training it would forget them.
-            model.eval().stored_means.update({int(name.removeprefix("means.")): table for name, table in means.items()})
+            model.eval().stored_means.update({level: means[name] for level, name in enumerate(shapes)})
         return cls(config, codes, codebook_sizes, vectors, model)

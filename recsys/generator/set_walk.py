@@ -144,7 +144,11 @@ class _Permitted:
         self.batch_size = batch_size
         device = trie.items.device
         allow = constraints.allow_rows(trie.num_items, batch_size)
-        self.allow = None if allow is None else torch.tensor(allow, device=device)
+        # One mask for all requests is in memory once.
+        shared = allow is not None and allow.strides[0] == 0
+        self.allow = None
+        if allow is not None:
+            self.allow = torch.tensor(allow[:1] if shared else allow, device=device).expand(batch_size, -1)
         self.denied: Tensor | None = None
         deny = constraints.deny_rows(batch_size)
         if deny is not None:

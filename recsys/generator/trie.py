@@ -141,11 +141,13 @@ class ItemTrie:
             ArtifactError: as for a new trie.
         """
         if self._below is not None:
-            return self._below.with_items(np.concatenate([self._all_codes()[self._below.num_items :], further]))
+            own = torch.arange(self._below.num_items, self.num_items)
+            return self._below.with_items(np.concatenate([self._codes_of(own), further]))
+        everything = torch.arange(self.num_items)
         keys = None if self._keys is None else _keys(further, self.codebook_sizes)
         inside = (further >= 0).all() and (further < np.asarray(self.codebook_sizes)).all()
         if keys is None or self._keys is None or not inside:
-            return ItemTrie(np.concatenate([self._all_codes(), further]), self.codebook_sizes)
+            return ItemTrie(np.concatenate([self._codes_of(everything), further]), self.codebook_sizes)
         order = np.argsort(keys)
         keys = keys[order]
         places = np.searchsorted(self._keys, keys)
@@ -153,14 +155,14 @@ class ItemTrie:
             return self._spliced(further, order, keys, places)
         merged = np.insert(self._keys, places, keys)
         items = np.insert(entries(self.items).cpu().numpy(), places, self.num_items + order)
-        codes = np.concatenate([self._all_codes(), further])
+        codes = np.concatenate([self._codes_of(everything), further])
         twin = copy.copy(self)
         twin._lay_out(codes, self.codebook_sizes, items, merged, _starts(merged, self.codebook_sizes))
         return twin
 
-    def _all_codes(self) -> IntArray:
-        """int64 [N, L]."""
-        columns = [codes[self.paths[:, level]] for level, codes in enumerate(self.codes)]
+    def _codes_of(self, items: Tensor) -> IntArray:
+        """int64 [K, L]: the codes of `items`, int64 [K]."""
+        columns = [codes[self.paths[items, level]] for level, codes in enumerate(self.codes)]
         return torch.stack(columns, dim=1).cpu().numpy()
 
     def nodes_in(self, smaller: ItemTrie) -> Sequence[Table]:

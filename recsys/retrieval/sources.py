@@ -126,7 +126,9 @@ class TowerSource:
     def with_items(self, vectors: Rows) -> TowerSource:
         """See `Source`: content is known of every item; a fitted tower knows the items that it knew."""
         if not isinstance(self._tower, ContentTower):
-            return TowerSource(self._tower, self._places.own, len(vectors), self.index)
+            twin = copy.copy(self)
+            twin._places = self._places.over(len(vectors))
+            return twin
         tower = self._tower.with_items(vectors.further)
         return TowerSource(tower, len(vectors), len(vectors), self.index.with_rows(tower.further_vectors))
 
@@ -175,7 +177,9 @@ class CounterSource:
 
     def with_items(self, vectors: Rows) -> Source:
         """See `Source`: no new item has followed any."""
-        return CounterSource(self._counter, self._places.own, len(vectors))
+        twin = copy.copy(self)
+        twin._places = self._places.over(len(vectors))
+        return twin
 
     def propose(
         self, histories: Sequences, n: int, constraints: Constraints, sessions: Sequence[str | None] | None = None
@@ -291,20 +295,28 @@ class _Places:
         self.own = own if isinstance(own, int) or own[-1:].tolist() != [len(own) - 1] else len(own)
         self.num_items = num_items
         if not isinstance(self.own, int):
-            self._index = np.full(num_items, -1, dtype=np.int64)
+            self._index = np.full(int(self.own.max(initial=-1)) + 1, -1, dtype=np.int64)
             self._index[self.own] = np.arange(len(self.own))
+
+    def over(self, num_items: int) -> _Places:
+        """The same items in a catalogue with others behind its own."""
+        twin = copy.copy(self)
+        twin.num_items = num_items
+        return twin
 
     def renumbered(self, histories: Sequences) -> Sequences:
         """Histories in the source's numbers, without what it does not know."""
-        if not isinstance(self.own, int):
-            return histories.renumber(self._index)
-        return histories if self.own == self.num_items else histories.only(histories.items < self.own)
+        if isinstance(self.own, int) and self.own == self.num_items:
+            return histories
+        places = self.places_of(histories.items)
+        return Sequences(users=histories.users, offsets=histories.offsets, items=places).only(places >= 0)
 
     def places_of(self, items: IntArray) -> IntArray:
         """int64 like `items`: their numbers here; -1 for what is not known, and for -1."""
         if isinstance(self.own, int):
             return np.where(items < self.own, items, -1)
-        return np.where(items >= 0, self._index[items], -1)
+        known = (items >= 0) & (items < len(self._index))
+        return np.where(known, self._index[np.where(known, items, 0)] if len(self._index) else -1, -1)
 
     def items_at(self, places: IntArray) -> IntArray:
         """int64 like `places`: their numbers in the catalogue; -1 for -1."""

@@ -49,7 +49,7 @@ async def get_neighbours(
     runtime = context.runtime
     item = _known(runtime, item_id)
     found = await context.on_search(
-        lambda: nearest_codes(runtime.codes.whole(), runtime.item_counts, item, limit, runtime.with_codes)
+        lambda: nearest_codes(runtime.codes, runtime.item_counts, item, limit, runtime.with_codes)
     )
     return Neighbours(
         item=presentation.summary(runtime, item),

@@ -292,3 +292,39 @@ def test_a_mask_that_cannot_be_written_to_is_counted_once(make_recommender, monk
         lists += [recommender.recommend(HISTORIES, 5, constraints=held).items.tolist() for _ in range(2)]
     assert len(counted) == 2
     assert lists == lists[:1] * 4
+
+
+@pytest.mark.parametrize("shape", ["nested", "flat"])
+def test_one_that_has_grown_grows_on_as_if_at_once(make_recommender, shape: str) -> None:
+    recommender = make_recommender(shape)
+    codes = with_new_items(recommender, 10).codes
+    vectors = np.random.default_rng(2).normal(size=(510, 6)).astype(np.float32)
+
+    def grown(one: GenerativeRecommender, before: int, count: int) -> GenerativeRecommender:
+        return one.with_items(Rows(codes[:before], codes[before:count]), Rows(vectors[:before], vectors[before:count]))
+
+    at_once = grown(recommender, 500, 510)
+    in_steps = grown(grown(grown(recommender, 500, 500), 500, 504), 504, 510)
+    found, expected = (
+        each.recommend(Sequences.from_lists([[1, 502], [509, 3]]), 20).items for each in (in_steps, at_once)
+    )
+    assert found.tolist() == expected.tolist()
+
+
+def test_means_of_other_weights_are_refused_and_old_ones_go(
+    make_recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.generator.recommender._MEANS_FROM", 500)
+    recommender = make_recommender("nested")
+    recommender.save(tmp_path)
+    path = tmp_path / "residual_means.safetensors"
+    kept = path.read_bytes()
+    monkeypatch.undo()
+    recommender.save(tmp_path)
+    assert not path.exists()
+    path.write_bytes(kept)
+    smaller = recommender.with_catalog(recommender.codes[:400], recommender.item_vectors[:400], np.r_[:400, [-1] * 100])
+    smaller.save(tmp_path)
+    path.write_bytes(kept)
+    with pytest.raises(ArtifactError, match="is of other weights"):
+        GenerativeRecommender.load(tmp_path, smaller.codes, smaller.codebook_sizes, smaller.item_vectors)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recsys.errors import ArtifactError
 from recsys.generator import trie as trie_module
 from recsys.generator.constraints import Constraints, RangeCounter
+from recsys.generator.placement import on_device
 from recsys.generator.spliced import Spliced, entries
 from recsys.generator.trie import ItemTrie
 
@@ -77,19 +78,23 @@ def test_nodes_name_those_of_the_smaller_trie(case: CASE) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(growing_codes(), st.data())
-def test_permitted_items_are_counted_as_in_a_trie_made_of_all_items(case: CASE, data: st.DataObject) -> None:
+def test_permitted_items_are_counted_below_each_prefix(case: CASE, data: st.DataObject) -> None:
     codes, count, sizes = case
     allow = np.array(data.draw(st.lists(st.booleans(), min_size=len(codes), max_size=len(codes))))
     deny = [np.array(data.draw(st.lists(st.integers(0, len(codes) - 1), max_size=4)), dtype=np.int64) for _ in range(2)]
-    constraints = Constraints(allow=allow, deny=deny)
-    grown, whole = ItemTrie(codes[:count], sizes).with_items(codes[count:]), ItemTrie(codes, sizes)
-    counters = [RangeCounter(trie, constraints, 2) for trie in (grown, whole)]
-    for level in range(len(sizes)):
-        nodes = torch.arange(len(whole.codes[level])).repeat(2, 1, 1)
-        found, expected = (counter.counts(level, nodes) for counter in counters)
-        assert found is not None
-        assert expected is not None
-        assert found.tolist() == expected.tolist()
+    permitted = np.stack([allow, allow])
+    for row, items in enumerate(deny):
+        permitted[row, items] = False
+    grown = ItemTrie(codes[:count], sizes).with_items(codes[count:])
+    for mask in (allow, allow[None], np.stack([allow, allow])):
+        counter = RangeCounter(grown, Constraints(allow=mask, deny=deny), 2)
+        for level in range(len(sizes)):
+            prefixes, owner = np.unique(codes[:, : level + 1], axis=0, return_inverse=True)
+            nodes = torch.arange(len(prefixes)).repeat(2, 1, 1)
+            found = counter.counts(level, nodes)
+            assert found is not None
+            expected = [np.bincount(owner.ravel(), weights=row, minlength=len(prefixes)).tolist() for row in permitted]
+            assert found[:, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("further", [[[0, 1]], [[1, 1], [1, 1]]], ids=["with an old item", "among the new ones"])
@@ -102,4 +107,13 @@ def test_a_code_that_two_items_share_is_refused(further: list[list[int]]) -> Non
 def test_nothing_of_the_trie_below_is_copied() -> None:
     codes = np.stack(np.divmod(np.random.default_rng(0).permutation(10_000), 100), axis=1)
     base = ItemTrie(codes[:-2], (100, 100))
-    assert base.with_items(codes[-2:]).num_bytes < 1_000 < base.num_bytes / 100
+    grown = base.with_items(codes[-2:])
+    pairs = [(grown.items, base.items), (grown.positions, base.positions)]
+    for name in ("starts", "codes", "first_child"):
+        pairs += zip(getattr(grown, name), getattr(base, name), strict=True)
+    pairs += [(column, base.paths[:, level]) for level, column in enumerate(grown.paths.columns)]
+    for table, below in pairs:
+        assert table.base.data_ptr() == below.data_ptr()
+        assert table.nbytes < 100
+    with pytest.raises(ValueError, match="stays on the CPU"):
+        on_device(grown, torch.device("meta"))

@@ -71,6 +71,22 @@ def test_a_filter_is_looked_up_once_and_kept_while_it_is_asked_for(
     assert catalog_rules.filter_key(_titled("T")) == '{"eq":{"column":"title","value":"T"}}'
 
 
+def test_what_is_allowed_after_a_removal_is_made_once(rules: CatalogRules) -> None:
+    assert rules.allowed([], None) is None
+    assert rules.allowed([], _titled("T")) is rules.permitted(_titled("T"))
+    listed = np.array([False, True, True, True, True])
+    newer = rules.over(Catalog(frame=ITEMS), ITEMS.clear(), np.zeros(0, dtype=np.int64), listed, None)
+    assert newer.allowed([], None) is listed
+    both = newer.allowed(["y", "z"], _titled("T"))
+    assert both is not None
+    assert both.tolist() == [False, False, True, False, False]
+    assert not both.flags.writeable
+    assert newer.allowed(["z", "y"], _titled("T")) is both
+    assert newer.allowed(["y"], None).tolist() == [False, False, True, False, False]
+    with pytest.raises(RuleError, match="no item has the category 'x'"):
+        newer.allowed(["x"], _titled("T"))
+
+
 def test_a_newer_version_has_the_filters_ready_that_were_asked_for_last(rules: CatalogRules) -> None:
     for number in range(3 * catalog_rules._UPDATED):
         rules.permitted(_titled(f"{number}"))
