@@ -297,6 +297,8 @@ class _Places:
         if not isinstance(self.own, int):
             self._index = np.full(int(self.own.max(initial=-1)) + 1, -1, dtype=np.int64)
             self._index[self.own] = np.arange(len(self.own))
+            # The last entry maps "no item" to itself.
+            self._items = np.append(self.own, -1)
 
     def over(self, num_items: int) -> _Places:
         """The same items in a catalogue with others behind its own."""
@@ -320,7 +322,7 @@ class _Places:
 
     def items_at(self, places: IntArray) -> IntArray:
         """int64 like `places`: their numbers in the catalogue; -1 for -1."""
-        return places if isinstance(self.own, int) else np.where(places >= 0, self.own[places], -1)
+        return places if isinstance(self.own, int) else self._items[places]
 
     def constraints(self, constraints: Constraints, batch_size: int) -> Constraints:
         """The same restrictions in the source's numbers."""

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from small_world import NUM_ITEMS, World
 
-from recsys.data import Sequences
+from recsys.data import IntArray, Sequences
 from recsys.data.rows import Rows
 from recsys.generator import Constraints
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.shards import IndexKind
 from recsys.retrieval.single import SourceRecommender
+from recsys.retrieval.sources import _Places
 from recsys.retrieval.towers import ContentTower
 
 HISTORIES = Sequences.from_lists([[0, 1, 2], [12, 13], []])
@@ -73,7 +74,6 @@ def test_a_source_that_learned_says_of_old_items_what_it_said(world: World, vect
     if name == "popularity":
         assert (scores < before.scores(before.items)[0, 0]).all()
     else:
-        assert new._places._index is old._places._index, "of ten million items a table takes a while"
         assert np.isneginf(scores).all()
     only = np.zeros(NUM_ITEMS + FURTHER, dtype=bool)
     only[NUM_ITEMS:] = True
@@ -91,3 +91,25 @@ def test_restrictions_within_others() -> None:
     np.testing.assert_array_equal(Constraints().within(few).allow, few)  # type: ignore[arg-type]
     both = Constraints(allow=np.stack([even, ~even])).within(few).allow
     np.testing.assert_array_equal(both, [[True, False, False, False], [False, True, False, False]])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("own", [np.array([1, 3, 4]), np.arange(3), 3, np.zeros(0, dtype=np.int64)], ids=str)
+def test_a_source_numbers_its_items_as_before_in_a_larger_catalogue(own: IntArray | int) -> None:
+    places = _Places(own, 6)
+    known = list(range(own)) if isinstance(own, int) else own.tolist()
+    place_of = {item: place for place, item in enumerate(known)}
+    for one, count in ((places, 6), (places.over(9), 9)):
+        items = np.arange(-1, count)
+        assert one.places_of(items).tolist() == [place_of.get(item, -1) for item in items.tolist()]
+        assert one.items_at(np.arange(-1, len(known))).tolist() == [-1, *known]
+        histories = one.renumbered(Sequences.from_lists([list(range(count)), [0], []]))
+        assert [row.tolist() for row in histories] == [list(range(len(known))), [0] * (0 in place_of), []]
+        allow = np.arange(count) % 2 == 1
+        held = one.constraints(Constraints(allow=allow, deny=[np.arange(count)]), 1)
+        if len(known) < count:
+            assert held.allow is not None
+            assert held.deny is not None
+            assert held.allow.tolist() == allow[known].tolist()
+            assert held.deny[0].tolist() == list(range(len(known)))
+    if known == [1, 3, 4]:
+        assert places.over(9)._index is places._index, "to make one for ten million items takes a while"
