@@ -140,6 +140,26 @@ def test_who_is_erased_meanwhile_does_not_come_back(
     assert store.search_users("", limit=100)[1] == len(V1) - 3
 
 
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_who_is_erased_hides_nobody_who_is_gone(
+    meanwhile: bool, store: OnlineStore, expected: Callable[..., dict[str, object]]
+) -> None:
+    store.seed_histories("v1", V1)
+    gone, erased = USERS[:30], USERS[30:60]  # as many
+
+    def erase() -> None:
+        assert all(store.erase_user(user) for user in erased)
+
+    if meanwhile:
+        seeded_meanwhile(store, "v2", V2, erase)
+    else:
+        erase()
+        store.seed_histories("v2", V2)
+    assert [store.user_history(user) for user in gone + erased] == [[]] * 60
+    assert store.search_users("", limit=100) == (USERS[60:], 30)
+    assert content(store) == expected(V2, erased=tuple(erased))
+
+
 def test_erased_between_two_commands(store: OnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the place: an erased user is in no history and is not found."""
     run, calls = store.connection.run, []
