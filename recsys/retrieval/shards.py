@@ -203,10 +203,13 @@ class IndexBuild:
             raise ArtifactError(f"index: nothing to join in {directory}: {error}; begin it first") from error
 
     def make(self, number: int) -> bool:
-        """Write shard `number`, whole or not at all; False if it was there."""
-        if self._sha256(number, whole=True) is not None:
+        """Write shard `number`, whole or not at all; False if it is there, or was when this one was done."""
+        if self._is_made(number):
             return False
         shard = self._template.shard(parts(self._vectors, self.num_shards)[number], number)
+        # Another process may have made it meanwhile, and a graph that threads make is never the same to the byte.
+        if self._is_made(number):
+            return False
         digest = _write_shard(shard, self._directory, number)
         write_json(_note(self._directory, number), {"build": self._id, "sha256": digest})
         return True
@@ -218,6 +221,9 @@ class IndexBuild:
             raise ArtifactError(f"index: {self._directory} lacks the shards {lacking}; make them before it is finished")
         kept = ("format", "kind", "recipe", "vectors_sha256")
         _write_facts(self._directory, {**{name: self._facts[name] for name in kept}, "shards": shards})
+
+    def _is_made(self, number: int) -> bool:
+        return (self._directory / _FACTS).exists() or self._sha256(number, whole=True) is not None
 
     def _sha256(self, number: int, *, whole: bool = False) -> str | None:
         """Of a shard that this build has finished, and whose file is as it was written if that is asked for."""
