@@ -45,6 +45,8 @@ _SHARD_ROWS = 5_000_000
 """Large: each further shard costs a query of a graph as much again as the first (benchmarks/results/index.json)."""
 _LINKS, _BUILD_BREADTH, BREADTH = 32, 80, 128
 _PROBES, REFINED, _MOST_SUBSPACES, _POINTS_A_CELL = 16, 8, 64, 39
+_CODES_A_SUBSPACE = 16
+"""Of four bits, which are fitted to as many vectors at least."""
 _SAMPLE_A_CELL = 64
 """Vectors that cells and codes are fitted to, for each cell: all of them would take hours at ten million items."""
 _PIECE_ROWS = 2**16
@@ -302,7 +304,7 @@ def _recipe(kind: IndexKind, num_vectors: int, dim: int) -> tuple[str, str]:
 
 
 def check_shards(kind: IndexKind, num_vectors: int, num_shards: int) -> None:
-    """Raise DataError where vectors cannot be divided so."""
+    """Raise DataError where there can be no such index, or the vectors cannot be divided so."""
     if kind == "flat" and num_shards != 1:
         raise DataError(f"an index of kind flat is not divided, got {num_shards} shards; choose 1, or another kind")
     fewest = LONGEST_LIST if kind == "cagra" else 1
@@ -310,6 +312,11 @@ def check_shards(kind: IndexKind, num_vectors: int, num_shards: int) -> None:
         raise DataError(
             f"an index of kind {kind} has at least one shard, and in each at least {fewest} vectors, "
             f"got {num_vectors} for {num_shards}; choose fewer shards, or the kind flat"
+        )
+    if kind == "ivf_pq" and num_vectors < _CODES_A_SUBSPACE:
+        raise DataError(
+            f"an index of kind ivf_pq is of at least {_CODES_A_SUBSPACE} vectors, got {num_vectors}; "
+            "choose the kind flat"
         )
 
 

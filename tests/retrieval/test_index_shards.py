@@ -329,3 +329,16 @@ def test_shards_are_bounded_and_even(monkeypatch: pytest.MonkeyPatch) -> None:
             ItemIndex(np.ones((250, 2), np.float32), "hnsw", num_shards=number)
     with pytest.raises(DataError, match="kind flat is not divided, got 2 shards"):
         ItemIndex(np.ones((250, 2), np.float32), "flat", num_shards=2)
+
+
+def test_vectors_that_are_too_few_for_codes_are_refused_and_the_fewest_are_found(tmp_path: Path) -> None:
+    expected = "at least 16 vectors, got 15; choose the kind flat"
+    few, enough = clustered(15), clustered(16)
+    with pytest.raises(DataError, match=expected):
+        ItemIndex(few, "ivf_pq")
+    with pytest.raises(DataError, match=expected):
+        ItemIndex.build(tmp_path, few, "ivf_pq")
+    assert not list(tmp_path.iterdir())
+    for num_shards in (1, 16):
+        hits = ItemIndex(enough, "ivf_pq", num_shards=num_shards).search(enough, 3)
+        np.testing.assert_array_equal(hits.items, brute_force(enough, enough, 3, np.ones((16, 16), dtype=bool))[0])
