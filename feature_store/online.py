@@ -362,9 +362,7 @@ class OnlineStore:
 
         Without `idle_lifetime_s` there are none. The consumer of the event log calls it now and then.
         """
-        if self.seeds.progress() is not None:  # users are found before they have a history
-            return 0
-        return self._search.drop_idle()
+        return self._search.drop_idle(is_filling=lambda: self.seeds.progress() is not None)
 
     def seed_histories(self, version: str, histories: Iterable[tuple[str, Sequence[str]]]) -> bool:
         """Put the histories of a data set below the users' events, unless that is done already.

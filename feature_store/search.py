@@ -44,27 +44,29 @@ class UserSearch:
         )
         return users, total
 
-    def take_out(self, users: Sequence[str]) -> None:
-        """Remove those of the users who have no history; at least one."""
+    def take_out(self, users: Sequence[str], is_filling: Callable[[], bool] = lambda: False) -> int:
+        """Remove those of the users who have no history, unless the store fills; at least one. How many those are."""
         self._run([Command(self._key, methodcaller("zrem", self._key, *users))])
-        # After the removal: a user whose first event arrives meanwhile is either seen here or added by that event.
-        kept = [user for user, has in zip(users, self._have_history(users), strict=True) if has]
+        # After the removal, and in this order: a user whose first event arrives meanwhile is either seen here or added
+        # by that event, and one who is to have a history of the data set either waits for it or has it.
+        kept = users if is_filling() else self._with_history(users)
         if kept:
             self._run([self.adding(kept)])
+        return len(users) - len(kept)
 
-    def drop_idle(self) -> int:
-        """See `OnlineStore.drop_idle_users`."""
+    def drop_idle(self, is_filling: Callable[[], bool]) -> int:
+        """See `OnlineStore.drop_idle_users`. While a store fills, users are found before they have a history."""
         cursor, dropped = 0, 0
-        while True:
+        while not is_filling():
             cursor, rows = self._run([Command(self._key, methodcaller("zscan", self._key, cursor, count=_PAGE))])[0]
             users = [user for user, _ in rows]
-            idle = [user for user, has in zip(users, self._have_history(users), strict=True) if not has]
-            if idle:
-                self.take_out(idle)
-                dropped += len(idle)
+            if idle := sorted(set(users).difference(self._with_history(users))):
+                dropped += self.take_out(idle, is_filling)
             if cursor == 0:
-                return dropped
+                break
+        return dropped
 
-    def _have_history(self, users: Sequence[str]) -> list[bool]:
+    def _with_history(self, users: Sequence[str]) -> list[str]:
         keys = [self._keys.of_user(user, "h") for user in users]
-        return [bool(reply) for reply in self._run([Command(key, methodcaller("exists", key)) for key in keys])]
+        replies = self._run([Command(key, methodcaller("exists", key)) for key in keys])
+        return [user for user, has in zip(users, replies, strict=True) if has]

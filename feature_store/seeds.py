@@ -213,8 +213,6 @@ class Seeds:
     def _remove_others(self, digests: bytes, ends: threading.Event, go_on: Callable[[float], None]) -> bool:
         """Remove the entries of all users but those with these digests; whether it came to an end."""
         users: npt.NDArray[np.bytes_] = np.unique(np.frombuffer(digests, dtype=f"S{_DIGEST}"))
-        if self._one(self._seeded, "scard") == len(users):
-            return True  # all of them were noted, so there are no others
         cursor = 0
         while not ends.is_set():
             cursor, page = self._one(self._seeded, "sscan", cursor, count=_USERS_AT_ONCE)

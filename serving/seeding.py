@@ -56,7 +56,7 @@ class Seeding:
         self._all_in = threading.Event()
         self._share = 0.0
         self._asked: set[str] = set()
-        """Users who are in already."""
+        """Users who are in since this attempt to put all in; each has a set of its own."""
         self._thread: threading.Thread | None = None
 
     @property
@@ -75,9 +75,10 @@ class Seeding:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        if not self.is_done and user_id not in self._asked:
+        asked = self._asked  # of the attempt before the entries: the next one may begin meanwhile
+        if not self.is_done and user_id not in asked:
             self._store.seeds.put_one(user_id, self._histories.get(user_id) or ())
-            self._asked.add(user_id)
+            asked.add(user_id)
 
     def start(self) -> None:
         """Begin to put all users in, unless they are."""
@@ -117,7 +118,7 @@ class Seeding:
                 return
 
     def _put_all(self) -> None:
-        self._asked.clear()  # another version may have come in since the last attempt
+        self._asked = set()  # another version may have come in since the last attempt
         count, began = len(self._histories), 0.0
 
         def begin() -> Iterable[tuple[str, Sequence[str]]]:
@@ -139,7 +140,7 @@ class Seeding:
             )
         if has_put or not self._ends.is_set():
             self._all_in.set()
-            self._asked.clear()
+            self._asked = set()
 
     def _progress(self, share: float) -> None:
         self._share = share

@@ -4,7 +4,8 @@
 
 Rows are in groups of a thousand, and the file's metadata name the first user of each: one user's history takes the
 reading of one group, a millisecond or two, whatever the number of users. A file of an earlier version, with users in
-any order, is put in order once, beside it, which takes five seconds for a million of them.
+any order, is put in order once, beside it, which takes five seconds for a million of them. Where nothing can be written
+there, each process does so for itself, in a temporary directory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import fcntl
 import glob
 import json
 import logging
+import os
+import shutil
 import tempfile
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,12 +32,13 @@ import pyarrow.compute
 import pyarrow.parquet as parquet
 
 from recsys.data.interactions import Interactions
-from recsys.files import atomic_path
+from recsys.files import atomic_path, sha256_file
 
 _SCHEMA = pa.schema([("user_id", pa.large_string()), ("item_ids", pa.large_list(pa.large_string()))])
 _USERS_A_GROUP = 1024
 _USERS_A_BATCH = 1 << 16
 _FIRST_USERS = "recsys.first_users"
+_COPY_OF = "recsys.copy_of"
 _MEMORY = "2GiB"
 """Of putting a file in order; the rest goes to the disk."""
 
@@ -70,14 +75,16 @@ def write_histories(path: Path, item_ids: pl.Series, interactions: Interactions)
     _write(path, groups())
 
 
-def _write(path: Path, groups: Iterable[pa.Table]) -> None:
-    """Write tables of ascending users, each a group of rows."""
+def _write(path: Path, groups: Iterable[pa.Table], copy_of: str | None = None) -> None:
+    """Write tables of ascending users, each a group of rows; `copy_of`: see `_OrderedFile`."""
     first_users: list[str] = []
     with parquet.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for group in groups:
             first_users.append(group["user_id"][0].as_py())
             writer.write_table(group, row_group_size=len(group))
         writer.add_key_value_metadata({_FIRST_USERS: json.dumps(first_users)})
+        if copy_of is not None:
+            writer.add_key_value_metadata({_COPY_OF: copy_of})
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class Histories:
     """The histories in a file; reads only what it is asked for. Thread-safe."""
 
     path: Path
-    """Of the file; another file may be made beside it, whose name begins with a dot."""
+    """Of the file, which stays as it is; another may be made beside it, whose name begins with a dot."""
 
     def __len__(self) -> int:
         """Users."""
@@ -117,19 +124,25 @@ class Histories:
     def _ordered(self) -> _OrderedFile:
         if (found := _OrderedFile.read(self.path)) is not None:
             return found
+        sha256 = sha256_file(self.path)
         copy = self.path.with_name(f".{self.path.stem}-by-user.parquet")
         # Other processes want the same: one makes it, and they wait.
         with self.path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not copy.exists():
-                _log.warning(
-                    "%s is of an earlier version, with users in any order: putting %d users in order before the first "
-                    "is answered; a bundle that is built again needs none of this",
-                    self.path.name,
-                    len(self),
-                )
-                with atomic_path(copy) as temporary:
-                    _write(temporary, _in_order(self.path))
+            if copy.exists() and (found := _OrderedFile.read(copy)) is not None and found.copy_of == sha256:
+                return found
+            _log.warning(
+                "%s is of an earlier version, with users in any order: putting %d users in order before the first "
+                "is answered; a bundle that is built again needs none of this",
+                self.path.name,
+                len(self),
+            )
+            if not os.access(copy.parent, os.W_OK):
+                scratch = tempfile.mkdtemp(prefix="recsys-histories-")
+                weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
+                copy = Path(scratch, copy.name)
+            with atomic_path(copy) as temporary:
+                _write(temporary, _in_order(self.path), copy_of=sha256)
         ordered = _OrderedFile.read(copy)
         assert ordered is not None
         return ordered
@@ -143,15 +156,24 @@ class _OrderedFile:
     metadata: parquet.FileMetaData
     first_users: list[str]
     """Of each group, ascending."""
+    copy_of: str | None
+    """The SHA-256 of the file whose users were put in order here; None: it is no copy."""
 
     @classmethod
     def read(cls, path: Path) -> _OrderedFile | None:
         """None: the file is not of this kind."""
         metadata = parquet.read_metadata(path)
-        first_users = (metadata.metadata or {}).get(_FIRST_USERS.encode())
+        facts = metadata.metadata or {}
+        first_users = facts.get(_FIRST_USERS.encode())
         if first_users is None:
             return None
-        return cls(path=path, metadata=metadata, first_users=json.loads(first_users))
+        copy_of = facts.get(_COPY_OF.encode())
+        return cls(
+            path=path,
+            metadata=metadata,
+            first_users=json.loads(first_users),
+            copy_of=None if copy_of is None else copy_of.decode(),
+        )
 
 
 def _in_order(path: Path) -> Iterator[pa.Table]:

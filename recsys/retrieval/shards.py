@@ -45,6 +45,8 @@ _SHARD_ROWS = 5_000_000
 """Large: each further shard costs a query of a graph as much again as the first (benchmarks/results/index.json)."""
 _LINKS, _BUILD_BREADTH, BREADTH = 32, 80, 128
 _PROBES, REFINED, _MOST_SUBSPACES, _POINTS_A_CELL = 16, 8, 64, 39
+_CODES_A_SUBSPACE = 16
+"""Of four bits, which are fitted to as many vectors at least."""
 _SAMPLE_A_CELL = 64
 """Vectors that cells and codes are fitted to, for each cell: all of them would take hours at ten million items."""
 _PIECE_ROWS = 2**16
@@ -203,10 +205,13 @@ class IndexBuild:
             raise ArtifactError(f"index: nothing to join in {directory}: {error}; begin it first") from error
 
     def make(self, number: int) -> bool:
-        """Write shard `number`, whole or not at all; False if it was there."""
-        if self._sha256(number, whole=True) is not None:
+        """Write shard `number`, whole or not at all; False if it is there, or was when this one was done."""
+        if self._is_made(number):
             return False
         shard = self._template.shard(parts(self._vectors, self.num_shards)[number], number)
+        # Another process may have made it meanwhile, and a graph that threads make is never the same to the byte.
+        if self._is_made(number):
+            return False
         digest = _write_shard(shard, self._directory, number)
         write_json(_note(self._directory, number), {"build": self._id, "sha256": digest})
         return True
@@ -218,6 +223,9 @@ class IndexBuild:
             raise ArtifactError(f"index: {self._directory} lacks the shards {lacking}; make them before it is finished")
         kept = ("format", "kind", "recipe", "vectors_sha256")
         _write_facts(self._directory, {**{name: self._facts[name] for name in kept}, "shards": shards})
+
+    def _is_made(self, number: int) -> bool:
+        return (self._directory / _FACTS).exists() or self._sha256(number, whole=True) is not None
 
     def _sha256(self, number: int, *, whole: bool = False) -> str | None:
         """Of a shard that this build has finished, and whose file is as it was written if that is asked for."""
@@ -296,7 +304,7 @@ def _recipe(kind: IndexKind, num_vectors: int, dim: int) -> tuple[str, str]:
 
 
 def check_shards(kind: IndexKind, num_vectors: int, num_shards: int) -> None:
-    """Raise DataError where vectors cannot be divided so."""
+    """Raise DataError where there can be no such index, or the vectors cannot be divided so."""
     if kind == "flat" and num_shards != 1:
         raise DataError(f"an index of kind flat is not divided, got {num_shards} shards; choose 1, or another kind")
     fewest = LONGEST_LIST if kind == "cagra" else 1
@@ -304,6 +312,11 @@ def check_shards(kind: IndexKind, num_vectors: int, num_shards: int) -> None:
         raise DataError(
             f"an index of kind {kind} has at least one shard, and in each at least {fewest} vectors, "
             f"got {num_vectors} for {num_shards}; choose fewer shards, or the kind flat"
+        )
+    if kind == "ivf_pq" and num_vectors < _CODES_A_SUBSPACE:
+        raise DataError(
+            f"an index of kind ivf_pq is of at least {_CODES_A_SUBSPACE} vectors, got {num_vectors}; "
+            "choose the kind flat"
         )
 
 

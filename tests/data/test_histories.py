@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from pathlib import Path
 
 import polars as pl
@@ -85,3 +87,36 @@ def test_users_of_an_earlier_file_are_put_in_order_once_and_it_is_said(
         ".histories-by-user.parquet",
         "histories.parquet",
     ]
+
+
+def test_another_file_at_the_same_path_is_not_answered_from_the_copy_of_the_first(old_path: Path) -> None:
+    before = old_path.stat()
+    assert Histories(old_path).get("a") == NAMED["a"]
+    others = {user: [f"item {(int(item[5:]) + 1) % 7}" for item in items] for user, items in NAMED.items()}
+    pl.DataFrame({"user_id": list(others), "item_ids": list(others.values())}).write_parquet(old_path)
+    os.utime(old_path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    histories = Histories(old_path)
+    assert {user: histories.get(user) for user in others} == others == dict(histories.items())
+    # One that was made before copies said what they are of.
+    write_histories(old_path.with_name(".histories-by-user.parquet"), ITEM_IDS, _log(USERS))
+    assert Histories(old_path).get("a") == others["a"]
+
+
+def test_where_nothing_can_be_written_each_process_puts_users_in_order_for_itself(
+    old_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != old_path.parent)
+    histories = Histories(old_path)
+    assert {user: histories.get(user) for user in NAMED} == NAMED
+    assert [file.name for file in old_path.parent.iterdir()] == ["histories.parquet"]
+    assert len(list(elsewhere.iterdir())) == 1
+    del histories
+    assert not list(elsewhere.iterdir())
+    monkeypatch.undo()
+    # What was put beside it before is read.
+    assert Histories(old_path).get("a") == NAMED["a"]
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr("recsys.data.histories._in_order", lambda _: pytest.fail("it was there"))
+    assert Histories(old_path).get("a") == NAMED["a"]

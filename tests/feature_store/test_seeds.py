@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from itertools import combinations_with_replacement, count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,6 +140,26 @@ def test_who_is_erased_meanwhile_does_not_come_back(
     erased = tuple(user for user, _ in (is_in, is_asked_for, is_not))
     assert content(store) == expected(V1, erased=erased)
     assert store.search_users("", limit=100)[1] == len(V1) - 3
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_who_is_erased_hides_nobody_who_is_gone(
+    meanwhile: bool, store: OnlineStore, expected: Callable[..., dict[str, object]]
+) -> None:
+    store.seed_histories("v1", V1)
+    gone, erased = USERS[:30], USERS[30:60]  # as many
+
+    def erase() -> None:
+        assert all(store.erase_user(user) for user in erased)
+
+    if meanwhile:
+        seeded_meanwhile(store, "v2", V2, erase)
+    else:
+        erase()
+        store.seed_histories("v2", V2)
+    assert [store.user_history(user) for user in gone + erased] == [[]] * 60
+    assert store.search_users("", limit=100) == (USERS[60:], 30)
+    assert content(store) == expected(V2, erased=tuple(erased))
 
 
 def test_erased_between_two_commands(store: OnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,6 +308,52 @@ def test_users_who_are_found_before_they_have_a_history_are_not_idle(store: Onli
 
     seeded_meanwhile(store, "v1", V1, drop)
     assert store.drop_idle_users() == 1
+
+
+def test_who_is_taken_for_idle_before_the_history_comes_is_found(
+    store: OnlineStore, make_store: Callable[..., OnlineStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever commands of the other the user is noted between, and whichever the history comes between."""
+    other = make_store()
+    assert other.drop_idle_users() == 0
+    put, run = store.seeds._command, other.connection.run
+    users: list[str] = []
+
+    def cross(noted_at: int, put_at: int) -> None:
+        users.insert(0, f"u{noted_at}{put_at}")
+        is_noted, comes, places = threading.Event(), threading.Event(), count(1)
+        histories = [(user, ["i1"]) for user in users]
+        thread = threading.Thread(target=store.seed_histories, args=(users[0], histories))
+
+        def late(*arguments: Any) -> Any:
+            is_noted.set()
+            assert comes.wait(60)
+            return put(*arguments)
+
+        def move() -> int:
+            place = next(places)
+            if place == noted_at:
+                thread.start()
+                assert is_noted.wait(60)
+            if place == put_at:
+                comes.set()
+                thread.join()
+            return place
+
+        def between(*arguments: Any, **options: Any) -> Any:
+            move()
+            return run(*arguments, **options)
+
+        monkeypatch.setattr(store.seeds, "_command", late)
+        monkeypatch.setattr(other.connection, "run", between)
+        other.connection.client.zadd(other.keys.named("users"), {"idle": 0, users[0]: 0})
+        other.drop_idle_users()
+        while move() < put_at:
+            pass
+
+    for noted_at, put_at in combinations_with_replacement(range(1, 9), 2):
+        cross(noted_at, put_at)
+        assert store.search_users("u", limit=100) == (sorted(users), len(users))
 
 
 def test_long_histories_of_any_text_come_in_whole(make_store: Callable[..., OnlineStore]) -> None:

@@ -135,6 +135,37 @@ def test_shards_are_files_that_are_built_apart_and_mapped_together(kind: IndexKi
     assert not maps.exists() or all(str(tmp_path / f"index-0000{n}.faiss") in maps.read_text() for n in range(3))
 
 
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_who_comes_late_leaves_a_finished_index_as_it_is(
+    is_begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = clustered(300)
+    build = IndexBuild.begin(tmp_path, vectors, "hnsw", 2)
+    late = IndexBuild.join(tmp_path, vectors)
+
+    def finish() -> dict[str, int]:
+        for number in range(2):
+            build.make(number)
+        build.finish()
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    if is_begun:
+        shard, left = Template.shard, {}
+
+        def overtaken(self: Template, rows: np.ndarray, number: int) -> Any:
+            monkeypatch.setattr(Template, "shard", shard)
+            left.update(finish())
+            return shard(self, -rows, number)  # as another number of threads does
+
+        monkeypatch.setattr(Template, "shard", overtaken)
+        assert not late.make(1)
+    else:
+        left = finish()
+    assert not late.make(0)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == left
+    ItemIndex.load(tmp_path, vectors)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -298,3 +329,16 @@ def test_shards_are_bounded_and_even(monkeypatch: pytest.MonkeyPatch) -> None:
             ItemIndex(np.ones((250, 2), np.float32), "hnsw", num_shards=number)
     with pytest.raises(DataError, match="kind flat is not divided, got 2 shards"):
         ItemIndex(np.ones((250, 2), np.float32), "flat", num_shards=2)
+
+
+def test_vectors_that_are_too_few_for_codes_are_refused_and_the_fewest_are_found(tmp_path: Path) -> None:
+    expected = "at least 16 vectors, got 15; choose the kind flat"
+    few, enough = clustered(15), clustered(16)
+    with pytest.raises(DataError, match=expected):
+        ItemIndex(few, "ivf_pq")
+    with pytest.raises(DataError, match=expected):
+        ItemIndex.build(tmp_path, few, "ivf_pq")
+    assert not list(tmp_path.iterdir())
+    for num_shards in (1, 16):
+        hits = ItemIndex(enough, "ivf_pq", num_shards=num_shards).search(enough, 3)
+        np.testing.assert_array_equal(hits.items, brute_force(enough, enough, 3, np.ones((16, 16), dtype=bool))[0])

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 from toy_bundle import write_toy_bundle
 
-from feature_store import OnlineStore
+from feature_store import OnlineStore, StoreUnavailableError
 from recsys.bundle import Bundle
 from serving import context, seeding
 from serving.app import create_app
@@ -210,6 +210,35 @@ def test_a_store_that_comes_late_is_filled_then(runtime: RecommenderRuntime, tmp
         assert behind.wait(60)
         server.close()
     assert [line["event"] for line in logs].count("histories wait for the store") == 1
+
+
+def test_who_is_put_in_while_another_attempt_begins_is_put_in_again(
+    make_store: Callable[[str], OnlineStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store("n")
+    behind, put_one, put_all = Seeding(store, "v1", HISTORIES), store.seeds.put_one, store.seeds.put_all
+    is_tried = threading.Event()
+
+    def then_another_version(user: str, items: list[str]) -> None:
+        put_one(user, items)
+        monkeypatch.setattr(store.seeds, "put_one", put_one)
+        behind.start()
+        assert is_tried.wait(60)
+        put_one(user, ["i9"])
+
+    def fails(*_: Any, **__: Any) -> bool:
+        is_tried.set()
+        raise StoreUnavailableError("held up")
+
+    monkeypatch.setattr(store.seeds, "put_one", then_another_version)
+    monkeypatch.setattr(store.seeds, "put_all", fails)
+    behind.put("ann")
+    assert store.user_history("ann") == ["i9"]
+    behind.put("ann")
+    assert store.user_history("ann") == HISTORIES["ann"]
+    monkeypatch.setattr(store.seeds, "put_all", put_all)
+    assert behind.wait(60)
+    behind.stop()
 
 
 def test_histories_that_cannot_be_read_do_not_end_the_service(
