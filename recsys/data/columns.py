@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
 
+from recsys.data.grown import Entries
 from recsys.data.sequences import IntArray
 
 T = TypeVar("T")
 _A_BLOCK = 1 << 16
 
 
-class Column(Sequence[T], Generic[T]):
+class Column(Entries[T]):
     """What is read of the entries of a column, each when it is asked for.
 
     Args:
@@ -30,16 +30,9 @@ class Column(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self._values)
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return list(map(self._read, self._values[index].to_list()))
-        return self._read(self._values[operator.index(index)])
+    def at(self, place: int) -> T:
+        """See `Entries`."""
+        return self._read(self._values[place])
 
     def __iter__(self) -> Iterator[T]:
         for begin in range(0, len(self._values), _A_BLOCK):

@@ -1,14 +1,33 @@
-"""A list that grows without being copied: what it was, and what has changed since."""
+"""Lists that are read entry by entry: of what was, and of what has changed since. Nothing is copied."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar, overload
 
 T = TypeVar("T")
 
 
-class Grown(Sequence[T], Generic[T]):
+class Entries(Sequence[T], Generic[T]):
+    """A list whose entries are made when they are asked for."""
+
+    @abstractmethod
+    def at(self, place: int) -> T:
+        """The entry at a place, 0 to len - 1."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        places = range(len(self))[index]
+        return list(map(self.at, places)) if isinstance(places, range) else self.at(places)
+
+
+class Grown(Entries[T]):
     """A list of which some entries are others now, with further ones behind it.
 
     Args:
@@ -24,14 +43,6 @@ class Grown(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return self._length
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._length))]
-        place = range(self._length)[index]
+    def at(self, place: int) -> T:
+        """See `Entries`."""
         return self._changed[place] if place in self._changed else self._first[place]
