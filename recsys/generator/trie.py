@@ -266,23 +266,24 @@ class ItemTrie:
         twin.starts, twin.codes, twin.first_child, twin.max_children = [], [], [], []
         paths: list[Spliced] = []
         assert isinstance(self.paths, Tensor), "a trie with one below goes back to it"
-        on_left, on_right = (self.paths[self.items[torch.from_numpy(side)]].numpy() for side in (left, right))
+        left_nodes, right_nodes = (self.paths[self.items[torch.from_numpy(side)]].numpy() for side in (left, right))
         # Of the level above: the root, which is old, and whose first item is another one if that is put before all.
         parent_nodes = Inserted.of(np.zeros(0, dtype=np.int64))
         parents = np.zeros(len(further), dtype=np.int64)
         leads_parent = (places == 0) & (np.arange(len(further)) == 0)
         for level, width in enumerate(_below(self.codebook_sizes)):
             prefixes = keys >> width
-            on_the_left = (places > 0) & (self._keys[left] >> width == prefixes)
-            on_the_right = (places < count) & (self._keys[right] >> width == prefixes)
-            leads = ~on_the_left & np.append(True, prefixes[1:] != prefixes[:-1])
-            begins = leads & ~on_the_right
+            joins_left = (places > 0) & (self._keys[left] >> width == prefixes)
+            joins_right = (places < count) & (self._keys[right] >> width == prefixes)
+            # Which further items are the first of their prefix, and which of these the first with it at all.
+            leads = ~joins_left & np.append(True, prefixes[1:] != prefixes[:-1])
+            begins = leads & ~joins_right
             num_nodes = len(self.codes[level])
-            nodes = Inserted.of(np.where(places < count, on_right[:, level], num_nodes)[begins])
-            old = torch.from_numpy(np.where(on_the_right, on_right[:, level], on_left[:, level]))
-            # What is neither on the left nor on the right of an old node is in the last new one that has begun.
+            nodes = Inserted.of(np.where(places < count, right_nodes[:, level], num_nodes)[begins])
+            old = torch.from_numpy(np.where(joins_right, right_nodes[:, level], left_nodes[:, level]))
+            # What joins neither side is in the last node that has begun.
             new = nodes.numbers[np.maximum(np.cumsum(begins) - 1, 0)] if begins.any() else old
-            owners = np.where(on_the_left | on_the_right, nodes.raised(old), new)
+            owners = np.where(joins_left | joins_right, nodes.raised(old), new)
             firsts = np.flatnonzero(leads)
             twin.starts.append(
                 Spliced.of(entries(self.starts[level]), nodes, positions, owners[firsts], positions.numbers[firsts])
