@@ -33,7 +33,9 @@ async def similar(
         OverloadedError: too many others wait.
     """
     if model.runtime.find(request.item_id) is None:
-        raise ProblemError(404, f"no item {request.item_id!r} in the catalogue; search with /v1/items", field="item_id")
+        raise ProblemError(
+            404, f"the catalogue has no item {request.item_id!r}; search it with /v1/items?query=", field="item_id"
+        )
     with rule_problems():
         rules = query_rules(request, context.settings)
         query = Query(task="similar", history=[request.item_id], k=request.k, **rules)

@@ -177,7 +177,7 @@ def test_rules_and_the_further_lists(caller: Caller) -> None:
     assert ({item.item_id for item in ranked.items}, ranked.unknown_items) == ({"i5", "i6"}, ("gone",))
     searched = caller("search", "item 1", k=2, rules=Rules(max_per_category=1))
     assert (searched.source, searched.items[0].item_id) == ("words", "i1")
-    with pytest.raises(ApiError, match="404: no item 'gone'"):
+    with pytest.raises(ApiError, match="404: the catalogue has no item 'gone'"):
         caller("similar_items", "gone")
     with pytest.raises(ApiError, match="give either user_id or history"):
         caller("rank", ["i1"])
