@@ -79,9 +79,12 @@ evaluation:
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    """A real browser; the test is skipped where there is none."""
+    """A real browser; the test is skipped where there is none.
+
+    Of one module: while it runs there is an event loop, in which no later test of the process could run its own.
+    """
     playwright = pytest.importorskip("playwright.sync_api")
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no browser at {CHROMIUM}; install chromium or set RECSYS_CHROMIUM")
