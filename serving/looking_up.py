@@ -14,7 +14,7 @@ from serving.context import ServingContext
 from serving.detailing import detailed
 from serving.explaining import explained
 from serving.models import ServedModel
-from serving.problems import ProblemError
+from serving.problems import unknown_item
 from serving.recommending import Known, milliseconds_since, read_user, response_of
 from serving.requested_rules import query_rules, rule_problems
 from serving.schemas.lists import RecommendResponse
@@ -33,9 +33,7 @@ async def similar(
         OverloadedError: too many others wait.
     """
     if model.runtime.find(request.item_id) is None:
-        raise ProblemError(
-            404, f"the catalogue has no item {request.item_id!r}; search it with /v1/items?query=", field="item_id"
-        )
+        raise unknown_item(request.item_id)
     with rule_problems():
         rules = query_rules(request, context.settings)
         query = Query(task="similar", history=[request.item_id], k=request.k, **rules)

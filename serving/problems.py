@@ -59,6 +59,11 @@ class ProblemError(Exception):
         self.extra = extra or {}
 
 
+def unknown_item(item_id: str) -> ProblemError:
+    """What is answered to whoever names an item that the catalogue does not have."""
+    return ProblemError(404, f"the catalogue has no item {item_id!r}; search it with /v1/items?query=", field="item_id")
+
+
 def problem_response(
     status: int,
     detail: str,

@@ -10,7 +10,7 @@ from fastapi import Query as QueryParameter
 from serving import presentation
 from serving.codes import nearest_codes
 from serving.context import Context
-from serving.problems import ProblemError, responses
+from serving.problems import responses, unknown_item
 from serving.runtime import RecommenderRuntime
 from serving.schemas.fields import Limit, Offset, Query
 from serving.schemas.items import CategoryCount, ItemDetail, ItemPage, Neighbour, Neighbours
@@ -71,7 +71,5 @@ def _known(runtime: RecommenderRuntime, item_id: str) -> int:
     """The dense index of an item."""
     item = runtime.find(item_id)
     if item is None:
-        raise ProblemError(
-            404, f"the catalogue has no item {item_id!r}; search it with /v1/items?query=", field="item_id"
-        )
+        raise unknown_item(item_id)
     return item

@@ -14,7 +14,7 @@ from feature_store.events import MAX_ID_LENGTH
 from serving.context import Context, ServingContext
 from serving.overlay import ItemFacts
 from serving.presentation import SUMMARY_COLUMNS
-from serving.problems import ProblemError, invalid_fields, responses
+from serving.problems import ProblemError, invalid_fields, responses, unknown_item
 from serving.runtime import RecommenderRuntime
 from serving.schemas.items import MAX_LINES, ItemChange, ItemIn, ItemLine, ItemLineResult, ItemsResponse
 
@@ -67,9 +67,7 @@ async def delete_item(item_id: ItemId, context: Context) -> ItemChange:
     if context.runtime.catalog.index_of([item_id])[0] < 0:
         await context.catalogue.refresh()  # another process may have added it this moment
         if context.runtime.catalog.index_of([item_id])[0] < 0:
-            raise ProblemError(
-                404, f"the catalogue has no item {item_id!r}; search it with /v1/items?query=", field="item_id"
-            )
+            raise unknown_item(item_id)
     changes = await context.on_store(lambda: context.store.items.remove([item_id]))
     await context.catalogue.refresh()
     return ItemChange(
