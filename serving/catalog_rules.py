@@ -24,6 +24,7 @@ from recsys.data.sequences import IntArray
 from recsys.errors import ConfigError
 from recsys.generator import Groups
 from recsys.generator.filters import FilterError, FilterTable, Node, Place, compiled
+from recsys.generator.mask_counts import frozen
 from recsys.generator.rules import mask
 from serving.column_groups import ColumnGroups
 
@@ -190,9 +191,7 @@ class CatalogRules:
             parts.append(self.in_categories(categories))
         if node is not None:
             parts.append(self.permitted(node))
-        found = reduce(and_, parts)
-        # So that searches remember what they have made of it.
-        found.flags.writeable = False
+        found = frozen(reduce(and_, parts))
         with self._mutex:
             self._combined[key] = found
             while len(self._combined) > _LEAST_CACHED and len(self._combined) * len(found) > _CACHE_BYTES:
@@ -201,9 +200,7 @@ class CatalogRules:
 
     def _keep(self, key: str, node: Node, bitmap: BoolArray) -> None:
         """Keep what a filter permits, and forget what was not asked for for the longest time."""
-        # So that searches remember what they have made of it.
-        bitmap.flags.writeable = False
-        self._bitmaps[key] = (node, bitmap)
+        self._bitmaps[key] = (node, frozen(bitmap))
         self._cached_bytes += len(bitmap) + _NODE_BYTES * len(key)
         while self._cached_bytes > _CACHE_BYTES and len(self._bitmaps) > _LEAST_CACHED:
             oldest, (_, dropped) = self._bitmaps.popitem(last=False)

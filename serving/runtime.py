@@ -24,6 +24,7 @@ from recsys.generator.depth import mixture
 from recsys.generator.gpu import Device
 from recsys.generator.graphs import GraphCounts
 from recsys.generator.lm.reason import ReasonConfig
+from recsys.generator.mask_counts import frozen
 from recsys.profile.intents.table import IntentTable
 from recsys.retrieval.content import content_source
 from recsys.retrieval.single import SourceRecommender
@@ -297,10 +298,12 @@ class RecommenderRuntime:
         items = [item for item in added if item.item_id in standing]
         vectors, codes, ways = self.nearness.vectors, self.codes, self._ways
         waiting: BoolArray | None = None
+        settled: BoolArray | None = None
         if items:
             own = np.array([item.item_id in placed for item in items])
             if not own.all():
                 waiting = np.append(np.zeros(self.catalog.num_items, dtype=bool), ~own)
+            settled = _settled(waiting)
             same = previous is not None and previous._stands(standing, waiting)
             if previous is not None and same:
                 vectors, codes, ways = previous.nearness.vectors, previous.codes, previous._ways
@@ -308,10 +311,10 @@ class RecommenderRuntime:
                 found = list(standing.values())
                 vectors = Rows(self.nearness.vectors.first, np.stack([each.vector for each in found]))
                 codes = Rows(codes.first, np.array([each.codes for each in found], dtype=np.int64))
-                ways = ways.over(codes, vectors, _settled(waiting), new_item_slots)
+                ways = ways.over(codes, vectors, settled, new_item_slots)
         goes_on = previous is not None and previous._tables.precedes(overlay, items)
         before = previous._tables if previous is not None and goes_on else self._tables
-        tables = before.over(overlay, items, _settled(waiting))
+        tables = before.over(overlay, items, settled)
         return RecommenderRuntime(
             info=self.info,
             catalog=tables.catalog,
@@ -596,9 +599,4 @@ class RecommenderRuntime:
 
 def _settled(waiting: BoolArray | None) -> BoolArray | None:
     """bool [N]: the items that do not wait; None: none does."""
-    if waiting is None:
-        return None
-    settled = ~waiting
-    # So that searches remember what they have made of it.
-    settled.flags.writeable = False
-    return settled
+    return None if waiting is None else frozen(~waiting)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from recsys.data import Catalog
 from recsys.data.sequences import IntArray
+from recsys.generator.mask_counts import frozen
 from recsys.retrieval.popularity import PopularityPrior
 from serving.catalog_rules import CatalogRules
 from serving.overlay import ChangedItem, Overlay, rows_of
@@ -96,9 +97,7 @@ class ItemTables:
         rows = rows_of([item for _, item in texts], self.catalog.frame.schema)
         catalog = self.catalog.with_rows(rows, at) if texts else self.catalog
         popularity = self.popularity.with_items(catalog.num_items - self.catalog.num_items)
-        # So that searches remember what they have made of it.
-        listed.flags.writeable = False
-        there = None if listed.all() else listed
+        there = None if listed.all() else frozen(listed)
         rankable = there if generatable is None else (generatable if there is None else there & generatable)
         return ItemTables(
             catalog=catalog,

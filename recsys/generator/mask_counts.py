@@ -82,6 +82,12 @@ class PositionList(MaskCounts):
         return listed if self.are_permitted else positions - listed
 
 
+def frozen(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The same mask, not to be written to any more, so that searches remember what they have made of it."""
+    mask.flags.writeable = False
+    return mask
+
+
 def count_mask(trie: ItemTrie, mask: npt.NDArray[np.bool_]) -> MaskCounts:
     """Counts of one mask, bool [N], over a trie in the memory of the CPU."""
     if mask.flags.writeable:

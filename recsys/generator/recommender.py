@@ -37,6 +37,7 @@ from recsys.generator.lm.examples import Piece
 from recsys.generator.lm.language import ItemLanguage
 from recsys.generator.lm.user_rows import UserRows
 from recsys.generator.loading import heads_of, make_room
+from recsys.generator.mask_counts import frozen
 from recsys.generator.nested import NestedModel
 from recsys.generator.new_items import reserve_slots
 from recsys.generator.placement import place
@@ -440,10 +441,8 @@ class GenerativeRecommender:
 
     @cached_property
     def _new_items(self) -> npt.NDArray[np.bool_]:
-        """bool [N]: what joined after the fit; not to be written to, so that searches remember what they make of it."""
-        is_new: npt.NDArray[np.bool_] = ~self.model.learned.cpu().numpy()
-        is_new.flags.writeable = False
-        return is_new
+        """bool [N], not to be written to: what joined after the fit."""
+        return frozen(~self.model.learned.cpu().numpy())
 
     def _lists(
         self, prefixes: Iterable[tuple[IntArray, Prefix]], count: int, constraints: Constraints, plan: SearchPlan
